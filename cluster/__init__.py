@@ -1,0 +1,1 @@
+"""Who talks to whom: registry, node, flows, launching and stopping processes."""

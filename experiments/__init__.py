@@ -1,0 +1,1 @@
+"""What is measured: specification, runner, samples, statistics, reports, command line."""

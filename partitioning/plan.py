@@ -1,0 +1,166 @@
+"""Plans: which operations make which stage, and which tensors cross between stages. Imports no TensorFlow.
+
+A cut is two lists of tensor names: what a stage takes and what it gives. Everything else about an edge (its shape,
+its dtype, who makes it, who awaits it) is derived from the graph, never written twice. What is final is what
+`Plan.outputs` names, and never "a stage without successors": a successor may merely be down.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from partitioning.graph import Graph, TensorInfo
+
+__all__ = ["Plan", "PlanError", "Stage", "Wire", "build_plan"]
+
+
+class PlanError(ValueError):
+    """A plan that could not run; the text names the stage and the tensor."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A unit of execution: the tensors that it takes, those that others take from it, and its operations in order."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wire(TensorInfo):
+    """A tensor between stages. `producer` is `None` for an input of the model; `consumers` are stages, in order."""
+
+    producer: str | None
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A runnable partition. Stages are in an order in which they can run.
+
+    Raises `PlanError` when it is built and could not run: a cycle, a missing producer, an output that nobody takes.
+    """
+
+    mode: str
+    stages: tuple[Stage, ...]
+    wires: Mapping[str, Wire]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_operations(self)
+        _check_wires(self)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Stage]:
+        return {stage.name: stage for stage in self.stages}
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        record = json.loads(text)
+        return cls(
+            mode=record["mode"],
+            stages=tuple(Stage(**_tuples(stage)) for stage in record["stages"]),
+            wires={name: Wire(**_tuples(wire)) for name, wire in record["wires"].items()},
+            inputs=tuple(record["inputs"]),
+            outputs=tuple(record["outputs"]),
+        )
+
+
+def build_plan(graph: Graph, numbers: Sequence[int], mode: str) -> Plan:
+    """The plan in which the operation `graph.operations[i]` belongs to stage `numbers[i]`.
+
+    Stage numbers are any integers; stages are ordered and named by them (`stage-00`, or the operation's own name
+    where it is alone). An input of the model that is also its output needs a stage to pass it on and is refused.
+    """
+    if len(numbers) != len(graph.operations):
+        raise PlanError(f"{len(numbers)} stage numbers for {len(graph.operations)} operations")
+    groups: dict[int, list[int]] = {}
+    for index, number in enumerate(numbers):
+        groups.setdefault(number, []).append(index)
+    width = len(str(len(groups) - 1))
+    names = {
+        number: (
+            graph.operations[groups[number][0]].name
+            if mode == "layer" and len(groups[number]) == 1
+            else f"stage-{order:0{width}d}"
+        )
+        for order, number in enumerate(sorted(groups))
+    }
+    producers: dict[str, str] = {}
+    consumers: dict[str, dict[str, None]] = {}
+    for operation, number in zip(graph.operations, numbers, strict=True):
+        producers.update(dict.fromkeys(operation.outputs, names[number]))
+        for tensor in operation.inputs:
+            consumers.setdefault(tensor, {})[names[number]] = None
+    order = {names[number]: position for position, number in enumerate(sorted(groups))}
+    wires = {}
+    for tensor, info in graph.tensors.items():
+        producer = producers.get(tensor)
+        outside = sorted((name for name in consumers.get(tensor, ()) if name != producer), key=order.__getitem__)
+        if outside or tensor in graph.outputs:
+            wires[tensor] = Wire(tensor, info.shape, info.dtype, producer, tuple(outside))
+    stages = []
+    for number in sorted(groups):
+        name = names[number]
+        stages.append(
+            Stage(
+                name,
+                inputs=tuple(tensor for tensor, wire in wires.items() if name in wire.consumers),
+                outputs=tuple(tensor for tensor, wire in wires.items() if wire.producer == name),
+                operations=tuple(graph.operations[index].name for index in groups[number]),
+            )
+        )
+    return Plan(mode, tuple(stages), wires, graph.inputs, graph.outputs)
+
+
+def _check_operations(plan: Plan) -> None:
+    owners: dict[str, str] = {}
+    names: set[str] = set()
+    for stage in plan.stages:
+        if stage.name in names:
+            raise PlanError(f"two stages are called {stage.name!r}")
+        names.add(stage.name)
+        for operation in stage.operations:
+            if operation in owners:
+                raise PlanError(f"operation {operation!r} is in stage {owners[operation]!r} and in {stage.name!r}")
+            owners[operation] = stage.name
+
+
+def _check_wires(plan: Plan) -> None:
+    ready = set(plan.inputs)
+    for stage in plan.stages:
+        for tensor in stage.inputs:
+            if tensor in ready:
+                continue
+            if any(tensor in later.outputs for later in plan.stages):
+                raise PlanError(
+                    f"stage {stage.name!r} needs tensor {tensor!r}, which only a later stage makes: a cycle"
+                )
+            raise PlanError(f"stage {stage.name!r} needs tensor {tensor!r}, which no stage makes")
+        ready.update(stage.outputs)
+    for tensor in plan.outputs:
+        if tensor not in ready:
+            raise PlanError(f"the model's output {tensor!r} is made by no stage")
+        if tensor in plan.inputs:
+            raise PlanError(f"the model's output {tensor!r} is its input: there is nothing to run for it")
+    for stage in plan.stages:
+        if not stage.inputs:
+            raise PlanError(f"stage {stage.name!r} takes no tensor: nothing would ever start it")
+        for tensor in stage.outputs:
+            wire = plan.wires[tensor]
+            if not wire.consumers and tensor not in plan.outputs:
+                raise PlanError(f"nobody takes tensor {tensor!r} of stage {stage.name!r}")
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

@@ -1,0 +1,58 @@
+"""How a message of named tensors crosses from one process to another.
+
+A transport is one file and one line in `NAMES`. Its library is imported when it is chosen, and no earlier.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+
+from transports.base import Address, Connection, Handler, Limits, Message, Server, Transport
+from transports.errors import UsageError
+
+__all__ = [
+    "NAMES",
+    "Address",
+    "Connection",
+    "Handler",
+    "Limits",
+    "Message",
+    "Server",
+    "Transport",
+    "load",
+    "suggest",
+]
+
+NAMES: Mapping[str, str] = {
+    "none": "transports.direct:Direct",
+    "rpyc": "transports.rpyc_stock:RpycStock",
+    "rpyc-tuned": "transports.rpyc_tuned:RpycTuned",
+    "grpc": "transports.grpc_protobuf:GrpcProtobuf",
+}
+"""Transport name -> "module:class"."""
+
+INSTALL: Mapping[str, str] = {"rpyc": "pip install rpyc", "grpc": "pip install grpcio protobuf"}
+"""Imported library -> how to get it."""
+
+
+def load(name: str) -> type[Transport]:
+    """The transport class called `name`. Raises `UsageError` for an unknown name or a library that is not there."""
+    if name not in NAMES:
+        raise UsageError(f"no transport {name!r}{suggest(name, NAMES)}")
+    module, _, attribute = NAMES[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        hint = INSTALL.get(missing, f"pip install {missing}")
+        raise UsageError(f"transport {name!r} needs the package {missing!r}: {hint}") from error
+
+
+def suggest(word: str, valid: Iterable[str]) -> str:
+    """The end of an error text: `"; did you mean 'grpc'? (valid: none, rpyc, ...)"`."""
+    names = list(valid)
+    near = difflib.get_close_matches(word, names, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{meant} valid: {', '.join(names)}"

@@ -1,0 +1,199 @@
+"""The contract of a transport: everything that an implementer must read.
+
+A transport carries a `Message` (a method, small scalar fields, named tensors) to a handler in another process and
+brings its answer back. It *serves* a handler at an address and *connects* to one; nothing else. It knows no model,
+no plan and no flow.
+
+Rules:
+  - A tensor is a C-contiguous `numpy.ndarray` of a dtype in `DTYPES` by the time that it meets a codec; what arrives is
+    checked by `check_tensor` before memory is taken for it.
+  - A handler never raises across the wire: `answer` turns what it raises into an error message, and `Connection.call`
+    raises that again at the caller's side (`raise_error`).
+  - A server answers in the codec in which it was asked.
+  - Nothing here or in any transport imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from transports.errors import MalformedMessage, RemoteError, WireError, from_kind
+
+__all__ = [
+    "DTYPES",
+    "Address",
+    "Array",
+    "Connection",
+    "Handler",
+    "Limits",
+    "Message",
+    "Scalar",
+    "Server",
+    "Transport",
+    "answer",
+    "check_tensor",
+    "raise_error",
+]
+
+log = logging.getLogger("splitbench.transports")
+
+Scalar = str | int | float | bool
+Array = NDArray[np.generic]
+
+DTYPES: Mapping[str, np.dtype[np.generic]] = {
+    name: np.dtype(name)
+    for name in (
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    )
+} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+"""Every dtype that a tensor may have on the wire, by its name. No object, no string: nothing that could carry code."""
+
+
+class Address(NamedTuple):
+    """Where a server listens. `none` uses the port as a number that is unique in the process."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """`"127.0.0.1:8500"` -> `Address`; `ValueError` where it is no address."""
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"{text!r} is no address: give HOST:PORT")
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A method, small scalar fields, and tensors by name."""
+
+    method: str
+    fields: Mapping[str, Scalar] = field(default_factory=dict)
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def payload(self) -> int:
+        """Bytes of all tensors, without what a codec adds."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+Handler = Callable[[Message], Message]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The options that every transport has. A transport with more of its own subclasses this (`Transport.Options`)."""
+
+    max_message: int = 256 * 2**20
+    """Largest message that an end sends or takes, in bytes."""
+
+
+class Server(ABC):
+    """A handler being served. Close it, or use it as a context manager."""
+
+    address: Address
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take no more calls, let go of the port and of every connection. Idempotent."""
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Connection(ABC):
+    """One way to a handler. Used by one thread at a time; `transports.pool` hands them out."""
+
+    @abstractmethod
+    def call(self, message: Message, timeout: float) -> Message:
+        """Carry `message` over, wait at most `timeout` seconds, and return the answer.
+
+        Raises a `WireError`: the transport's own, or the one that the handler raised. After a `DeadlineExceeded` or
+        `ConnectionLost` the connection is not to be used again.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection. Idempotent."""
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Transport(ABC):
+    """Serves handlers and connects to them. Made once for each process from its options."""
+
+    name: ClassVar[str]
+    codecs: ClassVar[tuple[str, ...]] = ("raw",)
+    Options: ClassVar[type[Limits]] = Limits
+
+    def __init__(self, options: Limits | None = None) -> None:
+        self.options = options if options is not None else self.Options()
+
+    @abstractmethod
+    def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
+        """Serve `handler` at `host`:`port` (0: a free one), with at most `workers` calls at a time.
+
+        Raises `ConnectError` when the port cannot be bound.
+        """
+
+    @abstractmethod
+    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+        """Connect to `address`, waiting at most `timeout` seconds. Raises `ConnectError`."""
+
+
+def answer(handler: Handler, message: Message) -> Message:
+    """The handler's answer, or the error message that stands for what it raised.
+
+    The text of an error that nobody meant to raise stays at this end: it may hold paths.
+    """
+    try:
+        return handler(message)
+    except WireError as error:
+        return Message("error", {"kind": error.kind, "text": str(error)})
+    except Exception as error:
+        log.exception("the handler of %r failed", message.method)
+        text = f"the handler of {message.method!r} failed with {type(error).__name__}; its own log says more"
+        return Message("error", {"kind": RemoteError.kind, "text": text})
+
+
+def raise_error(reply: Message) -> Message:
+    """`reply` itself, unless it stands for an error, which is then raised."""
+    if reply.method == "error":
+        raise from_kind(str(reply.fields.get("kind")), str(reply.fields.get("text")))
+    return reply
+
+
+def check_tensor(name: str, dtype: str, shape: Sequence[int], nbytes: int) -> np.dtype[np.generic]:
+    """The dtype of a tensor that is about to be built from `nbytes` bytes of a peer.
+
+    Raises `MalformedMessage` for an unknown dtype, a negative or non-integer extent, or a size that does not fit.
+    """
+    if dtype not in DTYPES:
+        raise MalformedMessage(f"tensor {name!r}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if len(shape) > 32 or any(type(extent) is not int or extent < 0 for extent in shape):
+        raise MalformedMessage(f"tensor {name!r}: {tuple(shape)!r} is no shape")
+    expected = math.prod(shape) * DTYPES[dtype].itemsize
+    if nbytes != expected:
+        raise MalformedMessage(f"tensor {name!r}: {dtype}{list(shape)} takes {expected} bytes, {nbytes} came")
+    return DTYPES[dtype]

@@ -1,0 +1,89 @@
+"""What can go wrong between two processes, as one tree.
+
+    SplitbenchError
+    ├── UsageError             a value that cannot be used; nothing was started (exit status 2)
+    └── WireError              something failed while a message was on its way (exit status 1)
+        ├── ConnectError       nobody listens at the address, or the connection could not be made
+        ├── ConnectionLost     the peer went away during a call
+        ├── DeadlineExceeded   no answer came in time
+        ├── MessageTooLarge    a message is above the limit of one of the two ends
+        ├── MalformedMessage   what came does not describe the tensors that it carries
+        ├── ResourceExhausted  the server has no worker left for the call
+        └── RemoteError        the handler at the other end failed
+
+Every library's own exceptions are mapped into this tree once, in the transport's file. A subclass of
+`WireError` gives its `kind`, the word under which it crosses the wire; `from_kind` finds the class again at the
+other end. Only the kind and the text cross: never a traceback, and never a type chosen by the peer.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "ConnectError",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "MalformedMessage",
+    "MessageTooLarge",
+    "RemoteError",
+    "ResourceExhausted",
+    "SplitbenchError",
+    "UsageError",
+    "WireError",
+    "from_kind",
+]
+
+
+class SplitbenchError(Exception):
+    """Root of every error that the project raises on purpose."""
+
+
+class UsageError(SplitbenchError):
+    """A value that cannot be used; the text says what would be valid."""
+
+
+class WireError(SplitbenchError):
+    """An error that can cross the wire as its `kind` and its text."""
+
+    kind: ClassVar[str] = "error"
+    kinds: ClassVar[dict[str, type[WireError]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        other = WireError.kinds.setdefault(cls.kind, cls)
+        if other is not cls:
+            raise TypeError(f"{cls.__name__} and {other.__name__} share the kind {cls.kind!r}")
+
+
+class ConnectError(WireError):
+    kind = "connect"
+
+
+class ConnectionLost(WireError):
+    kind = "connection-lost"
+
+
+class DeadlineExceeded(WireError):
+    kind = "deadline"
+
+
+class MessageTooLarge(WireError):
+    kind = "too-large"
+
+
+class MalformedMessage(WireError):
+    kind = "malformed"
+
+
+class ResourceExhausted(WireError):
+    kind = "exhausted"
+
+
+class RemoteError(WireError):
+    kind = "remote"
+
+
+def from_kind(kind: str, text: str) -> WireError:
+    """The error that `kind` and `text` describe; an unknown kind is a `RemoteError`."""
+    return WireError.kinds.get(kind, RemoteError)(text)
