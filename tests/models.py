@@ -1,0 +1,186 @@
+"""Small models, one for each shape that a graph can have. A wrong split of any of them changes its output visibly.
+
+Every weight is drawn with its own seed and every layer is named, so that two calls of a builder, in one process or in
+two, give the same model. Weights keep activations of order one: outputs that are all alike would hide a broken split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+__all__ = ["MODELS", "SHAPES", "flat_outputs", "inputs_for"]
+
+
+def _weights(name: str) -> dict[str, Any]:
+    """Initialisers drawn from the layer's name: variance kept by the kernel, and a bias that no symmetry cancels."""
+    seed = sum(ord(letter) * (place + 1) for place, letter in enumerate(name))
+    return {
+        "kernel_initializer": keras.initializers.VarianceScaling(2.0, "fan_in", "truncated_normal", seed=seed),
+        "bias_initializer": keras.initializers.RandomNormal(stddev=0.3, seed=seed + 1),
+    }
+
+
+def _dense(units: int, name: str, activation: str | None = "relu") -> layers.Dense:
+    return layers.Dense(units, activation=activation, name=name, **_weights(name))
+
+
+def _conv(filters: int, name: str, activation: str | None = "relu", strides: int = 1) -> layers.Conv2D:
+    return layers.Conv2D(filters, 3, strides, "same", activation=activation, name=name, **_weights(name))
+
+
+def sequential() -> keras.Model:
+    """A chain, as `keras.Sequential`."""
+    return keras.Sequential(
+        [
+            keras.Input((6,), name="x"),
+            _dense(12, "first"),
+            _dense(8, "second"),
+            _dense(5, "third", "tanh"),
+            _dense(4, "last", None),
+        ],
+        name="chain",
+    )
+
+
+def residual() -> keras.Model:
+    """Additions around convolutions, with an operation that is no layer (`* 0.5 + 1.0`)."""
+    x = keras.Input((8, 8, 3), name="image")
+    stem = _conv(4, "stem")(x)
+    block = layers.Add(name="add_1")([stem, _conv(4, "body_1")(stem)])
+    block = layers.Add(name="add_2")([block, _conv(4, "body_2")(block) * 0.5 + 1.0])
+    pooled = layers.GlobalAveragePooling2D(name="pool")(block)
+    return keras.Model(x, _dense(4, "head", None)(pooled), name="residual")
+
+
+def fork_join() -> keras.Model:
+    """Three branches whose joins (a difference, a concatenation) notice when their inputs are exchanged."""
+    x = keras.Input((6,), name="x")
+    stem = _dense(8, "stem", "tanh")(x)
+    left, right, third = (_dense(8, name, "tanh")(stem) for name in ("left", "right", "third"))
+    difference = layers.Subtract(name="difference")([left, right])
+    joined = layers.Concatenate(name="join")([difference, third, left])
+    return keras.Model(x, _dense(4, "head", None)(joined), name="fork_join")
+
+
+def shared_layer() -> keras.Model:
+    """One layer called three times, in a row and on another input: three operations, one set of weights."""
+    x = keras.Input((6,), name="x")
+    shared = _dense(6, "shared", "tanh")
+    once = shared(x)
+    twice = shared(_dense(6, "between", "tanh")(once))
+    other = shared(layers.Activation("tanh", name="bend")(x))
+    joined = layers.Subtract(name="difference")([twice, other])
+    return keras.Model(x, _dense(4, "head", None)(joined), name="shared_layer")
+
+
+def multi_input() -> keras.Model:
+    """Two inputs of different shapes; the second one is awaited late."""
+    image = keras.Input((8, 8, 3), name="image")
+    facts = keras.Input((5,), name="facts")
+    seen = layers.GlobalAveragePooling2D(name="pool")(_conv(6, "look", strides=2)(image))
+    hidden = _dense(6, "hidden", "tanh")(seen)
+    joined = layers.Concatenate(name="join")([hidden, _dense(3, "read", "tanh")(facts)])
+    return keras.Model([image, facts], _dense(4, "head", None)(joined), name="multi_input")
+
+
+def multi_output() -> keras.Model:
+    """Two outputs, one of them in the middle: final, and yet with successors."""
+    x = keras.Input((6,), name="x")
+    first = _dense(8, "first", "tanh")(x)
+    middle = _dense(5, "middle", "tanh")(first)
+    late = _dense(7, "late", "tanh")(middle)
+    return keras.Model(x, [_dense(4, "end", None)(late), middle], name="multi_output")
+
+
+def nested() -> keras.Model:
+    """A functional model inside, called twice, and a `Sequential` inside that one."""
+    inner_input = keras.Input((6,), name="inner_x")
+    innermost = keras.Sequential(
+        [keras.Input((6,), name="deep_x"), _dense(6, "deep_1", "tanh"), _dense(6, "deep_2", "tanh")], name="deep"
+    )
+    inner = keras.Model(
+        inner_input,
+        layers.Add(name="skip")([_dense(6, "wide", "tanh")(innermost(inner_input)), inner_input]),
+        name="inner",
+    )
+    x = keras.Input((6,), name="x")
+    again = inner(_dense(6, "between", "tanh")(inner(x)))
+    return keras.Model(x, _dense(4, "head", None)(again), name="nested")
+
+
+def several_outputs() -> keras.Model:
+    """A layer and an operation with several output tensors, one of which nobody takes."""
+    x = keras.Input((5, 6), name="sequence")
+    cell = layers.LSTM(
+        4,
+        return_sequences=True,
+        return_state=True,
+        name="lstm",
+        recurrent_initializer=keras.initializers.Orthogonal(seed=5),
+        **_weights("lstm"),
+    )
+    steps, hidden, state = cell(x)
+    first, _, third = keras.ops.split(steps, [2, 3], axis=1)
+    joined = layers.Concatenate(name="join")([layers.Flatten(name="flat")(third), state, hidden])
+    early = layers.Flatten(name="early")(first)
+    return keras.Model(x, [_dense(4, "head", None)(joined), early], name="several_outputs")
+
+
+def long_skip() -> keras.Model:
+    """Tensors that skip over several cuts, one of them the model's own input."""
+    x = keras.Input((6,), name="x")
+    stem = _dense(6, "stem", "tanh")(x)
+    deep = stem
+    for place in range(5):
+        deep = _dense(6, f"deep_{place}", "tanh")(deep)
+    joined = layers.Subtract(name="difference")([layers.Multiply(name="product")([deep, stem]), x])
+    return keras.Model(x, _dense(4, "head", None)(joined), name="long_skip")
+
+
+def structured() -> keras.Model:
+    """Inputs and outputs in dictionaries, a tensor as a keyword argument, an unused input, an output listed twice."""
+    query = keras.Input((5, 6), name="query")
+    value = keras.Input((7, 6), name="value")
+    unused = keras.Input((2,), name="unused")
+    attention = layers.MultiHeadAttention(2, 3, name="attention", **_weights("attention"))(query, value=value)
+    pooled = layers.GlobalAveragePooling1D(name="pool")(layers.Subtract(name="difference")([query, attention]))
+    head = _dense(4, "head", None)(pooled)
+    inputs = {"value": value, "query": query, "unused": unused}
+    return keras.Model(inputs, {"score": head, "again": head, "middle": attention}, name="structured")
+
+
+SHAPES: Mapping[str, Callable[[], keras.Model]] = {
+    "sequential": sequential,
+    "residual": residual,
+    "fork-join": fork_join,
+    "shared-layer": shared_layer,
+    "multi-input": multi_input,
+    "multi-output": multi_output,
+}
+"""The six shapes that every transport and flow is tested with."""
+
+MODELS: Mapping[str, Callable[[], keras.Model]] = SHAPES | {
+    "nested": nested,
+    "several-outputs": several_outputs,
+    "long-skip": long_skip,
+    "structured": structured,
+}
+"""All shapes: what every strategy and engine is tested with."""
+
+
+def inputs_for(model: keras.Model, batch: int = 2, seed: int = 0) -> list[np.ndarray]:
+    """One standard normal array for each of `model.inputs`, in that order, in its dtype."""
+    draw = np.random.default_rng(seed)
+    return [draw.standard_normal((batch, *x.shape[1:])).astype(x.dtype) for x in keras.tree.flatten(model.inputs)]
+
+
+def flat_outputs(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """What the model itself answers to `inputs` (in the order of `model.inputs`), in the order of `model.outputs`."""
+    by_name = {x.name: array for x, array in zip(model.inputs, inputs, strict=True)}
+    packed = by_name if len(inputs) > 1 else inputs[0]
+    return [np.asarray(value) for value in keras.tree.flatten(model(packed, training=False))]
