@@ -51,8 +51,8 @@ def residual() -> keras.Model:
     """Additions around convolutions, with an operation that is no layer (`* 0.5 + 1.0`)."""
     x = keras.Input((8, 8, 3), name="image")
     stem = _conv(4, "stem")(x)
-    block = layers.Add(name="add_1")([stem, _conv(4, "body_1")(stem)])
-    block = layers.Add(name="add_2")([block, _conv(4, "body_2")(block) * 0.5 + 1.0])
+    block = layers.Add(name="first_sum")([stem, _conv(4, "body_1")(stem)])
+    block = layers.Add(name="second_sum")([block, _conv(4, "body_2")(block) * 0.5 + 1.0])
     pooled = layers.GlobalAveragePooling2D(name="pool")(block)
     return keras.Model(x, _dense(4, "head", None)(pooled), name="residual")
 
