@@ -1,0 +1,250 @@
+"""From what a person wrote to checked values, cells and options. Knows neither argparse nor TOML.
+
+Rules:
+  - What a setting is (its type, its default, its valid values) is read from the fields of `Cell` and `Experiment`.
+  - A setting of a cell takes several values and spans a matrix; a setting of the experiment takes one.
+  - Whatever cannot be used is a `UsageError` that starts with where it stands and ends with what would be valid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import transports
+from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
+from transports.errors import UsageError
+
+__all__ = [
+    "SETTINGS",
+    "Setting",
+    "cells_of",
+    "check",
+    "from_record",
+    "options_for",
+    "portable",
+    "to_record",
+    "values_of",
+]
+
+CUT_WORDS = ("equal", "balanced")
+"""Cuts that are found; any other value of `cut` names operations."""
+
+LEAST: Mapping[str, int] = {"batch": 1, "servers": 1, "runs": 1, "warmup": 0, "workers": 0, "threads": 0, "seed": 0}
+MOST: Mapping[str, int] = {"seed": 2**32 - 1}  # numpy and Keras take no larger one
+
+BUNDLED = f"{PHOTOGRAPH.name} (bundled)"
+"""How a record names the photograph that comes with the package, wherever the package lies."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a person may set: a field of `Cell` (`of_cell`) or of `Experiment`."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    valid: tuple[str, ...] | None
+    of_cell: bool
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+
+def _settings(noun: type[Cell] | type[Experiment]) -> dict[str, Setting]:
+    hints = get_type_hints(noun)
+    return {
+        item.name: Setting(item.name, hints[item.name], item.default, **item.metadata, of_cell=noun is Cell)
+        for item in fields(noun)
+        if item.default is not MISSING  # `cells` and `option` are no single values
+    }
+
+
+SETTINGS: Mapping[str, Setting] = _settings(Cell) | _settings(Experiment)
+"""Every setting by its field's name, those of cells first."""
+
+
+def values_of(setting: Setting, raw: Any, where: str) -> tuple[Any, ...]:
+    """The checked values in `raw`: a text, in which a comma separates values of a cell's setting, or what TOML gave."""
+    if setting.name == "cut":
+        return tuple(_checked(setting, value, where) for value in _cuts(raw, where))
+    if not setting.of_cell:
+        return (_checked(setting, raw, where),)
+    items = raw.split(",") if isinstance(raw, str) else raw if isinstance(raw, list) else [raw]
+    if not items:
+        raise UsageError(f"{where}: an empty list; give at least one value")
+    return tuple(dict.fromkeys(_checked(setting, item, where) for item in items))
+
+
+def _cuts(raw: Any, where: str) -> list[Any]:
+    """`"equal,balanced"` is two cuts, `"a,b"` is one at two operations, and a list holds a cut an item."""
+    if isinstance(raw, list):
+        return [cut for item in raw for cut in _cuts(item, where)] or _cuts("", where)
+    if not isinstance(raw, str):
+        return [raw]
+    items = [item.strip() for item in raw.split(",")]
+    whole = [item in CUT_WORDS or "+" in item for item in items]
+    if not all(whole) and any(whole):
+        raise UsageError(f"{where}: {raw!r} mixes cuts and operations; join the operations of one cut with '+'")
+    return items if all(whole) else ["+".join(items)]
+
+
+def _checked(setting: Setting, raw: Any, where: str) -> Any:
+    value = _READERS[setting.kind](raw, where)
+    if setting.valid is not None and value not in setting.valid:
+        raise UsageError(f"{where}: no {setting.name} {value!r}{transports.suggest(value, setting.valid)}")
+    if value == "" and setting.default != "":
+        raise UsageError(f"{where}: an empty value; {setting.help}")
+    if value != "" and setting.name == "cut" and "" in (part.strip() for part in value.split("+")):
+        raise UsageError(f"{where}: {raw!r} has an empty operation name in it")
+    _check_range(setting.name, value, where)
+    return value
+
+
+def _check_range(name: str, value: Any, where: str) -> None:
+    if name in LEAST and value < LEAST[name]:
+        raise UsageError(f"{where}: {value} is too small; valid: {LEAST[name]} or more")
+    if name in MOST and value > MOST[name]:
+        raise UsageError(f"{where}: {value} is too large; valid: {MOST[name]} or less")
+    if name == "timeout" and value <= 0:
+        raise UsageError(f"{where}: {value:g} is too small; valid: more than 0 seconds")
+
+
+def _text(raw: Any, where: str) -> str:
+    if not isinstance(raw, str):
+        raise UsageError(f"{where}: {raw!r} is no text; write it in quotes")
+    return raw.strip()
+
+
+def _integer(raw: Any, where: str) -> int:
+    try:
+        if isinstance(raw, int | str) and not isinstance(raw, bool):
+            return int(raw)
+    except ValueError:
+        pass
+    raise UsageError(f"{where}: {raw!r} is no whole number")
+
+
+def _number(raw: Any, where: str) -> float:
+    try:
+        if isinstance(raw, int | float | str) and not isinstance(raw, bool) and math.isfinite(value := float(raw)):
+            return value
+    except (ValueError, OverflowError):
+        pass
+    raise UsageError(f"{where}: {raw!r} is no number")
+
+
+def _switch(raw: Any, where: str) -> bool:
+    words = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+    value = words.get(str(raw).strip().lower())
+    if value is None:
+        raise UsageError(f"{where}: {raw!r} is no switch; valid: {', '.join(words)}")
+    return value
+
+
+_READERS: Mapping[Any, Callable[[Any, str], Any]] = {str: _text, int: _integer, float: _number, bool: _switch}
+
+
+def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...]:
+    """The product of the values of each block, one block after the other, each cell once.
+
+    A cell whose codec its transport does not have is left out. Raises `UsageError` where a transport would be left
+    without any, or where its library is not there.
+    """
+    products = (zip(itertools.repeat(tuple(block)), itertools.product(*block.values())) for block in blocks)
+    cells = [_canonical(Cell(**dict(zip(*pair, strict=True)))) for pairs in products for pair in pairs]
+    return _with_codecs(tuple(dict.fromkeys(cells)))
+
+
+def _canonical(cell: Cell) -> Cell:
+    """The cell without settings that cannot matter to it, so that a matrix does not time one thing twice."""
+    if cell.mode == "whole" and cell.transport == "none":
+        return local_of(cell)
+    if cell.mode == "whole":  # one stage lies on one server, and has neither neighbours nor cuts
+        return replace(cell, servers=1, placement=Cell.placement, cut=Cell.cut, local_calls=Cell.local_calls)
+    return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)
+
+
+def _with_codecs(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    codecs = {name: transports.load(name).codecs for name in dict.fromkeys(cell.transport for cell in cells)}
+    kept = tuple(cell for cell in cells if cell.codec in codecs[cell.transport])
+    for cell in cells:
+        if cell.transport not in {other.transport for other in kept}:
+            valid = transports.suggest(cell.codec, codecs[cell.transport])
+            raise UsageError(
+                f"codec: transport {cell.transport!r} has no codec {cell.codec!r}{valid} "
+                f"(give several, and each transport uses those that it has)"
+            )
+    return kept
+
+
+def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
+    """`experiment` itself. Raises `UsageError` for an option that nothing takes, and for `cuts` that nothing heeds."""
+    names = {cell.transport for cell in experiment.with_locals().cells}
+    for key in experiment.option:
+        name = key.partition(".")[0]
+        if name not in names:
+            raise UsageError(
+                f"--option {key}: no transport {name!r} in this experiment{transports.suggest(name, names)}"
+            )
+        options_for(name, experiment.option)
+    if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
+        raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
+    return experiment
+
+
+def options_for(name: str, option: Mapping[str, str]) -> transports.Limits:
+    """The options of the transport `name`: its defaults, and what `option` ("NAME.KEY" -> text) says otherwise.
+
+    Raises `UsageError` for an unknown key or a text that is not of the key's type.
+    """
+    kind = transports.load(name).Options
+    hints = {item.name: get_type_hints(kind)[item.name] for item in fields(kind)}
+    values: dict[str, Any] = {}
+    for full, text in option.items():
+        transport, _, key = full.partition(".")
+        if transport != name:
+            continue
+        if hints.get(key) not in _READERS:
+            settable = [item for item, hint in hints.items() if hint in _READERS]
+            raise UsageError(f"--option {full}: no option {key!r}{transports.suggest(key, settable)}")
+        values[key] = _READERS[hints[key]](text, f"--option {full}")
+        if key == "max_message" and values[key] < 1:
+            raise UsageError(f"--option {full}: {values[key]} is too small; valid: 1 byte or more")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise UsageError(f"--option {name}: {error}") from error
+
+
+def portable(path: str | Path) -> str:
+    """`path` as others may read it: below the working directory it is relative, elsewhere only its name is kept."""
+    full = Path(path).resolve()
+    return full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else full.name
+
+
+def to_record(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as JSON takes it, without a path of this machine."""
+    model = portable(experiment.model) if experiment.model.endswith(".keras") else experiment.model
+    source = BUNDLED if Path(experiment.input) == PHOTOGRAPH else portable(experiment.input)
+    record = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
+    cells = [asdict(cell) for cell in experiment.cells]
+    return record | {"model": model, "input": source, "option": dict(experiment.option), "cells": cells}
+
+
+def from_record(record: Mapping[str, Any]) -> Experiment:
+    """The experiment that `to_record` wrote down. Raises `UsageError` where `record` is none."""
+    try:
+        cells = tuple(Cell(**{str(key): cell[key] for key in cell}) for cell in record["cells"])
+        values = {key: record[key] for key in record if key != "cells"}
+        if values.get("input") == BUNDLED:
+            values["input"] = str(PHOTOGRAPH)
+        return Experiment(cells=cells, **values)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"this is no record of an experiment: {error}") from error
