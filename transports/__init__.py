@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
 
 from transports.base import Address, Connection, Handler, Limits, Message, Server, Transport
 from transports.errors import UsageError
@@ -22,6 +24,8 @@ __all__ = [
     "Server",
     "Transport",
     "load",
+    "make",
+    "parse_options",
     "suggest",
 ]
 
@@ -48,6 +52,42 @@ def load(name: str) -> type[Transport]:
         missing = (error.name or "").partition(".")[0]
         hint = INSTALL.get(missing, f"pip install {missing}")
         raise UsageError(f"transport {name!r} needs the package {missing!r}: {hint}") from error
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, str]:
+    """`["grpc.max_message=1000"]` -> `{"grpc.max_message": "1000"}`. Raises `UsageError` for another form."""
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or "." not in key:
+            raise UsageError(f"--option {text!r}: give NAME.KEY=VALUE, for example grpc.max_message=1000000")
+        options[key] = value
+    return options
+
+
+def make(name: str, options: Mapping[str, str] = {}) -> Transport:
+    """The transport called `name`, with what `options` (NAME.KEY -> value) says of it.
+
+    Raises `UsageError` for an unknown name or key, a value of another type, or a library that is not there.
+    """
+    kind = load(name)
+    defaults = {item.name: item.default for item in fields(kind.Options)}
+    values: dict[str, Any] = {}
+    for key, text in options.items():
+        owner, _, option = key.partition(".")
+        if owner != name:
+            continue
+        if option not in defaults:
+            raise UsageError(f"transport {name!r} has no option {option!r}{suggest(option, defaults)}")
+        values[option] = _parse(key, text, type(defaults[option]))
+    return kind(kind.Options(**values))
+
+
+def _parse(key: str, text: str, kind: type) -> Any:
+    try:
+        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        raise UsageError(f"--option {key}={text}: {text!r} is no {kind.__name__}") from None
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:

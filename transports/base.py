@@ -9,7 +9,8 @@ Rules:
     checked by `check_tensor` before memory is taken for it.
   - A handler never raises across the wire: `answer` turns what it raises into an error message, and `Connection.call`
     raises that again at the caller's side (`raise_error`).
-  - A server answers in the codec in which it was asked.
+  - A server answers in the codec in which it was asked (`respond`), refuses what is above its limit and what it has no
+    worker for (`guard`).
   - Nothing here or in any transport imports TensorFlow.
 """
 
@@ -17,16 +18,24 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from transports.errors import MalformedMessage, RemoteError, WireError, from_kind
+from transports.errors import (
+    MalformedMessage,
+    MessageTooLarge,
+    RemoteError,
+    ResourceExhausted,
+    WireError,
+    from_kind,
+)
 
 __all__ = [
     "DTYPES",
@@ -40,14 +49,20 @@ __all__ = [
     "Server",
     "Transport",
     "answer",
+    "check_size",
     "check_tensor",
+    "guard",
     "raise_error",
+    "respond",
 ]
 
 log = logging.getLogger("splitbench.transports")
 
 Scalar = str | int | float | bool
 Array = NDArray[np.generic]
+Came = TypeVar("Came")
+Sent = TypeVar("Sent")
+"""What a codec reads a message from and makes of it: bytes, or nested tuples."""
 
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     name: np.dtype(name)
@@ -99,7 +114,7 @@ class Limits:
     """The options that every transport has. A transport with more of its own subclasses this (`Transport.Options`)."""
 
     max_message: int = 256 * 2**20
-    """Largest message that an end sends or takes, in bytes."""
+    """Largest payload that an end sends or takes, in bytes."""
 
 
 class Server(ABC):
@@ -111,7 +126,7 @@ class Server(ABC):
     def close(self) -> None:
         """Take no more calls, let go of the port and of every connection. Idempotent."""
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -120,6 +135,9 @@ class Server(ABC):
 
 class Connection(ABC):
     """One way to a handler. Used by one thread at a time; `transports.pool` hands them out."""
+
+    closed: bool = False
+    """Whether `close` was called or a failure has made the connection unusable."""
 
     @abstractmethod
     def call(self, message: Message, timeout: float) -> Message:
@@ -133,7 +151,7 @@ class Connection(ABC):
     def close(self) -> None:
         """Let go of the connection. Idempotent."""
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -145,6 +163,8 @@ class Transport(ABC):
 
     name: ClassVar[str]
     codecs: ClassVar[tuple[str, ...]] = ("raw",)
+    local: ClassVar[bool] = False
+    """Whether the handler runs in the caller's own process and thread: no codec, no workers, no deadline."""
     Options: ClassVar[type[Limits]] = Limits
 
     def __init__(self, options: Limits | None = None) -> None:
@@ -170,11 +190,15 @@ def answer(handler: Handler, message: Message) -> Message:
     try:
         return handler(message)
     except WireError as error:
-        return Message("error", {"kind": error.kind, "text": str(error)})
+        return _failure(error)
     except Exception as error:
         log.exception("the handler of %r failed", message.method)
         text = f"the handler of {message.method!r} failed with {type(error).__name__}; its own log says more"
-        return Message("error", {"kind": RemoteError.kind, "text": text})
+        return _failure(RemoteError(text))
+
+
+def _failure(error: WireError) -> Message:
+    return Message("error", {"kind": error.kind, "text": str(error)})
 
 
 def raise_error(reply: Message) -> Message:
@@ -182,6 +206,43 @@ def raise_error(reply: Message) -> Message:
     if reply.method == "error":
         raise from_kind(str(reply.fields.get("kind")), str(reply.fields.get("text")))
     return reply
+
+
+def respond(handler: Handler, request: Came, read: Callable[[Came], Message], write: Callable[[Message], Sent]) -> Sent:
+    """All that a server does with one call: read it, answer it, write the answer. Never raises a `WireError`."""
+    try:
+        return write(answer(handler, read(request)))
+    except WireError as error:
+        return write(_failure(error))
+
+
+def guard(handler: Handler, limits: Limits, workers: int) -> Handler:
+    """`handler` behind the refusals that all servers share.
+
+    It raises `ResourceExhausted` at once, without waiting, for a call beyond the `workers` that are being handled, and
+    `MessageTooLarge` for a request or an answer above the limit.
+    """
+    free = threading.BoundedSemaphore(workers)
+
+    def guarded(message: Message) -> Message:
+        check_size(message, limits)
+        if not free.acquire(blocking=False):
+            raise ResourceExhausted(f"all {workers} workers of the server are busy; {message.method!r} was not begun")
+        try:
+            reply = handler(message)
+        finally:
+            free.release()
+        return check_size(reply, limits)
+
+    return guarded
+
+
+def check_size(message: Message, limits: Limits) -> Message:
+    """`message` itself. Raises `MessageTooLarge` when its payload is above the limit."""
+    if message.payload > limits.max_message:
+        size, limit = message.payload, limits.max_message
+        raise MessageTooLarge(f"the tensors of {message.method!r} take {size} bytes, above the limit of {limit} bytes")
+    return message
 
 
 def check_tensor(name: str, dtype: str, shape: Sequence[int], nbytes: int) -> np.dtype[np.generic]:

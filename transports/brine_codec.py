@@ -1,0 +1,75 @@
+"""`Message` <-> nested tuples that RPyC's brine carries by value.
+
+    (method, ((key, value), ...), ((name, dtype, shape, bytes), ...))
+
+Rules:
+  - Brine takes *exact* types; whatever else it is given silently becomes a reference that the peer calls back through.
+    So nothing is sent that is not `dumpable`.
+  - What came is looked at with `type(x) is ...` alone until it is known to be plain: an attribute, a comparison or the
+    `repr` of a reference would be a call back to the peer (CVE-2024-27758 is this pattern).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rpyc.core import brine
+
+from transports.base import Array, Message, Scalar
+from transports.errors import MalformedMessage
+from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
+
+__all__ = ["Packed", "pack", "unpack"]
+
+Packed = tuple[str, tuple[tuple[str, Scalar], ...], tuple[tuple[str, str, tuple[int, ...], bytes], ...]]
+
+
+def pack(message: Message) -> Packed:
+    """`message` as brine's own types. Raises `MalformedMessage` for what they cannot hold."""
+    fields = tuple((exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items())
+    tensors = tuple(_pack_tensor(name, value) for name, value in message.tensors.items())
+    packed = (exact_text("the method", message.method), fields, tensors)
+    if not brine.dumpable(packed):
+        raise MalformedMessage(f"{message.method!r} holds what brine cannot carry by value")
+    return packed
+
+
+def _pack_tensor(name: str, value: object) -> tuple[str, str, tuple[int, ...], bytes]:
+    array = outgoing(exact_text("a tensor's name", name), value)
+    return name, array.dtype.name, array.shape, array.tobytes()
+
+
+def unpack(value: object) -> Message:
+    """The message that a peer packed. Raises `MalformedMessage` for anything that is not exactly of `pack`'s types."""
+    method, fields, tensors = _row("the message", value, str, tuple, tuple)
+    pairs = (_row("a field", field, str, None) for field in fields)
+    return Message(
+        exact_text("the method", method),
+        unique("field", ((exact_text("a key", key), exact_scalar(key, scalar)) for key, scalar in pairs)),
+        unique("tensor", map(_unpack_tensor, tensors)),
+    )
+
+
+def _unpack_tensor(value: object) -> tuple[str, Array]:
+    name, dtype, shape, data = _row("a tensor", value, str, str, tuple, bytes)
+    exact_text("a tensor's name", name)
+    for extent in shape:
+        _require(f"an extent of tensor {name!r}", extent, int)
+    return name, incoming(name, dtype, shape, data)
+
+
+def _row(what: str, value: Any, *kinds: type | None) -> tuple[Any, ...]:
+    """`value`, once it is an exact tuple with one value of each exact type in `kinds` (None: looked at later)."""
+    _require(what, value, tuple)
+    if len(value) != len(kinds):
+        raise MalformedMessage(f"{what} has {len(value)} parts, {len(kinds)} were expected")
+    for part, kind in zip(value, kinds, strict=True):
+        if kind is not None:
+            _require(f"a part of {what}", part, kind)
+    row: tuple[Any, ...] = value
+    return row
+
+
+def _require(what: str, value: object, kind: type) -> None:
+    if type(value) is not kind:
+        raise MalformedMessage(f"{what} must be an exact {kind.__name__}, sent by value")

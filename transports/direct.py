@@ -1,0 +1,107 @@
+"""`none`: a call within the process, on the caller's own thread, without a copy.
+
+What the partition alone costs is measured over it: no wire, no codec, no worker and no deadline. The limit on a message
+and the way errors travel are those of every transport.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+from transports.base import (
+    Address,
+    Connection,
+    Handler,
+    Limits,
+    Message,
+    Server,
+    Transport,
+    answer,
+    check_size,
+    raise_error,
+)
+from transports.errors import ConnectError, ConnectionLost
+
+__all__ = ["Direct"]
+
+
+class Direct(Transport):
+    """Serves handlers to the process itself. A port is a number that is unique in the process."""
+
+    name = "none"
+    local = True
+
+    def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
+        """`workers` binds nothing here: the calls run on as many threads as callers bring."""
+        return _SERVED.add(DirectServer(handler, self.options), host, port)
+
+    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+        return DirectConnection(_SERVED.find(address), self.options)
+
+
+class DirectServer(Server):
+    def __init__(self, handler: Handler, limits: Limits) -> None:
+        self.handler: Handler | None = handler
+        self.limits = limits
+
+    def handle(self, message: Message) -> Message:
+        """The answer of the handler. Raises `ConnectionLost` once the server is closed."""
+        handler = self.handler
+        if handler is None:
+            raise ConnectionLost(f"the server at {self.address} has closed")
+        check_size(message, self.limits)
+        return check_size(raise_error(answer(handler, message)), self.limits)
+
+    def close(self) -> None:
+        self.handler = None
+        _SERVED.remove(self)
+
+
+class DirectConnection(Connection):
+    def __init__(self, server: DirectServer, limits: Limits) -> None:
+        self.server = server
+        self.limits = limits
+
+    def call(self, message: Message, timeout: float) -> Message:
+        if self.closed or self.server.handler is None:
+            self.closed = True
+            raise ConnectionLost(f"the connection to {self.server.address} is closed")
+        reply = self.server.handle(check_size(message, self.limits))
+        return check_size(reply, self.limits)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class _Served:
+    """The servers of this process, by port."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.servers: dict[int, DirectServer] = {}
+        self.ports = itertools.count(1)
+
+    def add(self, server: DirectServer, host: str, port: int) -> DirectServer:
+        with self.lock:
+            chosen = port or next(number for number in self.ports if number not in self.servers)
+            if chosen in self.servers:
+                raise ConnectError(f"cannot bind {host}:{chosen}: the process already serves it")
+            server.address = Address(host, chosen)
+            self.servers[chosen] = server
+        return server
+
+    def find(self, address: Address) -> DirectServer:
+        with self.lock:
+            server = self.servers.get(address.port)
+        if server is None:
+            raise ConnectError(f"nothing is served at {address} in this process")
+        return server
+
+    def remove(self, server: DirectServer) -> None:
+        with self.lock:
+            if self.servers.get(server.address.port) is server:
+                del self.servers[server.address.port]
+
+
+_SERVED = _Served()

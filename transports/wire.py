@@ -1,0 +1,77 @@
+"""What every codec demands of a message, on its way out and on its way in.
+
+Rules:
+  - Out: a field is an exact `str`, `int` (of 64 bits), `float` or `bool`; a NumPy scalar becomes the Python one.
+  - Out: a tensor becomes C-contiguous and native; a dtype that is not in `DTYPES` is refused, never pickled.
+  - In: nothing is built before `check_tensor` has passed; the arrays are read-only views of the bytes that came.
+  - Elements are little-endian, as on every machine that TensorFlow supports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import numpy as np
+
+from transports.base import DTYPES, Array, Scalar, check_tensor
+from transports.errors import MalformedMessage
+
+__all__ = ["exact_scalar", "exact_text", "incoming", "outgoing", "unique"]
+
+SCALARS = (str, int, float, bool)
+Value = TypeVar("Value")
+
+
+def exact_text(what: str, value: object) -> str:
+    """`value`, which must be a `str` that UTF-8 can hold. Raises `MalformedMessage`."""
+    if type(value) is not str:
+        raise MalformedMessage(f"{what} must be a str, and is a {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise MalformedMessage(f"{what} holds characters that UTF-8 cannot: {value!r}") from None
+    return value
+
+
+def exact_scalar(key: str, value: object) -> Scalar:
+    """The field `key` as an exact Python scalar. Raises `MalformedMessage` for another type or an int beyond int64."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if type(plain) is str:
+        return exact_text(f"field {key!r}", plain)
+    if type(plain) is int and not -(2**63) <= plain < 2**63:
+        raise MalformedMessage(f"field {key!r} does not fit 64 bits")
+    if isinstance(plain, (int, float)) and type(plain) in SCALARS:
+        return plain
+    raise MalformedMessage(f"field {key!r} must be a str, int, float or bool, and is a {type(plain).__name__}")
+
+
+def outgoing(name: str, value: object) -> Array:
+    """The tensor `name` as a C-contiguous native array, copied only where it is not one. Raises `MalformedMessage`."""
+    if not isinstance(value, (np.ndarray, np.generic)):
+        raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(value).__name__}")
+    if value.dtype.name not in DTYPES:
+        raise MalformedMessage(f"tensor {name!r}: dtype {value.dtype.name!r} is not one of {', '.join(DTYPES)}")
+    return np.asarray(value, dtype=DTYPES[value.dtype.name], order="C")
+
+
+def incoming(name: str, dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
+    """The tensor that a peer described, as a read-only view of `data`. Raises `MalformedMessage`."""
+    kind = check_tensor(name, dtype, shape, len(data))
+    try:
+        array: Array = np.ndarray(shape, kind, buffer=data)
+    except ValueError as error:  # no element, yet extents that NumPy cannot index
+        raise MalformedMessage(f"tensor {name!r}: {shape} is no shape: {error}") from None
+    if dtype == "bool" and array.size and array.view(np.uint8).max() > 1:
+        raise MalformedMessage(f"tensor {name!r}: a bool must be 0 or 1")
+    return array
+
+
+def unique(what: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """`pairs` as a dictionary. Raises `MalformedMessage` when a name comes twice."""
+    named: dict[str, Value] = {}
+    for name, value in pairs:
+        if name in named:
+            raise MalformedMessage(f"{what} {name!r} came twice")
+        named[name] = value
+    return named
