@@ -13,7 +13,6 @@ import re
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from experiments.samples import WriteError
+from experiments.files import replace_file
 from experiments.settings import portable, to_record
 from experiments.specification import Experiment
 from transports.errors import UsageError
@@ -34,7 +33,11 @@ PACKAGES = (
     *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
     *("pandas", "pillow", "psutil", "rich", "matplotlib"),
 )
-VARIABLES = re.compile(r"(TF|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")
+VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")
+PRIVATE = re.compile(
+    r"TF_(VAR|TOKEN|CLI|CONFIG)\b|TF_(VAR|TOKEN|CLI)_|TOKEN|SECRET|PASS|CREDENTIAL|KEY|CERT|ROOTS|PROXY"
+)
+"""Names that say nothing of TensorFlow (Terraform shares its prefix), or whose values may be nobody's business."""
 UNFINISHED = "the run did not finish: it is still going on, or was killed before it could say why"
 _PATH = re.compile(r"(?<![\w./:])(?:~|/|[A-Za-z]:\\)[^\s'\",:;=()]*")
 
@@ -159,7 +162,11 @@ def collect_load() -> list[float]:
 def collect_variables() -> dict[str, str]:
     """Environment variables that change how TensorFlow, OpenMP or gRPC work."""
     host = re.compile(rf"\b{re.escape(socket.gethostname())}\b")
-    found = {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)}
+    found = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if VARIABLES.fullmatch(name) and not PRIVATE.search(name)
+    }
     return {name: host.sub("localhost", anonymous(value)) for name, value in found.items()}
 
 
@@ -173,15 +180,4 @@ def _now() -> str:
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    """Replace the file as a whole: a reader finds the old record or the new one, also when this process is killed."""
-    path = folder / NAME
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=folder, prefix=".", suffix=".tmp", delete=False, encoding="utf-8"
-        ) as new:
-            json.dump(record, new, indent=1, ensure_ascii=False)
-            new.write("\n")
-        Path(new.name).chmod(0o644)
-        Path(new.name).replace(path)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror}") from error
+    replace_file(folder / NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -22,8 +22,9 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.files import WriteError
 from experiments.specification import CELL_FIELDS, Cell, Experiment
-from transports.errors import SplitbenchError, UsageError
+from transports.errors import UsageError
 
 __all__ = [
     "COLUMNS",
@@ -31,7 +32,6 @@ __all__ = [
     "NAME",
     "NAMING_FIELDS",
     "Measured",
-    "WriteError",
     "Writer",
     "cell_of",
     "claim",
@@ -53,10 +53,6 @@ COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "compute_seconds", "messages", "payload_bytes", "lookups", "connects", "deviation"),
 )
-
-
-class WriteError(SplitbenchError):
-    """A result could not be written; the text names the file and the cause."""
 
 
 @dataclass(frozen=True)

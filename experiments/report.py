@@ -1,0 +1,143 @@
+"""`python -m experiments.report FOLDER`: summary.csv, report.md and comparison.svg, from what the run left there.
+
+Reads samples.csv and environment.json, and nothing else: whoever has these two files gets the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from experiments import charts, environment, samples, sections, statistics
+from experiments.files import WriteError, replace_file
+from experiments.markdown import ABSENT, interval, line, number
+from experiments.published import Figures, figures_for
+from experiments.samples import cell_of
+from experiments.settings import from_record
+from experiments.specification import CELL_FIELDS, local_of
+from transports.errors import UsageError
+
+__all__ = ["build", "main", "render_table", "summary_of"]
+
+
+def build(folder: Path) -> Path:
+    """Write summary.csv, comparison.svg and report.md into `folder`, and return the path of the report.
+
+    Raises `UsageError` where `folder` holds no experiment, and `WriteError` where a file could not be written.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no folder {str(folder)!r}; give a folder that an experiment has written")
+    record = environment.read(folder)
+    measured = samples.read(folder)
+    summary = summary_of(measured, from_record(record["experiment"]).seed)
+    replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    missing = _draw(summary, folder)
+    replace_file(folder / "report.md", _text(record, measured, summary, missing))
+    return folder / "report.md"
+
+
+def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """`statistics.summarise`, and beside each cell what the source document published for it (NaN where nothing)."""
+    summary = statistics.summarise(measured, seed)
+    figures = [_published(row) for row in _rows(summary)]
+    columns = {f"published_{item.name}": item.name for item in fields(Figures)}
+    values = {new: [getattr(found, old, float("nan")) for found in figures] for new, old in columns.items()}
+    return summary.assign(**values)
+
+
+def render_table(summary: pd.DataFrame) -> Table:
+    """The summary for a terminal: a row per cell, which is named by the settings in which the cells differ."""
+    settings = [name for name in CELL_FIELDS if name == "transport" or summary[name].nunique() > 1]
+    table = Table(title="seconds a request; ratios are of means", title_justify="left", box=SIMPLE_HEAD)
+    for name in settings:
+        table.add_column(name.replace("_", "-"))
+    for name in ("n", "mean", "std", "x / Local", "95 % interval", "x / None"):
+        table.add_column(name, justify="right")
+    for row in _rows(summary):
+        table.add_row(*(str(row[name]) for name in settings), *_terminal_row(row))
+    return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 when the report was written, 1 when it could not be, 2 when there is nothing to report."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        arguments = _parser().parse_args(argv)
+        print(build(Path(arguments.folder)))
+        return 0
+    except (UsageError, WriteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m experiments.report",
+        description="Rebuild summary.csv, report.md and comparison.svg from samples.csv and environment.json.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="a results folder, for example results/reference/seed-layer")
+    return parser
+
+
+def _draw(summary: pd.DataFrame, folder: Path) -> str:
+    """Draw the chart; what is missing for it, if anything."""
+    try:
+        chart = charts.comparison(summary)
+    except ModuleNotFoundError as error:
+        return str(error.name)
+    if chart:
+        replace_file(folder / charts.NAME, chart)
+    return "" if chart else "a ratio to draw"
+
+
+def _text(record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFrame, missing: str) -> str:
+    experiment = from_record(record["experiment"])
+    parts = [
+        [f"# {line(experiment.title) or 'Comparison of distributed inference'}"],
+        sections.banner(record, measured.attrs.get("note", "")),
+        sections.overview(experiment),
+        sections.chart(missing),
+        *sections.groups(summary),
+        sections.full_table(summary),
+        sections.how_to_read(experiment, summary),
+        sections.environment(record, experiment),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _published(row: Mapping[str, Any]) -> Figures | None:
+    cell = cell_of(row)
+    return figures_for(cell, cell.mode)
+
+
+def _rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for row in summary.to_dict("records"):
+        yield {str(key): value for key, value in row.items()}
+
+
+def _terminal_row(row: Mapping[str, Any]) -> list[str]:
+    local = cell_of(row) == local_of(cell_of(row))
+    ratios = [
+        number(row["ratio_to_local"], 4),
+        ABSENT if local else interval(row["ratio_low"], row["ratio_high"]),
+        ABSENT if row["transport"] == "none" else number(row["ratio_to_none"], 4),
+    ]
+    return [str(row["n"]), number(row["mean"], 4), number(row["std"], 3), *ratios]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

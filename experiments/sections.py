@@ -1,0 +1,220 @@
+"""The sections of report.md, each a list of lines. An empty list is a section that is not there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from experiments.charts import NAME as CHART
+from experiments.markdown import ABSENT, count, interval, line, number, table
+from experiments.published import Figures, figures_for
+from experiments.samples import EXTRA_FIELDS, cell_of
+from experiments.specification import Cell, Experiment, local_of
+
+__all__ = ["banner", "chart", "environment", "full_table", "groups", "how_to_read", "overview", "transport_title"]
+
+Row = Mapping[str, Any]
+
+TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned"}
+
+FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("Mean (s)", lambda row: number(row["mean"])),
+    ("Std Dev (s)", lambda row: number(row["std"])),
+    ("x / Local", lambda row: _ratio(row["ratio_to_local"])),
+    (
+        "95 % interval",
+        lambda row: ABSENT if row["ratio_to_local"] == 1 else interval(row["ratio_low"], row["ratio_high"]),
+    ),
+    ("x / None", lambda row: _ratio(row["ratio_to_none"])),
+    ("Median (s)", lambda row: number(row["median"])),
+    ("p90 (s)", lambda row: number(row["p90"])),
+    ("p99 (s)", lambda row: number(row["p99"])),
+    ("Messages", lambda row: count(row["messages"])),
+    ("Payload (MB)", lambda row: count(row["payload_bytes"] / 1e6)),
+    ("Compute share", lambda row: number(row["compute_share"], 3)),
+)
+"""Rows of the tables in the document's shape: its own three first."""
+
+PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
+    ("Published mean (s)", lambda figures: number(figures.mean)),
+    ("Published std dev (s)", lambda figures: number(figures.std, 4)),
+    ("Published x / Local", lambda figures: _ratio(figures.ratio)),
+)
+
+ENGINES: Mapping[str, str] = {
+    "eager": "each operation is called from Python, as the document timed it",
+    "graph": "a stage is traced once into a `tf.function`",
+    "frozen": "a stage is traced, and its variables are folded into constants",
+    "tfserving": "a stage runs in a TensorFlow Serving server",
+}
+
+
+def banner(record: Mapping[str, Any], note: str) -> list[str]:
+    """What is wrong with the experiment, so that nobody takes half of it for the whole."""
+    lines = []
+    if not record["complete"]:
+        lines.append(f"> **INCOMPLETE**: {line(str(record['failure'])) or 'the run did not say why'}")
+    if note:
+        lines.append(f"> **NOTE**: {line(note)}")
+    return "\n>\n".join(lines).split("\n") if lines else []
+
+
+def overview(experiment: Experiment) -> list[str]:
+    warm = f"{experiment.warmup} warm-up requests" if experiment.warmup != 1 else "1 warm-up request"
+    return [
+        f"Model {line(experiment.model)} ({experiment.weights} weights), {experiment.runs} timed requests in each cell "
+        f"after {warm}, one client without concurrent requests, order {experiment.order}."
+    ]
+
+
+def chart(missing: str) -> list[str]:
+    if missing == "a ratio to draw":
+        return []
+    if missing:
+        return [f"No chart: it needs {missing}, which is in the extra `charts` (`pip install 'matplotlib>=3.9'`)."]
+    return [f"![How many times the local model's time each cell takes, with its 95 % interval]({CHART})"]
+
+
+def groups(summary: pd.DataFrame) -> list[list[str]]:
+    """A table for each way to split and execute, whose columns are what carried the tensors."""
+    if summary.empty:
+        return [["No request was timed."]]
+    rows = {cell_of(row): row for row in _records(summary)}
+    found: dict[Cell, list[Cell]] = {}
+    for cell in rows:
+        if cell != local_of(cell) or not any(_beside(cell, other) for other in rows):
+            found.setdefault(replace(cell, transport="none", codec=Cell.codec), []).append(cell)
+    return [_group(key, cells, rows) for key, cells in found.items()]
+
+
+def _beside(local: Cell, other: Cell) -> bool:
+    return other != local and local_of(other) == local
+
+
+def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row]) -> list[str]:
+    local = local_of(key)
+    columns = [cell for cell in dict.fromkeys([local, *cells]) if cell in rows]
+    runs = sorted({rows[cell]["n"] for cell in columns})
+    header = [f"Data on {' to '.join(str(n) for n in dict.fromkeys([runs[0], runs[-1]]))} runs"]
+    header += ["Local" if cell == local else _column_title(cell) for cell in columns]
+    body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in FIGURES]
+    body += _published_rows([figures_for(cell, key.mode) for cell in columns])
+    return [f"## {_group_title(key)}", "", *table(header, body)]
+
+
+def _published_rows(figures: Sequence[Figures | None]) -> list[list[str]]:
+    """The document's figures, if it has any for what was measured beyond the local model."""
+    if not any(found and found.ratio != 1 for found in figures):
+        return []
+    return [[label, *(write(found) if found else ABSENT for found in figures)] for label, write in PUBLISHED]
+
+
+def transport_title(name: str) -> str:
+    return TITLES.get(name, name)
+
+
+def _column_title(cell: Cell) -> str:
+    return transport_title(cell.transport) + (f" ({cell.codec})" if cell.codec != Cell.codec else "")
+
+
+def _group_title(key: Cell) -> str:
+    servers = f"{key.servers} server{'s' if key.servers != 1 else ''}"
+    words = [f"Mode {key.mode}", f"{key.engine} engine", f"batch {key.batch}", servers, f"flow {key.flow}"]
+    return ", ".join([*words, *_unusual(key)])
+
+
+def _unusual(cell: Cell) -> list[str]:
+    """The settings that are not in the names of cells, where they are not the default."""
+    named = ((name, getattr(cell, name)) for name in EXTRA_FIELDS)
+    return [f"{name.replace('_', '-')} {line(value)}" for name, value in named if value != getattr(Cell, name)]
+
+
+def full_table(summary: pd.DataFrame) -> list[str]:
+    if summary.empty:
+        return []
+    settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
+    header = [*settings, "n", *(label for label, _ in FIGURES), "Resampled", "Connections", "Lookups", "Deviation"]
+    body = [_full_row(cell_of(row), row) for row in _records(summary)]
+    return ["## Every cell", "", *table(header, body, left=len(settings))]
+
+
+def _full_row(cell: Cell, row: Row) -> list[str]:
+    settings = [cell.transport, cell.mode, cell.flow, cell.engine, cell.codec, str(cell.batch), str(cell.servers)]
+    other = ", ".join(_unusual(cell)) or "default"
+    counts = [count(row["connects"]), count(row["lookups"])]
+    deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"
+    figures = [write(row) for _, write in FIGURES]
+    return [*settings, other, str(row["n"]), *figures, row["resampled"] or ABSENT, *counts, deviation]
+
+
+def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
+    lines = [
+        "- **Local** is the whole model in the client's own process (mode whole, transport none), with the same model, "
+        "engine, batch and thread settings, measured in this experiment. Each ratio has its own.",
+        "- **None** is the same partition with direct calls instead of a wire: what splitting alone costs.",
+        "- **Mean, median, p90, p99** are wall-clock seconds of a request as its client sees it.",
+        "- **Std Dev** is the sample standard deviation (divided by n - 1). The document does not say which it used.",
+        "- **x / Local** and **x / None** are ratios of means.",
+        "- **95 % interval** is that of x / Local: a bootstrap over 10000 resamples of both cells (seed "
+        f"{experiment.seed}), of whole blocks where both cells have 5 or more (requests of a block are not "
+        "independent), else of single samples; its percentiles are widened for small numbers (Hesterberg 2015).",
+        "- **Messages** and **Payload** are means per request: what was sent from one handler to another, and the "
+        "bytes of the tensors in it (1 MB = 1000000 bytes). **Compute share** is the part of the time spent in stages.",
+        "- **Deviation** is the largest difference from the local model's output, over its largest value.",
+        *(f"- **{name}**: {ENGINES.get(name, 'an engine')}." for name in _engines(summary)),
+        "- **Published** figures are those of the source document, from its own machine and of a model that it does "
+        "not name: compare the multiples, not the seconds.",
+    ]
+    return ["## How to read this", "", *lines]
+
+
+def _engines(summary: pd.DataFrame) -> list[str]:
+    return [str(name) for name in dict.fromkeys(summary["engine"])]
+
+
+def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
+    settings = {
+        "Command": " ".join(record.get("command") or []),
+        "Started": record.get("started"),
+        "Ended": record.get("ended"),
+        "Commit": _commit(record.get("commit")),
+        "Processor": _pairs(record.get("processor")),
+        "Memory (GB)": number(float(record.get("memory_bytes") or math.nan) / 1e9, 4),
+        "System": _pairs(record.get("system")),
+        "Load at start": _list(record.get("load_at_start")),
+        "Load at end": _list(record.get("load_at_end")),
+        "Threads": _pairs(record.get("threads")),
+        "Variables": _pairs(record.get("variables")),
+        "Versions": _pairs(record.get("versions")),
+        "Input": record["experiment"].get("input"),
+        "Seed": str(experiment.seed),
+        "Time limit (s)": f"{experiment.timeout:g}",
+        "Workers": str(experiment.workers or "as many as needed"),
+        "Options": _pairs(experiment.option),
+    }
+    body = [[name, line(str(value)) if value else ABSENT] for name, value in settings.items()]
+    return ["## Environment", "", *table(["What", "Value"], body, left=2)]
+
+
+def _commit(record: Mapping[str, Any] | None) -> str:
+    return f"{record['commit']}{' with changes' if record['dirty'] else ''}" if record else ""
+
+
+def _pairs(record: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{key} {value}" for key, value in (record or {}).items() if value is not None)
+
+
+def _list(values: Iterable[float] | None) -> str:
+    return ", ".join(f"{value:g}" for value in values or ())
+
+
+def _ratio(value: float) -> str:
+    return "1" if value == 1 else number(value)
+
+
+def _records(summary: pd.DataFrame) -> list[Row]:
+    return [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]
