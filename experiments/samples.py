@@ -31,7 +31,7 @@ __all__ = [
     "EXTRA_FIELDS",
     "NAME",
     "NAMING_FIELDS",
-    "Measured",
+    "Sample",
     "Writer",
     "cell_of",
     "claim",
@@ -56,7 +56,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class Sample:
     """What was measured of one timed request. Units as in the columns of the same names."""
 
     cell: Cell
@@ -85,9 +85,9 @@ def _field(value: Any) -> str:
 
 
 class Writer:
-    """Appends samples to `folder`/samples.csv. A row is with the operating system once `write` returns.
+    """Appends samples to `folder`/samples.csv. A row is with the operating system once `append` returns.
 
-    So a killed process loses nothing that was written; a machine that loses power may. Raises `UsageError` where the
+    So a killed process loses nothing that was appended; a machine that loses power may. Raises `UsageError` where the
     file is there already, and `WriteError` where a row could not be written: the rows before it stay readable.
     """
 
@@ -103,8 +103,8 @@ class Writer:
             raise self._failure(error) from error
         self._write(COLUMNS)
 
-    def write(self, measured: Measured) -> None:
-        self._write(measured.row())
+    def append(self, sample: Sample) -> None:
+        self._write(sample.row())
         self.rows += 1
 
     def close(self) -> None:
