@@ -1,0 +1,117 @@
+"""Engines: how a stage is executed. `eager` runs operation by operation, `graph` and `frozen` run a compiled function.
+
+Rule for compiled functions: they are called with exactly the positional tensors of their signature. TensorFlow tries a
+structured signature first, and where that does not fit (a frozen function has none) it formats every tensor into an
+error text at each call before it falls back. Hence a frozen function is traced once more into one that has a signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from partitioning.errors import PartitionError, suggest
+from partitioning.graph import TensorInfo
+from partitioning.plan import Plan, Stage
+from partitioning.program import Program
+
+__all__ = ["ENGINES", "Executable", "build", "to_array", "warm"]
+
+
+class Executable(Protocol):
+    """A stage that can run."""
+
+    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
+        """`stage.outputs` from `stage.inputs`, in their orders: TensorFlow tensors from tensors or arrays.
+
+        An array may be a read-only view. It must not be written to while the result is in use: where its memory is
+        aligned as TensorFlow wants it, the tensor shares it.
+        """
+        ...
+
+
+def build(engine: str, program: Program, stage: Stage) -> Executable:
+    """The stage, ready to run on the engine of that name. Raises `PartitionError` for an unknown name."""
+    if engine not in ENGINES:
+        raise PartitionError(f"no engine {engine!r}{suggest(engine, ENGINES)}; valid: {', '.join(ENGINES)}")
+    return ENGINES[engine](program, stage)
+
+
+def warm(executable: Executable, plan: Plan, stage: Stage, batch: int = 1, times: int = 2) -> None:
+    """Runs the stage on zeros: what the first calls alone pay (optimising, allocating) is paid before timing."""
+    inputs = [_zeros(plan.wires[name], batch) for name in stage.inputs]
+    for _ in range(times):
+        executable(inputs)
+
+
+def to_array(value: Any) -> npt.NDArray[Any]:
+    """The tensor's values as a C-contiguous array that shares its memory where NumPy knows the type, and is read-only.
+
+    bfloat16 and the 8-bit floats are copied; their dtypes are those of `ml_dtypes`.
+    """
+    return np.asarray(value, order="C")
+
+
+def _eager(program: Program, stage: Stage) -> Executable:
+    function, dtypes = program.function(stage), _dtypes(program, stage)
+
+    def run(inputs: Sequence[Any]) -> list[Any]:
+        return function([tf.convert_to_tensor(value, dtype) for value, dtype in zip(inputs, dtypes, strict=True)])
+
+    return run
+
+
+def _graph(program: Program, stage: Stage) -> Executable:
+    return _Compiled(program, stage, _traced(program, stage))
+
+
+def _frozen(program: Program, stage: Stage) -> Executable:
+    try:
+        constant = convert_variables_to_constants_v2(_traced(program, stage))
+    except (ValueError, tf.errors.OpError) as error:
+        raise PartitionError(f"stage {stage.name!r} cannot be frozen ({error}); use the engine graph") from error
+    frozen = tf.function(lambda *tensors: list(constant(*tensors)), input_signature=_signature(program, stage))
+    return _Compiled(program, stage, frozen.get_concrete_function())
+
+
+class _Compiled:
+    """Calls a concrete function with exactly its signature. Holds the program, whose variables it captures."""
+
+    def __init__(self, program: Program, stage: Stage, concrete: Any) -> None:
+        self._program = program
+        self._dtypes = _dtypes(program, stage)
+        self._concrete = concrete
+
+    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
+        pairs = zip(inputs, self._dtypes, strict=True)
+        return self._concrete(*[tf.convert_to_tensor(value, dtype) for value, dtype in pairs])  # type: ignore[no-any-return]
+
+
+def _traced(program: Program, stage: Stage) -> Any:
+    function = program.function(stage)
+    return tf.function(
+        lambda *tensors: function(tensors), input_signature=_signature(program, stage)
+    ).get_concrete_function()
+
+
+def _signature(program: Program, stage: Stage) -> list[Any]:
+    """What `tf.function` must know of the inputs; the batch stays open."""
+    infos = [program.graph.tensors[name] for name in stage.inputs]
+    return [tf.TensorSpec(info.shape, info.dtype) for info in infos]
+
+
+def _dtypes(program: Program, stage: Stage) -> list[Any]:
+    return [tf.as_dtype(program.graph.tensors[name].dtype) for name in stage.inputs]
+
+
+def _zeros(info: TensorInfo, batch: int) -> Any:
+    extents = [1 if extent is None else extent for extent in info.shape]
+    return tf.zeros([batch, *extents[1:]] if extents else [], info.dtype)
+
+
+ENGINES: Mapping[str, Callable[[Program, Stage], Executable]] = {"eager": _eager, "graph": _graph, "frozen": _frozen}
