@@ -158,14 +158,7 @@ def _from_flags(given: Mapping[str, Any]) -> _Source:
     values = {
         name: values_of(SETTINGS[name], raw, SETTINGS[name].flag) for name, raw in given.items() if name in SETTINGS
     }
-    return _source(values, ({},), dict(_option(text) for text in given.get("option", ())))
-
-
-def _option(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not all(part.strip() for part in (*key.partition("."), value)):
-        raise UsageError(f"--option: {text!r} is not of the form NAME.KEY=VALUE")
-    return key.strip(), value.strip()
+    return _source(values, ({},), transports.parse_options(given.get("option", ())))
 
 
 def _source(values: Values, blocks: tuple[Values, ...], option: Mapping[str, str]) -> _Source:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from experiments import charts, environment, samples, sections, statistics
 from experiments.files import WriteError, replace_file
-from experiments.markdown import ABSENT, interval, line, number
+from experiments.markdown import ABSENT, line, number
 from experiments.published import Figures, figures_for
 from experiments.samples import cell_of
 from experiments.settings import from_record
@@ -55,13 +55,14 @@ def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def render_table(summary: pd.DataFrame) -> Table:
-    """The summary for a terminal: a row per cell, which is named by the settings in which the cells differ."""
-    settings = [name for name in CELL_FIELDS if name == "transport" or summary[name].nunique() > 1]
-    table = Table(title="seconds a request; ratios are of means", title_justify="left", box=SIMPLE_HEAD)
+    """The summary for a terminal: a row per cell, named by the settings in which the cells other than local differ."""
+    others = summary[[cell_of(row) != local_of(cell_of(row)) for row in _rows(summary)]]
+    settings = ["transport", "mode"] + [name for name in CELL_FIELDS[2:] if others[name].nunique() > 1]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in settings:
-        table.add_column(name.replace("_", "-"))
-    for name in ("n", "mean", "std", "x / Local", "95 % interval", "x / None"):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("_", "-"), no_wrap=name == "transport")
+    for name in ("mean", "std", "x Local", "95 %", "x None"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     for row in _rows(summary):
         table.add_row(*(str(row[name]) for name in settings), *_terminal_row(row))
     return table
@@ -133,10 +134,10 @@ def _terminal_row(row: Mapping[str, Any]) -> list[str]:
     local = cell_of(row) == local_of(cell_of(row))
     ratios = [
         number(row["ratio_to_local"], 4),
-        ABSENT if local else interval(row["ratio_low"], row["ratio_high"]),
+        ABSENT if local else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
         ABSENT if row["transport"] == "none" else number(row["ratio_to_none"], 4),
     ]
-    return [str(row["n"]), number(row["mean"], 4), number(row["std"], 3), *ratios]
+    return [number(row["mean"], 4), number(row["std"], 2), *ratios]
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ __all__ = [
     "cells_of",
     "check",
     "from_record",
-    "options_for",
     "portable",
     "to_record",
     "values_of",
@@ -140,15 +139,7 @@ def _number(raw: Any, where: str) -> float:
     raise UsageError(f"{where}: {raw!r} is no number")
 
 
-def _switch(raw: Any, where: str) -> bool:
-    words = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
-    value = words.get(str(raw).strip().lower())
-    if value is None:
-        raise UsageError(f"{where}: {raw!r} is no switch; valid: {', '.join(words)}")
-    return value
-
-
-_READERS: Mapping[Any, Callable[[Any, str], Any]] = {str: _text, int: _integer, float: _number, bool: _switch}
+_READERS: Mapping[Any, Callable[[Any, str], Any]] = {str: _text, int: _integer, float: _number}
 
 
 def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...]:
@@ -191,36 +182,14 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
         name = key.partition(".")[0]
         if name not in names:
             raise UsageError(
-                f"--option {key}: no transport {name!r} in this experiment{transports.suggest(name, names)}"
+                f"--option {key}: no transport {name!r} in this experiment{transports.suggest(name, sorted(names))}"
             )
-        options_for(name, experiment.option)
+        options = transports.make(name, experiment.option).options
+        if options.max_message < 1:
+            raise UsageError(f"--option {key}: {options.max_message} is too small; valid: 1 byte or more")
     if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
         raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
     return experiment
-
-
-def options_for(name: str, option: Mapping[str, str]) -> transports.Limits:
-    """The options of the transport `name`: its defaults, and what `option` ("NAME.KEY" -> text) says otherwise.
-
-    Raises `UsageError` for an unknown key or a text that is not of the key's type.
-    """
-    kind = transports.load(name).Options
-    hints = {item.name: get_type_hints(kind)[item.name] for item in fields(kind)}
-    values: dict[str, Any] = {}
-    for full, text in option.items():
-        transport, _, key = full.partition(".")
-        if transport != name:
-            continue
-        if hints.get(key) not in _READERS:
-            settable = [item for item, hint in hints.items() if hint in _READERS]
-            raise UsageError(f"--option {full}: no option {key!r}{transports.suggest(key, settable)}")
-        values[key] = _READERS[hints[key]](text, f"--option {full}")
-        if key == "max_message" and values[key] < 1:
-            raise UsageError(f"--option {full}: {values[key]} is too small; valid: 1 byte or more")
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise UsageError(f"--option {name}: {error}") from error
 
 
 def portable(path: str | Path) -> str:
