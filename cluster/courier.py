@@ -1,0 +1,114 @@
+"""Finds where tensors are awaited, and carries them there as a request's route says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from cluster.errors import NoServer
+from cluster.partition import Partition
+from cluster.registry import parse_servers
+from cluster.route import Request, Route, Tally
+from transports.base import Address, Array, Message, Transport
+from transports.errors import DeadlineExceeded
+from transports.pool import Pool
+
+__all__ = ["Courier", "Parcel", "bundles"]
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Tensors that go to one server in one message."""
+
+    server: int
+    address: Address
+    tensors: Mapping[str, Array]
+
+
+def bundles(to: Mapping[str, frozenset[int]], send: str) -> list[tuple[int, list[str]]]:
+    """(server, tensor names) for each message: one for each server, or (`tensor`) one for each tensor and server."""
+    if send == "tensor":
+        return [(server, [name]) for name, servers in to.items() for server in sorted(servers)]
+    servers = sorted({server for found in to.values() for server in found})
+    return [(server, [name for name in to if server in to[name]]) for server in servers]
+
+
+class Courier:
+    """One in each process; used by many threads at once."""
+
+    def __init__(self, transports: Mapping[str, Transport], registries: Mapping[str, Address]) -> None:
+        """`transports` by name, and where the registry is reached on each of them."""
+        self._transports = transports
+        self._registries = registries
+        self._pools: dict[tuple[str, str, str], Pool] = {}
+        self._known: dict[tuple[str, str, str], Mapping[int, Address]] = {}
+        self._lock = threading.Lock()
+
+    def parcels(
+        self, request: Request, partition: Partition, leaving: Mapping[str, Array], to: Mapping[str, frozenset[int]]
+    ) -> Iterator[tuple[Parcel, Tally]]:
+        """What has to be sent so that each tensor reaches the servers that `to` names, in the order of production.
+
+        With it comes what finding the addresses cost. Raises `NoServer` for a server that is not there: a missing
+        successor is never taken for the end of the model.
+        """
+        found: dict[str, Mapping[int, Address]] = {}
+        for server, names in bundles({name: to[name] for name in leaving}, request.route.send):
+            tally = Tally()
+            for name in names:
+                if name not in found:
+                    found[name], asked = self._find(request, name)
+                    tally += asked
+                address = _address(found[name], server, name, partition)
+            yield Parcel(server, address, {name: leaving[name] for name in names}), tally
+
+    def send(self, request: Request, parcel: Parcel) -> tuple[Message, Tally]:
+        """Carry `parcel` over and return the server's answer, and what carrying it cost."""
+        message = Message("infer", request.fields(), parcel.tensors)
+        reply, made = self.call(request, parcel.address, message)
+        cost = Tally(messages=1, payload=message.payload + reply.payload, connects=made)
+        return reply, cost
+
+    def call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
+        """The answer of the server at `address`, and how many connections were made for it. Raises `WireError`."""
+        if request.remaining <= 0:
+            raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
+        pool = self._pool(request.route)
+        before = pool.made
+        reply = pool.call(address, message, request.remaining)
+        return reply, pool.made - before
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        with self._lock:
+            pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.close()
+
+    def _find(self, request: Request, tensor: str) -> tuple[Mapping[int, Address], Tally]:
+        route = request.route
+        key = (route.partition, tensor, route.transport)
+        if route.registry == "cached" and key in self._known:
+            return self._known[key], Tally()
+        question = Message("where", {"partition": route.partition, "tensor": tensor, "transport": route.transport})
+        reply, made = self.call(request, self._registries[route.transport], question)
+        found = parse_servers(str(reply.fields["servers"]))
+        if found:
+            self._known[key] = found
+        return found, Tally(lookups=1, connects=made)
+
+    def _pool(self, route: Route) -> Pool:
+        key = (route.transport, route.connections, route.codec)
+        with self._lock:
+            if key not in self._pools:
+                transport = self._transports[route.transport]
+                self._pools[key] = Pool(transport, mode=route.connections, codec=route.codec)
+            return self._pools[key]
+
+
+def _address(found: Mapping[int, Address], server: int, tensor: str, partition: Partition) -> Address:
+    if server not in found:
+        stages = [stage.name for stage in partition.portion(server) if tensor in stage.inputs]
+        raise NoServer(f"nobody holds stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
+    return found[server]

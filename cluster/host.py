@@ -1,0 +1,106 @@
+"""A node with its servers and its place in the registry: what a process holds, and what `none` holds in this one."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.courier import Courier
+from cluster.node import Node, Portion
+from cluster.partition import Partition, read_partitions
+from cluster.registry import PREFIX
+from transports.base import Address, Connection, Handler, Message, Transport
+
+if TYPE_CHECKING:
+    from partitioning.program import Program
+
+__all__ = ["Host", "Portions", "load_portions", "make_portion", "serve_all"]
+
+Portions = Mapping[tuple[str, str], Portion]
+TIMEOUT = 30.0
+"""Seconds for one question to the registry while starting."""
+
+
+def serve_all(
+    handler: Handler, transports: Mapping[str, Transport], host: str, workers: int, stack: contextlib.ExitStack
+) -> dict[str, Address]:
+    """Serve `handler` on every transport, each on a free port of its own, until `stack` closes."""
+    return {
+        name: stack.enter_context(transport.serve(handler, host, 0, workers)).address
+        for name, transport in transports.items()
+    }
+
+
+class Host:
+    """Serve, register, load the portion that the registry gives, and report what it awaits."""
+
+    def __init__(
+        self,
+        transports: Mapping[str, Transport],
+        registries: Mapping[str, Address],
+        load: Callable[[int], Portions],
+        *,
+        host: str = "127.0.0.1",
+        workers: int = 8,
+    ) -> None:
+        """`load`: the server's index -> its portions. Raises `NoPortion` when every portion is taken."""
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            portions: dict[tuple[str, str], Portion] = {}
+            courier = Courier(transports, registries)
+            self._stack.callback(courier.close)
+            self.addresses = serve_all(Node(portions, courier).handle, transports, host, workers, self._stack)
+            name = next(iter(transports))
+            with transports[name].connect(registries[name]) as registry:
+                self.server = _register(registry, self.addresses)
+                portions.update(load(self.server))
+                _report(registry, self.server, (portion.partition for portion in portions.values()))
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Stop serving, and let go of every connection."""
+        self._stack.close()
+
+
+def make_portion(partition: Partition, engine: str, server: int, program: Program) -> Portion:
+    """The stages of `server`, each made executable under `engine`."""
+    from partitioning import engines
+
+    stages = partition.portion(server)
+    execute = {stage.name: engines.build(engine, program, stage) for stage in stages}
+    return Portion(partition, server, execute, engines.to_array)
+
+
+def load_portions(exports: Path, server: int) -> Portions:
+    """The portions of `server`, from the files that the launcher wrote (`cluster.partition`)."""
+    from partitioning import archive
+
+    portions = {}
+    for partition in read_partitions(exports):
+        if server < partition.servers:
+            program = archive.load(exports / partition.name / f"server-{server}")
+            for engine in partition.engines:
+                portions[partition.name, engine] = make_portion(partition, engine, server, program)
+    settle()
+    return portions
+
+
+def settle() -> None:
+    """Take what is loaded out of the garbage collector's sight: a collection would walk it amid a timed request."""
+    gc.collect()
+    gc.freeze()
+
+
+def _register(registry: Connection, addresses: Mapping[str, Address]) -> int:
+    fields = {f"{PREFIX}{name}": str(address) for name, address in addresses.items()}
+    return int(registry.call(Message("register", fields), TIMEOUT).fields["server"])
+
+
+def _report(registry: Connection, server: int, partitions: Iterable[Partition]) -> None:
+    for partition in {partition.name: partition for partition in partitions}.values():
+        tensors = "\n".join(partition.awaited(server))
+        registry.call(Message("report", {"server": server, "partition": partition.name, "tensors": tensors}), TIMEOUT)

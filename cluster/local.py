@@ -1,0 +1,48 @@
+"""The servers of the transport `none`: the same registry and nodes, in this process, called directly."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cluster.host import Host, Portions, make_portion, serve_all
+from cluster.partition import Partition
+from cluster.registry import Registry
+from transports.base import Address, Transport
+
+if TYPE_CHECKING:
+    from partitioning.program import Program
+
+__all__ = ["LocalCluster"]
+
+
+class LocalCluster:
+    """Registry and nodes of `partitions` in this process, over the transport `none`. A context manager."""
+
+    def __init__(self, partitions: Sequence[Partition], program: Program, transport: Transport) -> None:
+        self._partitions = partitions
+        self._program = program
+        self._transports = {transport.name: transport}
+        self._stack = contextlib.ExitStack()
+        self.registries: Mapping[str, Address] = {}
+
+    def __enter__(self) -> LocalCluster:
+        servers = max(partition.servers for partition in self._partitions)
+        registry = Registry(servers)
+        self.registries = serve_all(registry.handle, self._transports, "127.0.0.1", 1, self._stack)
+        for _ in range(servers):
+            host = Host(self._transports, self.registries, self._load, workers=1)
+            self._stack.callback(host.close)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _load(self, server: int) -> Portions:
+        return {
+            (partition.name, engine): make_portion(partition, engine, server, self._program)
+            for partition in self._partitions
+            if server < partition.servers
+            for engine in partition.engines
+        }

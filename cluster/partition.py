@@ -1,0 +1,78 @@
+"""A plan with its placement, and the files by which its portions travel from the launcher to the servers.
+
+    FOLDER/<partition>/partition.json     the plan, the placement, the engines that it is to run with
+    FOLDER/<partition>/server-<i>/        the operations and weights of server i (`partitioning.archive`)
+
+A node reads these from a folder named on its own command line; a peer never sends a path, and no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partitioning.placement import Placement
+from partitioning.plan import Plan, Stage
+
+if TYPE_CHECKING:
+    from partitioning.program import Program
+
+__all__ = ["Partition", "export", "read_partitions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Which stages there are, which server holds which, and with which engines they are to run."""
+
+    name: str
+    plan: Plan
+    placement: Placement
+    engines: tuple[str, ...]
+
+    @cached_property
+    def servers(self) -> int:
+        return max(self.placement.values()) + 1
+
+    def portion(self, server: int) -> tuple[Stage, ...]:
+        """The stages of one server, in an order in which they can run."""
+        return tuple(stage for stage in self.plan.stages if self.placement[stage.name] == server)
+
+    def awaited(self, server: int) -> tuple[str, ...]:
+        """The tensors that the server's stages take from outside of themselves, each once."""
+        return tuple(dict.fromkeys(tensor for stage in self.portion(server) for tensor in stage.inputs))
+
+    @cached_property
+    def consumers(self) -> dict[str, frozenset[int]]:
+        """Tensor -> the servers with a stage that awaits it: the document's list, by server."""
+        return {
+            name: frozenset(self.placement[stage] for stage in wire.consumers) for name, wire in self.plan.wires.items()
+        }
+
+
+def export(program: Program, partition: Partition, folder: Path) -> None:
+    """Write `partition` and the portion of every one of its servers below `folder`, once for all processes."""
+    from partitioning import archive
+
+    home = folder / partition.name
+    home.mkdir(parents=True, exist_ok=True)
+    record = {
+        "plan": json.loads(partition.plan.to_json()),
+        "placement": dict(partition.placement),
+        "engines": list(partition.engines),
+    }
+    (home / "partition.json").write_text(json.dumps(record), encoding="utf-8")
+    for server in range(partition.servers):
+        operations = [operation for stage in partition.portion(server) for operation in stage.operations]
+        archive.export(program, operations, home / f"server-{server}")
+
+
+def read_partitions(folder: Path) -> Iterator[Partition]:
+    """Every partition that was written below `folder`."""
+    for path in sorted(folder.glob("*/partition.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        plan = Plan.from_json(json.dumps(record["plan"]))
+        yield Partition(path.parent.name, plan, record["placement"], tuple(record["engines"]))

@@ -1,0 +1,96 @@
+"""What a request carries beside its tensors: how it is to travel, how long it may take, and what it cost so far."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+
+from transports.base import Message, Scalar
+
+__all__ = ["Request", "Route", "Tally"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a request travels: the same at every hop, decided by the client alone."""
+
+    partition: str
+    engine: str
+    transport: str
+    codec: str = "raw"
+    flow: str = "nested"
+    local_calls: bool = True
+    registry: str = "cached"
+    connections: str = "pooled"
+    send: str = "bundle"
+
+    def encode(self) -> str:
+        return _encode(self)
+
+    @staticmethod
+    def decode(text: str) -> Route:
+        return _decode(text)
+
+
+@lru_cache(maxsize=1024)
+def _encode(route: Route) -> str:
+    return json.dumps(asdict(route))
+
+
+@lru_cache(maxsize=1024)
+def _decode(text: str) -> Route:
+    return Route(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a request cost: everything that it caused, at every server that it reached."""
+
+    messages: int = 0
+    """Messages that carried tensors from one server (or the client) to another, answers not counted."""
+    payload: int = 0
+    """Bytes of tensors in those messages and in the answers to them."""
+    lookups: int = 0
+    """Times that the registry was asked."""
+    connects: int = 0
+    """Connections made."""
+    compute: float = 0.0
+    """Seconds that stages were executing, summed over the servers."""
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in _TALLY))
+
+    def fields(self) -> dict[str, Scalar]:
+        return {name: getattr(self, name) for name in _TALLY}
+
+    @classmethod
+    def of(cls, message: Message) -> Tally:
+        return cls(*(message.fields[name] for name in _TALLY))  # type: ignore[arg-type]
+
+
+_TALLY = tuple(item.name for item in fields(Tally))
+
+
+@dataclass(frozen=True)
+class Request:
+    """One inference: its id, its route and its deadline (on this process's monotonic clock)."""
+
+    id: str
+    route: Route
+    deadline: float
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline. What remains travels with each hop, since clocks do not agree."""
+        return self.deadline - time.monotonic()
+
+    def fields(self) -> dict[str, Scalar]:
+        return {"request": self.id, "route": self.route.encode(), "remaining": self.remaining}
+
+    @classmethod
+    def of(cls, fields_: Mapping[str, Scalar]) -> Request:
+        route = Route.decode(str(fields_["route"]))
+        return cls(str(fields_["request"]), route, time.monotonic() + float(fields_["remaining"]))

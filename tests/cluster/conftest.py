@@ -1,0 +1,120 @@
+"""One cluster of real processes for all tests of this room: it holds every model in every partition."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import transports
+from cluster.client import Client
+from cluster.courier import Courier
+from cluster.launch import Cluster, Settings
+from cluster.local import LocalCluster
+from cluster.partition import Partition, export
+from cluster.workers import workers_needed
+from partitioning.placement import PLACEMENTS
+from partitioning.program import Program, read
+from partitioning.strategies import make_plan
+from tests.models import SHAPES, flat_outputs, inputs_for
+from transports.base import Address, Array, Transport
+
+SERVERS = 3
+MODES = ("whole", "layer", "submodel")
+WIRES = tuple(name for name in transports.NAMES if name != "none")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with two different inputs and the right answers to them."""
+
+    program: Program
+    inputs: tuple[Mapping[str, Array], ...]
+    expected: tuple[Mapping[str, Array], ...]
+
+
+def _case(name: str) -> Case:
+    model = SHAPES[name]()
+    program = read(model)
+    draws = [inputs_for(model, batch=2, seed=seed) for seed in (0, 1)]
+    return Case(
+        program,
+        tuple(dict(zip(program.graph.inputs, draw, strict=True)) for draw in draws),
+        tuple(dict(zip(program.graph.outputs, flat_outputs(model, draw), strict=True)) for draw in draws),
+    )
+
+
+@pytest.fixture(scope="session")
+def cases() -> Mapping[str, Case]:
+    return {name: _case(name) for name in SHAPES}
+
+
+@pytest.fixture(scope="session")
+def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
+    """Every model, strategy and placement, by `model.mode.placement`."""
+    made = {}
+    for name, case in cases.items():
+        for mode in MODES:
+            plan = make_plan(case.program.graph, mode, "equal", SERVERS)
+            for placement, place in PLACEMENTS.items():
+                servers = min(SERVERS, len(plan.stages))
+                full = f"{name}.{mode}.{placement}"
+                made[full] = Partition(full, plan, place(plan, servers), ("eager", "frozen"))
+    return made
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a test talks to."""
+
+    cluster: Cluster
+    carriers: Mapping[str, Transport]
+    registries: Mapping[str, Address]
+    client: Client
+
+
+@pytest.fixture(scope="session")
+def exports(
+    cases: Mapping[str, Case], partitions: Mapping[str, Partition], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("exports")
+    for name, partition in partitions.items():
+        export(cases[name.partition(".")[0]].program, partition, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bench(cases: Mapping[str, Case], partitions: Mapping[str, Partition], exports: Path) -> Iterator[Bench]:
+    workers = 4 * max(workers_needed(partition, local_calls=False, send="tensor") for partition in partitions.values())
+    carriers = {name: transports.make(name) for name in transports.NAMES}
+    settings = Settings(transports=WIRES, servers=SERVERS, exports=exports, workers=workers, threads=1)
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(settings))
+        courier = stack.enter_context(contextlib.closing(Courier(carriers, cluster.registries)))
+        yield Bench(cluster, carriers, cluster.registries, Client(courier))
+
+
+@pytest.fixture(scope="session")
+def direct(cases: Mapping[str, Case], partitions: Mapping[str, Partition]) -> Iterator[Callable[[str], Client]]:
+    """Clients of in-process clusters, by model."""
+    carrier = transports.make("none")
+    with contextlib.ExitStack() as stack:
+
+        def client(model: str) -> Client:
+            own = [partition for name, partition in partitions.items() if name.startswith(f"{model}.")]
+            local = stack.enter_context(LocalCluster(own, cases[model].program, carrier))
+            courier = stack.enter_context(contextlib.closing(Courier({"none": carrier}, local.registries)))
+            return Client(courier)
+
+        made = {model: client(model) for model in cases}
+        yield made.__getitem__
+
+
+def assert_right(found: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)

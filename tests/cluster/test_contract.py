@@ -1,0 +1,104 @@
+"""Every transport, strategy, placement and flow gives what the local model gives, for every shape of graph.
+
+The tables come from the registries of names: a new transport, placement or flow is tested by existing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import transports
+from cluster.client import Client
+from cluster.courier import Courier
+from cluster.flows import FLOWS
+from cluster.partition import Partition
+from cluster.route import Route
+from partitioning.placement import PLACEMENTS
+from tests.cluster.conftest import MODES, WIRES, Bench, Case, assert_right
+from tests.models import SHAPES
+
+CARRIERS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs]
+DOCUMENT = {"registry": "per-hop", "connections": "per-hop", "send": "tensor"}
+SWITCHES: Mapping[str, Mapping[str, object]] = {
+    "tuned": {},
+    "document": DOCUMENT,
+    "every hop over the wire": {"local_calls": False},
+}
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("model", SHAPES)
+@pytest.mark.parametrize(("transport", "codec"), CARRIERS)
+def test_equals_the_local_model(
+    bench: Bench,
+    direct: Callable[[str], Client],
+    cases: Mapping[str, Case],
+    partitions: Mapping[str, Partition],
+    transport: str,
+    codec: str,
+    model: str,
+    mode: str,
+    placement: str,
+    flow: str,
+) -> None:
+    partition = partitions[f"{model}.{mode}.{placement}"]
+    client = direct(model) if transport == "none" else bench.client
+    for switches in SWITCHES.values():
+        for engine in partition.engines:
+            route = Route(partition.name, engine, transport, codec, flow, **switches)  # type: ignore[arg-type]
+            for inputs, expected in zip(cases[model].inputs, cases[model].expected, strict=True):
+                assert_right(client.infer(partition, route, inputs, timeout=20.0).outputs, expected)
+
+
+@pytest.mark.parametrize("transport", WIRES)
+def test_requests_of_several_clients_never_mix(
+    bench: Bench, cases: Mapping[str, Case], partitions: Mapping[str, Partition], transport: str
+) -> None:
+    partition, case = partitions["multi-input.layer.round-robin"], cases["multi-input"]
+    route = Route(partition.name, "eager", transport)
+
+    def client(number: int) -> None:
+        courier = Courier(bench.carriers, bench.registries)
+        try:
+            own = Client(courier)
+            for turn in range(10):
+                variant = (number + turn) % 2
+                answer = own.infer(partition, route, case.inputs[variant], timeout=20.0)
+                assert_right(answer.outputs, case.expected[variant])
+        finally:
+            courier.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(client, range(4)))
+
+
+@pytest.mark.parametrize("transport", ["none", *WIRES])
+def test_what_a_request_costs_is_counted(
+    bench: Bench,
+    direct: Callable[[str], Client],
+    cases: Mapping[str, Case],
+    partitions: Mapping[str, Partition],
+    transport: str,
+) -> None:
+    partition, case = partitions["sequential.layer.round-robin"], cases["sequential"]
+    client = direct("sequential") if transport == "none" else bench.client
+    hops = len(partition.plan.stages)
+    sizes = [array.nbytes for array in case.inputs[0].values()]
+    sizes += [2 * wire.nbytes for wire in partition.plan.wires.values() if wire.consumers and wire.producer]
+    answers = hops * sum(array.nbytes for array in case.expected[0].values())
+
+    route = Route(partition.name, "eager", transport, **DOCUMENT)
+    tally = client.infer(partition, route, case.inputs[0], timeout=20.0).tally
+    assert (tally.messages, tally.lookups, tally.connects) == (hops, hops, 2 * hops)
+    assert tally.payload == sum(sizes) + answers
+    assert tally.compute > 0
+
+    kept = Route(partition.name, "eager", transport)
+    client.infer(partition, kept, case.inputs[0], timeout=20.0)
+    again = client.infer(partition, kept, case.inputs[0], timeout=20.0).tally
+    assert (again.messages, again.lookups, again.connects) == (hops, 0, 0)

@@ -1,0 +1,62 @@
+"""The rules between rooms: who may import whom, and what is imported only when it is chosen."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import transports
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {
+    "partitioning": set(),
+    "transports": set(),
+    "cluster": {"partitioning", "transports"},
+    "experiments": {"partitioning", "transports", "cluster"},
+}
+"""Room -> the rooms that it may import."""
+HEAVY = {"tensorflow", "keras"}
+PURE = ["partitioning/plan.py", "partitioning/graph.py", "partitioning/strategies.py", "partitioning/placement.py"]
+LIBRARIES = {"none": set(), "rpyc": {"rpyc"}, "rpyc-tuned": {"rpyc"}, "grpc": {"grpc", "google"}}
+
+
+def modules_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        found = {module.partition(".")[0] for module in modules_of(path)} & set(ROOMS)
+        assert found <= ROOMS[room] | {room}, f"{path.name} imports {found - ROOMS[room] - {room}}"
+
+
+@pytest.mark.parametrize("name", [*PURE, *(str(path.relative_to(ROOT)) for path in (ROOT / "transports").glob("*.py"))])
+def test_plans_and_transports_import_no_tensorflow(name: str) -> None:
+    assert not {module.partition(".")[0] for module in modules_of(ROOT / name)} & HEAVY
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that `code` loads in a new interpreter."""
+    script = f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize("name", transports.NAMES)
+def test_choosing_a_transport_imports_no_other_library(name: str) -> None:
+    others = set().union(*LIBRARIES.values()) - LIBRARIES[name]
+    assert not loaded_by(f"import transports; transports.make({name!r})") & (others | HEAVY)
+
+
+def test_the_registry_loads_no_tensorflow() -> None:
+    assert not loaded_by("import cluster.process, cluster.registry, cluster.client") & HEAVY
