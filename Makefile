@@ -1,0 +1,45 @@
+# The two commands: `make run` (the main job) and `make test`. Both set up all that they need.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help run test lint notebook lock clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: .venv/.ready  ## the main job: both tables; make run ARGS="--transport grpc --mode submodel" runs another
+ifdef ARGS
+	$(BIN)/python -m experiments.run $(ARGS)
+else
+	$(BIN)/python -m experiments.run --spec experiments/specs/seed-layer.toml
+	$(BIN)/python -m experiments.run --spec experiments/specs/seed-submodel.toml
+endif
+
+test: .venv/.ready  ## the whole test suite, the fast tests first; make test ARGS="-k codec" runs a part of it
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.ready  ## ruff, strict mypy, and the check that the protobuf stubs are what the compiler emits
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m transports.stubs --check
+
+notebook: .venv/.ready  ## run the notebook on results/reference and keep what it shows
+	$(BIN)/jupyter execute --inplace notebooks/comparison.ipynb
+
+lock:  ## write constraints.txt anew, from a fresh environment with the newest versions that setup.cfg allows
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip freeze --exclude-editable --exclude splitbench > constraints.txt
+	touch .venv/.ready
+
+clean:  ## remove the environment and what tools left behind
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A failed set-up leaves no .ready behind, so that the next call begins it again.
+.venv/.ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "splitbench needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
