@@ -1,0 +1,139 @@
+"""Calibration: weights of an untrained model such that activations stay of order one, all through the model.
+
+One forward pass with real data sets, layer after layer, what that layer would otherwise do to the spread of its
+values: the statistics of a batch normalisation are those of the data; a layer that is linear in its kernel is rescaled
+to an output of standard deviation one before its activation, and its bias, where it has one, centres each channel.
+(Layer-sequential unit-variance initialisation, Mishkin & Matas 2016; centring as in Salimans & Kingma 2016.)
+
+Untrained, MobileNetV3's activations shrink to 1e-7 and every class has the probability 0.001, whatever the image is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from partitioning.program import Program
+from partitioning.steps import fill
+
+__all__ = ["calibrate", "views"]
+
+Array = npt.NDArray[Any]
+
+VIEWS = 4
+"""Images to calibrate with: enough for a dense layer to see more than one value in each unit."""
+
+LEAST_SPREAD = 0.02
+"""Of a layer's values, centred, to uncentred; below it, what differs between images is near rounding errors."""
+
+LINEAR = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+)
+SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+
+
+def calibrate(program: Program, inputs: Sequence[Array]) -> None:
+    """Changes the weights of the program's layers, each layer once, at its first call.
+
+    `inputs` are preprocessed, in the order of `program.graph.inputs`. The same inputs and weights give the same result.
+    """
+    values = {name: keras.ops.convert_to_tensor(x) for name, x in zip(program.graph.inputs, inputs, strict=True)}
+    uses = Counter(name for operation in program.graph.operations for name in operation.inputs)
+    seen: set[int] = set()
+    for operation in program.graph.operations:
+        step = program.steps[operation.name]
+        args, kwargs = fill((step.args, dict(step.kwargs)), lambda tensor: values[tensor.name])
+        if id(step.operation) not in seen:
+            seen.add(id(step.operation))
+            _fit(step.operation, args, kwargs)
+        values.update(zip(step.outputs, keras.tree.flatten(step.operation(*args, **kwargs)), strict=True))
+        _let_go(values, uses, operation.inputs)
+
+
+def views(images: Array | None, shape: Sequence[int | None], seed: int) -> Array:
+    """At least `VIEWS` float32 images in 0..255 of a model's input shape (batch, height, width, channels).
+
+    They are the images themselves, resized, and then their quarters; without any images, smooth noise.
+    """
+    size = tuple(extent or 224 for extent in shape[1:3])
+    if images is None:
+        noise = np.random.default_rng(seed).uniform(0, 255, (VIEWS, 8, 8, shape[3] or 3))
+        return _resized(noise, size)
+    whole = [_resized(images, size)]
+    _, height, width, _ = images.shape
+    for top in (slice(None, height // 2), slice(height // 2, None)):
+        for left in (slice(None, width // 2), slice(width // 2, None)):
+            whole.append(_resized(images[:, top, left], size))
+    return np.concatenate(whole if len(images) < VIEWS else whole[:1])
+
+
+def _resized(images: Array, size: tuple[int, ...]) -> Array:
+    return np.asarray(keras.ops.image.resize(images.astype("float32"), size, interpolation="bilinear"))
+
+
+def _let_go(values: dict[str, Any], uses: Counter[str], names: Sequence[str]) -> None:
+    uses.subtract(names)
+    for name in names:
+        if not uses[name]:
+            del values[name]
+
+
+def _fit(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        _set_statistics(layer, args[0])
+    elif isinstance(layer, SEPARABLE):
+        _rescale(layer, layer.pointwise_kernel, args, kwargs)
+    elif isinstance(layer, LINEAR):
+        _rescale(layer, layer.kernel, args, kwargs)
+    # ConvNeXt's own layer, which no public module exports: it multiplies by `gamma`, at first 1e-6.
+    elif type(layer).__name__ == "LayerScale":
+        _rescale(layer, layer.gamma, args, kwargs)
+
+
+def _set_statistics(layer: Any, x: Any) -> None:
+    axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
+    mean, variance = keras.ops.moments(keras.ops.cast(x, "float32"), axes)
+    layer.moving_mean.assign(mean)
+    layer.moving_variance.assign(variance)
+
+
+def _rescale(layer: Any, kernel: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Divides kernel and bias by the spread of what they give, which is linear in the two."""
+    with _linear(layer):
+        result = np.asarray(keras.ops.cast(layer(*args, **kwargs), "float32"))
+    bias, spread = getattr(layer, "bias", None), float(result.std())
+    if bias is not None and tuple(bias.shape) == result.shape[-1:] and result.size > bias.shape[0]:
+        centre = result.mean(axis=tuple(range(result.ndim - 1)))
+        bias.assign(bias - centre)
+        spread = max(float((result - centre).std()), LEAST_SPREAD * float(np.sqrt(np.square(result).mean())))
+    if np.isfinite(spread) and spread > 0:
+        for weight in [kernel] if bias is None else [kernel, bias]:
+            weight.assign(weight / spread)
+
+
+@contextmanager
+def _linear(layer: Any) -> Iterator[None]:
+    """The layer without its activation, where it has one."""
+    activation: Callable[..., Any] | None = getattr(layer, "activation", None)
+    if activation is not None:
+        layer.activation = keras.activations.linear
+    try:
+        yield
+    finally:
+        if activation is not None:
+            layer.activation = activation
