@@ -1,0 +1,92 @@
+"""The command line: `python -m experiments.run --transport grpc --mode layer` (`--help` teaches the rest)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import Console
+
+from cluster.process import set_threads
+from experiments import environment, flags, report, samples
+from experiments.files import replace_file
+from experiments.progress import Progress
+from experiments.specification import Experiment
+from transports.errors import SplitbenchError, UsageError
+
+if TYPE_CHECKING:
+    from experiments.prepare import Prepared
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one experiment; the exit status: 0 done, 1 failed, 2 refused before anything was started, 130 interrupted."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        experiment, folder = flags.parse(words)
+        return _run(experiment.with_locals(), folder, words)
+    except UsageError as error:
+        return _fail(error, 2)
+    except (SplitbenchError, OSError) as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
+    from experiments.prepare import prepare  # TensorFlow is loaded here: not for a flag that is refused
+
+    names = [cell.name for cell in experiment.cells]
+    with Progress(experiment.runs * len(names), names) as progress:
+        progress.phase("loading TensorFlow and the model")
+        threads = set_threads(experiment.threads)
+        prepared = prepare(experiment)
+        samples.claim(folder, experiment)
+        environment.begin(folder, experiment, argv, threads)
+        _measure(prepared, folder, progress)
+    _show(folder)
+    return 0
+
+
+def _measure(prepared: Prepared, folder: Path, progress: Progress) -> None:
+    """Run, and leave behind a report of whatever was measured, with the reason where that is not all."""
+    from experiments.runner import run
+
+    failure = "it was interrupted"
+    try:
+        for partition in dict.fromkeys(prepared.partitions.values()):
+            replace_file(folder / f"plan-{partition.name}.json", partition.plan.to_json())
+        with samples.Writer(folder) as writer:
+            run(prepared, writer, progress)
+        failure = ""
+    except (SplitbenchError, OSError) as error:
+        failure = str(error)
+        raise
+    finally:
+        environment.finish(folder, failure)
+        if failure and samples.read(folder).size:
+            report.build(folder)
+
+
+def _show(folder: Path) -> None:
+    written = report.build(folder)
+    console = Console()
+    console.print(report.render_table(pd.read_csv(folder / "summary.csv")))
+    console.print(f"results: {folder} (begin with {written.name})", soft_wrap=True)
+
+
+def _fail(error: object, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
