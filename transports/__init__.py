@@ -5,14 +5,13 @@ A transport is one file and one line in `NAMES`. Its library is imported when it
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from transports.base import Address, Connection, Handler, Limits, Message, Server, Transport
-from transports.errors import UsageError
+from transports.errors import UsageError, suggest
 
 __all__ = [
     "NAMES",
@@ -88,11 +87,3 @@ def _parse(key: str, text: str, kind: type) -> Any:
         return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
         raise UsageError(f"--option {key}={text}: {text!r} is no {kind.__name__}") from None
-
-
-def suggest(word: str, valid: Iterable[str]) -> str:
-    """The end of an error text: `"; did you mean 'grpc'? (valid: none, rpyc, ...)"`."""
-    names = list(valid)
-    near = difflib.get_close_matches(word, names, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"{meant} valid: {', '.join(names)}"

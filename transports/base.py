@@ -33,8 +33,10 @@ from transports.errors import (
     MessageTooLarge,
     RemoteError,
     ResourceExhausted,
+    UsageError,
     WireError,
     from_kind,
+    suggest,
 )
 
 __all__ = [
@@ -49,7 +51,7 @@ __all__ = [
     "Server",
     "Transport",
     "answer",
-    "check_size",
+    "check_message",
     "check_tensor",
     "guard",
     "raise_error",
@@ -181,6 +183,11 @@ class Transport(ABC):
     def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
         """Connect to `address`, waiting at most `timeout` seconds. Raises `ConnectError`."""
 
+    def check_codec(self, codec: str) -> None:
+        """Raises `UsageError` for a codec that the transport does not have."""
+        if codec not in self.codecs:
+            raise UsageError(f"transport {self.name!r} has no codec {codec!r}{suggest(codec, self.codecs)}")
+
 
 def answer(handler: Handler, message: Message) -> Message:
     """The handler's answer, or the error message that stands for what it raised.
@@ -225,22 +232,27 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Handler:
     free = threading.BoundedSemaphore(workers)
 
     def guarded(message: Message) -> Message:
-        check_size(message, limits)
+        check_message(message, limits)
         if not free.acquire(blocking=False):
             raise ResourceExhausted(f"all {workers} workers of the server are busy; {message.method!r} was not begun")
         try:
             reply = handler(message)
         finally:
             free.release()
-        return check_size(reply, limits)
+        return check_message(reply, limits)
 
     return guarded
 
 
-def check_size(message: Message, limits: Limits) -> Message:
-    """`message` itself. Raises `MessageTooLarge` when its payload is above the limit."""
-    if message.payload > limits.max_message:
-        size, limit = message.payload, limits.max_message
+def check_message(message: Message, limits: Limits) -> Message:
+    """`message` itself.
+
+    Raises `MalformedMessage` for a tensor that is no array, `MessageTooLarge` for a payload above the limit.
+    """
+    for name, tensor in message.tensors.items():
+        if not isinstance(tensor, (np.ndarray, np.generic)):
+            raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
+    if (size := message.payload) > (limit := limits.max_message):
         raise MessageTooLarge(f"the tensors of {message.method!r} take {size} bytes, above the limit of {limit} bytes")
     return message
 

@@ -34,7 +34,7 @@ def pack(message: Message) -> Packed:
     return packed
 
 
-def _pack_tensor(name: str, value: object) -> tuple[str, str, tuple[int, ...], bytes]:
+def _pack_tensor(name: str, value: Array) -> tuple[str, str, tuple[int, ...], bytes]:
     array = outgoing(exact_text("a tensor's name", name), value)
     return name, array.dtype.name, array.shape, array.tobytes()
 

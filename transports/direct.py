@@ -18,7 +18,7 @@ from transports.base import (
     Server,
     Transport,
     answer,
-    check_size,
+    check_message,
     raise_error,
 )
 from transports.errors import ConnectError, ConnectionLost
@@ -37,6 +37,7 @@ class Direct(Transport):
         return _SERVED.add(DirectServer(handler, self.options), host, port)
 
     def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+        self.check_codec(codec)
         return DirectConnection(_SERVED.find(address), self.options)
 
 
@@ -50,8 +51,8 @@ class DirectServer(Server):
         handler = self.handler
         if handler is None:
             raise ConnectionLost(f"the server at {self.address} has closed")
-        check_size(message, self.limits)
-        return check_size(raise_error(answer(handler, message)), self.limits)
+        check_message(message, self.limits)
+        return check_message(raise_error(answer(handler, message)), self.limits)
 
     def close(self) -> None:
         self.handler = None
@@ -67,8 +68,8 @@ class DirectConnection(Connection):
         if self.closed or self.server.handler is None:
             self.closed = True
             raise ConnectionLost(f"the connection to {self.server.address} is closed")
-        reply = self.server.handle(check_size(message, self.limits))
-        return check_size(reply, self.limits)
+        reply = self.server.handle(check_message(message, self.limits))
+        return check_message(reply, self.limits)
 
     def close(self) -> None:
         self.closed = True

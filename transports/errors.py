@@ -18,6 +18,8 @@ other end. Only the kind and the text cross: never a traceback, and never a type
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "UsageError",
     "WireError",
     "from_kind",
+    "suggest",
 ]
 
 
@@ -87,3 +90,11 @@ class RemoteError(WireError):
 def from_kind(kind: str, text: str) -> WireError:
     """The error that `kind` and `text` describe; an unknown kind is a `RemoteError`."""
     return WireError.kinds.get(kind, RemoteError)(text)
+
+
+def suggest(word: str, valid: Iterable[str]) -> str:
+    """The end of an error text: `"; did you mean 'grpc'? (valid: none, rpyc, ...)"`."""
+    names = list(valid)
+    near = difflib.get_close_matches(word, names, n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return f"; {meant}(valid: {', '.join(names)})"

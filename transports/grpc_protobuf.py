@@ -22,7 +22,7 @@ from transports.base import (
     Message,
     Server,
     Transport,
-    check_size,
+    check_message,
     guard,
     raise_error,
     respond,
@@ -35,7 +35,6 @@ from transports.errors import (
     MessageTooLarge,
     RemoteError,
     ResourceExhausted,
-    UsageError,
     WireError,
 )
 
@@ -89,8 +88,7 @@ class GrpcProtobuf(Transport):
         return GrpcServer(server, executor, Address(host, bound))
 
     def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
-        if codec not in METHODS:
-            raise UsageError(f"no codec {codec!r}; valid: {', '.join(METHODS)}")
+        self.check_codec(codec)
         channel = grpc.insecure_channel(_target(address), options=(*_limits(self.options), *CHANNEL_OPTIONS))
         try:
             _await_ready(channel, address, timeout)
@@ -169,7 +167,7 @@ class GrpcConnection(Connection):
     def call(self, message: Message, timeout: float) -> Message:
         if self.closed:
             raise ConnectionLost(f"the connection to {self._address} is closed")
-        request = protobuf_codec.write(check_size(message, self._options), self._codec)
+        request = protobuf_codec.write(check_message(message, self._options), self._codec)
         try:
             reply = self._call(request, timeout=timeout)
         except grpc.RpcError as error:

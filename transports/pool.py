@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transports import Address, Connection, Message, Transport, suggest
-from transports.errors import ConnectError, UsageError
+from transports.base import Address, Connection, Message, Transport
+from transports.errors import ConnectError, UsageError, suggest
 
 __all__ = ["MODES", "Pool"]
 
@@ -26,9 +26,12 @@ class Pool:
 
     def __init__(self, transport: Transport, mode: str = "pooled", codec: str = "raw") -> None:
         """Raises `UsageError` for a mode that is none, or a codec that `transport` does not have."""
+        if mode not in MODES:
+            raise UsageError(f"no mode {mode!r}{suggest(mode, MODES)}")
+        transport.check_codec(codec)
         self.transport = transport
-        self.mode = _one_of("mode", mode, MODES)
-        self.codec = _one_of("codec", codec, transport.codecs)
+        self.mode = mode
+        self.codec = codec
         self._lock = threading.Lock()
         self._idle: dict[Address, list[Connection]] = defaultdict(list)
         self._made = 0
@@ -92,9 +95,3 @@ class Pool:
 def _close_all(connections: list[Connection]) -> None:
     for connection in connections:
         connection.close()
-
-
-def _one_of(what: str, value: str, valid: tuple[str, ...]) -> str:
-    if value not in valid:
-        raise UsageError(f"no {what} {value!r}{suggest(value, valid)}")
-    return value

@@ -28,7 +28,7 @@ from transports.base import (
     Message,
     Server,
     Transport,
-    check_size,
+    check_message,
     guard,
     raise_error,
     respond,
@@ -62,6 +62,7 @@ class RpycStock(Transport):
             raise ConnectError(f"cannot bind {host}:{port}: {error}") from None
 
     def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+        self.check_codec(codec)
         try:
             sock = socket.create_connection(address, timeout)
         except OSError as error:
@@ -111,12 +112,12 @@ class RpycConnection(Connection):
     def call(self, message: Message, timeout: float) -> Message:
         if self.closed:
             raise ConnectionLost(f"the connection to {self._address} is closed")
-        request = brine_codec.pack(check_size(message, self._options))
+        request = brine_codec.pack(check_message(message, self._options))
         with self._errors(timeout):
             result = self._carry(request)
             result.set_expiry(self.channel.stream.left())
             reply = result.value
-        return check_size(raise_error(brine_codec.unpack(reply)), self._options)
+        return check_message(raise_error(brine_codec.unpack(reply)), self._options)
 
     @contextmanager
     def _errors(self, timeout: float) -> Iterator[None]:

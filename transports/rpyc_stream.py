@@ -188,6 +188,8 @@ class ThreadedServer(rpyc_server.ThreadedServer):  # type: ignore[misc]
         channel = self._wrap(sock)
         self.clients.discard(sock)
         self.clients.add(channel.stream.sock)
+        if not self.active:  # closed meanwhile, by a thread that may not have seen this client
+            channel.close()
         thread = threading.Thread(target=self._converse, args=(channel,), name=f"rpyc-{self.port}", daemon=True)
         self._threads.add(thread)
         thread.start()

@@ -46,10 +46,8 @@ def exact_scalar(key: str, value: object) -> Scalar:
     raise MalformedMessage(f"field {key!r} must be a str, int, float or bool, and is a {type(plain).__name__}")
 
 
-def outgoing(name: str, value: object) -> Array:
+def outgoing(name: str, value: Array) -> Array:
     """The tensor `name` as a C-contiguous native array, copied only where it is not one. Raises `MalformedMessage`."""
-    if not isinstance(value, (np.ndarray, np.generic)):
-        raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(value).__name__}")
     if value.dtype.name not in DTYPES:
         raise MalformedMessage(f"tensor {name!r}: dtype {value.dtype.name!r} is not one of {', '.join(DTYPES)}")
     return np.asarray(value, dtype=DTYPES[value.dtype.name], order="C")
