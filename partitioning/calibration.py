@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 VIEWS = 4
 """Images to calibrate with: enough for a dense layer to see more than one value in each unit."""
 
-LEAST_SPREAD = 0.02
+LEAST_SPREAD = 0.1
 """Of a layer's values, centred, to uncentred; below it, what differs between images is near rounding errors."""
 
 LINEAR = (
@@ -68,18 +68,40 @@ def calibrate(program: Program, inputs: Sequence[Array]) -> None:
 def views(images: Array | None, shape: Sequence[int | None], seed: int) -> Array:
     """At least `VIEWS` float32 images in 0..255 of a model's input shape (batch, height, width, channels).
 
-    They are the images themselves, resized, and then their quarters; without any images, smooth noise.
+    They are the images themselves, resized, and then their quarters; without any images, dead leaves, which have the
+    spectrum and the edges of photographs (Lee, Mumford & Huang 2001). Noise would leave a photograph far outside of what
+    was measured: every answer to it would be a certainty.
     """
     size = tuple(extent or 224 for extent in shape[1:3])
     if images is None:
-        noise = np.random.default_rng(seed).uniform(0, 255, (VIEWS, 8, 8, shape[3] or 3))
-        return _resized(noise, size)
+        return _dead_leaves(size, shape[3] or 3, seed)
     whole = [_resized(images, size)]
     _, height, width, _ = images.shape
     for top in (slice(None, height // 2), slice(height // 2, None)):
         for left in (slice(None, width // 2), slice(width // 2, None)):
             whole.append(_resized(images[:, top, left], size))
     return np.concatenate(whole if len(images) < VIEWS else whole[:1])
+
+
+def _dead_leaves(size: tuple[int, ...], channels: int, seed: int) -> Array:
+    """Discs of all sizes that hide one another, each in its own colour, under a little noise."""
+    draw = np.random.default_rng(seed)
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    images = np.empty((VIEWS, *size, channels), np.float32)
+    for image in images:
+        image[:] = draw.uniform(0, 255, channels)
+        for radius in _radii(draw, max(size)):
+            top, left = draw.uniform(0, size[0]), draw.uniform(0, size[1])
+            grey, colour = draw.uniform(0, 255), draw.uniform(-60, 60, channels)
+            image[(rows - top) ** 2 + (columns - left) ** 2 < radius**2] = grey + colour
+    return np.clip(images + draw.normal(0, 5, images.shape), 0, 255).astype(np.float32)
+
+
+def _radii(draw: np.random.Generator, extent: int, count: int = 400) -> Array:
+    """As many of each size as cover the same area: a density of 1 / radius ** 3, largest first."""
+    smallest, largest = extent / 80, extent / 2
+    portions = draw.uniform(largest**-2.0, smallest**-2.0, count)
+    return np.sort(portions**-0.5)[::-1]
 
 
 def _resized(images: Array, size: tuple[int, ...]) -> Array:
