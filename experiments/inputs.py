@@ -51,7 +51,7 @@ def view(pixels: Pixels, number: int) -> Pixels:
     """View `number` of an image: rolled to the right by (number // 2) steps, and mirrored where the number is odd.
 
     A step is about a seventh of the width and shares no divisor with it, so that the first 2 * width views all
-    differ; after each full turn the image is rolled down by a row as well.
+    differ (from three columns on); after each full turn the image is rolled down by a row as well.
     """
     height, width = pixels.shape[:2]
     step = next(step for step in range(max(1, width // 7), width + 1) if math.gcd(step, width) == 1)

@@ -7,6 +7,7 @@ standard error that has gone away silences the display; it does not end the run.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -32,8 +33,7 @@ class Progress:
         self.done = 0
         self.counts = dict.fromkeys(cells, 0)
         self._stream = stream if stream is not None else sys.stderr
-        self._console = Console(file=self._stream, highlight=False)
-        self._bar = _bar(self._console) if self._console.is_terminal and not self._console.is_dumb_terminal else None
+        self._bar = _bar(self._stream) if self._stream.isatty() and os.environ.get("TERM") != "dumb" else None
         self._task = self._bar.add_task("", total=total, visible=False) if self._bar else None
         self._started = self._drawn = time.monotonic()
 
@@ -101,13 +101,19 @@ class Progress:
             self._bar = None
 
 
-def _bar(console: Console) -> Bar:
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process, and send its standard output nowhere."""
+        self.quiet = True
+
+
+def _bar(stream: TextIO) -> Bar:
     return Bar(
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
-        console=console,
+        console=_Console(file=stream, highlight=False),
         auto_refresh=False,  # its thread would draw while a request is being timed
         expand=True,
         transient=True,

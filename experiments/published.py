@@ -38,12 +38,15 @@ PUBLISHED: Mapping[str, Mapping[str, Figures]] = {
 """Mode -> transport -> the document's figures ("local" is its column *Niente*)."""
 
 
-def figures_for(cell: Cell, mode: str) -> Figures | None:
-    """What the document published for `cell` in its table of `mode`, if anything.
+def figures_for(cell: Cell, group: Cell) -> Figures | None:
+    """What the document published for `cell` beside cells that are split and executed as `group` is, if anything.
 
-    The document timed eager execution, one image a request, nested calls; "local" is `whole` x `none`.
+    The document timed eager execution, one image a request, nested calls, and submodels on five servers; "local" is
+    `whole` x `none`.
     """
-    if cell.engine != "eager" or cell.batch != 1 or cell.flow != "nested":
+    if group.engine != "eager" or group.batch != 1 or group.flow != "nested":
+        return None
+    if group.mode == "submodel" and group.servers != 5:
         return None
     local = cell.mode == "whole" and cell.transport == "none"
-    return PUBLISHED.get(mode, {}).get("local" if local else cell.transport if cell.mode == mode else "")
+    return PUBLISHED.get(group.mode, {}).get("local" if local else cell.transport if cell.mode == group.mode else "")

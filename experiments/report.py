@@ -56,7 +56,7 @@ def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def render_table(summary: pd.DataFrame) -> Table:
     """The summary for a terminal: a row per cell, named by the settings in which the cells other than local differ."""
-    others = summary[[cell_of(row) != local_of(cell_of(row)) for row in _rows(summary)]]
+    others = summary.loc[pd.Series([not _is_local(row) for row in _rows(summary)], dtype=bool)]
     settings = ["transport", "mode"] + [name for name in CELL_FIELDS[2:] if others[name].nunique() > 1]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in settings:
@@ -122,7 +122,7 @@ def _text(record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFra
 
 def _published(row: Mapping[str, Any]) -> Figures | None:
     cell = cell_of(row)
-    return figures_for(cell, cell.mode)
+    return figures_for(cell, cell)
 
 
 def _rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -130,11 +130,14 @@ def _rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield {str(key): value for key, value in row.items()}
 
 
+def _is_local(row: Mapping[str, Any]) -> bool:
+    return cell_of(row) == local_of(cell_of(row))
+
+
 def _terminal_row(row: Mapping[str, Any]) -> list[str]:
-    local = cell_of(row) == local_of(cell_of(row))
     ratios = [
         number(row["ratio_to_local"], 4),
-        ABSENT if local else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
+        ABSENT if _is_local(row) else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
         ABSENT if row["transport"] == "none" else number(row["ratio_to_none"], 4),
     ]
     return [number(row["mean"], 4), number(row["std"], 2), *ratios]

@@ -102,7 +102,7 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row]) -> list[s
     header = [f"Data on {' to '.join(str(n) for n in dict.fromkeys([runs[0], runs[-1]]))} runs"]
     header += ["Local" if cell == local else _column_title(cell) for cell in columns]
     body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in FIGURES]
-    body += _published_rows([figures_for(cell, key.mode) for cell in columns])
+    body += _published_rows([figures_for(cell, key) for cell in columns])
     return [f"## {_group_title(key)}", "", *table(header, body)]
 
 

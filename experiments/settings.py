@@ -170,7 +170,7 @@ def _with_codecs(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
             valid = transports.suggest(cell.codec, codecs[cell.transport])
             raise UsageError(
                 f"codec: transport {cell.transport!r} has no codec {cell.codec!r}{valid} "
-                f"(give several, and each transport uses those that it has)"
+                f"- give several, and each transport uses those that it has"
             )
     return kept
 

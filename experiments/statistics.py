@@ -28,7 +28,7 @@ import transports
 from experiments.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
 from experiments.specification import CELL_FIELDS, ENGINES, MODES, Cell, local_of
 
-__all__ = ["COLUMNS", "none_of", "ratio_interval", "summarise"]
+__all__ = ["COLUMNS", "none_of", "ratio_interval", "student_quantile", "summarise"]
 
 RESAMPLES = 10_000
 MIN_BLOCKS = 5
@@ -147,11 +147,11 @@ def _resampled_means(units: Units, generator: np.random.Generator) -> Floats:
 
 def _tail(size: int) -> float:
     """The lower percentile for `size` units: Hesterberg's Phi(-sqrt(n / (n - 1)) t), never below one resample."""
-    expanded = math.sqrt(size / (size - 1)) * _student(1 - (1 - LEVEL) / 2, size - 1)
+    expanded = math.sqrt(size / (size - 1)) * student_quantile(1 - (1 - LEVEL) / 2, size - 1)
     return max(standard.NormalDist().cdf(-expanded), 1 / RESAMPLES)
 
 
-def _student(level: float, freedom: int) -> float:
+def student_quantile(level: float, freedom: int) -> float:
     """Quantile of Student's t, by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
 
     Within 0.3 % from four degrees of freedom on; below that it is too small, and an interval from two or three samples

@@ -1,0 +1,79 @@
+"""Results folders as a run leaves them, with numbers that are the same on every machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import environment
+from experiments.samples import Sample, Writer
+from experiments.settings import to_record
+from experiments.specification import Cell, Experiment
+
+LEVELS = {"none": 1.0, "grpc": 2.5, "rpyc": 4.5, "rpyc-tuned": 2.75}
+
+ENVIRONMENT: dict[str, Any] = {
+    "complete": True,
+    "failure": "",
+    "started": "2026-01-02T03:04:05+00:00",
+    "ended": "2026-01-02T03:14:15+00:00",
+    "command": ["--transport", "none,rpyc,grpc", "--out", "mine"],
+    "commit": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": True},
+    "versions": {"python": "3.11.7", "tensorflow": "2.21.0", "rpyc": None},
+    "system": {"system": "Linux", "kernel": "6.1"},
+    "processor": {"model": "Processor | of a sort", "logical_cores": 2, "affinity": 2},
+    "memory_bytes": 8_000_000_000,
+    "load_at_start": [0.1, 0.2, 0.3],
+    "load_at_end": [1.5, 0.25, 0.3],
+    "threads": {"intra_op": 2, "inter_op": 2},
+    "variables": {"TF_NUM_INTRAOP_THREADS": "2"},
+}
+
+
+def seconds_of(cell: Cell, run: int) -> float:
+    """Made-up seconds in exact steps: by transport and mode, with a slope and a period, and no chance in them."""
+    level = (0.1 if cell.mode == "whole" else 0.125 if cell.mode == "layer" else 0.11) * cell.batch
+    return round(level * LEVELS[cell.transport] * (1 + 0.01 * (run % 7) + 0.002 * (run // 10)), 6)
+
+
+def sample_of(cell: Cell, run: int, block: int) -> Sample:
+    hops = 0 if cell.transport == "none" else {"whole": 1, "layer": 41, "submodel": 8}[cell.mode]
+    seconds = seconds_of(cell, run)
+    costs = {"messages": hops, "payload_bytes": hops * 150_528, "lookups": 0, "connects": 0}
+    return Sample(cell, run, seconds, block, deviation=2.5e-7, compute_seconds=round(seconds / 2, 6), **costs)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Writes results folders below a test's own folder."""
+
+    root: Path
+
+    def __call__(
+        self, cells: Iterable[Cell], name: str = "made", runs: int = 50, block: int = 10, **record: Any
+    ) -> Path:
+        experiment = Experiment(tuple(cells), runs=runs).with_locals()
+        folder = self.root / name
+        folder.mkdir(parents=True)
+        with Writer(folder) as writer:
+            for place, cell in enumerate(experiment.cells):
+                for run in range(runs):
+                    writer.append(sample_of(cell, run, place + len(experiment.cells) * (run // block)))
+        whole = ENVIRONMENT | {"experiment": to_record(experiment)} | record
+        (folder / environment.NAME).write_text(json.dumps(whole), encoding="utf-8")
+        return folder
+
+
+@pytest.fixture
+def make_results(tmp_path: Path) -> Maker:
+    return Maker(tmp_path)
+
+
+@pytest.fixture
+def make_sample() -> Callable[[Cell, int, int], Sample]:
+    return sample_of

@@ -1,0 +1,136 @@
+"""environment.json: what is in it, what must not be, and that it is whole at every moment."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from experiments import environment
+from experiments.environment import anonymous
+from experiments.files import WriteError
+from experiments.settings import from_record
+from experiments.specification import Cell, Experiment
+from transports.errors import UsageError
+
+EXPERIMENT = Experiment((Cell(),), runs=3, option={"grpc.max_message": "1000"})
+
+
+def test_a_run_is_incomplete_until_it_says_otherwise(tmp_path: Path) -> None:
+    environment.begin(tmp_path, EXPERIMENT, ["--runs", "3"], {"intra_op": 2})
+    first = environment.read(tmp_path)
+    assert first["complete"] is False
+    assert "did not finish" in first["failure"]
+    assert first["ended"] is None
+    assert first["threads"] == {"intra_op": 2}
+    environment.update(tmp_path, note="half way")
+    environment.finish(tmp_path)
+    last = environment.read(tmp_path)
+    assert last["complete"] is True
+    assert last["failure"] == ""
+    assert last["note"] == "half way"
+    assert len(last["load_at_end"]) == 3
+    assert first["started"] <= last["ended"]
+    assert from_record(last["experiment"]) == EXPERIMENT
+    assert [path.name for path in tmp_path.iterdir()] == [environment.NAME]
+
+
+def test_a_failure_is_kept_without_its_paths(tmp_path: Path) -> None:
+    environment.begin(tmp_path, EXPERIMENT, [])
+    environment.finish(tmp_path, f"cannot write {tmp_path}/samples.csv: No space left on device")
+    record = environment.read(tmp_path)
+    assert record["complete"] is False
+    assert record["failure"] == "cannot write samples.csv: No space left on device"
+
+
+def test_a_second_run_is_refused(tmp_path: Path) -> None:
+    environment.begin(tmp_path, EXPERIMENT, [])
+    with pytest.raises(UsageError, match="already holds an experiment"):
+        environment.begin(tmp_path, EXPERIMENT, [])
+
+
+def test_nothing_tells_whose_machine_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "my-very-own-host")
+    monkeypatch.setenv("GRPC_TRACE_TO", f"{tmp_path}/trace:my-very-own-host")
+    monkeypatch.setenv("TF_XLA_FLAGS", "--dump=/home/somebody/dump --level=2")
+    monkeypatch.setenv("TF_VAR_password", "hush")
+    monkeypatch.setenv("TF_TOKEN_example_com", "hush")
+    argv = [
+        "--out",
+        str(tmp_path / "mine"),
+        f"--input={tmp_path}/me.jpg",
+        "~/x.keras",
+        "--option",
+        "grpc.max_message=1",
+    ]
+    environment.begin(tmp_path, EXPERIMENT, argv)
+    text = (tmp_path / environment.NAME).read_text()
+    for secret in ("my-very-own-host", "somebody", "hush", str(tmp_path), str(Path.home()) + "/", str(Path.cwd())):
+        assert secret not in text
+    if len(getpass.getuser()) > 4:
+        assert getpass.getuser() not in text
+    record = json.loads(text)
+    assert record["command"] == ["--out", "mine", "--input=me.jpg", "x.keras", "--option", "grpc.max_message=1"]
+    assert record["variables"]["GRPC_TRACE_TO"] == "trace:localhost"
+    assert record["variables"]["TF_XLA_FLAGS"] == "--dump=dump --level=2"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("none/layer/nested/eager/raw/b1/s5", "none/layer/nested/eager/raw/b1/s5"),
+        ("deviates by 1/3", "deviates by 1/3"),
+        ("127.0.0.1:5000 is gone", "127.0.0.1:5000 is gone"),
+        ("no file '/home/me/a b.jpg'", "no file 'a b.jpg'"),
+        ("(/etc/passwd)", "(passwd)"),
+        ("mine/results", "mine/results"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+    ],
+)
+def test_anonymous(text: str, expected: str) -> None:
+    assert anonymous(text) == expected
+
+
+def test_paths_below_the_working_directory_stay_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert anonymous(f"--out={Path.cwd()}/results/mine") == "--out=results/mine"
+
+
+def test_what_is_collected() -> None:
+    versions = environment.collect_versions()
+    assert re.match(r"3\.\d+", str(versions["python"]))
+    assert versions["numpy"]
+    processor = environment.collect_processor()
+    assert processor["logical_cores"] == os.cpu_count()
+    assert 1 <= processor["affinity"] <= processor["logical_cores"]
+    assert processor["model"]
+    commit = environment.collect_commit()
+    assert commit is None or re.fullmatch(r"[0-9a-f]{40}", commit["commit"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no JSON"),
+        ("[]", "is no record"),
+        ("{}", "is no record"),
+        ("[" * 10**5, "is no JSON"),
+        ('{"a": 1}', "lacks"),
+    ],
+)
+def test_a_foreign_record_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / environment.NAME).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        environment.read(tmp_path)
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot read .*; give a folder that an experiment has written"):
+        environment.read(tmp_path)
+    with pytest.raises(WriteError, match="cannot write"):
+        environment.begin(tmp_path / "nowhere", EXPERIMENT, [])

@@ -1,0 +1,335 @@
+"""Flags and files: what makes an experiment, and what each unusable value is answered with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.flags import from_record, parse, parser, to_record
+from experiments.settings import SETTINGS
+from experiments.specification import CELL_FIELDS, PHOTOGRAPH, Cell, Experiment, local_of
+from transports.errors import UsageError
+
+
+def cells(*argv: str) -> list[Cell]:
+    return list(parse(argv)[0].cells)
+
+
+def spec(folder: Path, text: str, *argv: str) -> Experiment:
+    path = folder / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return parse(["--spec", str(path), *argv])[0]
+
+
+def test_the_first_line_of_the_documentation_works_alone() -> None:
+    experiment, folder = parse(["--transport", "grpc", "--mode", "layer"])
+    assert experiment == Experiment((Cell(),))
+    assert folder.parent == Path("results")
+    stamp, _, name = folder.name.partition("-")
+    assert len(stamp) == len("20260102T030405Z")
+    assert name == "grpc-layer"
+    assert not folder.exists()
+
+
+def test_every_field_is_a_flag_with_help_and_default() -> None:
+    text = " ".join(parser().format_help().split())
+    for setting in SETTINGS.values():
+        assert f"{setting.flag} " in text
+        assert f"(default: {setting.default if setting.default != '' else 'none'})" in text or setting.name == "input"
+    assert {item.name for item in (*fields(Cell), *fields(Experiment))} == {*SETTINGS, "cells", "option"}
+
+
+def test_help_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out
+    assert str(PHOTOGRAPH) not in out
+
+
+def test_a_comma_makes_a_matrix() -> None:
+    made = cells("--transport", "none, grpc", "--mode", "layer,submodel", "--batch", "1,8")
+    assert len(made) == 8
+    assert {(cell.transport, cell.mode, cell.batch) for cell in made} == {
+        (transport, mode, batch) for transport in ("none", "grpc") for mode in ("layer", "submodel") for batch in (1, 8)
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "cuts"),
+    [
+        ("equal", ["equal"]),
+        ("equal,balanced", ["equal", "balanced"]),
+        ("add_1,add_2", ["add_1+add_2"]),
+        ("add_1", ["add_1"]),
+        ("equal,add_1+add_2", ["equal", "add_1+add_2"]),
+        ("a+b, c+d", ["a+b", "c+d"]),
+    ],
+)
+def test_cut(text: str, cuts: list[str]) -> None:
+    assert [cell.cut for cell in cells("--mode", "submodel", "--cut", text)] == cuts
+
+
+def test_a_cut_leaves_the_other_modes_alone() -> None:
+    made = cells("--mode", "layer,submodel", "--cut", "equal,balanced")
+    assert [(cell.mode, cell.cut) for cell in made] == [
+        ("layer", "equal"),
+        ("submodel", "equal"),
+        ("submodel", "balanced"),
+    ]
+
+
+def test_whole_lies_on_one_server_and_has_no_neighbours() -> None:
+    argv = ["--mode", "whole", "--servers", "2,5", "--placement", "contiguous,round-robin", "--local-calls", "on,off"]
+    assert cells("--transport", "grpc", *argv) == [Cell("grpc", "whole", servers=1)]
+    assert cells("--transport", "none", *argv, "--registry", "per-hop") == [local_of(Cell())]
+
+
+def test_a_codec_that_a_transport_lacks_is_left_out_while_it_has_another() -> None:
+    made = cells("--transport", "none,rpyc,grpc", "--codec", "raw,tensorproto")
+    assert [(cell.transport, cell.codec) for cell in made] == [
+        ("none", "raw"),
+        ("rpyc", "raw"),
+        ("grpc", "raw"),
+        ("grpc", "tensorproto"),
+    ]
+
+
+REFUSED = [
+    (["--transport", "gprc"], "--transport: no transport 'gprc'; did you mean 'grpc'? valid: none, rpyc"),
+    (["--mode", "layers"], "--mode: no mode 'layers'; did you mean 'layer'? valid: whole, layer, submodel"),
+    (["--mode", "layer,"], "--mode: no mode ''; valid: whole"),
+    (["--engine", "lazy"], "--engine: no engine 'lazy'; valid: eager"),
+    (["--placement", "robin"], "--placement: no placement 'robin'; did you mean 'round-robin'?"),
+    (["--local-calls", "maybe"], "--local-calls: no local_calls 'maybe'; valid: on, off"),
+    (["--order", "random"], "--order: no order 'random'; valid: shuffled, blocked"),
+    (["--weights", "mine"], "--weights: no weights 'mine'; valid: random, imagenet"),
+    (["--runs", "0"], "--runs: 0 is too small; valid: 1 or more"),
+    (["--runs", "5,6"], "--runs: '5,6' is no whole number"),
+    (["--runs", "9" * 5000], "is no whole number"),
+    (["--warmup", "-1"], "--warmup: -1 is too small; valid: 0 or more"),
+    (["--batch", "1,0"], "--batch: 0 is too small; valid: 1 or more"),
+    (["--batch", "1,x"], "--batch: 'x' is no whole number"),
+    (["--servers", "0"], "--servers: 0 is too small; valid: 1 or more"),
+    (["--workers", "-1"], "--workers: -1 is too small; valid: 0 or more"),
+    (["--threads", "1.5"], "--threads: '1.5' is no whole number"),
+    (["--seed", "-1"], "--seed: -1 is too small; valid: 0 or more"),
+    (["--seed", str(2**32)], "--seed: 4294967296 is too large; valid: 4294967295 or less"),
+    (["--timeout", "0"], "--timeout: 0 is too small; valid: more than 0 seconds"),
+    (["--timeout", "nan"], "--timeout: 'nan' is no number"),
+    (["--timeout", "inf"], "--timeout: 'inf' is no number"),
+    (["--timeout", "1e999"], "--timeout: '1e999' is no number"),
+    (["--model", ""], "--model: an empty value; a name in keras.applications, or a .keras file"),
+    (["--input", " "], "--input: an empty value; an image file"),
+    (["--out", ""], "--out: an empty value; give a path"),
+    (["--cut", "equal,add"], "--cut: 'equal,add' mixes cuts and operations; join the operations of one cut with '+'"),
+    (["--cut", "add,,mul", "--mode", "submodel"], "--cut: 'add++mul' has an empty operation name in it"),
+    (["--cut", "balanced"], "--cut: no cell is of mode submodel, and only that mode is cut"),
+    (
+        ["--transport", "rpyc", "--codec", "tensorproto"],
+        "codec: transport 'rpyc' has no codec 'tensorproto'; valid: raw",
+    ),
+    (["--option", "grpc"], "--option 'grpc': give NAME.KEY=VALUE"),
+    (
+        ["--option", "rpyc.max_message=5"],
+        "--option rpyc.max_message: no transport 'rpyc' in this experiment; did you mean",
+    ),
+    (["--option", "grpc.max_mesage=5"], "'max_mesage'; did you mean 'max_message'?"),
+    (["--option", "grpc.max_message=lots"], "--option grpc.max_message=lots: 'lots' is no int"),
+    (["--option", "grpc.max_message=0"], "--option grpc.max_message: 0 is too small; valid: 1 byte or more"),
+    (["--trasport", "grpc"], "no flag '--trasport'; did you mean '--transport'?"),
+    (["--trans", "grpc"], "no flag '--trans'"),
+    (["grpc"], "no flag 'grpc'"),
+    (["--runs"], "--runs: expected one argument"),
+    (["--transport", "grpc", "--transport", "rpyc"], "--transport: given twice; write several values with a comma"),
+    (["--spec", "nowhere.toml"], "--spec: cannot read nowhere.toml: No such file or directory"),
+    (["--spec", "."], "--spec: cannot read .: Is a directory"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[" ".join(argv)[:40] for argv, _ in REFUSED])
+def test_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(argv)
+    assert message in str(refused.value).replace("(valid", "valid")
+    assert "\n" not in str(refused.value)
+
+
+TOML_REFUSED = [
+    ("runs = 1\ntransport = \n", "mine.toml is no TOML: Invalid value (at line 2, column 13)"),
+    ("runs = 1\nruns = 2\n", "mine.toml is no TOML: Cannot overwrite a value (at line 2"),
+    ("x = " + "[" * 5000, "mine.toml is no TOML"),
+    ("trnsport = 'grpc'", "mine.toml: no setting 'trnsport'; did you mean 'transport'?"),
+    ("out = 'x'", "mine.toml: no setting 'out'"),
+    ("runs = '5'\nmode = 7", "mine.toml: mode: 7 is no text; write it in quotes"),
+    ("runs = true", "mine.toml: runs: True is no whole number"),
+    ("runs = [1, 2]", "mine.toml: runs: [1, 2] is no whole number"),
+    ("batch = []", "mine.toml: batch: an empty list; give at least one value"),
+    ("local-calls = true", "mine.toml: local_calls: True is no text"),
+    ("local-calls = 'on'\nlocal_calls = 'off'", "mine.toml: local_calls: given twice, with underscore and with dash"),
+    ("timeout = inf", "mine.toml: timeout: inf is no number"),
+    ("cut = []", "mine.toml: cut: an empty value; where submodels are cut"),
+    ("matrix = 3", "mine.toml: matrix: not a list of tables; write [[matrix]]"),
+    ("[matrix]\nbatch = 1", "mine.toml: matrix: not a list of tables; write [[matrix]]"),
+    (
+        "[[matrix]]\nbatch = 1\n[[matrix]]\nruns = 5",
+        "mine.toml: [[matrix]] 2: runs: one value for the whole experiment",
+    ),
+    ("[[matrix]]\nmode = 'leyer'", "mine.toml: [[matrix]] 1: mode: no mode 'leyer'; did you mean 'layer'?"),
+    ("option = 1", "mine.toml: option: no table; write [option]"),
+    ("[option]\ngrpc = 1", "mine.toml: option: 'grpc' is not of the form NAME.KEY = VALUE"),
+    ("[option]\ngrpc.max_message = [1]", "mine.toml: option: 'grpc.max_message' is not of the form"),
+    ("[option]\nrpyc.max_message = 1", "--option rpyc.max_message: no transport 'rpyc' in this experiment"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), TOML_REFUSED, ids=[text[:30] for text, _ in TOML_REFUSED])
+def test_toml_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        spec(tmp_path, text)
+    assert message in str(refused.value).replace("(valid", "valid")
+    assert "\n" not in str(refused.value)
+
+
+def test_toml_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="it is not UTF-8 text"):
+        parse(["--spec", str(tmp_path / "mine.toml")])
+
+
+BLOCKS = """
+title = "two blocks, with a comma"
+runs = 7
+timeout = 5
+mode = ["layer", "submodel"]
+local-calls = "off"
+[[matrix]]
+transport = "grpc"
+codec = ["raw", "tensorproto"]
+[[matrix]]
+transport = "none,rpyc"
+mode = "layer"
+[option]
+grpc.max_message = 1000
+"rpyc.max_message" = 2000
+"""
+
+
+def test_blocks_inherit_what_stands_above_them(tmp_path: Path) -> None:
+    made = spec(tmp_path, BLOCKS)
+    assert made.title == "two blocks, with a comma"
+    assert (made.runs, made.timeout) == (7, 5.0)
+    assert made.option == {"grpc.max_message": "1000", "rpyc.max_message": "2000"}
+    assert {cell.local_calls for cell in made.cells} == {"off"}
+    assert [(cell.transport, cell.mode, cell.codec) for cell in made.cells] == [
+        ("grpc", "layer", "raw"),
+        ("grpc", "layer", "tensorproto"),
+        ("grpc", "submodel", "raw"),
+        ("grpc", "submodel", "tensorproto"),
+        ("none", "layer", "raw"),
+        ("rpyc", "layer", "raw"),
+    ]
+
+
+def test_flags_override_the_file_in_every_block(tmp_path: Path) -> None:
+    made = spec(tmp_path, BLOCKS, "--runs", "9", "--mode", "submodel", "--local-calls", "on")
+    assert made.runs == 9
+    assert {(cell.mode, cell.local_calls) for cell in made.cells} == {("submodel", "on")}
+    assert {cell.transport for cell in made.cells} == {"grpc", "none", "rpyc"}
+
+
+def test_options_of_a_transport_that_a_flag_replaced_are_no_mistake(tmp_path: Path) -> None:
+    made = spec(tmp_path, BLOCKS, "--transport", "grpc", "--option", "grpc.max_message=3000")
+    assert made.option == {"grpc.max_message": "3000"}
+
+
+def test_the_folder_is_named_by_the_file(tmp_path: Path) -> None:
+    (tmp_path / "seed-layer.toml").write_text("", encoding="utf-8")
+    experiment, folder = parse(["--spec", str(tmp_path / "seed-layer.toml")])
+    assert experiment == Experiment((Cell(),))
+    assert folder.name.endswith("-seed-layer")
+
+
+def test_an_empty_list_of_blocks_is_one_block(tmp_path: Path) -> None:
+    assert spec(tmp_path, "matrix = []").cells == (Cell(),)
+
+
+CELLS = st.builds(
+    Cell,
+    transport=st.sampled_from(["none", "grpc"]),
+    mode=st.sampled_from(["layer", "submodel"]),
+    engine=st.sampled_from(["eager", "graph"]),
+    batch=st.integers(1, 64),
+    servers=st.integers(1, 64),
+    placement=st.sampled_from(["contiguous", "round-robin"]),
+    local_calls=st.sampled_from(["on", "off"]),
+    send=st.sampled_from(["bundle", "tensor"]),
+)
+EXPERIMENTS = st.builds(
+    Experiment,
+    cells=st.tuples(CELLS),
+    title=st.text(st.characters(codec="ascii", min_codepoint=33), max_size=20),
+    runs=st.integers(1, 10**6),
+    seed=st.integers(0, 2**32 - 1),
+    timeout=st.floats(1e-3, 1e6),
+    option=st.just({}) | st.fixed_dictionaries({"none.max_message": st.integers(1, 10**9).map(str)}),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(EXPERIMENTS)
+def test_flags_say_every_experiment(experiment: Experiment) -> None:
+    values = {item: getattr(experiment.cells[0], item) for item in CELL_FIELDS}
+    values |= {item: getattr(experiment, item) for item in SETTINGS if item not in CELL_FIELDS}
+    argv = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    argv += [f"--option={key}={text}" for key, text in experiment.option.items()]
+    assert parse(argv)[0] == experiment
+
+
+@settings(max_examples=50, deadline=None)
+@given(EXPERIMENTS)
+def test_a_record_says_every_experiment(experiment: Experiment) -> None:
+    assert from_record(json.loads(json.dumps(to_record(experiment)))) == experiment
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from([setting.flag for setting in SETTINGS.values()] + ["--option"]), st.text())
+def test_whatever_is_written_is_used_or_refused(flag: str, text: str) -> None:
+    with contextlib.suppress(UsageError):
+        assert parse([f"{flag}={text}"])[0].cells
+
+
+def test_a_record_holds_no_path_of_the_machine(tmp_path: Path) -> None:
+    experiment = Experiment((Cell(),), input=str(tmp_path / "me.jpg"), model=str(tmp_path / "my.keras"))
+    assert to_record(experiment)["input"] == "me.jpg"
+    assert to_record(experiment)["model"] == "my.keras"
+    assert to_record(replace(experiment, input=str(PHOTOGRAPH)))["input"] == "astronaut.jpg (bundled)"
+
+
+@pytest.mark.parametrize("record", [{}, {"cells": 3}, {"cells": [{"wheels": 4}]}, {"cells": [], "colour": "red"}])
+def test_what_is_no_record_is_refused(record: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="no record of an experiment"):
+        from_record(record)
+
+
+def test_help_imports_no_library_that_is_not_chosen() -> None:
+    code = "import sys, experiments.flags as f; f.parse(['--transport', 'none']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"tensorflow", "grpc", "rpyc", "matplotlib", "pandas"} & set(done.stdout.split())
+
+
+SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=[path.stem for path in SPECS])
+def test_the_files_that_come_along_can_be_used(path: Path) -> None:
+    assert parse(["--spec", str(path)])[0].cells

@@ -1,0 +1,66 @@
+"""The notebook runs from its own folder and from the root, over one results folder or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from experiments.report import build
+from experiments.specification import Cell
+
+if TYPE_CHECKING:
+    from conftest import Maker
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = ROOT / "notebooks" / "comparison.ipynb"
+
+
+def execute(where: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    return NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(where)}}).execute()
+
+
+def images(notebook: nbformat.NotebookNode) -> int:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_it_is_a_valid_notebook_that_reads_nothing_but_results() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "import experiments" not in code
+    assert "from experiments" not in code
+    assert notebook.cells[1].metadata.tags == ["parameters"]
+
+
+def test_several_experiments_from_the_notebook_folder(
+    make_results: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(make_results([Cell("none"), Cell("rpyc"), Cell()], name="results/seed-layer"))
+    build(make_results([Cell(mode="submodel")], name="results/other", runs=12))
+    path = tmp_path / "results" / "other" / "samples.csv"
+    path.write_bytes(path.read_bytes()[:-40])
+    monkeypatch.setenv("SPLITBENCH_RESULTS", str(tmp_path / "results"))
+    notebook = execute(NOTEBOOK.parent)
+    assert images(notebook) == 3
+    assert "['seed-layer', 'other']" in str(notebook.cells[2].outputs)
+
+
+def test_one_experiment_without_published_figures_from_the_root(
+    make_results: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build(make_results([Cell(engine="graph")], runs=6)).parent
+    monkeypatch.setenv("SPLITBENCH_RESULTS", str(folder))
+    assert images(execute(ROOT)) == 2
+
+
+def test_no_results_are_said_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLITBENCH_RESULTS", str(tmp_path))
+    parameters, reading, *_ = (cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code")
+    with pytest.raises(FileNotFoundError, match="run an experiment, or set SPLITBENCH_RESULTS"):
+        exec(f"{parameters}\n{reading}", {})

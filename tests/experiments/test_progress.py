@@ -1,0 +1,113 @@
+"""The progress display: plain lines where nobody watches, a bar where somebody does, silence where nobody can."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import pytest
+
+from experiments.progress import Progress
+
+CELLS = ["none/whole", "grpc/layer"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Gone(io.StringIO):
+    """A standard error whose reader has closed it."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+class GoneTerminal(Gone, Terminal):
+    pass
+
+
+def run(stream: io.StringIO, total: int = 200) -> Progress:
+    with Progress(total, CELLS, stream) as progress:
+        progress.phase("stages [exported]")
+        progress.phase("node 0 READY")
+        for number in range(total):
+            progress.advance(CELLS[number % 2], 0.125)
+    return progress
+
+
+def test_plain_lines() -> None:
+    stream = io.StringIO()
+    progress = run(stream)
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["stages [exported]", "node 0 READY"]
+    assert [text.partition(" ")[0] for text in lines[2:]] == [f"{tenth * 20}/200" for tenth in range(1, 11)]
+    assert lines[-1] == "200/200 requests; grpc/layer (100): 0.125 s"
+    assert "s left" in lines[2]
+    assert "\x1b" not in stream.getvalue()
+    assert progress.counts == dict.fromkeys(CELLS, 100)
+
+
+def test_a_long_wait_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 31))
+    monkeypatch.setattr("experiments.progress.time.monotonic", lambda: float(next(clock)))
+    stream = io.StringIO()
+    with Progress(1000, CELLS, stream) as progress:
+        progress.advance(CELLS[0], 1)
+        progress.advance(CELLS[0], 1)
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+@pytest.mark.parametrize("total", [0, 1, 3])
+def test_few_requests(total: int) -> None:
+    stream = io.StringIO()
+    run(stream, total)
+    assert len(stream.getvalue().splitlines()) == 2 + total
+
+
+def test_more_requests_than_said_do_no_harm() -> None:
+    with Progress(1, CELLS, io.StringIO()) as progress:
+        for _ in range(5):
+            progress.advance("another/cell", 0.1)
+    assert progress.counts["another/cell"] == 5
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Terminal()
+    run(stream)
+    assert "\x1b[" in stream.getvalue()
+    assert "200/200" in stream.getvalue()
+    assert "grpc/layer (100): 0.125 s" in stream.getvalue()
+    assert "stages [exported]" in stream.getvalue()
+
+
+def test_a_terminal_without_control_codes_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    run(stream)
+    assert "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_nothing_runs_beside_the_requests(stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    before = threading.active_count()
+    with Progress(10, CELLS, stream()) as progress:
+        progress.advance(CELLS[0], 0.1)
+        assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("stream", [Gone, GoneTerminal])
+def test_a_closed_standard_error_does_not_end_the_run(
+    stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    assert run(stream()).done == 200
+
+
+def test_an_error_inside_passes_through() -> None:
+    with pytest.raises(RuntimeError, match="mine"), Progress(10, CELLS, Terminal()):
+        raise RuntimeError("mine")

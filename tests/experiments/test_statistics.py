@@ -1,0 +1,192 @@
+"""Statistics: against hand-computed and numpy's values, and whether a 95 % interval is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.samples import Sample, Writer, read
+from experiments.specification import Cell, local_of
+from experiments.statistics import COLUMNS, none_of, ratio_interval, student_quantile, summarise
+
+GRPC = Cell()
+LOCAL = local_of(GRPC)
+FIRST = [
+    *("cell", "transport", "mode", "flow", "engine", "codec", "batch", "servers"),
+    *("n", "mean", "std", "median", "p90", "p99", "ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none"),
+]
+
+
+def frame(folder: Path, seconds: dict[Cell, Sequence[float]], block: int = 10) -> pd.DataFrame:
+    """Samples as they come from a file."""
+    with Writer(folder) as writer:
+        for place, (cell, values) in enumerate(seconds.items()):
+            for run, value in enumerate(values):
+                hops = {"messages": run, "payload_bytes": 100, "lookups": 1, "connects": 2}
+                sample = Sample(cell, run, value, 1000 * place + run // block, run * 1e-9, value / 4, **hops)
+                writer.append(sample)
+    return read(folder)
+
+
+def rows(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
+    return {str(row["cell"]): row for row in summary.to_dict("records")}  # type: ignore[misc]
+
+
+def test_columns(tmp_path: Path) -> None:
+    summary = summarise(frame(tmp_path, {LOCAL: [1.0]}), 0)
+    assert list(summary.columns[: len(FIRST)]) == FIRST
+    assert tuple(summary.columns) == COLUMNS
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    none = none_of(GRPC)
+    table = frame(tmp_path, {GRPC: [3.0, 5.0, 4.0, 8.0], LOCAL: [1.0, 2.0, 3.0, 2.0], none: [2.0, 3.0]})
+    found = rows(summarise(table, 0))
+    grpc, local = found[GRPC.name], found[LOCAL.name]
+    assert (grpc["n"], grpc["mean"], grpc["median"]) == (4, 5.0, 4.5)
+    assert grpc["std"] == pytest.approx(math.sqrt((4 + 0 + 1 + 9) / 3))  # n - 1
+    assert grpc["p90"] == pytest.approx(5 + 0.7 * 3)
+    assert grpc["p99"] == pytest.approx(5 + 0.97 * 3)
+    assert grpc["ratio_to_local"] == 2.5
+    assert grpc["ratio_low"] < 2.5 < grpc["ratio_high"]
+    assert grpc["ratio_to_none"] == 2.0
+    assert (local["ratio_to_local"], local["ratio_low"], local["ratio_high"]) == (1, 1, 1)
+    assert found[none.name]["ratio_to_local"] == 1.25
+    assert (grpc["messages"], grpc["payload_bytes"], grpc["lookups"], grpc["connects"]) == (1.5, 100, 1, 2)
+    assert grpc["compute_share"] == 0.25
+    assert grpc["deviation"] == pytest.approx(3e-9)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=60))
+def test_against_numpy(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
+    (row,) = rows(summarise(frame(tmp_path_factory.mktemp("numpy"), {LOCAL: values}), 0)).values()
+    assert row["mean"] == pytest.approx(np.mean(values))
+    assert row["std"] == pytest.approx(np.std(values, ddof=1))
+    for name, level in (("median", 50), ("p90", 90), ("p99", 99)):
+        assert row[name] == pytest.approx(np.percentile(values, level))
+
+
+def test_what_is_not_there_is_nan(tmp_path: Path) -> None:
+    found = rows(summarise(frame(tmp_path, {GRPC: [1.0]}), 0))[GRPC.name]
+    for name in ("std", "ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none"):
+        assert math.isnan(found[name])
+    (tmp_path / "both").mkdir()
+    found = rows(summarise(frame(tmp_path / "both", {GRPC: [3.0], LOCAL: [1.0]}), 0))[GRPC.name]
+    assert found["ratio_to_local"] == 3.0
+    assert math.isnan(found["ratio_low"])
+    assert summarise(read(tmp_path).iloc[:0], 0).empty
+
+
+def test_each_ratio_names_its_own_local(tmp_path: Path) -> None:
+    cells = [Cell(batch=8), Cell(engine="graph"), Cell(engine="graph", batch=8)]
+    seconds = {cell: [10.0 * (place + 1)] * 6 for place, cell in enumerate(cells)}
+    seconds |= {local_of(cell): [1.0 + place] * 6 for place, cell in enumerate(cells)}
+    found = rows(summarise(frame(tmp_path, seconds), 0))
+    assert [found[cell.name]["ratio_to_local"] for cell in cells] == [10.0, 10.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (Cell(), Cell("none")),
+        (Cell(codec="tensorproto", send="tensor"), Cell("none", send="tensor")),
+        (Cell(mode="whole", servers=1), LOCAL),
+        (Cell("none"), Cell("none")),
+        (LOCAL, LOCAL),
+    ],
+)
+def test_none_of(cell: Cell, expected: Cell) -> None:
+    assert none_of(cell) == expected
+
+
+def test_order_of_rows_is_that_of_the_specification(tmp_path: Path) -> None:
+    cells = [Cell(mode="submodel"), Cell("rpyc"), Cell(), Cell("none"), LOCAL]
+    summary = summarise(frame(tmp_path, {cell: [1.0] for cell in cells}), 0)
+    assert [(row.transport, row.mode) for row in summary.itertuples()] == [
+        ("none", "whole"),
+        ("none", "layer"),
+        ("rpyc", "layer"),
+        ("grpc", "layer"),
+        ("grpc", "submodel"),
+    ]
+
+
+def noisy(seed: int, size: int = 50) -> list[float]:
+    return list(np.random.default_rng(seed).lognormal(0, 0.2, size))
+
+
+def test_the_same_samples_and_seed_give_the_same_interval(tmp_path: Path) -> None:
+    table = frame(tmp_path, {GRPC: noisy(1), LOCAL: noisy(2), Cell("rpyc"): noisy(3)})
+    first = summarise(table, 7)
+    pd.testing.assert_frame_equal(first, summarise(table.sample(frac=1, random_state=1), 7), rtol=1e-12)
+    without = summarise(table[table["transport"] != "rpyc"], 7)
+    assert rows(without)[GRPC.name]["ratio_low"] == rows(first)[GRPC.name]["ratio_low"]
+    assert rows(summarise(table, 8))[GRPC.name]["ratio_low"] != rows(first)[GRPC.name]["ratio_low"]
+
+
+def test_the_interval_does_not_depend_on_the_unit(tmp_path: Path) -> None:
+    table = frame(tmp_path, {GRPC: noisy(1), LOCAL: noisy(2)})
+    scaled = table.assign(seconds=table["seconds"] * 1000)
+    one, other = (rows(summarise(each, 0))[GRPC.name] for each in (table, scaled))
+    for name in ("ratio_to_local", "ratio_low", "ratio_high"):
+        assert one[name] == pytest.approx(other[name])
+
+
+@pytest.mark.parametrize(("block", "kind"), [(10, "blocks"), (11, "blocks"), (13, "samples"), (50, "samples")])
+def test_whole_blocks_are_drawn_from_five_on(tmp_path: Path, block: int, kind: str) -> None:
+    summary = summarise(frame(tmp_path, {GRPC: noisy(1), LOCAL: noisy(2)}, block), 0)
+    assert summary.set_index("cell")["resampled"].to_dict() == {GRPC.name: kind, LOCAL.name: ""}
+
+
+def test_an_interval_of_many_samples_is_that_of_the_delta_method(tmp_path: Path) -> None:
+    above, below = np.array(noisy(1, 2000)), np.array(noisy(2, 2000))
+    table = frame(tmp_path, {GRPC: list(above), LOCAL: list(below)}, block=2000)
+    found = rows(summarise(table, 0))[GRPC.name]
+    ratio = above.mean() / below.mean()
+    error = ratio * math.sqrt(sum(x.var(ddof=1) / len(x) / x.mean() ** 2 for x in (above, below)))
+    assert found["ratio_low"] == pytest.approx(ratio - 1.96 * error, abs=0.1 * error)
+    assert found["ratio_high"] == pytest.approx(ratio + 1.96 * error, abs=0.1 * error)
+
+
+def _table(chance: np.random.Generator, mean: float, blocks: int, shared: float, numbered: bool) -> pd.DataFrame:
+    """Ten samples in each block, with a noise of their own and one that a block's samples share."""
+    level = 1 + shared * chance.standard_normal((blocks, 1))
+    seconds = mean * (level + 0.05 * chance.standard_normal((blocks, 10)))
+    number = np.repeat(np.arange(blocks), 10) if numbered else np.zeros(blocks * 10, int)
+    return pd.DataFrame({"seconds": seconds.ravel(), "block": number})
+
+
+def _coverage(blocks: int, shared: float, numbered: bool, times: int = 150) -> float:
+    chance = np.random.default_rng(5)
+    hits = 0
+    for _ in range(times):
+        cell, local = (_table(chance, mean, blocks, shared, numbered) for mean in (2.5, 1.0))
+        low, high = ratio_interval(cell, local, chance)
+        hits += low <= 2.5 <= high
+    return hits / times
+
+
+@pytest.mark.parametrize("blocks", [5, 10])
+@pytest.mark.parametrize("shared", [0.0, 0.1])
+def test_nineteen_of_twenty_intervals_hold_the_true_ratio(blocks: int, shared: float) -> None:
+    """150 experiments: the standard error of the share is 1.8 %. A wider interval than promised is no harm."""
+    assert 0.9 <= _coverage(blocks, shared, numbered=True) <= 1
+
+
+def test_drawing_samples_of_correlated_blocks_would_promise_too_much() -> None:
+    assert _coverage(10, 0.1, numbered=False, times=60) < 0.7
+    assert 0.88 <= _coverage(10, 0.0, numbered=False, times=60) <= 1
+
+
+@pytest.mark.parametrize(("freedom", "expected"), [(4, 2.776), (5, 2.571), (9, 2.262), (19, 2.093), (99, 1.984)])
+def test_student_quantile(freedom: int, expected: float) -> None:
+    """Values of the printed tables."""
+    assert student_quantile(0.975, freedom) == pytest.approx(expected, rel=3e-3)
