@@ -69,8 +69,8 @@ def views(images: Array | None, shape: Sequence[int | None], seed: int) -> Array
     """At least `VIEWS` float32 images in 0..255 of a model's input shape (batch, height, width, channels).
 
     They are the images themselves, resized, and then their quarters; without any images, dead leaves, which have the
-    spectrum and the edges of photographs (Lee, Mumford & Huang 2001). Noise would leave a photograph far outside of what
-    was measured: every answer to it would be a certainty.
+    spectrum and the edges of photographs (Lee, Mumford & Huang 2001). Noise would leave a photograph far outside of
+    what was measured: every answer to it would be a certainty.
     """
     size = tuple(extent or 224 for extent in shape[1:3])
     if images is None:

@@ -71,8 +71,11 @@ def _graph(program: Program, stage: Stage) -> Executable:
 
 
 def _frozen(program: Program, stage: Stage) -> Executable:
+    traced = _traced(program, stage)
+    if not traced.captured_inputs:  # No variable: it is frozen as it is, and tracing twice takes twice as long.
+        return _Compiled(program, stage, traced)
     try:
-        constant = convert_variables_to_constants_v2(_traced(program, stage))
+        constant = convert_variables_to_constants_v2(traced)
     except (ValueError, tf.errors.OpError) as error:
         raise PartitionError(f"stage {stage.name!r} cannot be frozen ({error}); use the engine graph") from error
     frozen = tf.function(lambda *tensors: list(constant(*tensors)), input_signature=_signature(program, stage))

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from partitioning.errors import PartitionError
 from partitioning.graph import Graph, TensorInfo
 
 __all__ = ["Plan", "PlanError", "Stage", "Wire", "build_plan"]
 
 
-class PlanError(ValueError):
+class PlanError(PartitionError):
     """A plan that could not run; the text names the stage and the tensor."""
 
 
@@ -55,6 +56,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         _check_operations(self)
+        _check_order(self)
+        _check_outputs(self)
         _check_wires(self)
 
     @cached_property
@@ -66,14 +69,18 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        record = json.loads(text)
-        return cls(
-            mode=record["mode"],
-            stages=tuple(Stage(**_tuples(stage)) for stage in record["stages"]),
-            wires={name: Wire(**_tuples(wire)) for name, wire in record["wires"].items()},
-            inputs=tuple(record["inputs"]),
-            outputs=tuple(record["outputs"]),
-        )
+        """The plan that `to_json` wrote. Raises `PlanError` for a text that is none."""
+        try:
+            record = json.loads(text)
+            return cls(
+                mode=record["mode"],
+                stages=tuple(Stage(**_tuples(stage)) for stage in record["stages"]),
+                wires={name: Wire(**_tuples(wire)) for name, wire in record["wires"].items()},
+                inputs=tuple(record["inputs"]),
+                outputs=tuple(record["outputs"]),
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise PlanError(f"this is no plan: {type(error).__name__}: {error}") from error
 
 
 def build_plan(graph: Graph, numbers: Sequence[int], mode: str) -> Plan:
@@ -136,30 +143,51 @@ def _check_operations(plan: Plan) -> None:
             owners[operation] = stage.name
 
 
-def _check_wires(plan: Plan) -> None:
+def _check_order(plan: Plan) -> None:
     ready = set(plan.inputs)
-    for stage in plan.stages:
-        for tensor in stage.inputs:
-            if tensor in ready:
-                continue
-            if any(tensor in later.outputs for later in plan.stages):
-                raise PlanError(
-                    f"stage {stage.name!r} needs tensor {tensor!r}, which only a later stage makes: a cycle"
-                )
-            raise PlanError(f"stage {stage.name!r} needs tensor {tensor!r}, which no stage makes")
-        ready.update(stage.outputs)
-    for tensor in plan.outputs:
-        if tensor not in ready:
-            raise PlanError(f"the model's output {tensor!r} is made by no stage")
-        if tensor in plan.inputs:
-            raise PlanError(f"the model's output {tensor!r} is its input: there is nothing to run for it")
     for stage in plan.stages:
         if not stage.inputs:
             raise PlanError(f"stage {stage.name!r} takes no tensor: nothing would ever start it")
+        for tensor in stage.inputs:
+            if tensor not in ready:
+                raise PlanError(f"stage {stage.name!r} needs tensor {tensor!r}, {_too_late(plan, tensor)}")
+        if twice := ready.intersection(stage.outputs):
+            raise PlanError(f"stage {stage.name!r} makes tensor {sorted(twice)[0]!r}, which was there before")
+        ready.update(stage.outputs)
+
+
+def _too_late(plan: Plan, tensor: str) -> str:
+    makers = [stage.name for stage in plan.stages if tensor in stage.outputs]
+    return f"which only stage {makers[0]!r} makes, later or in a cycle" if makers else "which no stage makes"
+
+
+def _check_outputs(plan: Plan) -> None:
+    made = {tensor for stage in plan.stages for tensor in stage.outputs}
+    for tensor in plan.outputs:
+        if tensor in plan.inputs:
+            raise PlanError(f"the model's output {tensor!r} is its input: there is nothing to run for it")
+        if tensor not in made:
+            raise PlanError(f"the model's output {tensor!r} is made by no stage")
+    taken = {tensor for stage in plan.stages for tensor in stage.inputs}
+    for stage in plan.stages:
+        if not stage.outputs:
+            raise PlanError(f"stage {stage.name!r} gives no tensor: nothing would ever come of it")
         for tensor in stage.outputs:
-            wire = plan.wires[tensor]
-            if not wire.consumers and tensor not in plan.outputs:
+            if tensor not in taken and tensor not in plan.outputs:
                 raise PlanError(f"nobody takes tensor {tensor!r} of stage {stage.name!r}")
+
+
+def _check_wires(plan: Plan) -> None:
+    """Wires repeat what the stages say; a plan from a file may contradict itself."""
+    producers = {tensor: stage.name for stage in plan.stages for tensor in stage.outputs}
+    consumers: dict[str, tuple[str, ...]] = dict.fromkeys(producers, ())
+    for stage in plan.stages:
+        for tensor in stage.inputs:
+            consumers[tensor] = (*consumers.get(tensor, ()), stage.name)
+    for tensor, awaiting in consumers.items():
+        wire = plan.wires.get(tensor)
+        if wire is None or (wire.producer, wire.consumers) != (producers.get(tensor), awaiting):
+            raise PlanError(f"the wire of tensor {tensor!r} is not what the stages say of it: {wire}")
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
