@@ -4,7 +4,7 @@
     python tests/transports/bench_echo.py grpc rpyc --calls 400
 
 The transports alternate in short blocks whose first calls are not counted, so that the machine's drift meets all alike.
-`connect` is what a new connection for one message costs on top of nothing.
+`connect` is what a new connection for one message costs, kept or not.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ BLOCK = 10
 
 
 @contextmanager
-def echo_process(*names: str) -> Iterator[dict[str, Address]]:
-    """The addresses of a process that echoes over `names`."""
+def echo_process(*names: str) -> Iterator[tuple[dict[str, Address], int]]:
+    """The addresses and the id of a process that echoes over `names`."""
     command = [sys.executable, str(ECHO_SERVER), *names]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         ready, *pairs = process.stdout.readline().split() or ["nothing"]
         assert ready == "READY", ready
-        yield {name: Address.parse(address) for name, _, address in (pair.partition("=") for pair in pairs)}
+        yield (
+            {name: Address.parse(address) for name, _, address in (pair.partition("=") for pair in pairs)},
+            process.pid,
+        )
         process.stdin.close()
         process.wait(10)
 
@@ -88,7 +91,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=[name for name in transports.NAMES if name != "none"])
     parser.add_argument("--calls", type=int, default=200)
     options = parser.parse_args()
-    with echo_process(*options.names) as found, ExitStack() as stack:
+    with echo_process(*options.names) as (found, _), ExitStack() as stack:
         samples = measure(cells(options.names, found, stack), options.calls)
     best = {what: min(statistics.median(v) for (_, w), v in samples.items() if w == what) for _, what in samples}
     print(f"{'transport':20} {'message':8} {'median':>9} {'p90':>9}  x fastest")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import socket
 import threading
 import time
@@ -108,7 +110,7 @@ def test_many_tensors(any_transport: Case) -> None:
 
 
 def test_another_process_answers(remote_transport: Case) -> None:
-    with echo_process(remote_transport.name) as found:
+    with echo_process(remote_transport.name) as (found, _):
         connection = remote_transport.connect(found[remote_transport.name])
         reply = connection.call(Message("echo", {"n": 1}, {"x": COUNT}), 5)
         connection.close()
@@ -158,6 +160,21 @@ def test_a_deadline_holds_while_the_handler_runs(remote_transport: Case, ping: M
         connection.call(ping, 0.2)
     assert 0.15 < time.monotonic() - start < 1
     release.set()
+
+
+@pytest.mark.parametrize("size", [10, 20 * 2**20], ids=["that says nothing", "that takes nothing"])
+def test_a_deadline_holds_against_a_frozen_process(remote_transport: Case, size: int) -> None:
+    with echo_process(remote_transport.name) as (found, process):
+        connection = remote_transport.connect(found[remote_transport.name])
+        os.kill(process, signal.SIGSTOP)
+        start = time.monotonic()
+        try:
+            with pytest.raises(DeadlineExceeded):
+                connection.call(Message("x", {}, {"x": np.random.default_rng(0).random(size // 8)}), 2)
+            connection.close()
+        finally:
+            os.kill(process, signal.SIGCONT)
+        assert time.monotonic() - start < 4
 
 
 def test_a_call_beyond_the_workers_is_refused_at_once(remote_transport: Case, ping: Message) -> None:

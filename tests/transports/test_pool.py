@@ -1,0 +1,115 @@
+"""The pool, over every transport."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from conftest import Case
+
+import transports
+from transports import Message, Server
+from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, RemoteError, UsageError
+from transports.pool import Pool
+
+
+@pytest.fixture
+def server(any_transport: Case) -> Server:
+    return any_transport.serve(lambda message: message, workers=8)
+
+
+@pytest.fixture
+def pool(any_transport: Case) -> Iterator[Pool]:
+    with Pool(transports.load(any_transport.name)(), codec=any_transport.codec) as pool:
+        yield pool
+
+
+def test_a_pooled_connection_is_used_again(pool: Pool, server: Server, ping: Message) -> None:
+    assert [pool.call(server.address, ping, 5) for _ in range(5)] == [ping] * 5
+    assert pool.made == 1
+
+
+def test_per_hop_makes_one_for_every_message(any_transport: Case, server: Server, ping: Message) -> None:
+    with Pool(transports.load(any_transport.name)(), "per-hop", any_transport.codec) as pool:
+        before = pool.made
+        assert [pool.call(server.address, ping, 5) for _ in range(5)] == [ping] * 5
+        assert pool.made - before == 5
+
+
+def test_threads_share_no_connection(pool: Pool, server: Server) -> None:
+    together = threading.Barrier(4)
+
+    def ask(number: int) -> int:
+        with pool.connection(server.address) as connection:
+            together.wait(5)
+            return int(connection.call(Message("x", {}, {"x": np.full(3, number)}), 5).tensors["x"][0])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, range(4))) == list(range(4))
+    assert pool.made == 4
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, range(4))) == list(range(4))
+    assert pool.made == 4
+
+
+def test_an_error_of_the_handler_costs_no_connection(any_transport: Case, pool: Pool, ping: Message) -> None:
+    def fail(message: Message) -> Message:
+        raise RemoteError("no")
+
+    address = any_transport.serve(fail).address
+    for _ in range(3):
+        with pytest.raises(RemoteError):
+            pool.call(address, ping, 5)
+    assert pool.made == 1
+
+
+def test_idle_connections_of_a_lost_peer_are_dropped_together(
+    any_transport: Case, pool: Pool, server: Server, ping: Message
+) -> None:
+    with pool.connection(server.address), pool.connection(server.address):
+        pass
+    server.close()
+    again = any_transport.serve(lambda message: message, port=server.address.port)
+    with suppress(ConnectionLost):  # gRPC was told, knows that nothing was sent, and connects again by itself
+        pool.call(server.address, ping, 5)
+        assert any_transport.name == "grpc"
+    assert pool.made == 2
+    assert [pool.call(again.address, ping, 5) for _ in range(3)] == [ping] * 3
+    assert pool.made == (2 if any_transport.name == "grpc" else 3)
+
+
+def test_the_timeout_covers_connecting_and_calling(remote_transport: Case) -> None:
+    release = threading.Event()
+
+    def hold(message: Message) -> Message:
+        release.wait(10)
+        return message
+
+    address = remote_transport.serve(hold).address
+    with Pool(transports.load(remote_transport.name)(), codec=remote_transport.codec) as pool:
+        with pytest.raises(DeadlineExceeded):
+            pool.call(address, Message("x"), 0.2)
+        release.set()
+        assert pool.call(address, Message("x"), 5) == Message("x")
+
+
+def test_a_closed_pool_hands_out_nothing(pool: Pool, server: Server, ping: Message) -> None:
+    with pool.connection(server.address) as held:
+        pool.close()
+        assert held.call(ping, 5) == ping
+    assert held.closed
+    pool.close()
+    with pytest.raises(ConnectError, match="pool is closed"):
+        pool.call(server.address, ping, 5)
+
+
+def test_what_is_no_mode_or_codec_is_refused(any_transport: Case) -> None:
+    transport = transports.load(any_transport.name)()
+    with pytest.raises(UsageError, match="did you mean 'pooled'"):
+        Pool(transport, "poled")
+    with pytest.raises(UsageError, match="raw"):
+        Pool(transport, codec="json")
