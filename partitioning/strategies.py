@@ -112,11 +112,16 @@ def _smallest_bottleneck(total: Floats, n: int) -> float:
     """The smallest cost that the most expensive of `n` non-empty groups can have; `total` holds prefix sums."""
     best = total.copy()
     best[0] = np.inf
-    for _ in range(n - 1):
+    for group in range(1, n):
         before, best = best, np.full_like(best, np.inf)
-        for end in range(1, len(total)):
+        for end in _ends(group, n, len(total)):
             best[end] = np.maximum(before[:end], total[end] - total[:end]).min()
     return float(best[-1])
+
+
+def _ends(group: int, n: int, size: int) -> range:
+    """Where the group of that number can end, such that those before it and those after it are not empty."""
+    return range(group + 1, size - (n - 1 - group))
 
 
 def _traffic(graph: Graph) -> npt.NDArray[np.int64]:
@@ -145,10 +150,10 @@ def _cheapest_cuts(total: Floats, n: int, limit: float, taken: npt.NDArray[np.in
     best = np.full(size, worst)
     best[0] = 0
     choices = []
-    for _ in range(n):
+    for group in range(n):
         before, best = best, np.full(size, worst)
         choice = np.zeros(size, np.int64)
-        for end in range(1, size):
+        for end in _ends(group, n, size):
             start = lowest[end]
             sums = before[start:end] + taken[start:end, end]
             choice[end] = start + sums.argmin() if len(sums) else 0

@@ -1,0 +1,142 @@
+"""Portions of models that went through files run as the model that they were taken from; broken files are named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from partitioning import archive, engines
+from partitioning.errors import PartitionError
+from partitioning.plan import Plan, build_plan
+from partitioning.program import Program, read
+from partitioning.strategies import equal, layer
+from tests.models import MODELS, flat_outputs, inputs_for
+from tests.partitioning.conftest import run_chained
+
+
+def through_files(program: Program, plan: Plan, folder: Path, engine: str = "eager") -> dict[str, engines.Executable]:
+    """Each stage, exported and loaded by itself."""
+    stages = {}
+    for index, stage in enumerate(plan.stages):
+        archive.export(program, stage.operations, folder / str(index))
+        stages[stage.name] = engines.build(engine, archive.load(folder / str(index)), stage)
+    return stages
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_stage_survives_the_files(name: str, tmp_path: Path) -> None:
+    model = MODELS[name]()
+    program, inputs = read(model), inputs_for(model)
+    expected = flat_outputs(model, inputs)
+    for strategy, numbers in {"layer": layer(program.graph), "equal": equal(program.graph, 2)}.items():
+        plan = build_plan(program.graph, numbers, strategy)
+        got = run_chained(plan, through_files(program, plan, tmp_path / strategy), inputs)
+        for one, other in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_portion_is_the_same_program_again(tmp_path: Path) -> None:
+    program = read(MODELS["shared-layer"]())
+    archive.export(program, program.steps, tmp_path)
+    loaded = archive.load(tmp_path)
+    assert loaded.graph == program.graph
+    assert loaded.steps["shared"].operation is loaded.steps["shared#2"].operation
+    weights = np.load(tmp_path / "arrays.npz")
+    assert sum(array.shape == (6, 6) for array in weights.values()) == 2  # shared and between, each once
+
+
+def _constants() -> keras.Model:
+    """Arguments of every sort: slices, numbers, strings, tuples, None, arrays, and a variable of another layer."""
+    x = keras.Input((8, 6), name="x")
+    table = np.arange(6, dtype="float32")
+    y = keras.ops.concatenate([x[:, ::2], x[:, 1:3, :]], axis=1) * table + keras.ops.convert_to_tensor(table)
+    y = keras.ops.transpose(y, (0, 2, 1))
+    y = keras.ops.pad(y, ((0, 0), (1, 0), (0, 0)), mode="constant", constant_values=2.0)
+    y = keras.ops.sum(keras.ops.einsum("bij,bkj->bik", y, y), axis=None if False else -1, keepdims=True)
+    return keras.Model(x, keras.ops.squeeze(y, -1) / 10.0)
+
+
+def _low_precision() -> keras.Model:
+    x = keras.Input((4,), name="x")
+    return keras.Model(x, layers.Dense(3, dtype="bfloat16", name="low")(x))
+
+
+def _normalised() -> keras.Model:
+    x = keras.Input((4,), name="x")
+    adapted = layers.Normalization(name="adapted")
+    adapted.adapt(np.random.default_rng(0).normal(5, 3, (50, 4)))
+    given = layers.Normalization(mean=1.0, variance=4.0, name="given")
+    return keras.Model(x, layers.Rescaling(0.5, name="rescaled")(given(adapted(x))))
+
+
+def _wrapped() -> keras.Model:
+    x = keras.Input((5, 4), name="x")
+    y = layers.TimeDistributed(layers.Dense(3, name="each"), name="time")(x)
+    y = layers.Bidirectional(layers.GRU(3, name="gru"), name="both")(y)
+    return keras.Model(x, layers.BatchNormalization(name="norm")(layers.PReLU(name="prelu")(y)))
+
+
+SPECIAL: dict[str, Callable[[], keras.Model]] = {
+    "constants": _constants,
+    "bfloat16": _low_precision,
+    "normalization": _normalised,
+    "wrapped": _wrapped,
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_operations_survive_the_files(name: str, tmp_path: Path) -> None:
+    model = SPECIAL[name]()
+    program, inputs = read(model), inputs_for(model)
+    plan = build_plan(program.graph, layer(program.graph), "layer")
+    got = run_chained(plan, through_files(program, plan, tmp_path), inputs)[0]
+    np.testing.assert_array_equal(got, flat_outputs(model, inputs)[0])
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _age(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "no operations": ("operations.json", Path.unlink, "operations.json is not there; export"),
+    "no arrays": ("arrays.npz", Path.unlink, "arrays.npz is not there; export"),
+    "short operations": ("operations.json", _truncate, "operations.json is not a usable portion"),
+    "short arrays": ("arrays.npz", _truncate, "arrays.npz is not a usable portion"),
+    "empty record": ("operations.json", lambda path: path.write_text("{}"), "operations.json is not a usable portion"),
+    "other format": ("operations.json", _age, "format 0, not 1; export it again"),
+    "other weights": ("arrays.npz", lambda path: np.savez(path, a=np.ones(1)), "arrays.npz is not a usable portion"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_file_is_named(case: str, tmp_path: Path) -> None:
+    program = read(MODELS["sequential"]())
+    archive.export(program, ["first", "second"], tmp_path)
+    file, damage, reason = DAMAGES[case]
+    damage(tmp_path / file)
+    with pytest.raises(PartitionError) as caught:
+        archive.load(tmp_path)
+    assert reason in str(caught.value)
+
+
+def test_a_pickled_lambda_is_neither_run_nor_written(tmp_path: Path) -> None:
+    x = keras.Input((4,), name="x")
+    program = read(keras.Model(x, layers.Lambda(lambda value: value * 2, name="code")(x)))
+    archive.export(program, ["code"], tmp_path)
+    with pytest.raises(PartitionError, match="operations.json is not a usable portion of a model: .*ambda"):
+        archive.load(tmp_path)
+
+
+def test_an_operation_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PartitionError, match="no operation 'other' in this program"):
+        archive.export(read(MODELS["sequential"]()), ["other"], tmp_path)

@@ -1,0 +1,145 @@
+"""Strategies: complete, refused with a hint, and balanced as well as can be."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitioning.cuts import cut_table
+from partitioning.errors import PartitionError
+from partitioning.graph import Graph
+from partitioning.order import alive, narrow_order
+from partitioning.placement import PLACEMENTS
+from partitioning.plan import build_plan
+from partitioning.strategies import SLACK, at_cuts, balanced, equal, layer, make_plan, whole
+from tests.partitioning.graphs import chain, graphs
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> tuple[Graph, int, dict[str, float]]:
+    """A small graph, a number of groups, and costs, some of them nought."""
+    graph = draw(graphs(most=8))
+    cost = st.sampled_from([0.0, 1.0, 2.0, 5.0]) | st.floats(0.01, 9.0)
+    return graph, draw(st.integers(1, len(graph.operations))), {op.name: draw(cost) for op in graph.operations}
+
+
+def _bottleneck(graph: Graph, numbers: Sequence[int], costs: Mapping[str, float]) -> float:
+    sums = dict.fromkeys(numbers, 0.0)
+    for operation, number in zip(graph.operations, numbers, strict=True):
+        sums[number] += costs[operation.name]
+    return max(sums.values())
+
+
+def _sent(graph: Graph, numbers: Sequence[int]) -> tuple[int, int]:
+    """Bytes and tensors that stages take, one of a kind for each stage that takes it."""
+    plan = build_plan(graph, numbers, "submodel")
+    return sum(cut.nbytes for cut in cut_table(plan)), sum(len(wire.consumers) for wire in plan.wires.values())
+
+
+def _all_partitions(size: int, n: int) -> list[tuple[int, ...]]:
+    choices = itertools.combinations(range(1, size), n - 1)
+    return [tuple(sum(index >= cut for cut in cuts) for index in range(size)) for cuts in choices]
+
+
+@given(tasks())
+@settings(deadline=None)
+def test_balanced_is_the_best_of_all_partitions(task: tuple[Graph, int, dict[str, float]]) -> None:
+    graph, n, costs = task
+    every = _all_partitions(len(graph.operations), n)
+    smallest = min(_bottleneck(graph, numbers, costs) for numbers in every)
+    limit = max(smallest, SLACK * sum(costs.values()) / n) * (1 + 1e-8)
+    allowed = [numbers for numbers in every if _bottleneck(graph, numbers, costs) <= limit]
+    numbers = balanced(graph, n, costs)
+    assert numbers in allowed
+    assert _sent(graph, numbers) == min(_sent(graph, other) for other in allowed)
+
+
+def test_balanced_takes_a_narrow_cut_within_the_slack() -> None:
+    graph = chain(9, 9, 9, 9, 1, 9, 9, 9, 9, 9)
+    costs = dict.fromkeys((operation.name for operation in graph.operations), 1.0)
+    assert balanced(graph, 2, costs) == (0,) * 5 + (1,) * 5
+    graph = chain(9, 9, 9, 9, 9, 1, 9, 9, 9, 9)
+    assert balanced(graph, 2, costs) == (0,) * 6 + (1,) * 4
+    graph = chain(9, 9, 9, 9, 9, 9, 1, 9, 9, 9)
+    assert max(balanced(graph, 2, costs).count(number) for number in (0, 1)) <= 6
+
+
+@pytest.mark.parametrize("n", [1, 5, 100, 400, 800])
+def test_balanced_is_fast_enough_for_nasnet(n: int) -> None:
+    graph = chain(*[1 + index * 7919 % 97 for index in range(800)])
+    costs = {operation.name: 1.0 + index % 13 for index, operation in enumerate(graph.operations)}
+    begin = time.perf_counter()
+    assert len(set(balanced(graph, n, costs))) == n
+    assert time.perf_counter() - begin < 20
+
+
+@given(graphs(), st.data())
+def test_equal_groups_differ_by_one_at_most(graph: Graph, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, len(graph.operations)))
+    numbers = equal(graph, n)
+    sizes = [numbers.count(number) for number in range(n)]
+    assert list(numbers) == sorted(numbers)
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+def test_named_cuts_begin_groups_in_any_order() -> None:
+    graph = chain(1, 1, 1, 1)
+    assert at_cuts(graph, ["o1", "o3"]) == at_cuts(graph, ["o3", "o1"]) == (0, 1, 1, 2)
+    assert make_plan(graph, "submodel", "o1 + o3").stages[1].operations == ("o1", "o2")
+
+
+@given(graphs())
+def test_the_order_stays_runnable(graph: Graph) -> None:
+    order = narrow_order(graph.operations, graph.tensors)
+    ready = set(graph.inputs)
+    for operation in order:
+        assert ready.issuperset(operation.inputs)
+        ready.update(operation.outputs)
+    assert sorted(op.name for op in order) == sorted(op.name for op in graph.operations)
+    assert sum(alive(order, graph.tensors)) <= sum(alive(graph.operations, graph.tensors))
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_every_placement_places_every_stage(name: str) -> None:
+    for size, servers in [(7, 5), (5, 5), (1, 1), (40, 3)]:
+        graph = chain(*[1] * size)
+        placement = PLACEMENTS[name](build_plan(graph, layer(graph), "layer"), servers)
+        assert set(placement) == {operation.name for operation in graph.operations}
+        assert set(placement.values()) == set(range(servers))
+
+
+REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
+    "too many groups": (lambda graph: equal(graph, 5), "5 groups of 4 operations: valid are 1 to 4"),
+    "too many balanced": (lambda graph: balanced(graph, 5, {}), "5 groups of 4 operations"),
+    "no groups": (lambda graph: equal(graph, 0), "0 groups of 4 operations"),
+    "unknown cut": (lambda graph: at_cuts(graph, ["o33"]), "no operation 'o33' to cut before; did you mean 'o3'"),
+    "how to list": (lambda graph: at_cuts(graph, ["zebra"]), "partitioning.show --mode layer` lists them"),
+    "first": (lambda graph: at_cuts(graph, ["o0"]), "nothing comes before 'o0'"),
+    "twice": (lambda graph: at_cuts(graph, ["o1", "o1"]), "the same cut is named twice: o1, o1"),
+    "unknown mode": (lambda graph: make_plan(graph, "layers"), "no mode 'layers'; did you mean 'layer'"),
+    "no costs": (lambda graph: make_plan(graph, "submodel", "balanced", 2), "needs the cost of every operation"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_say_what_would_work(case: str) -> None:
+    call, reason = REFUSED[case]
+    with pytest.raises(PartitionError) as caught:
+        call(chain(1, 1, 1, 1))
+    assert reason in str(caught.value)
+
+
+def test_make_plan_knows_every_mode() -> None:
+    graph = chain(1, 1, 1, 1)
+    costs = dict.fromkeys(["o0", "o1", "o2", "o3"], 1.0)
+    assert len(make_plan(graph, "whole").stages) == len(set(whole(graph))) == 1
+    assert len(make_plan(graph, "layer").stages) == 4
+    assert len(make_plan(graph, "submodel", "equal", 2).stages) == 2
+    assert len(make_plan(graph, "submodel", "balanced", 3, costs).stages) == 3
