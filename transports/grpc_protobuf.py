@@ -98,8 +98,15 @@ class GrpcProtobuf(Transport):
         return GrpcConnection(channel, address, codec, self.options)
 
 
-SERVER_OPTIONS = (("grpc.so_reuseport", 0),)  # or a second server takes half of the calls of a port that is in use
+STALL = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 5_000))
+"""No pings to speak of, but TCP_USER_TIMEOUT, which gRPC sets with them: a write that a frozen peer does not take ends
+after five seconds. Without it such a call outlives its deadline for as long as the peer is frozen."""
+SERVER_OPTIONS = (
+    *STALL,
+    ("grpc.so_reuseport", 0),  # or a second server takes half of the calls of a port that is in use
+)
 CHANNEL_OPTIONS = (
+    *STALL,
     ("grpc.use_local_subchannel_pool", 1),  # or two channels of a process share one connection
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),  # a call is sent once, as over every other transport

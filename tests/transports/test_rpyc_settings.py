@@ -20,8 +20,8 @@ from rpyc.core.consts import STREAM_CHUNK
 import transports
 from transports import Limits, Message
 from transports.errors import ConnectError, MessageTooLarge, RemoteError
-from transports.rpyc_stock import RpycConnection, RpycStock
-from transports.rpyc_stream import ENVELOPE, BoundedChannel
+from transports.rpyc_stock import PROTOCOL, RpycConnection, RpycStock
+from transports.rpyc_stream import ENVELOPE, BoundedChannel, ThreadedServer
 from transports.rpyc_tuned import RpycTuned
 
 NAMES = ["rpyc", "rpyc-tuned"]
@@ -202,13 +202,9 @@ def test_an_answer_that_is_no_answer_drops_the_connection(kind: type[RpycStock])
         def exposed_carry(self, request: object) -> object:
             raise KeyError("odd")
 
-    from rpyc.utils.server import ThreadedServer
-
-    server = ThreadedServer(OddService, hostname=HOST, port=0)
-    thread = server._start_in_thread()
+    server = ThreadedServer(OddService(), HOST, 0, PROTOCOL, kind().channel)
     with kind().connect(transports.Address(HOST, server.port)) as connection:
         with pytest.raises(RemoteError, match="KeyError"):
             connection.call(Message("x"), 2)
         assert connection.closed
     server.close()
-    thread.join(2)
