@@ -5,11 +5,11 @@
 
 Rules:
   - Writing puts the elements into `tensor_content`, always. Reading also takes the `*_val` lists that TensorFlow itself
-    writes for strings of few elements, where a short list repeats its last value and an empty one means zeros.
+    writes for tensors of few elements, where a short list repeats its last value and an empty one means zeros.
+  - Such a list lets few bytes stand for many: it is unfolded only up to the limit of a message.
   - The elements of an array are copied once, into the bytes that are sent. So the fields that lead to them are written
     here; all else is left to protobuf, which would copy them three times more: 0.3 MB take 0.06 ms instead of 0.9 ms in
     a process whose heap has not grown yet.
-  - Such a list lets few bytes stand for many: it is unfolded only up to the limit of a message.
 """
 
 from __future__ import annotations
