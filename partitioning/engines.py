@@ -54,6 +54,10 @@ def to_array(value: Any) -> npt.NDArray[Any]:
 
     bfloat16 and the 8-bit floats are copied; their dtypes are those of `ml_dtypes`.
     """
+    if isinstance(value, tf.Tensor):
+        dtype = value.dtype.as_numpy_dtype
+        # NumPy reads a tensor as a buffer, and that knows only NumPy's own types.
+        return np.asarray(value if np.dtype(dtype).kind in "biufc" else value.numpy(), dtype, order="C")
     return np.asarray(value, order="C")
 
 

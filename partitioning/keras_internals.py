@@ -8,6 +8,7 @@ Read on Keras 3.15: `keras/src/ops/node.py`, `ops/function.py`, `models/function
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
-__all__ = ["Call", "call_of", "fresh_names", "has_mask", "inference_kwargs", "is_functional", "sublayers"]
+__all__ = [
+    "Call",
+    "call_of",
+    "download_target",
+    "fresh_names",
+    "has_mask",
+    "inference_kwargs",
+    "is_functional",
+    "sublayers",
+]
 
 _COUNTERS = "object_name_uids"
 
@@ -80,6 +90,17 @@ def inference_kwargs(operation: Any, kwargs: Mapping[str, Any]) -> dict[str, Any
 def sublayers(operation: Any) -> list[Any]:
     """A layer and all layers inside it; nothing for an operation that is no layer."""
     return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
+
+
+def download_target(error: BaseException) -> str | None:
+    """The file that `keras.utils.get_file` was about to write when it raised `error`.
+
+    Its messages name the address alone, and for some models (NASNet) the file is called otherwise.
+    """
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "get_file" and "download_target" in frame.f_locals:
+            return str(frame.f_locals["download_target"])
+    return None
 
 
 @contextmanager

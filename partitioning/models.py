@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import re
 import socket
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +22,7 @@ import numpy.typing as npt
 
 from partitioning.calibration import calibrate, views
 from partitioning.errors import PartitionError, suggest
-from partitioning.keras_internals import fresh_names
+from partitioning.keras_internals import download_target, fresh_names
 from partitioning.program import read
 
 __all__ = ["LoadedModel", "application_names", "load"]
@@ -119,12 +117,9 @@ def _pretrained(name: str, build: Callable[[], keras.Model]) -> keras.Model:
             return build()
     # `keras.utils.get_file` raises a bare Exception for a failed download, and ValueError for a broken file.
     except Exception as error:
-        address = re.search(r"https?://\S+/([^/\s:]+)", str(error))
-        file, source = (address[1], f" from {address[0]}") if address else (f"the weights of {name}", "")
-        raise PartitionError(
-            f"the imagenet weights of {name} could not be downloaded ({error}). Place {file}{source} in "
-            f"{Path(os.environ.get('KERAS_HOME', '~/.keras')) / 'models'}, or use random weights"
-        ) from error
+        file = download_target(error)
+        place = f"Place that file at {file}, or" if file else "Repair it, or"
+        raise PartitionError(f"no imagenet weights for {name}: {error}. {place} use random weights") from error
 
 
 @contextmanager

@@ -12,8 +12,8 @@ Placement = Mapping[str, int]
 """Stage name -> index of its server."""
 
 RUN = 9
-"""Neighbouring stages in a stripe of `striped`. On five servers, nine of MobileNetV3Large's operations at a time make 41
-messages in a request and enter each server five times: what the source document's per-layer implementation does."""
+"""Neighbouring stages in a stripe of `striped`. On five servers, nine of MobileNetV3Large's operations at a time make
+41 messages in a request and enter each server five times: what the source document's per-layer implementation does."""
 
 
 def contiguous(plan: Plan, servers: int) -> Placement:
