@@ -1,0 +1,250 @@
+"""The command line from end to end: real processes, a real photograph, a small model, and what can go wrong."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from experiments import environment, report, run, samples
+from experiments.gate import OutputDiffers
+from experiments.prepare import prepare
+from experiments.progress import Progress
+from experiments.runner import run as measure
+from experiments.specification import Cell, Experiment
+from partitioning.program import Program
+from tests.models import fork_join, residual
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that takes photographs, as a `.keras` file."""
+    path = tmp_path_factory.mktemp("models") / "residual.keras"
+    residual().save(path)
+    return path
+
+
+class Run:
+    """`python -m experiments.run` as a person starts it; its standard error is read line by line."""
+
+    def __init__(self, *arguments: object, **options: Any) -> None:
+        command = [sys.executable, "-m", "experiments.run", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+        self.lines: list[str] = []
+
+    def wait_for(self, text: str) -> None:
+        """Read until a line has `text` in it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if text in line:
+                return
+        pytest.fail(f"{text!r} never came: {''.join(self.lines)}")
+
+    def cluster(self) -> list[psutil.Process]:
+        """The registry and the nodes."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "cluster.process" in child.cmdline()]
+
+    def finish(self, timeout: float = 60.0) -> tuple[int, str]:
+        """(exit status, the last line of standard error)."""
+        out, err = self.process.communicate(timeout=timeout)
+        self.out = out
+        self.lines += err.splitlines()
+        return self.process.returncode, self.lines[-1].strip() if self.lines else ""
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Run]]:
+    """Starts runs, and sees to it that none outlives its test."""
+    runs: list[Run] = []
+
+    def start(*arguments: object, **options: Any) -> Run:
+        runs.append(Run(*arguments, **options))
+        return runs[-1]
+
+    yield start
+    for one in runs:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.communicate()
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
+
+
+@pytest.mark.slow
+def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    going = started(
+        *("--model", model, "--transport", "none,rpyc,rpyc-tuned,grpc", "--codec", "raw,tensorproto"),
+        *("--mode", "layer,submodel", "--engine", "eager,frozen", "--servers", 2, "--runs", 11, "--out", out),
+    )
+    going.wait_for("node-1 ready")
+    processes = going.cluster()
+    assert len(processes) == 3
+    status, last = going.finish()
+    assert status == 0, last
+    assert_gone(processes)
+    assert str(out) in going.out
+    frame = samples.read(out)
+    # (none, rpyc, rpyc-tuned: raw; grpc: raw and tensorproto) x 2 modes x 2 engines, and two locals
+    assert frame.groupby("cell").size().to_dict() == dict.fromkeys(frame["cell"].unique(), 11)
+    assert frame["cell"].nunique() == 5 * 2 * 2 + 2
+    assert (frame["deviation"] <= 1e-3).all()
+    assert environment.read(out)["complete"] is True
+    assert {path.name for path in out.glob("plan-*.json")} == {
+        "plan-whole.json",
+        "plan-layer.json",
+        "plan-submodel.json",
+    }
+    written = {name: (out / name).read_bytes() for name in ("summary.csv", "report.md")}
+    report.build(out)
+    assert written == {name: (out / name).read_bytes() for name in written}
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_samples_and_leaves_nothing_running(
+    started: Callable[..., Run], model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    going = started("--model", model, "--servers", 2, "--runs", 1_000_000, "--out", out)
+    going.wait_for("requests")
+    processes = going.cluster()
+    assert len(processes) == 3
+    going.process.send_signal(signal.SIGINT)
+    assert going.finish() == (130, "error: interrupted")
+    assert_gone(processes)
+    assert len(samples.read(out)) >= 1
+    assert environment.read(out)["complete"] is False
+    assert "INCOMPLETE" in (out / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_ends_the_run_with_the_cause(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    going = started("--model", model, "--transport", "rpyc,grpc", "--servers", 2, "--runs", 1_000_000, "--out", out)
+    going.wait_for("requests")
+    processes = going.cluster()
+    next(process for process in processes if "node" in process.cmdline()).kill()
+    status, last = going.finish()
+    assert status == 1
+    assert last.startswith("error: node-")
+    assert "was ended by SIGKILL" in last
+    assert_gone(processes)
+    assert len(samples.read(out)) >= 1
+    assert "SIGKILL" in environment.read(out)["failure"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_nothing_running(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    going = started("--model", model, "--servers", 2, "--runs", 1_000_000, "--out", out)
+    going.wait_for("requests")
+    processes = going.cluster()
+    going.process.kill()
+    assert_gone(processes)
+    assert len(samples.read(out)) >= 1
+    assert "INCOMPLETE" in report.build(out).read_text()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_clear_line(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    out = tmp_path / "out"
+    going = started("--model", model, "--transport", "none", "--runs", 1000, "--out", out, preexec_fn=small_files)
+    status, last = going.finish()
+    assert status == 1
+    assert last.startswith("error: cannot write")
+    assert "samples.csv" in last
+    assert len(samples.read(out)) > 100
+
+
+REFUSED = {
+    "an unknown model": (["--model", "MobileNetV3Lage"], "did you mean 'MobileNetV3Large'"),
+    "a model that is not there": (["--model", "nowhere.keras"], "nowhere.keras"),
+    "a transport": (["--transport", "gprc"], "did you mean 'grpc'"),
+    "a value": (["--mode", "layers"], "did you mean 'layer'"),
+    "a flag": (["--transprot", "grpc"], "--transprot"),
+    "zero runs": (["--runs", "0"], "1 or more"),
+    "an input that is not there": (["--input", "nowhere.jpg"], "nowhere.jpg"),
+    "an input that is no image": (["--input", __file__], "is no image"),
+    "more servers than stages": (["--servers", "500"], "stages"),
+    "more submodels than operations": (["--mode", "submodel", "--servers", "500"], "operations"),
+    "an unknown cut": (["--mode", "submodel", "--cut", "body_9"], "body_2"),
+    "too few workers": (["--placement", "round-robin", "--servers", "2", "--workers", "2"], "--workers"),
+    "an option": (["--option", "grpc.max_mesage=1"], "did you mean 'max_message'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_with_what_would_be(
+    case: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, hint = REFUSED[case]
+    own = [] if "--model" in flags else ["--model", str(model)]
+    assert run.main([*own, *flags, "--out", str(tmp_path / "out")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert hint in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_an_experiment_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", str(model), "--transport", "none", "--runs", "2", "--out", str(tmp_path / "out")]
+    assert run.main(words) == 0
+    before = (tmp_path / "out" / "samples.csv").read_bytes()
+    assert run.main(words) == 2
+    assert "already holds an experiment" in capsys.readouterr().err
+    assert (tmp_path / "out" / "samples.csv").read_bytes() == before
+
+
+def swapped(program: Program, operation: str) -> Program:
+    """The program with the inputs of one join exchanged."""
+    step = program.steps[operation]
+    (tensors,) = step.args
+    return replace(program, steps={**program.steps, operation: replace(step, args=(tensors[::-1],))})
+
+
+def crossed(program: Program, operation: str, other: str) -> Program:
+    """The program with one edge broken: `operation` is what `other` is, weights and all."""
+    step = replace(program.steps[operation], operation=program.steps[other].operation)
+    return replace(program, steps={**program.steps, operation: step})
+
+
+BROKEN: dict[str, Callable[[Program], Program]] = {
+    "exchanged inputs of a join": lambda program: swapped(program, "difference"),
+    "exchanged inputs of a concatenation": lambda program: swapped(program, "join"),
+    "another branch's operation": lambda program: crossed(program, "right", "third"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_the_gate_stops_a_wrong_answer(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "fork_join.keras"
+    fork_join().save(path)
+    experiment = Experiment((Cell(transport="none", servers=2),), model=str(path), runs=3).with_locals()
+    right = prepare(experiment)
+    out = samples.claim(tmp_path / "out", experiment)
+    progress = Progress(6, [cell.name for cell in experiment.cells])
+    with samples.Writer(out) as writer, progress, pytest.raises(OutputDiffers, match=r"output 'head'.*deviates"):
+        measure(replace(right, program=BROKEN[what](right.program)), writer, progress)
+    assert not len(samples.read(out))
