@@ -74,10 +74,8 @@ class Courier:
         """The answer of the server at `address`, and how many connections were made for it. Raises `WireError`."""
         if request.remaining <= 0:
             raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
-        pool = self._pool(request.route)
-        before = pool.made
-        reply = pool.call(address, message, request.remaining)
-        return reply, pool.made - before
+        reply, made = self._pool(request.route).call(address, message, request.remaining)
+        return reply, int(made)
 
     def close(self) -> None:
         """Let go of every connection."""

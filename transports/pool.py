@@ -42,18 +42,22 @@ class Pool:
         """Connections made so far."""
         return self._made
 
-    def call(self, address: Address, message: Message, timeout: float) -> Message:
-        """The answer of `address` to `message`, within `timeout` seconds, connecting included. Raises a `WireError`."""
+    def call(self, address: Address, message: Message, timeout: float) -> tuple[Message, bool]:
+        """The answer of `address` to `message`, and whether a connection was made for it.
+
+        Connecting included, it takes at most `timeout` seconds. Raises a `WireError`.
+        """
         deadline = time.monotonic() + timeout
-        with self.connection(address, timeout) as connection:
-            return connection.call(message, max(0.001, deadline - time.monotonic()))
+        with self.connection(address, timeout) as (connection, made):
+            return connection.call(message, max(0.001, deadline - time.monotonic())), made
 
     @contextmanager
-    def connection(self, address: Address, timeout: float = 10.0) -> Iterator[Connection]:
-        """A connection to `address` that no other thread has meanwhile. Raises `ConnectError`."""
-        connection = self._take(address) or self._make(address, timeout)
+    def connection(self, address: Address, timeout: float = 10.0) -> Iterator[tuple[Connection, bool]]:
+        """A connection to `address` that no other thread has meanwhile, and whether it is new. Raises `ConnectError`."""
+        kept = self._take(address)
+        connection = kept or self._make(address, timeout)
         try:
-            yield connection
+            yield connection, kept is None
         finally:
             self._give_back(address, connection)
 

@@ -29,14 +29,14 @@ def pool(any_transport: Case) -> Iterator[Pool]:
 
 
 def test_a_pooled_connection_is_used_again(pool: Pool, server: Server, ping: Message) -> None:
-    assert [pool.call(server.address, ping, 5) for _ in range(5)] == [ping] * 5
+    assert [pool.call(server.address, ping, 5)[0] for _ in range(5)] == [ping] * 5
     assert pool.made == 1
 
 
 def test_per_hop_makes_one_for_every_message(any_transport: Case, server: Server, ping: Message) -> None:
     with Pool(transports.load(any_transport.name)(), "per-hop", any_transport.codec) as pool:
         before = pool.made
-        assert [pool.call(server.address, ping, 5) for _ in range(5)] == [ping] * 5
+        assert [pool.call(server.address, ping, 5)[0] for _ in range(5)] == [ping] * 5
         assert pool.made - before == 5
 
 
@@ -44,7 +44,7 @@ def test_threads_share_no_connection(pool: Pool, server: Server) -> None:
     together = threading.Barrier(4)
 
     def ask(number: int) -> int:
-        with pool.connection(server.address) as connection:
+        with pool.connection(server.address) as (connection, _):
             together.wait(5)
             return int(connection.call(Message("x", {}, {"x": np.full(3, number)}), 5).tensors["x"][0])
 
@@ -78,7 +78,7 @@ def test_idle_connections_of_a_lost_peer_are_dropped_together(
         pool.call(server.address, ping, 5)
         assert any_transport.name == "grpc"
     assert pool.made == 2
-    assert [pool.call(again.address, ping, 5) for _ in range(3)] == [ping] * 3
+    assert [pool.call(again.address, ping, 5)[0] for _ in range(3)] == [ping] * 3
     assert pool.made == (2 if any_transport.name == "grpc" else 3)
 
 
@@ -94,11 +94,11 @@ def test_the_timeout_covers_connecting_and_calling(remote_transport: Case) -> No
         with pytest.raises(DeadlineExceeded):
             pool.call(address, Message("x"), 0.2)
         release.set()
-        assert pool.call(address, Message("x"), 5) == Message("x")
+        assert pool.call(address, Message("x"), 5)[0] == Message("x")
 
 
 def test_a_closed_pool_hands_out_nothing(pool: Pool, server: Server, ping: Message) -> None:
-    with pool.connection(server.address) as held:
+    with pool.connection(server.address) as (held, _):
         pool.close()
         assert held.call(ping, 5) == ping
     assert held.closed
