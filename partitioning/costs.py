@@ -26,13 +26,16 @@ from partitioning.steps import TensorRef, fill
 
 __all__ = ["measure"]
 
+LEAST = 1e-6
+"""Seconds that any operation costs: less than an empty function is noise, and nought would balance nothing."""
+
 Call = Callable[[], object]
 
 
 def measure(
     program: Program, inputs: Mapping[str, Any] | Sequence[Any], engine: str = "eager", repeats: int = 10
 ) -> dict[str, float]:
-    """Operation -> median seconds of a call, over `repeats` rounds through all of them, never below nought.
+    """Operation -> median seconds of a call, over `repeats` rounds through all of them, at least `LEAST`.
 
     `inputs` are arrays by name, or in the order of `program.graph.inputs`; their batch is the one that is measured.
     """
@@ -44,7 +47,7 @@ def measure(
     floors = {} if engine == "eager" else _floors({len(op.inputs) for op in program.graph.operations})
     medians = _rounds({**calls, **floors}, repeats)
     return {
-        operation.name: max(0.0, medians[keys[operation.name]] - medians.get(("floor", len(operation.inputs)), 0.0))
+        operation.name: max(LEAST, medians[keys[operation.name]] - medians.get(("floor", len(operation.inputs)), 0.0))
         for operation in program.graph.operations
     }
 
