@@ -1,35 +1,143 @@
 """Starts the processes of a cluster, watches over them, and ends them whatever happens.
 
 The registry and every node are real processes of their own session: a Ctrl-C in the terminal reaches only the program
-that started them, which then ends them in order; and when that program dies, their standard input closes and they go.
+that started them, which then ends them in order; and when that program dies, they see it and go (`cluster.nursery`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from cluster.errors import ClusterDown
+from cluster.nursery import GRACE
 from cluster.process import parse_ready
 from transports.base import Address
 
-__all__ = ["Cluster", "Settings"]
+__all__ = ["Cluster", "Nursery", "Settings"]
 
 START = 300.0
 """Seconds until every process has to be ready: loading a large model on a slow disk takes minutes."""
-GRACE = 10.0
-"""Seconds that a process has to end by itself before it is killed."""
+HINDSIGHT = 1.0
+"""Seconds until the end of a process is known, at the most, after its peers have seen their connections close."""
+
+
+class Nursery:
+    """Starts processes that have TensorFlow loaded, and knows of each whether it is ready, or how it ended.
+
+    A context manager; on exit every process is gone. Entering returns at once: TensorFlow loads meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._started = False
+        self._news = threading.Condition()
+        self._ended: dict[str, int] = {}
+        self._ready: dict[str, Mapping[str, Address]] = {}
+        self.pids: dict[str, int] = {}
+        """Process id by name, of those that run."""
+
+    def __enter__(self) -> Nursery:
+        self._logs = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-logs-")))
+        with self._log("nursery").open("w", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cluster.nursery"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+            )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        if not self._started:  # it may still be loading TensorFlow, and would look at its input only then
+            self._process.terminate()
+        try:
+            self._process.wait(3 * GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._stack.close()
+
+    def start(self, name: str, arguments: Sequence[str]) -> None:
+        """Start `python -m cluster.process ARGUMENTS` under `name`."""
+        self._started = True
+        order = {"name": name, "arguments": list(arguments), "log": str(self._log(name))}
+        assert self._process.stdin is not None
+        with self._news:
+            self._ended.pop(name, None)
+            self._ready.pop(name, None)
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            self._reader.join()
+            self.check()
+
+    def addresses(self, name: str) -> Mapping[str, Address]:
+        """Where `name` listens, once it is ready. Raises `ClusterDown` where a process ends before that."""
+        with self._news:
+            if not self._news.wait_for(lambda: name in self._ready or self._ended, START):
+                raise ClusterDown(f"{name} is not ready after {START:.0f} s")
+            if name not in self._ready:
+                self._raise_ended()
+            return self._ready[name]
+
+    def check(self, patience: float = 0.0) -> None:
+        """Raise `ClusterDown` if a process has ended, or ends within `patience` seconds."""
+        with self._news:
+            self._news.wait_for(lambda: self._ended, patience)
+            self._raise_ended()
+
+    def _raise_ended(self) -> None:
+        for name, status in self._ended.items():
+            raise ClusterDown(f"{name} {_ending(status)}{self._last_words(name)}")
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for line in stream:
+                name, word, *rest = [*line.split(), "", ""]
+                with self._news:
+                    self._hear(name, word, rest)
+                    self._news.notify_all()
+        with self._news:
+            self._ended.setdefault("nursery", self._process.wait())
+            self._news.notify_all()
+
+    def _hear(self, name: str, word: str, rest: Sequence[str]) -> None:
+        """Any other line is what some library printed."""
+        if word == "PID":
+            self.pids[name] = int(rest[0])
+        elif word == "READY":
+            self._ready[name] = parse_ready(filter(None, rest))
+        elif word == "EXIT":
+            self._ended[name] = int(rest[0])
+            self.pids.pop(name, None)
+
+    def _log(self, name: str) -> Path:
+        return self._logs / name
+
+    def _last_words(self, name: str) -> str:
+        lines = self._log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
 
 
 @dataclass(frozen=True)
@@ -41,122 +149,45 @@ class Settings:
     exports: Path
     workers: int
     threads: int = 0
+    malloc: str = "keep"
     options: tuple[str, ...] = ()
 
 
 class Cluster:
-    """A registry and `settings.servers` nodes. A context manager: on entry all are ready, on exit all are gone.
+    """A registry and `settings.servers` nodes, born in `nursery`, all of them ready.
 
     Raises `ClusterDown` where a process ends before it is ready, with its name and its last words.
     """
 
-    def __init__(self, settings: Settings, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, settings: Settings, nursery: Nursery, notify: Callable[[str], None] = lambda text: None) -> None:
         self._settings = settings
-        self._notify = notify
-        self._processes: dict[str, subprocess.Popen[str]] = {}
-        self._lines: queue.Queue[tuple[str, str]] = queue.Queue()
-        self._stack = contextlib.ExitStack()
-        self.registries: Mapping[str, Address] = {}
-
-    def __enter__(self) -> Cluster:
-        with contextlib.ExitStack() as undo:
-            undo.callback(self.close)
-            self._logs = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-logs-")))
-            self._start_registry()
-            self._start_nodes()
-            undo.pop_all()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    @property
-    def pids(self) -> Mapping[str, int]:
-        """Process id by name: `registry`, `node-0`, ... (the order of starting, not of portions)."""
-        return {name: process.pid for name, process in self._processes.items()}
+        self._nursery = nursery
+        # One question at a time of each node and of the client, and room for several clients.
+        workers = str(2 * settings.servers + 8)
+        self._start("registry", "registry", "--servers", str(settings.servers), "--workers", workers)
+        self.registries = nursery.addresses("registry")
+        nodes = [f"node-{number}" for number in range(settings.servers)]
+        for name in nodes:
+            self._start_node(name)
+        for name in nodes:
+            nursery.addresses(name)
+            notify(f"{name} ready")
 
     def check(self) -> None:
-        """Raise `ClusterDown` if a process has ended."""
-        for name, process in self._processes.items():
-            if process.poll() is not None:
-                raise ClusterDown(f"{name} {_ending(process.returncode)}{self._last_words(name)}")
+        """Raise `ClusterDown` if a process has ended: to be asked once a request has failed."""
+        self._nursery.check(patience=HINDSIGHT)
 
-    def close(self) -> None:
-        """End every process: ask, wait, kill. Idempotent."""
-        processes, self._processes = self._processes, {}
-        for process in processes.values():
-            with contextlib.suppress(OSError):
-                process.stdin.close()  # type: ignore[union-attr]
-            process.terminate()
-        deadline = time.monotonic() + GRACE
-        for process in processes.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._stack.close()
-
-    def _start_registry(self) -> None:
-        servers = self._settings.servers
-        # One question at a time of each node and of the client, and room for several clients.
-        self._start("registry", ["registry", "--servers", str(servers), "--workers", str(2 * servers + 8)])
-        self.registries = self._await_ready(1)["registry"]
-
-    def _start_nodes(self) -> None:
+    def _start_node(self, name: str) -> None:
         settings = self._settings
-        arguments = [
-            *("node", "--exports", str(settings.exports), "--threads", str(settings.threads)),
-            *("--workers", str(settings.workers)),
-            *("--registry", *(f"{name}={address}" for name, address in self.registries.items())),
-        ]
-        for number in range(settings.servers):
-            self._start(f"node-{number}", arguments)
-        self._await_ready(settings.servers)
+        arguments = ["--exports", str(settings.exports), "--threads", str(settings.threads)]
+        arguments += ["--malloc", settings.malloc]
+        registries = [f"{transport}={address}" for transport, address in self.registries.items()]
+        self._start(name, "node", *arguments, "--workers", str(settings.workers), "--registry", *registries)
 
-    def _start(self, name: str, arguments: Sequence[str]) -> None:
-        options = [text for option in self._settings.options for text in ("--option", option)]
-        command = [sys.executable, "-m", "cluster.process", *arguments, *options, "--until-eof"]
-        command += ["--transport", ",".join(self._settings.transports)]
-        with (self._logs / name).open("w", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                start_new_session=True,
-                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
-            )
-        self._processes[name] = process
-        threading.Thread(target=self._read, args=(name, process.stdout), daemon=True).start()
-
-    def _read(self, name: str, stream: IO[str]) -> None:
-        with stream:
-            for line in stream:
-                self._lines.put((name, line))
-        self._lines.put((name, ""))
-
-    def _await_ready(self, count: int) -> dict[str, Mapping[str, Address]]:
-        """Addresses by process, once `count` more processes are ready."""
-        ready: dict[str, Mapping[str, Address]] = {}
-        deadline = time.monotonic() + START
-        while len(ready) < count:
-            try:
-                name, line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise ClusterDown(f"after {START:.0f} s only {len(ready)} of {count} processes are ready") from None
-            if not line:
-                self._processes[name].wait()
-                self.check()
-            if line.startswith("READY"):
-                ready[name] = parse_ready(line)
-                self._notify(f"{name} ready")
-        return ready
-
-    def _last_words(self, name: str) -> str:
-        lines = (self._logs / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
+    def _start(self, name: str, *arguments: str) -> None:
+        options = [word for option in self._settings.options for word in ("--option", option)]
+        transports = ["--transport", ",".join(self._settings.transports)]
+        self._nursery.start(name, [*arguments, *transports, *options])
 
 
 def _ending(status: int) -> str:

@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import transports
 from cluster.registry import Registry
+from partitioning.silence import silenced
 from transports.base import Address, Transport
 from transports.errors import SplitbenchError, UsageError
 
-__all__ = ["main", "parse_ready", "set_threads"]
+__all__ = ["main", "parse_ready", "tune"]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the process that `argv` describes until it is told to end; its exit status."""
+MALLOC = ("keep", "default")
+MALLOPT = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 256 * 2**20), "M_TOP_PAD": (-2, 16 * 2**20)}
+"""Parameters of mallopt(3) with the bytes that `keep` gives them. glibc takes no larger threshold for mmap."""
+
+
+def main(argv: list[str] | None = None, announce: Callable[[str], None] | None = None) -> int:
+    """Run the process that `argv` describes until it is told to end; its exit status.
+
+    `announce` takes the READY line; without it, it goes to standard output.
+    """
     arguments = _parser().parse_args(argv)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -36,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         chosen = {name: transports.make(name, options) for name in arguments.transport.split(",")}
         with contextlib.ExitStack() as stack:
             addresses = arguments.run(arguments, chosen, stack)
-            print("READY", *(f"{name}={address}" for name, address in addresses.items()), flush=True)
+            line = " ".join(["READY", *(f"{name}={address}" for name, address in addresses.items())])
+            announce(line) if announce else print(line, flush=True)
             stop.wait()
     except SplitbenchError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -44,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse_ready(line: str) -> dict[str, Address]:
-    """`"READY grpc=127.0.0.1:7000 ..."` -> addresses by transport."""
-    pairs = (item.partition("=") for item in line.split()[1:])
+def parse_ready(words: Iterable[str]) -> dict[str, Address]:
+    """`["grpc=127.0.0.1:7000", ...]`, as in a READY line -> addresses by transport."""
+    pairs = (word.partition("=") for word in words)
     return {name: Address.parse(address) for name, _, address in pairs}
 
 
@@ -64,8 +75,8 @@ def _run_node(
 ) -> dict[str, Address]:
     from cluster.host import Host, load_portions
 
-    set_threads(arguments.threads)
-    registries = parse_ready(f"READY {' '.join(arguments.registry)}")
+    tune(arguments.threads, arguments.malloc)
+    registries = parse_ready(arguments.registry)
     host = Host(
         chosen,
         registries,
@@ -77,12 +88,15 @@ def _run_node(
     return host.addresses
 
 
-def set_threads(threads: int) -> dict[str, int]:
-    """Set TensorFlow's threads, within an operation and between operations; 0 leaves the choice to TensorFlow.
+def tune(threads: int, malloc: str) -> dict[str, int | str]:
+    """Set what a process that executes stages needs set before TensorFlow runs; what is set, for the record.
 
-    Returns what is set, where 0 stands for one thread a core.
+    `threads`: within an operation and between operations; 0 leaves the choice to TensorFlow (one a core).
+    `malloc`: `keep` has the C library keep freed memory. By default it gives every block of a tensor's size back to the
+    kernel and takes a new one for the next message, whose pages then have to be faulted in one by one.
     """
-    import tensorflow as tf
+    with silenced():
+        import tensorflow as tf
 
     setting = tf.config.threading
     if threads:
@@ -91,7 +105,17 @@ def set_threads(threads: int) -> dict[str, int]:
     return {
         "intra_op": setting.get_intra_op_parallelism_threads(),
         "inter_op": setting.get_inter_op_parallelism_threads(),
+        "malloc": "keep" if malloc == "keep" and _keep_memory() else "default",
     }
+
+
+def _keep_memory() -> bool:
+    """Whether the C library took it all; only glibc does."""
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        taken = [mallopt(parameter, value) == 1 for parameter, value in MALLOPT.values()]
+        return all(taken)
+    return False
 
 
 def _wait_for_eof(stop: threading.Event) -> None:
@@ -119,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--registry", nargs="+", required=True, metavar="NAME=HOST:PORT", help="on each transport")
     node.add_argument("--exports", type=Path, required=True, help="the folder that the launcher wrote")
     node.add_argument("--threads", type=int, default=0, help="TensorFlow's intra-op threads (0: its own choice)")
+    node.add_argument("--malloc", choices=MALLOC, default="keep", help="keep freed memory for the next message, or not")
     node.set_defaults(run=_run_node)
     return parser
 

@@ -1,8 +1,8 @@
 """How far a run is, on standard error. Nothing here runs by itself: no thread, no timer.
 
 The runner calls between requests, and only then is anything drawn, so that no display falls into what is timed. On a
-terminal there is one bar over all requests; elsewhere there are plain lines, at each tenth and every half minute. A
-standard error that has gone away silences the display; it does not end the run.
+terminal there is one bar over all requests; elsewhere there are plain lines: at the first request, at each tenth, and
+every half minute. A standard error that has gone away silences the display; it does not end the run.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Progress:
 
     def _maybe_line(self, text: str) -> None:
         tenth = self.done * 10 // self.total != (self.done - 1) * 10 // self.total if self.total else False
-        if tenth or self._is_due(QUIET):
+        if tenth or self.done == 1 or self._is_due(QUIET):
             self._drawn = time.monotonic()
             self._line(f"{self.done}/{self.total} requests{self._left()}; {text}")
 

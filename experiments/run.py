@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from cluster.process import set_threads
+from cluster.launch import Nursery
+from cluster.process import tune
 from experiments import environment, flags, report, samples
 from experiments.files import replace_file
 from experiments.progress import Progress
@@ -42,21 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
-    from experiments.prepare import prepare  # TensorFlow is loaded here: not for a flag that is refused
+    from experiments.prepare import prepare  # not for a flag that is refused: it takes its time
 
     names = [cell.name for cell in experiment.cells]
-    with Progress(experiment.runs * len(names), names) as progress:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(experiment.runs * len(names), names))
         progress.phase("loading TensorFlow and the model")
-        threads = set_threads(experiment.threads)
+        remote = any(cell.transport != "none" for cell in experiment.cells)
+        nursery = stack.enter_context(Nursery()) if remote else None
+        settings = tune(experiment.threads, experiment.malloc)
         prepared = prepare(experiment)
         samples.claim(folder, experiment)
-        environment.begin(folder, experiment, argv, threads)
-        _measure(prepared, folder, progress)
+        environment.begin(folder, experiment, argv, settings)
+        _measure(prepared, folder, progress, nursery)
     _show(folder)
     return 0
 
 
-def _measure(prepared: Prepared, folder: Path, progress: Progress) -> None:
+def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nursery | None) -> None:
     """Run, and leave behind a report of whatever was measured, with the reason where that is not all."""
     from experiments.runner import run
 
@@ -65,7 +70,7 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress) -> None:
         for partition in dict.fromkeys(prepared.partitions.values()):
             replace_file(folder / f"plan-{partition.name}.json", partition.plan.to_json())
         with samples.Writer(folder) as writer:
-            run(prepared, writer, progress)
+            run(prepared, writer, progress, nursery)
         failure = ""
     except (SplitbenchError, OSError) as error:
         failure = str(error)

@@ -14,7 +14,7 @@ import transports
 from cluster.client import Answer, Client
 from cluster.courier import Courier
 from cluster.host import settle
-from cluster.launch import Cluster, Settings
+from cluster.launch import Cluster, Nursery, Settings
 from cluster.local import LocalCluster
 from cluster.partition import export
 from experiments import gate
@@ -29,14 +29,15 @@ from transports.errors import WireError
 __all__ = ["run"]
 
 
-def run(prepared: Prepared, samples: Writer, progress: Progress) -> None:
+def run(prepared: Prepared, samples: Writer, progress: Progress, nursery: Nursery | None = None) -> None:
     """Measure every cell of `prepared`: a row of `samples` for each timed request, written before the next one begins.
 
+    `nursery` starts the processes; without it, only cells carried by `none` can run.
     Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a request
     that failed. What was measured until then is in `samples`; nothing is left running.
     """
     experiment = prepared.experiment
-    with _bench(prepared, progress) as bench:
+    with _bench(prepared, progress, nursery) as bench:
         for cell in experiment.cells:
             progress.phase(f"checking {cell.name}")
             bench.warm_up(cell)
@@ -103,7 +104,7 @@ class _Bench:
 
 
 @contextlib.contextmanager
-def _bench(prepared: Prepared, progress: Progress) -> Iterator[_Bench]:
+def _bench(prepared: Prepared, progress: Progress, nursery: Nursery | None) -> Iterator[_Bench]:
     """A client with everything that it talks to; on exit, all of it is gone."""
     options = prepared.experiment.option
     carriers = {name: transports.make(name, options) for name in prepared.transports}
@@ -112,7 +113,7 @@ def _bench(prepared: Prepared, progress: Progress) -> Iterator[_Bench]:
     # A call over `none` is a call: a chain of servers is a stack of Python frames, about ten for each hop.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 20 * len(prepared.program.graph.operations)))
     with contextlib.ExitStack() as stack:
-        if remote := prepared.chosen(remote=True):
+        if nursery and (remote := prepared.chosen(remote=True)):
             exports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
             for partition in remote:
                 export(prepared.program, partition, exports)
@@ -123,9 +124,10 @@ def _bench(prepared: Prepared, progress: Progress) -> Iterator[_Bench]:
                 exports=exports,
                 workers=prepared.workers,
                 threads=prepared.experiment.threads,
+                malloc=prepared.experiment.malloc,
                 options=tuple(f"{key}={value}" for key, value in options.items()),
             )
-            cluster = stack.enter_context(Cluster(settings, progress.phase))
+            cluster = Cluster(settings, nursery, progress.phase)
             registries |= cluster.registries
             check = cluster.check
         if direct := prepared.chosen(remote=False):

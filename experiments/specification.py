@@ -23,6 +23,7 @@ PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
 MODES = ("whole", "layer", "submodel")
 FLOWS = ("nested",)
 ENGINES = ("eager", "graph", "frozen")
+MALLOC = ("keep", "default")
 CODECS = ("raw", "tensorproto")
 
 
@@ -97,6 +98,7 @@ class Experiment:
     timeout: float = _setting(60.0, "seconds that a request may take")
     workers: int = _setting(0, "calls that a server handles at a time; 0 = what plan and placement need")
     threads: int = _setting(0, "TensorFlow's intra-op threads in every process; 0 = TensorFlow's own choice")
+    malloc: str = _setting("keep", "freed memory stays with the process (keep), or goes back to the kernel", MALLOC)
     option: Mapping[str, str] = field(
         default_factory=dict, metadata={"help": "NAME.KEY=VALUE: what one transport alone has", "valid": None}
     )

@@ -9,7 +9,7 @@ are compiled and timed once.
 from __future__ import annotations
 
 import gc
-import statistics
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +35,9 @@ Call = Callable[[], object]
 def measure(
     program: Program, inputs: Mapping[str, Any] | Sequence[Any], engine: str = "eager", repeats: int = 10
 ) -> dict[str, float]:
-    """Operation -> median seconds of a call, over `repeats` rounds through all of them, at least `LEAST`.
+    """Operation -> seconds of its fastest call, of `repeats` rounds through all of them, at least `LEAST`.
+
+    The fastest call is the least disturbed one: what a machine does beside it only ever adds.
 
     `inputs` are arrays by name, or in the order of `program.graph.inputs`; their batch is the one that is measured.
     """
@@ -45,9 +47,9 @@ def measure(
     keys = {operation.name: _alike(program, operation, engine) for operation in program.graph.operations}
     calls = {keys[operation.name]: _call(engine, program, operation, values) for operation in _one_each(program, keys)}
     floors = {} if engine == "eager" else _floors({len(op.inputs) for op in program.graph.operations})
-    medians = _rounds({**calls, **floors}, repeats)
+    fastest = _rounds({**calls, **floors}, repeats)
     return {
-        operation.name: max(LEAST, medians[keys[operation.name]] - medians.get(("floor", len(operation.inputs)), 0.0))
+        operation.name: max(LEAST, fastest[keys[operation.name]] - fastest.get(("floor", len(operation.inputs)), 0.0))
         for operation in program.graph.operations
     }
 
@@ -102,12 +104,12 @@ def _empty_call(count: int) -> Call:
     tensors = [tf.zeros([1, 1])] * count
     signature = [tf.TensorSpec([None, 1])] * count
     concrete = tf.function(lambda *given: [tf.identity(given[0])], input_signature=signature).get_concrete_function()
-    return lambda: concrete(*tensors)
+    return lambda: concrete.inference_fn.call_flat(*tensors)
 
 
 def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, float]:
-    """Median seconds of each call; in rounds, so that what disturbs the machine for a while disturbs all alike."""
-    samples: dict[Hashable, list[float]] = {key: [] for key in calls}
+    """Seconds of each one's fastest call; in rounds, so that what disturbs the machine for a while disturbs all."""
+    fastest = dict.fromkeys(calls, math.inf)
     for call in calls.values():
         call()
     with _no_collection():
@@ -115,8 +117,8 @@ def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, floa
             for key, call in calls.items():
                 begin = time.perf_counter()
                 call()
-                samples[key].append(time.perf_counter() - begin)
-    return {key: statistics.median(taken) for key, taken in samples.items()}
+                fastest[key] = min(fastest[key], time.perf_counter() - begin)
+    return fastest
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Pool:
 
     @contextmanager
     def connection(self, address: Address, timeout: float = 10.0) -> Iterator[tuple[Connection, bool]]:
-        """A connection to `address` that no other thread has meanwhile, and whether it is new. Raises `ConnectError`."""
+        """A connection to `address` for this thread alone, and whether it is new. Raises `ConnectError`."""
         kept = self._take(address)
         connection = kept or self._make(address, timeout)
         try:

@@ -13,7 +13,7 @@ import pytest
 import transports
 from cluster.client import Client
 from cluster.courier import Courier
-from cluster.launch import Cluster, Settings
+from cluster.launch import Cluster, Nursery, Settings
 from cluster.local import LocalCluster
 from cluster.partition import Partition, export
 from cluster.workers import workers_needed
@@ -93,7 +93,7 @@ def bench(cases: Mapping[str, Case], partitions: Mapping[str, Partition], export
     carriers = {name: transports.make(name) for name in transports.NAMES}
     settings = Settings(transports=WIRES, servers=SERVERS, exports=exports, workers=workers, threads=1)
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(Cluster(settings))
+        cluster = Cluster(settings, stack.enter_context(Nursery()))
         courier = stack.enter_context(contextlib.closing(Courier(carriers, cluster.registries)))
         yield Bench(cluster, carriers, cluster.registries, Client(courier))
 

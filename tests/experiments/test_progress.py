@@ -42,7 +42,7 @@ def test_plain_lines() -> None:
     progress = run(stream)
     lines = stream.getvalue().splitlines()
     assert lines[:2] == ["stages [exported]", "node 0 READY"]
-    assert [text.partition(" ")[0] for text in lines[2:]] == [f"{tenth * 20}/200" for tenth in range(1, 11)]
+    assert [text.partition(" ")[0] for text in lines[2:]] == ["1/200", *(f"{tenth * 20}/200" for tenth in range(1, 11))]
     assert lines[-1] == "200/200 requests; grpc/layer (100): 0.125 s"
     assert "s left" in lines[2]
     assert "\x1b" not in stream.getvalue()
