@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cluster.courier import Courier
 from cluster.errors import NoServer
 from cluster.flows import FLOWS
+from cluster.mailbox import Mailbox
 from cluster.partition import Partition
 from cluster.route import Request, Route, Tally
 from transports.base import Array
@@ -29,8 +30,9 @@ class Answer:
 class Client:
     """One of possibly many; its request ids are unique among them all."""
 
-    def __init__(self, courier: Courier) -> None:
+    def __init__(self, courier: Courier, mailbox: Mailbox) -> None:
         self._courier = courier
+        self._mailbox = mailbox
         self._prefix = uuid.uuid4().hex
         self._numbers = itertools.count()
 
@@ -40,8 +42,8 @@ class Client:
         Raises a `WireError`; `NoServer` when an output of the model did not come back.
         """
         request = Request(f"{self._prefix}-{next(self._numbers)}", route, time.monotonic() + timeout)
-        leaving = {name: inputs[name] for name in partition.plan.inputs if name in partition.plan.wires}
-        outputs, tally = FLOWS[route.flow](request, partition, leaving, partition.consumers, self._courier)
+        sent = {name: inputs[name] for name in partition.plan.inputs if name in partition.plan.wires}
+        outputs, tally = FLOWS[route.flow].ask(request, partition, sent, self._courier, self._mailbox)
         missing = [name for name in partition.plan.outputs if name not in outputs]
         if missing:
             raise NoServer(f"the servers answered without the model's outputs {', '.join(map(repr, missing))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,15 @@ from cluster.partition import Partition
 from cluster.registry import parse_servers
 from cluster.route import Request, Route, Tally
 from transports.base import Address, Array, Message, Transport
-from transports.errors import DeadlineExceeded
+from transports.errors import DeadlineExceeded, WireError
 from transports.pool import Pool
 
 __all__ = ["Courier", "Parcel", "bundles"]
+
+log = logging.getLogger("splitbench.cluster")
+
+EXCUSE = 5.0
+"""Seconds that telling a client of a failure may take, whatever is left of its request."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +52,16 @@ class Courier:
         self._lock = threading.Lock()
 
     def parcels(
-        self, request: Request, partition: Partition, leaving: Mapping[str, Array], to: Mapping[str, frozenset[int]]
+        self, request: Request, partition: Partition, leaving: Mapping[str, Array]
     ) -> Iterator[tuple[Parcel, Tally]]:
-        """What has to be sent so that each tensor reaches the servers that `to` names, in the order of production.
+        """What has to be sent so that each tensor reaches every server that awaits it, in the order of production.
 
         With it comes what finding the addresses cost. Raises `NoServer` for a server that is not there: a missing
         successor is never taken for the end of the model.
         """
         found: dict[str, Mapping[int, Address]] = {}
-        for server, names in bundles({name: to[name] for name in leaving}, request.route.send):
+        to = {name: partition.destinations(name, request.route.local_calls) for name in leaving}
+        for server, names in bundles(to, request.route.send):
             tally = Tally()
             for name in names:
                 if name not in found:
@@ -63,12 +70,30 @@ class Courier:
                 address = _address(found[name], server, name, partition)
             yield Parcel(server, address, {name: leaving[name] for name in names}), tally
 
-    def send(self, request: Request, parcel: Parcel) -> tuple[Message, Tally]:
-        """Carry `parcel` over and return the server's answer, and what carrying it cost."""
-        message = Message("infer", request.fields(), parcel.tensors)
+    def send(self, request: Request, parcel: Parcel, carry: Tally | None = None) -> tuple[Message, Tally]:
+        """Carry `parcel` over and return the server's answer, and what carrying it cost.
+
+        `carry` goes along: what the request has cost so far, where no answer will tell.
+        """
+        message = Message("infer", request.fields() | (carry.fields() if carry else {}), parcel.tensors)
         reply, made = self.call(request, parcel.address, message)
         cost = Tally(messages=1, payload=message.payload + reply.payload, connects=made)
         return reply, cost
+
+    def deliver(self, request: Request, outputs: Mapping[str, Array], cost: Tally) -> None:
+        """Send outputs of the model to the client, with what they have cost."""
+        self.call(
+            request, Address.parse(request.reply_to), Message("result", request.fields() | cost.fields(), outputs)
+        )
+
+    def excuse(self, request: Request, error: WireError) -> None:
+        """Tell the client why there will be no outputs. A client that is gone needs no telling."""
+        fields = {"request": request.id, "kind": error.kind, "text": str(error)}
+        try:
+            pool = self._pool(request.route)
+            pool.call(Address.parse(request.reply_to), Message("failed", fields), timeout=EXCUSE)
+        except WireError as lost:
+            log.warning("request %s: %s; and the client cannot be told: %s", request.id, error, lost)
 
     def call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
         """The answer of the server at `address`, and how many connections were made for it. Raises `WireError`."""

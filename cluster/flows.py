@@ -1,40 +1,157 @@
 """Flows: who sends a stage's output on to the next. Compositions over `Courier.send`; no feature of a transport.
 
-`nested`: a server sends each output to every server that awaits it and answers its caller only when these have
-answered, so that the final outputs come back up the stack of calls. A server that still misses an input answers empty.
+`nested`    a server sends its outputs to every server that awaits them and answers its caller only when these have
+            answered: the model's outputs come back up the stack of calls. A server that still misses an input answers
+            empty. Each server waits in a worker of its own, as deep as the stack is.
+`hub`       a server answers its caller with what it has computed; the client sends it on. No server calls another.
+`forward`   a server acknowledges, computes later, and hands on; the model's outputs go to an address of the client's.
+            No call waits for another one's computation, so that requests follow each other through the servers.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 from cluster.courier import Courier
+from cluster.mailbox import Mailbox
 from cluster.partition import Partition
 from cluster.route import Request, Tally
-from transports.base import Array
+from transports.base import Array, Message, as_wire_error
 
-__all__ = ["FLOWS", "Flow", "nested"]
+__all__ = ["FLOWS", "Flow", "Produced", "Visit"]
 
-Outputs = dict[str, Array]
-Flow = Callable[[Request, Partition, Mapping[str, Array], Mapping[str, frozenset[int]], Courier], tuple[Outputs, Tally]]
-"""(request, partition, tensors that leave, servers that each goes to, courier) -> (outputs that came of it, cost)."""
+Tensors = Mapping[str, Array]
 
 
-def nested(
-    request: Request,
-    partition: Partition,
-    leaving: Mapping[str, Array],
-    to: Mapping[str, frozenset[int]],
-    courier: Courier,
-) -> tuple[Outputs, Tally]:
-    """Send what leaves, and gather the final outputs that come back up. Client and server do the same."""
-    outputs: Outputs = {}
+@dataclass(frozen=True)
+class Produced:
+    """What executing stages at one server gave."""
+
+    outputs: Tensors
+    """The model's own."""
+    leaving: Tensors
+    """What other servers await."""
+    cost: Tally
+
+
+class Visit(Protocol):
+    """The coming of a message to a server: what a flow has to do with there."""
+
+    @property
+    def request(self) -> Request: ...
+    @property
+    def partition(self) -> Partition: ...
+    @property
+    def courier(self) -> Courier: ...
+
+    def run(self) -> Produced:
+        """Execute what the message's tensors complete."""
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Have `work` done once there is time. Raises `ResourceExhausted` where too much waits already."""
+
+    def carried(self) -> None:
+        """Note what the message says that its request has cost, its own carriage included."""
+
+    def owe(self, cost: Tally) -> None:
+        """Note what this request has cost here: the next message about it carries the sum on."""
+
+    def settle(self) -> Tally:
+        """Everything owed since this was last asked."""
+
+
+class Flow(ABC):
+    """The client's part and a server's part."""
+
+    waits: bool = False
+    """Whether a server waits in a call for what other servers compute."""
+
+    @abstractmethod
+    def ask(
+        self, request: Request, partition: Partition, inputs: Tensors, courier: Courier, mailbox: Mailbox
+    ) -> tuple[Tensors, Tally]:
+        """Send the model's inputs; the model's outputs that came of it, and what that cost."""
+
+    @abstractmethod
+    def answer(self, visit: Visit) -> Message:
+        """What a server answers to the sender of tensors."""
+
+
+class Nested(Flow):
+    waits = True
+
+    def ask(
+        self, request: Request, partition: Partition, inputs: Tensors, courier: Courier, mailbox: Mailbox
+    ) -> tuple[Tensors, Tally]:
+        return _gather(request, partition, inputs, courier)
+
+    def answer(self, visit: Visit) -> Message:
+        produced = visit.run()
+        outputs, cost = _gather(visit.request, visit.partition, produced.leaving, visit.courier)
+        return Message("outputs", (produced.cost + cost).fields(), {**produced.outputs, **outputs})
+
+
+class Hub(Flow):
+    def ask(
+        self, request: Request, partition: Partition, inputs: Tensors, courier: Courier, mailbox: Mailbox
+    ) -> tuple[Tensors, Tally]:
+        outputs: dict[str, Array] = {}
+        total = Tally()
+        while inputs:
+            found, cost = _gather(request, partition, inputs, courier)
+            total += cost
+            outputs.update((name, found[name]) for name in found if name in partition.plan.outputs)
+            inputs = {name: found[name] for name in found if partition.destinations(name, request.route.local_calls)}
+        return outputs, total
+
+    def answer(self, visit: Visit) -> Message:
+        produced = visit.run()
+        return Message("outputs", produced.cost.fields(), {**produced.outputs, **produced.leaving})
+
+
+class Forward(Flow):
+    def ask(
+        self, request: Request, partition: Partition, inputs: Tensors, courier: Courier, mailbox: Mailbox
+    ) -> tuple[Tensors, Tally]:
+        with mailbox.expect(request, partition.plan.outputs) as awaited:
+            total = Tally()
+            for parcel, asked in courier.parcels(awaited.request, partition, inputs):
+                _, cost = courier.send(awaited.request, parcel, carry=Tally())
+                total = total + asked + Tally(connects=cost.connects)
+            outputs, cost = awaited.outputs()
+            return outputs, total + cost
+
+    def answer(self, visit: Visit) -> Message:
+        visit.carried()
+        visit.later(lambda: self._hand_on(visit))
+        return Message("accepted", Tally().fields())
+
+    def _hand_on(self, visit: Visit) -> None:
+        try:
+            produced = visit.run()
+            visit.owe(produced.cost)
+            for parcel, asked in visit.courier.parcels(visit.request, visit.partition, produced.leaving):
+                visit.owe(asked)
+                _, sent = visit.courier.send(visit.request, parcel, carry=visit.settle())
+                visit.owe(Tally(connects=sent.connects))
+            if produced.outputs:
+                visit.courier.deliver(visit.request, produced.outputs, visit.settle())
+        except Exception as error:  # nobody waits for this call: the client is told, or it would wait for its deadline
+            visit.courier.excuse(visit.request, as_wire_error(error))
+
+
+def _gather(request: Request, partition: Partition, leaving: Tensors, courier: Courier) -> tuple[Tensors, Tally]:
+    """Send what leaves, one message after the other, and gather what is answered."""
+    outputs: dict[str, Array] = {}
     total = Tally()
-    for parcel, asked in courier.parcels(request, partition, leaving, to):
+    for parcel, asked in courier.parcels(request, partition, leaving):
         reply, cost = courier.send(request, parcel)
         outputs.update(reply.tensors)
         total = total + asked + cost + Tally.of(reply)
     return outputs, total
 
 
-FLOWS: Mapping[str, Flow] = {"nested": nested}
+FLOWS: Mapping[str, Flow] = {"nested": Nested(), "hub": Hub(), "forward": Forward()}

@@ -53,7 +53,9 @@ class Host:
             portions: dict[tuple[str, str], Portion] = {}
             courier = Courier(transports, registries)
             self._stack.callback(courier.close)
-            self.addresses = serve_all(Node(portions, courier).handle, transports, host, workers, self._stack)
+            node = Node(portions, courier)
+            self._stack.callback(node.close)
+            self.addresses = serve_all(node.handle, transports, host, workers, self._stack)
             name = next(iter(transports))
             with transports[name].connect(registries[name]) as registry:
                 self.server = _register(registry, self.addresses)

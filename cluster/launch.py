@@ -91,6 +91,20 @@ class Nursery:
             self._reader.join()
             self.check()
 
+    def stop(self, names: Sequence[str]) -> None:
+        """End the processes `names` and forget them. Returns when all are gone."""
+        with self._news:
+            for name in names:
+                if name in self.pids:
+                    os.kill(self.pids[name], signal.SIGTERM)
+            self._news.wait_for(lambda: not any(name in self.pids for name in names), GRACE)
+            for name in names:
+                if name in self.pids:
+                    os.kill(self.pids[name], signal.SIGKILL)
+            self._news.wait_for(lambda: not any(name in self.pids for name in names), GRACE)
+            for name in names:
+                self._ended.pop(name, None)
+
     def addresses(self, name: str) -> Mapping[str, Address]:
         """Where `name` listens, once it is ready. Raises `ClusterDown` where a process ends before that."""
         with self._news:
@@ -166,12 +180,16 @@ class Cluster:
         workers = str(2 * settings.servers + 8)
         self._start("registry", "registry", "--servers", str(settings.servers), "--workers", workers)
         self.registries = nursery.addresses("registry")
-        nodes = [f"node-{number}" for number in range(settings.servers)]
-        for name in nodes:
+        self.nodes = [f"node-{number}" for number in range(settings.servers)]
+        for name in self.nodes:
             self._start_node(name)
-        for name in nodes:
+        for name in self.nodes:
             nursery.addresses(name)
             notify(f"{name} ready")
+
+    def close(self) -> None:
+        """End its processes; the nursery is there for the next cluster."""
+        self._nursery.stop([*self.nodes, "registry"])
 
     def check(self) -> None:
         """Raise `ClusterDown` if a process has ended: to be asked once a request has failed."""

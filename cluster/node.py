@@ -7,24 +7,32 @@ a `Courier`. Several requests, of several clients, may be in it at a time.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.courier import Courier
+from cluster.debts import Debts
 from cluster.errors import NotAwaited, StageFailed
-from cluster.flows import FLOWS
+from cluster.flows import FLOWS, Produced
 from cluster.inbox import Inbox
 from cluster.partition import Partition
 from cluster.route import Request, Tally
 from partitioning.plan import Stage, Wire
 from transports.base import Array, Message
-from transports.errors import DeadlineExceeded, MalformedMessage, WireError
+from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
 
 __all__ = ["Node", "Portion"]
 
 log = logging.getLogger("splitbench.cluster")
+
+HANDS = 2
+"""Threads that work off what was acknowledged (flow `forward`): one computes while the other sends."""
+WAITING = 256
+"""Messages that may wait for them; one more is refused, so that memory stays bounded under any load."""
 
 Execute = Callable[[Sequence[Any]], list[Any]]
 """A stage under an engine: its inputs in order (arrays, or what another stage gave) -> its outputs, opaque here."""
@@ -49,29 +57,59 @@ class Node:
 
     def __init__(self, portions: Mapping[tuple[str, str], Portion], courier: Courier) -> None:
         self._portions = portions
-        self._courier = courier
+        self.courier = courier
+        self.debts = Debts()
+        self._later = ThreadPoolExecutor(HANDS, thread_name_prefix="node")
+        self._room = threading.BoundedSemaphore(WAITING)
 
     def handle(self, message: Message) -> Message:
-        """Answer `infer` with the final outputs that came of the message's tensors: none while inputs are missing."""
+        """Answer `infer` as the request's flow does."""
         if message.method != "infer":
             raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer'")
         request = Request.of(message.fields)
         portion = self._portion(request)
         for name, tensor in message.tensors.items():
             _check_arrival(portion, name, tensor)
-        produced, compute = self._run(request, portion, message.tensors)
-        outputs = {name: array for name, array in produced.items() if name in portion.partition.plan.outputs}
-        to = {name: self._servers(request, portion, name) for name in produced}
-        leaving = {name: array for name, array in produced.items() if to[name]}
-        gathered, cost = FLOWS[request.route.flow](request, portion.partition, leaving, to, self._courier)
-        return Message("outputs", (cost + Tally(compute=compute)).fields(), outputs | gathered)
+        return FLOWS[request.route.flow].answer(_Visit(self, request, portion, message))
 
-    def _run(self, request: Request, portion: Portion, tensors: Mapping[str, Any]) -> tuple[dict[str, Array], float]:
-        """Run every stage that `tensors` complete, and those that these complete: the document's local calls.
+    def later(self, work: Callable[[], None]) -> None:
+        """Have `work` done by one of few threads. Raises `ResourceExhausted` where too much waits already."""
+        if not self._room.acquire(blocking=False):
+            raise ResourceExhausted(f"{WAITING} messages wait at this server already")
+        self._later.submit(work).add_done_callback(lambda done: self._room.release())
 
-        Returns what leaves this server (or the model), as arrays, and the seconds that stages were executing.
+    def close(self) -> None:
+        """Begin nothing more of what waits."""
+        self._later.shutdown(wait=False, cancel_futures=True)
+
+    def _portion(self, request: Request) -> Portion:
+        key = (request.route.partition, request.route.engine)
+        if key not in self._portions:
+            raise NotAwaited(f"this server holds nothing of partition {key[0]!r} under engine {key[1]!r}")
+        return self._portions[key]
+
+
+class _Visit:
+    """A message at this server: what `flows.Visit` asks for."""
+
+    def __init__(self, node: Node, request: Request, portion: Portion, message: Message) -> None:
+        self.request = request
+        self.partition = portion.partition
+        self.courier = node.courier
+        self.later = node.later
+        self._portion = portion
+        self._message = message
+        self._debts = node.debts
+
+    def run(self) -> Produced:
+        """Run every stage that the message completes, and those that these complete: the document's local calls.
+
+        Only what leaves this server, or the model, becomes an array.
         """
-        produced: dict[str, Array] = {}
+        request, portion = self.request, self._portion
+        local_calls = request.route.local_calls
+        outputs: dict[str, Array] = {}
+        leaving: dict[str, Array] = {}
         clock = _Stopwatch()
 
         def execute(stage: Stage, inputs: list[Any]) -> list[Any]:
@@ -81,27 +119,27 @@ class Node:
                 return _execute(portion, stage, inputs)
 
         cascade = portion.inbox.cascade(
-            request.id, request.deadline, tensors, execute, local_calls=request.route.local_calls
+            request.id, request.deadline, self._message.tensors, execute, local_calls=local_calls
         )
-        for _, outputs in cascade:
+        for _, values in cascade:
             with clock:
-                leaving = (name for name in outputs if self._leaves(request, portion, name))
-                produced |= {name: portion.to_array(outputs[name]) for name in leaving}
-        return produced, clock.seconds
+                away = {name for name in values if self.partition.destinations(name, local_calls)}
+                final = {name for name in values if name in self.partition.plan.outputs}
+                arrays = {name: portion.to_array(values[name]) for name in values if name in away | final}
+                leaving |= {name: arrays[name] for name in arrays if name in away}
+                outputs |= {name: arrays[name] for name in arrays if name in final}
+        return Produced(outputs, leaving, Tally(compute=clock.seconds))
 
-    def _leaves(self, request: Request, portion: Portion, tensor: str) -> bool:
-        return tensor in portion.partition.plan.outputs or bool(self._servers(request, portion, tensor))
+    def carried(self) -> None:
+        """Take over what the message says of its request's cost, its own included."""
+        message = self._message
+        self.owe(Tally.of(message) + Tally(messages=1, payload=message.payload))
 
-    def _servers(self, request: Request, portion: Portion, tensor: str) -> frozenset[int]:
-        """The servers that `tensor` is sent to: not this one, as long as it calls its own stages directly."""
-        consumers = portion.partition.consumers[tensor]
-        return consumers - {portion.server} if request.route.local_calls else consumers
+    def owe(self, cost: Tally) -> None:
+        self._debts.owe(self.request, cost)
 
-    def _portion(self, request: Request) -> Portion:
-        key = (request.route.partition, request.route.engine)
-        if key not in self._portions:
-            raise NotAwaited(f"this server holds nothing of partition {key[0]!r} under engine {key[1]!r}")
-        return self._portions[key]
+    def settle(self) -> Tally:
+        return self._debts.settle(self.request)
 
 
 class _Stopwatch:

@@ -45,6 +45,13 @@ class Partition:
         """The tensors that the server's stages take from outside of themselves, each once."""
         return tuple(dict.fromkeys(tensor for stage in self.portion(server) for tensor in stage.inputs))
 
+    def destinations(self, tensor: str, local_calls: bool) -> frozenset[int]:
+        """The servers to which `tensor` is sent: not its own, where that calls its stages directly."""
+        producer = self.plan.wires[tensor].producer
+        if producer is None or not local_calls:
+            return self.consumers[tensor]
+        return self.consumers[tensor] - {self.placement[producer]}
+
     @cached_property
     def consumers(self) -> dict[str, frozenset[int]]:
         """Tensor -> the servers with a stage that awaits it: the document's list, by server."""

@@ -81,6 +81,8 @@ class Request:
     id: str
     route: Route
     deadline: float
+    reply_to: str = ""
+    """Where outputs go that no call returns (flow `forward`)."""
 
     @property
     def remaining(self) -> float:
@@ -88,9 +90,11 @@ class Request:
         return self.deadline - time.monotonic()
 
     def fields(self) -> dict[str, Scalar]:
-        return {"request": self.id, "route": self.route.encode(), "remaining": self.remaining}
+        fields: dict[str, Scalar] = {"request": self.id, "route": self.route.encode(), "remaining": self.remaining}
+        return fields | {"reply_to": self.reply_to} if self.reply_to else fields
 
     @classmethod
     def of(cls, fields_: Mapping[str, Scalar]) -> Request:
         route = Route.decode(str(fields_["route"]))
-        return cls(str(fields_["request"]), route, time.monotonic() + float(fields_["remaining"]))
+        deadline = time.monotonic() + float(fields_["remaining"])
+        return cls(str(fields_["request"]), route, deadline, str(fields_.get("reply_to", "")))

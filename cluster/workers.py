@@ -55,6 +55,5 @@ class _Walk:
         nothing = lambda stage, inputs: [None] * len(stage.outputs)  # noqa: E731
         for _, outputs in self._inboxes[server].cascade("walk", inf, arrived, nothing, local_calls=self._local_calls):
             for name in outputs:
-                consumers = self._partition.consumers[name]
-                leaving[name] = consumers - {server} if self._local_calls else consumers
+                leaving[name] = self._partition.destinations(name, self._local_calls)
         return {name: servers for name, servers in leaving.items() if servers}

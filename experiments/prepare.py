@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.route import Route
 from cluster.workers import workers_needed
@@ -154,9 +155,9 @@ def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
 def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> int:
     """The workers that every cell can do with. Raises `UsageError` for an explicit number below that."""
     needed = {
-        cell.name: workers_needed(partition, local_calls=cell.local_calls == "on", send=cell.send)
+        cell.name: cell.concurrency * workers_needed(partition, local_calls=cell.local_calls == "on", send=cell.send)
         for cell, partition in partitions.items()
-        if cell.transport != "none"
+        if cell.transport != "none" and FLOWS[cell.flow].waits
     }
     name, most = max(needed.items(), key=lambda item: item[1], default=("", 1))
     if 0 < experiment.workers < most:
@@ -164,5 +165,7 @@ def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> in
             f"--workers {experiment.workers}: cell {name} needs {most}, since its nested calls wait in {most} workers "
             f"of one server at once and would block for good; give --workers {most} or more, or leave it out"
         )
-    # One more than is needed: a server may see the next request before it has put the last one away.
-    return experiment.workers or most + 1
+    # One more than is needed: a server may see the next request before it has put the last one away. And enough for
+    # every other server to hand something on at once, which waits for nothing.
+    others = max(2 * cell.servers + cell.concurrency for cell in partitions)
+    return experiment.workers or max(most, others) + 1

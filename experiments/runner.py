@@ -7,7 +7,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import transports
@@ -16,7 +17,9 @@ from cluster.courier import Courier
 from cluster.host import settle
 from cluster.launch import Cluster, Nursery, Settings
 from cluster.local import LocalCluster
+from cluster.mailbox import Mailbox
 from cluster.partition import export
+from cluster.pinning import cores, pin, pinned
 from experiments import gate
 from experiments.prepare import Prepared, route_of
 from experiments.progress import Progress
@@ -42,7 +45,8 @@ def run(prepared: Prepared, samples: Writer, progress: Progress, nursery: Nurser
             progress.phase(f"checking {cell.name}")
             bench.warm_up(cell)
         settle()
-        for block in blocks(len(experiment.cells), experiment.runs, experiment.order, experiment.seed):
+        concurrency = [cell.concurrency for cell in experiment.cells]
+        for block in blocks(concurrency, experiment.runs, experiment.order, experiment.seed):
             for sample in bench.measure(block):
                 samples.append(sample)
                 progress.advance(sample.cell.name, sample.seconds)
@@ -56,6 +60,7 @@ class _Bench:
     client: Client
     check: Callable[[], None]
     """Raises where a process of the cluster has ended."""
+    began: float = field(default_factory=time.perf_counter)
 
     def warm_up(self, cell: Cell) -> None:
         """Requests that are not timed, with every variant of the input at least once."""
@@ -63,25 +68,46 @@ class _Bench:
             self._request(cell, number)
 
     def measure(self, block: Block) -> Iterator[Sample]:
-        """The timed requests of a block, one after the other."""
-        cell = self.prepared.experiment.cells[block.cell]
-        for number in range(block.lead):
-            self._request(cell, number)
-        for number in block.runs:
-            seconds, answer, deviation = self._request(cell, number)
-            tally = answer.tally
-            yield Sample(
-                cell,
-                number,
-                seconds,
-                block.number,
-                compute_seconds=tally.compute,
-                messages=tally.messages,
-                payload_bytes=tally.payload,
-                lookups=tally.lookups,
-                connects=tally.connects,
-                deviation=deviation,
-            )
+        """The timed requests of a block, as they are answered: as many under way at a time as the cell says."""
+        experiment = self.prepared.experiment
+        cell = experiment.cells[block.cell]
+        alone = experiment.pin == "on" and cell.transport == "none"
+        with pinned(cores()[:1]) if alone else contextlib.nullcontext():
+            yield from self._turn(cell, block)
+
+    def _turn(self, cell: Cell, block: Block) -> Iterator[Sample]:
+        numbers = [*range(-block.lead, 0), *block.runs]
+        measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
+        yield from (sample for sample in measure(cell, numbers, block.number) if sample.run >= 0)
+
+    def _one_by_one(self, cell: Cell, numbers: list[int], block: int) -> Iterator[Sample]:
+        yield from (self._sample(cell, number, block) for number in numbers)
+
+    def _overlapping(self, cell: Cell, numbers: list[int], block: int) -> Iterator[Sample]:
+        with ThreadPoolExecutor(cell.concurrency) as clients:
+            begun = [clients.submit(self._sample, cell, number, block) for number in numbers]
+            try:
+                yield from (done.result() for done in as_completed(begun))
+            finally:
+                clients.shutdown(cancel_futures=True)
+
+    def _sample(self, cell: Cell, number: int, block: int) -> Sample:
+        start = time.perf_counter()
+        seconds, answer, deviation = self._request(cell, number)
+        tally = answer.tally
+        return Sample(
+            cell,
+            number,
+            seconds,
+            block,
+            start=start - self.began,
+            deviation=deviation,
+            compute_seconds=tally.compute,
+            messages=tally.messages,
+            payload_bytes=tally.payload,
+            lookups=tally.lookups,
+            connects=tally.connects,
+        )
 
     def _request(self, cell: Cell, number: int) -> tuple[float, Answer, float]:
         """(seconds from arrays in the client's memory to arrays in the client's memory, answer, its deviation)."""
@@ -128,10 +154,14 @@ def _bench(prepared: Prepared, progress: Progress, nursery: Nursery | None) -> I
                 options=tuple(f"{key}={value}" for key, value in options.items()),
             )
             cluster = Cluster(settings, nursery, progress.phase)
+            if prepared.experiment.pin == "on":
+                for number, name in enumerate(cluster.nodes):
+                    pin(nursery.pids[name], {cores()[number % len(cores())]})
             registries |= cluster.registries
             check = cluster.check
         if direct := prepared.chosen(remote=False):
             local = LocalCluster(direct, prepared.program, carriers["none"])
             registries |= stack.enter_context(local).registries
         courier = stack.enter_context(contextlib.closing(Courier(carriers, registries)))
-        yield _Bench(prepared, Client(courier), check)
+        mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers)))
+        yield _Bench(prepared, Client(courier, mailbox), check)

@@ -2,10 +2,11 @@
 
 Columns, in this order (units in brackets):
   `cell`, then its settings that name it, then `run` (0, 1, ... within the cell) and `seconds` [s, wall clock],
-  then the cell's other settings, then what else was measured of the request: `block` (requests of a cell that were
-  timed one after the other share a number), `compute_seconds` [s, in the stages], `messages` (sent between processes
-  or handlers), `payload_bytes` [B, all tensors of all messages], `lookups` (questions to the registry), `connects`
-  (connections made) and `deviation` (largest |output - local| over largest |local|).
+  then the cell's other settings, then what else was measured of the request: `block` (requests of a cell that had
+  their turn together share a number), `start` [s, when it was begun, on a clock of the run's own], `compute_seconds`
+  [s, in the stages], `messages` (sent between processes or handlers), `payload_bytes` [B, all tensors of all
+  messages], `lookups` (questions to the registry), `connects` (connections made) and `deviation` (largest
+  |output - local| over largest |local|).
 A value that was not measured is an empty field, and is read as NaN where the column may hold it.
 """
 
@@ -46,13 +47,17 @@ RESULTS = (NAME, "summary.csv", "report.md", "environment.json", "comparison.svg
 
 NAMING_FIELDS = CELL_FIELDS[: CELL_FIELDS.index("placement")]
 EXTRA_FIELDS = CELL_FIELDS[len(NAMING_FIELDS) :]
-INTEGERS = ("batch", "servers", "run", "block", "messages", "payload_bytes", "lookups", "connects")
-NUMBERS = ("seconds", "compute_seconds", "deviation")
-MAY_BE_EMPTY = ("compute_seconds", "deviation")
+INTEGERS = ("batch", "servers", "concurrency", "run", "block", "messages", "payload_bytes", "lookups", "connects")
+NUMBERS = ("seconds", "start", "compute_seconds", "deviation")
+MAY_BE_EMPTY = ("start", "compute_seconds", "deviation")
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
-    *("block", "compute_seconds", "messages", "payload_bytes", "lookups", "connects", "deviation"),
+    *("block", "start", "compute_seconds", "messages", "payload_bytes", "lookups", "connects", "deviation"),
 )
+
+
+LATER: Mapping[str, str] = {"concurrency": "1", "start": ""}
+"""Columns that came after version 0.1, and what a file without them means."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Sample:
     run: int
     seconds: float
     block: int
+    start: float = float("nan")
     deviation: float = float("nan")
     compute_seconds: float = float("nan")
     messages: int = 0
@@ -193,6 +199,7 @@ def _text(path: Path) -> str:
 
 
 def _frame(rows: list[list[str]], path: Path) -> pd.DataFrame:
+    rows = _with_later_columns(rows)
     header = rows[0] if rows else []
     if tuple(header) != COLUMNS:
         missing = [column for column in COLUMNS if column not in header]
@@ -209,6 +216,20 @@ def _frame(rows: list[list[str]], path: Path) -> pd.DataFrame:
         frame[column] = _numeric(frame[column], path)
     _check_cells(frame, path)
     return frame
+
+
+def _with_later_columns(rows: list[list[str]]) -> list[list[str]]:
+    """The rows with every column of `LATER` that they lack, in its place."""
+    header = rows[0] if rows else []
+    missing = [column for column in COLUMNS if column not in header]
+    if not header or any(column not in LATER for column in missing):
+        return rows
+    for column in missing:
+        place = COLUMNS.index(column)
+        for row in rows:
+            row.insert(place, LATER[column])
+        rows[0][place] = column
+    return rows
 
 
 def _numeric(column: pd.Series[Any], path: Path) -> pd.Series[Any]:

@@ -1,20 +1,20 @@
 """When each request is made: in short randomised blocks, or one cell after the other.
 
 Samples taken in long blocks drift apart with the machine, and strictly alternating ones disturb each other's caches.
-Short blocks in random order do best: each begins with one request that is not counted, which brings the cell's code
-and data back into the caches.
+Short blocks in random order do best: each begins with requests that are not counted, which bring the cell's code and
+data back into the caches (and, where several requests are under way at a time, fill the servers).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 __all__ = ["BLOCK", "Block", "blocks"]
 
 BLOCK = 10
-"""Timed requests in a block of the order `shuffled`."""
+"""Timed requests in a block of the order `shuffled`, for each request that is under way at a time."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,20 @@ class Block:
     runs: range
 
 
-def blocks(cells: int, runs: int, order: str, seed: int) -> Iterator[Block]:
-    """Every block of an experiment with `cells` cells of `runs` timed requests each, in the order of execution."""
+def blocks(concurrency: Sequence[int], runs: int, order: str, seed: int) -> Iterator[Block]:
+    """Every block of an experiment, in the order of execution.
+
+    `concurrency` has an entry for each cell, `runs` are the timed requests of each.
+    """
     if order == "blocked":
-        pairs = [(cell, range(runs)) for cell in range(cells)]
-    else:
-        chance = random.Random(seed)
-        pairs = []
-        for start in range(0, runs, BLOCK):
-            rank = list(range(cells))
-            chance.shuffle(rank)
-            pairs += [(cell, range(start, min(start + BLOCK, runs))) for cell in rank]
-    lead = 0 if order == "blocked" else 1
-    yield from (Block(number, cell, lead, runs_) for number, (cell, runs_) in enumerate(pairs))
+        yield from (Block(cell, cell, 0, range(runs)) for cell in range(len(concurrency)))
+        return
+    chance = random.Random(seed)
+    begun = [0] * len(concurrency)
+    number = 0
+    while waiting := [cell for cell, done in enumerate(begun) if done < runs]:
+        chance.shuffle(waiting)
+        for cell in waiting:
+            end = min(begun[cell] + BLOCK * concurrency[cell], runs)
+            yield Block(number, cell, concurrency[cell], range(begun[cell], end))
+            begun[cell], number = end, number + 1

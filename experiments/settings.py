@@ -33,7 +33,9 @@ __all__ = [
 CUT_WORDS = ("equal", "balanced")
 """Cuts that are found; any other value of `cut` names operations."""
 
-LEAST: Mapping[str, int] = {"batch": 1, "servers": 1, "runs": 1, "warmup": 0, "workers": 0, "threads": 0, "seed": 0}
+LEAST: Mapping[str, int] = dict.fromkeys(("batch", "servers", "concurrency", "runs"), 1) | dict.fromkeys(
+    ("warmup", "workers", "threads", "seed"), 0
+)
 MOST: Mapping[str, int] = {"seed": 2**32 - 1}  # numpy and Keras take no larger one
 
 BUNDLED = f"{PHOTOGRAPH.name} (bundled)"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import transports
+from cluster.flows import FLOWS
 from partitioning.placement import PLACEMENTS
 
 __all__ = ["CELL_FIELDS", "PHOTOGRAPH", "Cell", "Experiment", "local_of"]
@@ -21,7 +22,6 @@ PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
 """The bundled photograph; `data/README.md` names its source and licence."""
 
 MODES = ("whole", "layer", "submodel")
-FLOWS = ("nested",)
 ENGINES = ("eager", "graph", "frozen")
 MALLOC = ("keep", "default")
 CODECS = ("raw", "tensorproto")
@@ -38,7 +38,11 @@ class Cell:
 
     transport: str = _setting("grpc", "what carries the tensors", tuple(transports.NAMES))
     mode: str = _setting("layer", "what a stage is: the whole model, one operation, or one of N groups", MODES)
-    flow: str = _setting("nested", "who sends a stage's output on: nested = the servers, answers come back up", FLOWS)
+    flow: str = _setting(
+        "nested",
+        "who sends a stage's outputs on: the servers (nested, forward) or the client (hub)",
+        tuple(FLOWS),
+    )
     engine: str = _setting("eager", "how a stage is executed", ENGINES)
     codec: str = _setting("raw", "how a tensor is written into a message (tensorproto: grpc only)", CODECS)
     batch: int = _setting(1, "images in a request")
@@ -57,6 +61,7 @@ class Cell:
     send: str = _setting(
         "bundle", "what leaves a server for another: all at once, or a message a tensor", ("bundle", "tensor")
     )
+    concurrency: int = _setting(1, "requests that are under way at a time")
 
     @property
     def name(self) -> str:
@@ -99,6 +104,7 @@ class Experiment:
     workers: int = _setting(0, "calls that a server handles at a time; 0 = what plan and placement need")
     threads: int = _setting(0, "TensorFlow's intra-op threads in every process; 0 = TensorFlow's own choice")
     malloc: str = _setting("keep", "freed memory stays with the process (keep), or goes back to the kernel", MALLOC)
+    pin: str = _setting("off", "each node on one core, and the local model on one", ("on", "off"))
     option: Mapping[str, str] = field(
         default_factory=dict, metadata={"help": "NAME.KEY=VALUE: what one transport alone has", "valid": None}
     )

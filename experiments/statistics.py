@@ -39,6 +39,7 @@ COLUMNS = (
     *("cell", *NAMING_FIELDS, "n", "mean", "std", "median", "p90", "p99"),
     *("ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none"),
     *(*EXTRA_FIELDS, "resampled", "messages", "payload_bytes", "lookups", "connects", "compute_share", "deviation"),
+    *("throughput", "throughput_to_local"),
 )
 
 Floats = NDArray[np.float64]
@@ -52,6 +53,7 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
     `std` is the sample standard deviation (ddof=1), NaN for one sample. Percentiles interpolate linearly.
     `ratio_to_none` is to the same cell carried by `none`. `messages`, `payload_bytes`, `lookups` and `connects` are
     means per request, `compute_share` is compute seconds over seconds, `deviation` is the largest seen.
+    `throughput` is requests per second, over the time from the first start to the last end of each block.
     What has no counterpart in the samples is NaN.
     """
     groups = {_cell(group): group for _, group in samples.groupby("cell", sort=False)}
@@ -91,8 +93,17 @@ def _row(cell: Cell, groups: Mapping[Cell, pd.DataFrame], seed: int) -> dict[str
     group, local, none = groups[cell], groups.get(local_of(cell)), groups.get(none_of(cell))
     row = {"cell": cell.name} | {name: getattr(cell, name) for name in CELL_FIELDS} | _described(group)
     row["ratio_to_none"] = row["mean"] / none["seconds"].mean() if none is not None else math.nan
+    row["throughput"] = _throughput(group)
+    row["throughput_to_local"] = row["throughput"] / _throughput(local) if local is not None else math.nan
     row |= _ratio(cell, group, local, seed)
     return row
+
+
+def _throughput(group: pd.DataFrame) -> float:
+    """Requests per second while the cell had its turn; NaN where the samples do not say when they began."""
+    blocks = group.assign(end=group["start"] + group["seconds"]).groupby("block")
+    spans = blocks["end"].max() - blocks["start"].min()
+    return float(len(group) / spans.sum()) if spans.notna().all() else math.nan
 
 
 def _described(group: pd.DataFrame) -> dict[str, Any]:

@@ -79,7 +79,10 @@ def make(name: str, options: Mapping[str, str] = {}) -> Transport:
         if option not in defaults:
             raise UsageError(f"transport {name!r} has no option {option!r}{suggest(option, defaults)}")
         values[option] = _parse(key, text, type(defaults[option]))
-    return kind(kind.Options(**values))
+    try:
+        return kind(kind.Options(**values))
+    except UsageError as error:
+        raise UsageError(f"--option {name}.{error}") from error
 
 
 def _parse(key: str, text: str, kind: type) -> Any:

@@ -38,6 +38,7 @@ from transports.errors import (
     from_kind,
     suggest,
 )
+from transports.limits import NAME, PARTS, TEXT, Limits
 
 __all__ = [
     "DTYPES",
@@ -51,6 +52,7 @@ __all__ = [
     "Server",
     "Transport",
     "answer",
+    "as_wire_error",
     "check_message",
     "check_tensor",
     "guard",
@@ -109,14 +111,6 @@ class Message:
 
 
 Handler = Callable[[Message], Message]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The options that every transport has. A transport with more of its own subclasses this (`Transport.Options`)."""
-
-    max_message: int = 256 * 2**20
-    """Largest payload that an end sends or takes, in bytes."""
 
 
 class Server(ABC):
@@ -196,12 +190,16 @@ def answer(handler: Handler, message: Message) -> Message:
     """
     try:
         return handler(message)
-    except WireError as error:
-        return _failure(error)
     except Exception as error:
-        log.exception("the handler of %r failed", message.method)
-        text = f"the handler of {message.method!r} failed with {type(error).__name__}; its own log says more"
-        return _failure(RemoteError(text))
+        return _failure(as_wire_error(error))
+
+
+def as_wire_error(error: Exception) -> WireError:
+    """`error` itself where it may cross the wire; else one that says only its type, and the log has the rest."""
+    if isinstance(error, WireError):
+        return error
+    log.error("a handler failed", exc_info=error)
+    return RemoteError(f"the handler failed with {type(error).__name__}; the log of its process says more")
 
 
 def _failure(error: WireError) -> Message:
@@ -226,14 +224,14 @@ def respond(handler: Handler, request: Came, read: Callable[[Came], Message], wr
 def guard(handler: Handler, limits: Limits, workers: int) -> Handler:
     """`handler` behind the refusals that all servers share.
 
-    It raises `ResourceExhausted` at once, without waiting, for a call beyond the `workers` that are being handled, and
-    `MessageTooLarge` for a request or an answer above the limit.
+    It raises `ResourceExhausted` for a call beyond the `workers` that are being handled (`Limits.when_full`), at once
+    and without waiting, and `MessageTooLarge` for a request or an answer above the limit.
     """
     free = threading.BoundedSemaphore(workers)
 
     def guarded(message: Message) -> Message:
         check_message(message, limits)
-        if not free.acquire(blocking=False):
+        if not free.acquire(blocking=limits.when_full == "wait"):
             raise ResourceExhausted(f"all {workers} workers of the server are busy; {message.method!r} was not begun")
         try:
             reply = handler(message)
@@ -247,14 +245,31 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Handler:
 def check_message(message: Message, limits: Limits) -> Message:
     """`message` itself.
 
-    Raises `MalformedMessage` for a tensor that is no array, `MessageTooLarge` for a payload above the limit.
+    Raises `MalformedMessage` for a tensor that is no array, `MessageTooLarge` for a payload above the limit and for
+    more names and text than any message of ours has.
     """
+    _check_description(message)
     for name, tensor in message.tensors.items():
         if not isinstance(tensor, (np.ndarray, np.generic)):
             raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
     if (size := message.payload) > (limit := limits.max_message):
         raise MessageTooLarge(f"the tensors of {message.method!r} take {size} bytes, above the limit of {limit} bytes")
     return message
+
+
+def _check_description(message: Message) -> None:
+    """What describes the tensors, against `PARTS`, `NAME` and `TEXT`."""
+    names = [message.method, *message.fields, *message.tensors]
+    text = [len(value) for value in (*names, *message.fields.values()) if isinstance(value, str)]
+    longest = max((len(name) for name in names if isinstance(name, str)), default=0)
+    for what, size, limit in (
+        ("fields", len(message.fields), PARTS),
+        ("tensors", len(message.tensors), PARTS),
+        ("characters in one name", longest, NAME),
+        ("characters of names and text", sum(text), TEXT),
+    ):
+        if size > limit:
+            raise MessageTooLarge(f"{str(message.method)[:NAME]!r} has {size} {what}, above the limit of {limit}")
 
 
 def check_tensor(name: str, dtype: str, shape: Sequence[int], nbytes: int) -> np.dtype[np.generic]:

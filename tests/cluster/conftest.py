@@ -15,6 +15,7 @@ from cluster.client import Client
 from cluster.courier import Courier
 from cluster.launch import Cluster, Nursery, Settings
 from cluster.local import LocalCluster
+from cluster.mailbox import Mailbox
 from cluster.partition import Partition, export
 from cluster.workers import workers_needed
 from partitioning.placement import PLACEMENTS
@@ -25,6 +26,7 @@ from transports.base import Address, Array, Transport
 
 SERVERS = 3
 MODES = ("whole", "layer", "submodel")
+ENGINES = {"whole": ("eager",), "layer": ("eager",), "submodel": ("frozen",)}
 WIRES = tuple(name for name in transports.NAMES if name != "none")
 
 
@@ -63,7 +65,7 @@ def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
             for placement, place in PLACEMENTS.items():
                 servers = min(SERVERS, len(plan.stages))
                 full = f"{name}.{mode}.{placement}"
-                made[full] = Partition(full, plan, place(plan, servers), ("eager", "frozen"))
+                made[full] = Partition(full, plan, place(plan, servers), ENGINES[mode])
     return made
 
 
@@ -95,7 +97,8 @@ def bench(cases: Mapping[str, Case], partitions: Mapping[str, Partition], export
     with contextlib.ExitStack() as stack:
         cluster = Cluster(settings, stack.enter_context(Nursery()))
         courier = stack.enter_context(contextlib.closing(Courier(carriers, cluster.registries)))
-        yield Bench(cluster, carriers, cluster.registries, Client(courier))
+        mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers)))
+        yield Bench(cluster, carriers, cluster.registries, Client(courier, mailbox))
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +111,7 @@ def direct(cases: Mapping[str, Case], partitions: Mapping[str, Partition]) -> It
             own = [partition for name, partition in partitions.items() if name.startswith(f"{model}.")]
             local = stack.enter_context(LocalCluster(own, cases[model].program, carrier))
             courier = stack.enter_context(contextlib.closing(Courier({"none": carrier}, local.registries)))
-            return Client(courier)
+            return Client(courier, stack.enter_context(contextlib.closing(Mailbox({"none": carrier}))))
 
         made = {model: client(model) for model in cases}
         yield made.__getitem__

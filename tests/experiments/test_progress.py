@@ -44,7 +44,7 @@ def test_plain_lines() -> None:
     assert lines[:2] == ["stages [exported]", "node 0 READY"]
     assert [text.partition(" ")[0] for text in lines[2:]] == ["1/200", *(f"{tenth * 20}/200" for tenth in range(1, 11))]
     assert lines[-1] == "200/200 requests; grpc/layer (100): 0.125 s"
-    assert "s left" in lines[2]
+    assert "s left" in lines[3]
     assert "\x1b" not in stream.getvalue()
     assert progress.counts == dict.fromkeys(CELLS, 100)
 

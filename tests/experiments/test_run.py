@@ -93,7 +93,8 @@ def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, 
     out = tmp_path / "out"
     going = started(
         *("--model", model, "--transport", "none,rpyc,rpyc-tuned,grpc", "--codec", "raw,tensorproto"),
-        *("--mode", "layer,submodel", "--engine", "eager,frozen", "--servers", 2, "--runs", 11, "--out", out),
+        *("--mode", "layer,submodel", "--flow", "nested,hub,forward", "--concurrency", "1,3", "--servers", 2),
+        *("--engine", "frozen", "--runs", 11, "--out", out),
     )
     going.wait_for("node-1 ready")
     processes = going.cluster()
@@ -102,9 +103,9 @@ def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, 
     assert_gone(processes)
     assert str(out) in going.out
     frame = samples.read(out)
-    # (none, rpyc, rpyc-tuned: raw; grpc: raw and tensorproto) x 2 modes x 2 engines, and two locals
+    # (none, rpyc, rpyc-tuned: raw; grpc: raw and tensorproto) x 2 modes x 3 flows x 2 concurrencies, and the local model
     assert frame.groupby("cell").size().to_dict() == dict.fromkeys(frame["cell"].unique(), 11)
-    assert frame["cell"].nunique() == 5 * 2 * 2 + 2
+    assert frame["cell"].nunique() == 5 * 2 * 3 * 2 + 1
     assert (frame["deviation"] <= 1e-3).all()
     assert environment.read(out)["complete"] is True
     assert {path.name for path in out.glob("plan-*.json")} == {

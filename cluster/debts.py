@@ -1,0 +1,37 @@
+"""What requests have cost at a server and no message has carried on yet (flow `forward`)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from cluster.route import Request, Tally
+
+__all__ = ["Debts"]
+
+
+class Debts:
+    """Tallies by request. What is left of a request at its deadline is forgotten."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._owed: dict[str, tuple[float, Tally]] = {}
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def owe(self, request: Request, cost: Tally) -> None:
+        """Add `cost` to what is owed for `request`."""
+        with self._lock:
+            now = self._clock()
+            for name in [name for name, (deadline, _) in self._owed.items() if deadline < now]:
+                del self._owed[name]
+            _, owed = self._owed.get(request.id, (0.0, Tally()))
+            self._owed[request.id] = (request.deadline, owed + cost)
+
+    def settle(self, request: Request) -> Tally:
+        """Take everything that is owed for `request`."""
+        with self._lock:
+            return self._owed.pop(request.id, (0.0, Tally()))[1]

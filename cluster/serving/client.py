@@ -1,0 +1,142 @@
+"""The client's side of a model server, the real one or ours: over gRPC, with the official stubs.
+
+A request carries its tensors as `tensor_content`; an answer is read in either form. What the server refuses and what
+gRPC raises becomes an error of `transports.errors`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import grpc
+import numpy as np
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from cluster.serving.tensors import LIMIT, decode, encode_into
+from partitioning.plan import Stage
+from partitioning.served import Served
+from transports.base import Address, Array
+from transports.errors import ConnectError, DeadlineExceeded, MessageTooLarge, RemoteError, WireError
+from transports.grpc_protobuf import STATUS
+
+__all__ = ["Client", "ServedStage"]
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", LIMIT),
+    ("grpc.max_send_message_length", LIMIT),
+    ("grpc.use_local_subchannel_pool", 1),  # or two channels of a process share one connection
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+)
+POLL = 0.05
+"""Seconds between two questions for the state of a model that is being loaded: the protocol has no way to be told."""
+
+END = get_model_status_pb2.ModelVersionStatus.END
+AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+
+
+class Client:
+    """A kept connection to a model server; any number of threads may use it. A context manager."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(str(address), options=OPTIONS)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    def wait_available(self, model: str, timeout: float, check: Callable[[], None] = lambda: None) -> None:
+        """Return once the server says AVAILABLE of a version of `model`.
+
+        `check` is called now and then and may raise, when the server's process has ended. Raises `ConnectError` where
+        nobody answers within `timeout` seconds, `DeadlineExceeded` where the model is not loaded by then, and
+        `RemoteError` where loading failed.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            check()
+            state = self._state(model, timeout=min(1.0, max(POLL, deadline - time.monotonic())))
+            if state == AVAILABLE:
+                return
+            if time.monotonic() > deadline:
+                kind = ConnectError if state is None else DeadlineExceeded
+                raise kind(f"{self.address}: model {model!r} is not available after {timeout:.0f} s")
+            time.sleep(POLL)
+
+    def _state(self, model: str, timeout: float) -> int | None:
+        """The state of the version that is nearest to being served; None where nobody answers yet."""
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = model
+        try:
+            answer = self._models.GetModelStatus(request, timeout=timeout, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                return None
+            if error.code() is grpc.StatusCode.NOT_FOUND:  # a server that is starting knows of no model yet
+                return int(get_model_status_pb2.ModelVersionStatus.UNKNOWN)
+            raise _error(error, self.address) from None
+        states = {version.state: version.status.error_message for version in answer.model_version_status}
+        if set(states) == {END} and states[END]:
+            raise RemoteError(f"{self.address}: model {model!r} cannot be loaded: {states[END]}")
+        return AVAILABLE if AVAILABLE in states else max(states, default=0)
+
+    def predict(
+        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = (), timeout: float = 30.0
+    ) -> dict[str, Array]:
+        """The outputs of that name (all, where none is named) of the model's signature `serving_default`.
+
+        Arrays that come back are read-only. Raises a `WireError`; `MessageTooLarge` above 2 GiB.
+        """
+        request = predict_pb2.PredictRequest(output_filter=outputs)
+        request.model_spec.name = model
+        if (size := sum(array.nbytes for array in inputs.values())) > LIMIT:
+            raise MessageTooLarge(f"the inputs of {model!r} take {size} bytes, above the limit of {LIMIT} bytes")
+        for name, array in inputs.items():
+            encode_into(request.inputs[name], array, content=True)
+        try:
+            answer = self._prediction.Predict(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise _error(error, self.address) from None
+        return {name: decode(name, proto) for name, proto in answer.outputs.items()}
+
+    def close(self) -> None:
+        """Let go of the connection. Idempotent."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class ServedStage:
+    """A stage that a model server executes: an executable as those of `partitioning.engines`."""
+
+    def __init__(self, client: Client, served: Served, stage: Stage, timeout: float = 30.0) -> None:
+        self._client = client
+        self._model = served.models[stage.name]
+        self._inputs = [served.keys[name] for name in stage.inputs]
+        self._outputs = [served.keys[name] for name in stage.outputs]
+        self._timeout = timeout
+
+    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
+        """`stage.outputs` from `stage.inputs`, in their orders: read-only arrays. Raises a `WireError`."""
+        named = dict(zip(self._inputs, map(np.asarray, inputs), strict=True))
+        answer = self._client.predict(self._model, named, self._outputs, self._timeout)
+        return [answer[key] for key in self._outputs]
+
+
+def _error(error: grpc.RpcError, address: Address) -> WireError:
+    """The one place where what gRPC raises becomes an error of ours."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and re.search(r"larger than max", details):
+        return MessageTooLarge(f"{address}: {details}")
+    return STATUS[code](f"{address}: {code.name}: {details}")

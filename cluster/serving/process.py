@@ -1,0 +1,176 @@
+"""Starts a model server, the real one where there is one and ours elsewhere, watches over it, and ends it.
+
+    with ModelServer.of_stage(folder, served.models["stage-0"]) as server:
+        Client(server.grpc).predict(...)
+
+Whatever way this process ends, the server does too: it sees its standard input close.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from cluster.errors import ClusterDown
+from cluster.process import parse_ready
+from cluster.serving.client import Client
+from cluster.serving.configuration import read_config
+from transports.base import Address
+from transports.errors import UsageError, WireError
+
+__all__ = ["BINARY", "OURS", "REAL", "ModelServer", "find_binary"]
+
+BINARY = "tensorflow_model_server"
+REAL, OURS = "TF Serving", "TFS-compatible"
+HOST = "127.0.0.1"
+START = 300.0
+"""Seconds until every model has to be available: loading a large model on a slow disk takes minutes."""
+GRACE = 10.0
+"""Seconds that a server has to end by itself before it is killed."""
+
+
+def find_binary(named: str | None = None) -> str | None:
+    """The real server: `named`, else what PATH has, else None. Raises `UsageError` where `named` cannot be run."""
+    found = shutil.which(named or BINARY)
+    if named and found is None:
+        raise UsageError(f"{named!r} is no program that can be run; name a {BINARY}")
+    return found
+
+
+class ModelServer:
+    """A running server, every model in it available. A context manager; on exit the process is gone.
+
+    Raises `ClusterDown`, with the server's last words, where it ends before that or does not get there in time.
+    """
+
+    def __init__(
+        self, flags: Sequence[str], models: Sequence[str], *, binary: str | None = None, threads: int = 0
+    ) -> None:
+        """`flags` say which models there are. `binary` names the real server; None: ours. `threads`: of TensorFlow."""
+        self.kind = REAL if binary else OURS
+        self.models = tuple(models)
+        self._flags = [*flags, f"--tensorflow_session_parallelism={threads}"] if threads else list(flags)
+        self._binary = binary
+        self._stack = contextlib.ExitStack()
+
+    @classmethod
+    def of_stage(cls, folder: Path, model: str, *, binary: str | None = None, threads: int = 0) -> Self:
+        """A server for one model of an exported plan (`partitioning.export`)."""
+        flags = [f"--model_name={model}", f"--model_base_path={(folder / model).absolute()}"]
+        return cls(flags, [model], binary=binary, threads=threads)
+
+    @classmethod
+    def of_config(cls, config: Path, *, binary: str | None = None, threads: int = 0) -> Self:
+        """A server for all models of a `models.config`, or of a `server-<i>.config`. Raises `UsageError`."""
+        models = [model.name for model in read_config(config)]
+        return cls([f"--model_config_file={config.absolute()}"], models, binary=binary, threads=threads)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-serving-")))
+            self._log = folder / "log"
+            self.grpc, self.rest = self._start_real() if self._binary else self._start_ours()
+            self._await_models()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process that this one started: ours itself, or the keeper of the real one."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise `ClusterDown` if the server has ended."""
+        if (status := self._process.poll()) is not None:
+            raise ClusterDown(f"the model server ({self.kind}) ended with status {status}{self._last_words()}")
+
+    def close(self) -> None:
+        """End the server. Idempotent."""
+        self._stack.close()
+
+    def _start_ours(self) -> tuple[Address, Address]:
+        flags = ["--port=0", "--rest_api_port=0", "--until-eof", *self._flags]
+        self._start([sys.executable, "-m", "cluster.serving.server", *flags])
+        ready = self._await_ready()
+        return ready["grpc"], ready["rest"]
+
+    def _start_real(self) -> tuple[Address, Address]:
+        grpc, rest = _free_ports(2)
+        flags = [f"--port={grpc}", f"--rest_api_port={rest}", *self._flags]
+        self._start([sys.executable, "-m", "cluster.serving.keeper", str(self._binary), *flags])
+        return Address(HOST, grpc), Address(HOST, rest)
+
+    def _start(self, command: Sequence[str]) -> None:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE if not self._binary else log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C reaches only this program, which then ends the server in order
+                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+            )
+        self._stack.callback(self._end)
+
+    def _await_ready(self) -> Mapping[str, Address]:
+        """What the READY line says. A timer ends a server that never gets there, and with it the reading."""
+        assert self._process.stdout is not None
+        timer = threading.Timer(START, self._process.kill)
+        timer.start()
+        try:
+            for line in self._process.stdout:
+                word, *rest = line.decode(errors="replace").split() or [""]
+                if word == "READY":
+                    return parse_ready(rest)
+        finally:
+            timer.cancel()
+        self._process.wait()
+        self.check()
+        raise AssertionError("unreachable")
+
+    def _await_models(self) -> None:
+        with Client(self.grpc) as client:
+            for model in self.models:
+                try:
+                    client.wait_available(model, START, self.check)
+                except WireError as error:
+                    raise ClusterDown(f"the model server ({self.kind}): {error}{self._last_words()}") from error
+
+    def _end(self) -> None:
+        process = self._process
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now: the real server takes no 0. They are all held before any is let go."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in held:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in held]

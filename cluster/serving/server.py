@@ -1,0 +1,109 @@
+"""`python -m cluster.serving.server`: a model server that answers as TensorFlow Serving does, over `tf.saved_model`.
+
+It prints one line `READY grpc=HOST:PORT rest=HOST:PORT` once every model is loaded, and ends on SIGTERM, on Ctrl-C, or
+(`--until-eof`) when its standard input closes. Flags are called as `tensorflow_model_server` calls them; of a port, 0
+means a free one. It does not watch folders for new versions, and has neither batching nor classify and regress.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transports.base import Address
+from transports.errors import SplitbenchError, UsageError
+
+__all__ = ["main"]
+
+WORKERS = 4 * (os.cpu_count() or 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to end; the exit status: 0 ended, 1 a port cannot be bound, 2 a value cannot be used."""
+    arguments = _parser().parse_args(argv)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if arguments.until_eof:
+        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+    try:
+        with contextlib.ExitStack() as stack:
+            addresses = _serve(arguments, stack)
+            print("READY", *(f"{name}={address}" for name, address in addresses.items()), flush=True)
+            stop.wait()
+    except SplitbenchError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def _serve(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Mapping[str, Address]:
+    """TensorFlow is loaded here and not before: a wrong flag is answered at once."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from cluster.process import tune
+
+    tune(arguments.tensorflow_session_parallelism, "keep")
+    from cluster.serving import configuration, models
+    from cluster.serving.grpc_services import GrpcServer
+    from cluster.serving.rest import RestServer
+
+    config, base = arguments.model_config_file, arguments.model_base_path
+    chosen = configuration.read_config(config) if config else [configuration.Model.latest(arguments.model_name, base)]
+    loaded = models.load(chosen)
+    settle()
+    server = GrpcServer(
+        loaded, arguments.host, arguments.port, arguments.grpc_max_threads, content=arguments.tensor_content
+    )
+    stack.callback(server.close)
+    if arguments.rest_api_port is None:
+        return {"grpc": server.address}
+    rest = RestServer(loaded, arguments.host, arguments.rest_api_port, arguments.rest_api_num_threads)
+    stack.callback(rest.close)
+    return {"grpc": server.address, "rest": rest.address}
+
+
+def settle() -> None:
+    """Take what is loaded out of the garbage collector's sight: a collection would walk it amid a request."""
+    gc.collect()
+    gc.freeze()
+
+
+def _wait_for_eof(stop: threading.Event) -> None:
+    # Not sys.stdin: its lock would be held at exit by this thread.
+    while os.read(0, 4096):
+        pass
+    stop.set()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.serving.server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model_base_path", type=Path, metavar="FOLDER", help="one model: the folder of its versions")
+    which.add_argument("--model_config_file", type=Path, metavar="FILE", help="several: a ModelServerConfig as text")
+    add("--model_name", default="default", metavar="NAME", help="of the one model (%(default)s)")
+    add("--host", default="127.0.0.1", help="address to bind; the real server binds every one (%(default)s)")
+    add("--port", type=int, default=8500, help="of gRPC (%(default)s)")
+    add("--rest_api_port", type=int, default=None, metavar="PORT", help="of REST (none)")
+    add("--grpc_max_threads", type=int, default=WORKERS, metavar="N", help="requests at a time (%(default)s)")
+    add("--rest_api_num_threads", type=int, default=WORKERS, metavar="N", help="requests at a time (%(default)s)")
+    add("--tensorflow_session_parallelism", type=int, default=0, metavar="N", help="threads; 0: one a core (0)")
+    add("--tensor_content", action="store_true", help="answer with bytes; the real server answers with lists of values")
+    add("--until-eof", action="store_true", help="end when standard input closes")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The schedule: every run of every cell once, in short blocks whose order is random, or one cell after the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.schedule import BLOCK, blocks
+
+ORDERS = ("shuffled", "blocked")
+
+
+@given(
+    concurrency=st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    runs=st.integers(1, 70),
+    order=st.sampled_from(ORDERS),
+    seed=st.integers(0, 99),
+)
+def test_every_run_of_every_cell_is_timed_once(concurrency: list[int], runs: int, order: str, seed: int) -> None:
+    made = list(blocks(concurrency, runs, order, seed))
+    timed = Counter((block.cell, run) for block in made for run in block.runs)
+    assert timed == Counter((cell, run) for cell in range(len(concurrency)) for run in range(runs))
+    assert [block.number for block in made] == list(range(len(made)))
+
+
+def test_shuffled_blocks_are_short_and_led_by_requests_that_do_not_count() -> None:
+    made = list(blocks([1, 3], 60, "shuffled", 0))
+    assert {len(block.runs) for block in made if block.cell == 0} == {BLOCK}
+    assert {(len(block.runs), block.lead) for block in made if block.cell == 1} == {(3 * BLOCK, 3)}
+    assert {block.lead for block in made if block.cell == 0} == {1}
+
+
+def test_the_seed_decides_the_order() -> None:
+    orders = [[block.cell for block in blocks([1] * 5, 50, "shuffled", seed)] for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_blocked_is_one_cell_after_the_other() -> None:
+    assert [(block.cell, len(block.runs), block.lead) for block in blocks([1, 1], 50, "blocked", 0)] == [
+        (0, 50, 0),
+        (1, 50, 0),
+    ]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_last_block_may_be_shorter(order: str) -> None:
+    assert sum(len(block.runs) for block in blocks([1], 23, order, 0)) == 23

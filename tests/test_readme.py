@@ -1,0 +1,52 @@
+"""The README says what is so: its commands parse, its flags are all of them, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments import flags
+from experiments.settings import SETTINGS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if "experiments.run" in words], ids=" ".join)
+def test_a_command_line_is_one_that_is_taken(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    experiment, _ = flags.parse(words[words.index("experiments.run") + 1 :])
+    assert experiment.cells
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "make"], ids=" ".join)
+def test_a_make_target_exists(words: list[str]) -> None:
+    done = subprocess.run([*words, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ".venv/bin/python -m" in done.stdout
+
+
+def test_every_flag_is_described_with_its_default() -> None:
+    rows = {row[0].strip(" `*"): row[1] for row in re.findall(r"^\| (`--[^|]*)\|([^|]*)\|", README, re.M)}
+    assert set(rows) == {setting.flag for setting in SETTINGS.values()} | {
+        "--option NAME.KEY=VALUE",
+        "--spec FILE",
+        "--out FOLDER",
+    }
+    for setting in SETTINGS.values():
+        if setting.name not in ("input", "title"):
+            assert rows[setting.flag].strip(" `") == str(setting.default)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_a_link_leads_somewhere(target: str) -> None:
+    assert target.startswith("https://") or (ROOT / target).exists()
