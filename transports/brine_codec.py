@@ -11,15 +11,20 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rpyc.core import brine
 
 from transports.base import Array, Message, Scalar
-from transports.errors import MalformedMessage
+from transports.errors import MalformedMessage, MessageTooLarge
+from transports.limits import ENVELOPE
 from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
 
-__all__ = ["Packed", "pack", "unpack"]
+__all__ = ["Packed", "pack", "survey", "unpack"]
+
+ITEMS = 2**17
+"""Values in a large packet, nested ones counted too: more than the parts of any message of ours."""
 
 Packed = tuple[str, tuple[tuple[str, Scalar], ...], tuple[tuple[str, str, tuple[int, ...], bytes], ...]]
 
@@ -73,3 +78,46 @@ def _row(what: str, value: Any, *kinds: type | None) -> tuple[Any, ...]:
 def _require(what: str, value: object, kind: type) -> None:
     if type(value) is not kind:
         raise MalformedMessage(f"{what} must be an exact {kind.__name__}, sent by value")
+
+
+def survey(packet: bytes | memoryview) -> None:
+    """Count what brine would build of `packet`, before it does: a byte of it can stand for an object of eight or more.
+
+    Only a packet of more than `ENVELOPE` bytes has room for much. Raises `MessageTooLarge` for more than `ITEMS`.
+    """
+    place = items = 0
+    while place < len(packet) and len(packet) > ENVELOPE:
+        place += 1 + _skip(packet, place)
+        items += 1
+        if items > ITEMS:
+            raise MessageTooLarge(f"a packet has {items} values or more, above the limit of {ITEMS}")
+
+
+def _skip(packet: bytes | memoryview, place: int) -> int:
+    """Bytes between the tag at `place` and the next one."""
+    tag = bytes(packet[place : place + 1])
+    if tag in SIZED:
+        width = SIZED[tag]
+        return width + int.from_bytes(packet[place + 1 : place + 1 + width], "big")
+    return SKIPS.get(tag, 0)
+
+
+SIZED: Mapping[bytes, int] = {
+    brine.TAG_STR_L1: 1,
+    brine.TAG_INT_L1: 1,
+    brine.TAG_STR_L4: 4,
+    brine.TAG_INT_L4: 4,
+}
+"""Tag of a value that begins with its size -> bytes of that size."""
+
+SKIPS: Mapping[bytes, int] = {
+    brine.TAG_STR1: 1,
+    brine.TAG_STR2: 2,
+    brine.TAG_STR3: 3,
+    brine.TAG_STR4: 4,
+    brine.TAG_TUP_L1: 1,
+    brine.TAG_TUP_L4: 4,
+    brine.TAG_FLOAT: 8,
+    brine.TAG_COMPLEX: 16,
+}
+"""Tag -> bytes that follow it and are no value of their own; none for every other."""

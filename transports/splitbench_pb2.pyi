@@ -61,6 +61,14 @@ class Message(_message.Message):
     tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
     def __init__(self, method: _Optional[str] = ..., fields: _Optional[_Mapping[str, Scalar]] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
+class Chunk(_message.Message):
+    __slots__ = ("total", "data")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    total: int
+    data: bytes
+    def __init__(self, total: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class Scalar(_message.Message):
     __slots__ = ("text", "whole", "real", "truth")
     TEXT_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,66 @@
+"""What an end takes and gives at most, and who may talk to it: the options that every transport has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transports.errors import UsageError
+
+__all__ = ["ENVELOPE", "NAME", "PARTS", "TEXT", "TLS_FILES", "Limits"]
+
+ENVELOPE = 2**20
+"""Bytes that a message may take on top of its tensors' own: method, fields, names, dtypes and shapes."""
+
+PARTS = 4096
+"""Fields that a message may have, and tensors."""
+
+NAME = 1024
+"""Characters of a method, a field's key or a tensor's name."""
+
+TEXT = 2**17
+"""Characters of all names and text fields of a message; even at four bytes each they fit the `ENVELOPE`."""
+
+MOST = 2**31 - 1 - ENVELOPE
+"""Bytes that protobuf can carry in one message."""
+
+DAY = 86_400
+WHEN_FULL = ("refuse", "wait")
+TLS_FILES = ("tls_cert", "tls_key", "tls_ca")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The options that every transport has. A transport with more of its own subclasses this (`Transport.Options`).
+
+    Raises `UsageError` for some of the TLS files without the others, and for a figure out of range.
+    """
+
+    max_message: int = 256 * 2**20
+    """Largest payload that an end sends or takes, in bytes."""
+    stall: float = 30.0
+    """Seconds that a server waits for a peer that has begun a handshake or a message and does not go on."""
+    when_full: str = "refuse"
+    """What a server does with a call for which no worker is free: `refuse` it at once, or let it `wait`, as gRPC's own
+    servers do. Nested calls that wait for each other's workers wait for good."""
+    tls_cert: str = ""
+    """PEM file of this end's certificate. With all three files both ends prove who they are; with none, no TLS."""
+    tls_key: str = ""
+    """PEM file of the certificate's key, not encrypted."""
+    tls_ca: str = ""
+    """PEM file of the authority that must have signed the peer's certificate."""
+
+    def __post_init__(self) -> None:
+        if self.max_message > MOST:
+            raise UsageError(f"max_message: {self.max_message} is too large; valid: up to {MOST} bytes")
+        if not 0 < self.stall <= DAY:
+            raise UsageError(f"stall: {self.stall:g} s is no time to wait; valid: more than 0, up to {DAY} seconds")
+        if self.when_full not in WHEN_FULL:
+            raise UsageError(f"when_full: {self.when_full!r} is none of it; valid: {', '.join(WHEN_FULL)}")
+        missing = [name for name in TLS_FILES if not getattr(self, name)]
+        if 0 < len(missing) < len(TLS_FILES):
+            raise UsageError(f"{' and '.join(missing)} missing: TLS takes {', '.join(TLS_FILES)}, all three or none")
+
+    @property
+    def tls(self) -> bool:
+        """Whether both ends speak TLS."""
+        return bool(self.tls_cert)
