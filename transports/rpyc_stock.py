@@ -19,7 +19,7 @@ from typing import Any
 
 import rpyc
 
-from transports import brine_codec
+from transports import brine_codec, tls
 from transports.base import (
     Address,
     Connection,
@@ -34,7 +34,8 @@ from transports.base import (
     respond,
 )
 from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, MessageTooLarge, RemoteError, WireError
-from transports.rpyc_stream import BoundedChannel, DeadlineStream, Expired, ThreadedServer
+from transports.rpyc_stream import BoundedChannel, DeadlineStream, ThreadedServer
+from transports.sockets import Expired
 
 __all__ = ["RpycConnection", "RpycServer", "RpycStock"]
 
@@ -50,24 +51,39 @@ PROTOCOL: dict[str, Any] = {
 
 
 class RpycStock(Transport):
-    """RPyC's defaults."""
+    """RPyC's defaults, with mutual TLS where the options name its files."""
 
     name = "rpyc"
+
+    def __init__(self, options: Limits | None = None) -> None:
+        super().__init__(options)
+        self._tls = tls.load(self.options)
 
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
         service = CarrierService(guard(handler, self.options, workers))
         try:
-            return RpycServer(ThreadedServer(service, host, port, PROTOCOL, self.channel), host)
+            server = ThreadedServer(service, host, port, PROTOCOL, self._accepted, self.options.stall)
         except OSError as error:
             raise ConnectError(f"cannot bind {host}:{port}: {error}") from None
+        return RpycServer(server, host)
 
     def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
         self.check_codec(codec)
         try:
-            sock = socket.create_connection(address, timeout)
+            channel = self.channel(self._dialled(socket.create_connection(address, timeout), address.host))
         except OSError as error:
             raise ConnectError(f"no connection to {address}: {error}") from None
-        return RpycConnection(self.channel(sock), address, self.options, timeout)
+        return RpycConnection(channel, address, self.options, timeout)
+
+    def _accepted(self, sock: socket.socket) -> BoundedChannel:
+        if self._tls:
+            sock = self._tls.server.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        return self.channel(sock)
+
+    def _dialled(self, sock: socket.socket, host: str) -> socket.socket:
+        if self._tls:
+            return self._tls.client.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        return sock
 
     def channel(self, sock: socket.socket) -> BoundedChannel:
         """The channel over a connected `sock`, which it takes over: at either end, all that a subclass changes."""
@@ -104,6 +120,7 @@ class RpycConnection(Connection):
         self._peer = rpyc.VoidService._connect(channel, {**PROTOCOL, "sync_request_timeout": timeout})
         try:
             with self._errors(timeout):
+                channel.stream.sock.greet()
                 self._carry = rpyc.async_(self._peer.root.carry)
         except WireError as error:
             self.close()

@@ -12,20 +12,21 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Self
 
 from rpyc.core.channel import Channel
 from rpyc.core.stream import SocketStream
 from rpyc.utils import server as rpyc_server
 
 from transports.base import log
+from transports.brine_codec import survey
 from transports.errors import MessageTooLarge
+from transports.limits import ENVELOPE, Limits
+from transports.sockets import DeadlineSocket, Expired, deadline_socket
 
-__all__ = ["BoundedChannel", "DeadlineSocket", "DeadlineStream", "Expired", "ThreadedServer"]
-
-ENVELOPE = 2**20
-"""Bytes that a frame may take on top of the limit, for names and fields."""
+__all__ = ["BoundedChannel", "DeadlineStream", "ThreadedServer"]
 
 REFUSED = 2
 """Marks, where RPyC says 1 for compressed, a frame that tells a peer why its own one was thrown away."""
@@ -33,41 +34,11 @@ REFUSED = 2
 GRACE = 5.0
 """Seconds that a closing server waits for handlers that still run."""
 
-Result = TypeVar("Result")
+CONNECTIONS = 1024
+"""Connections that a server holds at a time. It closes what comes beyond them."""
 
-
-class Expired(Exception):
-    """A socket's deadline has passed. No `OSError`: RPyC takes every one for a closed connection."""
-
-
-class DeadlineSocket(socket.socket):
-    """A socket whose operations raise `Expired` once the moment `deadline` (`time.monotonic`) has passed."""
-
-    deadline: float | None = None
-
-    def _within(self, operation: Callable[..., Result], *arguments: Any) -> Result:
-        if self.deadline is None:
-            return operation(*arguments)
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise Expired
-        self.settimeout(left)
-        try:
-            return operation(*arguments)
-        except TimeoutError:
-            raise Expired from None
-
-    def recv(self, *arguments: Any) -> bytes:
-        return self._within(super().recv, *arguments)
-
-    def recv_into(self, *arguments: Any) -> int:
-        return self._within(super().recv_into, *arguments)
-
-    def send(self, *arguments: Any) -> int:
-        return self._within(super().send, *arguments)
-
-    def sendmsg(self, *arguments: Any) -> int:
-        return self._within(super().sendmsg, *arguments)
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
 
 
 class DeadlineStream(SocketStream):  # type: ignore[misc]
@@ -79,7 +50,12 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
     def over(cls, sock: socket.socket) -> Self:
         """The stream that takes the connected `sock` over."""
         sock.settimeout(None)
-        return cls(DeadlineSocket(fileno=sock.detach()))
+        return cls(deadline_socket(sock))
+
+    def poll(self, timeout: Any) -> bool:
+        """Whether there is something to read within `timeout` seconds."""
+        held: bool = self.sock.held() or super().poll(timeout)
+        return held
 
     def expire_in(self, timeout: float) -> None:
         """Let everything that follows raise `Expired` after `timeout` seconds. Raises `EOFError` when closed."""
@@ -89,7 +65,7 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
 
     def left(self) -> float:
         """Seconds until the deadline."""
-        return 0.0 if self.closed or self.sock.deadline is None else max(0.0, self.sock.deadline - time.monotonic())
+        return 0.0 if self.closed else max(0.0, self.sock.deadline - time.monotonic())
 
 
 class BoundedChannel(Channel):  # type: ignore[misc]
@@ -110,7 +86,9 @@ class BoundedChannel(Channel):  # type: ignore[misc]
             self._throw_away(length + len(self.FLUSHER))
             raise MessageTooLarge(f"a frame of {length} bytes is above the limit of {self.limit} bytes")
         data = self.stream.read(length + len(self.FLUSHER))[: -len(self.FLUSHER)]
-        return PAYLOADS[flag](self, data) if flag in PAYLOADS else self._broken(flag)
+        packet = PAYLOADS[flag](self, data) if flag in PAYLOADS else self._broken(flag)
+        survey(packet)
+        return packet
 
     def send(self, data: Any) -> None:
         """Raises `MessageTooLarge` before anything is sent."""
@@ -153,10 +131,19 @@ PAYLOADS: dict[int, Callable[[BoundedChannel, Any], Any]] = {
 """Flag of a frame -> what makes its packet of its bytes."""
 
 
+def keep_alive(sock: socket.socket) -> None:
+    """Let the system find out whether an idle peer of `sock` is still there."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 class ThreadedServer(rpyc_server.ThreadedServer):  # type: ignore[misc]
     """RPyC's server with a thread for each connection, all of which end when it closes.
 
-    It listens once it is made. Raises `OSError` when the port cannot be bound.
+    It listens once it is made. A peer that has begun a handshake or a frame, or has yet to say its first word, and does
+    not go on for `stall` seconds is dropped. Raises `OSError` when the port cannot be bound.
     """
 
     def __init__(
@@ -166,6 +153,7 @@ class ThreadedServer(rpyc_server.ThreadedServer):  # type: ignore[misc]
         port: int,
         config: dict[str, Any],
         wrap: Callable[[socket.socket], BoundedChannel],
+        stall: float = Limits.stall,
     ) -> None:
         # No timeout on the listener: closing it wakes the loop.
         super().__init__(
@@ -179,37 +167,77 @@ class ThreadedServer(rpyc_server.ThreadedServer):  # type: ignore[misc]
             logger=log,
         )
         self._wrap = wrap
+        self._stall = stall
+        self._pause = threading.Event()
         self._threads: set[threading.Thread] = set()
         self._listen()
         self._accepting = threading.Thread(target=self.start, name=f"rpyc-accept-{self.port}", daemon=True)
         self._accepting.start()
 
-    def _accept_method(self, sock: socket.socket) -> None:
-        channel = self._wrap(sock)
-        self.clients.discard(sock)
-        self.clients.add(channel.stream.sock)
-        if not self.active:  # closed meanwhile, by a thread that may not have seen this client
-            channel.close()
-        thread = threading.Thread(target=self._converse, args=(channel,), name=f"rpyc-{self.port}", daemon=True)
-        self._threads.add(thread)
-        thread.start()
-
-    def _converse(self, channel: BoundedChannel) -> None:
-        """Serve one connection until it ends; whatever a peer does ends no more than its own."""
-        sock = channel.stream.sock
-        connection = self.service._connect(channel, self.protocol_config)
+    def accept(self) -> None:
+        """Take the next connection. RPyC ends the server when that fails, be it for want of a descriptor."""
         try:
-            while not connection.closed:
-                self._serve_one(connection, channel)
+            super().accept()
+        except EOFError as error:
+            if not self.active:
+                raise
+            log.warning("could not accept a connection to port %s: %s", self.port, error)
+            self._pause.wait(0.05)
+
+    def _accept_method(self, sock: socket.socket) -> None:
+        thread = threading.Thread(target=self._converse, args=(sock,), name=f"rpyc-{self.port}", daemon=True)
+        try:
+            if len(self._threads) >= CONNECTIONS:
+                raise RuntimeError(f"{CONNECTIONS} connections are open")
+            thread.start()
+        except RuntimeError as error:
+            log.warning("turned a connection to port %s away: %s", self.port, error)
+            self.clients.discard(sock)
+            sock.close()
+
+    def _converse(self, sock: socket.socket) -> None:
+        """Serve one connection until it ends; whatever a peer does ends no more than its own."""
+        self._threads.add(threading.current_thread())
+        try:
+            keep_alive(sock)
+            with closing(self._wrap(sock)) as channel, self._known(channel.stream.sock):
+                self._admit(channel)
+                self._serve(channel)
         except EOFError:
             pass
         except Exception as error:
             log.warning("dropped a connection to port %s: %s: %s", self.port, type(error).__name__, error)
         finally:
-            channel.close()
-            connection.close()
+            sock.close()
             self.clients.discard(sock)
             self._threads.discard(threading.current_thread())
+
+    @contextmanager
+    def _known(self, sock: DeadlineSocket) -> Iterator[None]:
+        """Let `close` find `sock`. Raises `EOFError` if it has looked already."""
+        self.clients.add(sock)
+        try:
+            if not self.active:
+                raise EOFError("the server has closed")
+            yield
+        finally:
+            self.clients.discard(sock)
+
+    def _admit(self, channel: BoundedChannel) -> None:
+        """A new peer has `stall` seconds to greet, and as many again to say something. Raises `Expired`, `OSError`."""
+        channel.stream.sock.patience = self._stall
+        channel.stream.sock.greet()
+        if not channel.poll(self._stall):
+            raise Expired(f"nothing was said for {self._stall:g} s")
+
+    def _serve(self, channel: BoundedChannel) -> None:
+        connection = self.service._connect(channel, self.protocol_config)
+        try:
+            while not connection.closed:
+                self._serve_one(connection, channel)
+        finally:
+            channel.close()  # first, or RPyC says farewell to a peer that may be gone
+            connection.close()
 
     @staticmethod
     def _serve_one(connection: Any, channel: BoundedChannel) -> None:
@@ -220,6 +248,7 @@ class ThreadedServer(rpyc_server.ThreadedServer):  # type: ignore[misc]
 
     def close(self) -> None:
         super().close()
+        self._pause.set()
         deadline = time.monotonic() + GRACE
         for thread in {self._accepting, *self._threads} - {threading.current_thread()}:
             thread.join(max(0.0, deadline - time.monotonic()))

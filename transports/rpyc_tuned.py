@@ -10,6 +10,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from transports.rpyc_stock import RpycStock
 from transports.rpyc_stream import BoundedChannel, DeadlineStream
 
@@ -32,7 +34,7 @@ class WholeStream(DeadlineStream):
     MAX_IO_CHUNK = 16 * 2**20
 
     def read(self, count: int) -> memoryview:
-        buffer = memoryview(bytearray(count))
+        buffer = np.empty(count, np.uint8).data  # the system gives its memory as it is filled
         done = 0
         while done < count:
             done += self._received(self.sock.recv_into, buffer[done:])

@@ -20,8 +20,9 @@ from rpyc.core.consts import STREAM_CHUNK
 import transports
 from transports import Limits, Message
 from transports.errors import ConnectError, MessageTooLarge, RemoteError
+from transports.limits import ENVELOPE
 from transports.rpyc_stock import PROTOCOL, RpycConnection, RpycStock
-from transports.rpyc_stream import ENVELOPE, BoundedChannel, ThreadedServer
+from transports.rpyc_stream import BoundedChannel, ThreadedServer
 from transports.rpyc_tuned import RpycTuned
 
 NAMES = ["rpyc", "rpyc-tuned"]

@@ -1,0 +1,79 @@
+"""A socket whose operations end in time, plain and under TLS."""
+
+from __future__ import annotations
+
+import math
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["DeadlineSocket", "Expired", "TlsSocket", "deadline_socket"]
+
+Result = TypeVar("Result")
+
+
+class Expired(Exception):
+    """A socket's time has passed. No `OSError`: RPyC takes every one for a closed connection."""
+
+
+class DeadlineSocket(socket.socket):
+    """A socket whose operations raise `Expired` at the moment `deadline`, or after `patience` without any progress."""
+
+    deadline: float = math.inf
+    """`time.monotonic()` after which nothing goes on."""
+    patience: float = math.inf
+    """Seconds that one operation waits for the peer."""
+
+    def greet(self) -> None:
+        """Finish what both ends say before the first byte: here nothing."""
+
+    def held(self) -> bool:
+        """Whether bytes have arrived that polling the descriptor does not show."""
+        return False
+
+    def _within(self, operation: Callable[..., Result], *arguments: Any) -> Result:
+        left = min(self.patience, self.deadline - time.monotonic())
+        if left <= 0:
+            raise Expired
+        self.settimeout(None if left == math.inf else left)
+        try:
+            return operation(*arguments)
+        except TimeoutError:
+            raise Expired from None
+
+    def recv(self, *arguments: Any) -> bytes:
+        return self._within(super().recv, *arguments)
+
+    def recv_into(self, *arguments: Any) -> int:
+        return self._within(super().recv_into, *arguments)
+
+    def send(self, *arguments: Any) -> int:
+        return self._within(super().send, *arguments)
+
+    def sendmsg(self, *arguments: Any) -> int:
+        """Of several buffers as many bytes as go at once, and their count."""
+        return self._within(super().sendmsg, *arguments)
+
+
+class TlsSocket(DeadlineSocket, ssl.SSLSocket):
+    """The same under TLS; `ssl.SSLContext.sslsocket_class` makes it."""
+
+    def greet(self) -> None:
+        """The handshake. Raises `ssl.SSLError` for a peer whose certificate is not accepted, and `Expired`."""
+        self._within(self.do_handshake)
+
+    def held(self) -> bool:
+        return self.pending() > 0
+
+    def sendmsg(self, buffers: Any, *_: Any) -> int:  # type: ignore[override]
+        """TLS has no scattered write: of the first buffer alone."""
+        return self.send(buffers[0])
+
+
+def deadline_socket(sock: socket.socket) -> DeadlineSocket:
+    """The `DeadlineSocket` that takes the connected `sock` over."""
+    if isinstance(sock, DeadlineSocket):
+        return sock
+    return DeadlineSocket(fileno=sock.detach())

@@ -1,0 +1,93 @@
+"""Mutual TLS, and the rule that without it nothing listens beyond this machine.
+
+Both ends hold a certificate that one authority has signed. A client also checks that the server's certificate names
+the host (or IP address) that it dialled; a server takes any client whose certificate the authority signed. TLS 1.2 or
+newer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from transports.base import log
+from transports.errors import UsageError
+from transports.limits import TLS_FILES, Limits
+from transports.sockets import TlsSocket
+
+__all__ = ["Tls", "check_host", "load"]
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Who this end is and whom it trusts: as PEM for gRPC, as contexts for sockets."""
+
+    cert: bytes
+    key: bytes
+    ca: bytes
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+def load(options: Limits) -> Tls | None:
+    """What the TLS files of `options` hold; None without any. Raises `UsageError` for files that cannot be used."""
+    if not options.tls:
+        return None
+    cert, key, ca = (_read(name, getattr(options, name)) for name in TLS_FILES)
+    try:
+        return Tls(cert, key, ca, _server(options), _client(options))
+    except (OSError, ValueError) as error:
+        files = ", ".join(f"{name} {getattr(options, name)}" for name in TLS_FILES)
+        raise UsageError(f"{files}: not a certificate, its unencrypted key and an authority in PEM: {error}") from None
+
+
+def _read(name: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{name}: cannot read {path}: {error.strerror or type(error).__name__}") from None
+
+
+def _server(options: Limits) -> ssl.SSLContext:
+    context = _filled(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=options.tls_ca), options)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0  # a ticket would make a client's socket readable when no answer has come
+    return context
+
+
+def _client(options: Limits) -> ssl.SSLContext:
+    return _filled(ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=options.tls_ca), options)
+
+
+def _filled(context: ssl.SSLContext, options: Limits) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(options.tls_cert, options.tls_key, password=lambda: b"")  # never ask at the terminal
+    context.sslsocket_class = TlsSocket
+    return context
+
+
+def check_host(host: str, options: Limits, insecure: bool = False) -> str:
+    """The warning that listening at `host` deserves, which is also logged; "" where it deserves none.
+
+    Raises `UsageError` for an address beyond this machine without TLS, unless `insecure`, and for a name unknown here.
+    """
+    if options.tls or _is_loopback(host):
+        return ""
+    risk = f"{host or 'every address'} can be reached from other machines, and without TLS anyone there can call"
+    if not insecure:
+        raise UsageError(f"{risk}: give {', '.join(TLS_FILES)}, listen at 127.0.0.1, or allow it by saying insecure")
+    log.warning("%s", risk)
+    return risk
+
+
+def _is_loopback(host: str) -> bool:
+    if not host:  # binds every address
+        return False
+    try:
+        found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"host {host!r} is no address of this machine: {error}") from None
+    return all(ipaddress.ip_address(address).is_loopback for address in found)
