@@ -1,31 +1,27 @@
-"""gRPC: unary calls that carry `splitbench.proto`.
+"""gRPC: calls that carry `splitbench.proto`, each message whole or in chunks.
 
-Handlers and callables are bound by their path instead of a generated `_pb2_grpc`: the codec makes and reads the bytes
-itself, so that what it refuses becomes an answer of ours and not gRPC's INTERNAL.
+Callables are bound by their path instead of a generated `_pb2_grpc`: the codec makes and reads the bytes itself, so
+that what it refuses becomes an answer of ours and not gRPC's INTERNAL. `grpc_server` is the other end.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import grpc
 
-from transports import protobuf_codec
+from transports import protobuf_codec, tls
 from transports.base import (
     Address,
     Connection,
     Handler,
-    Limits,
     Message,
     Server,
     Transport,
     check_message,
-    guard,
     raise_error,
-    respond,
 )
 from transports.errors import (
     ConnectError,
@@ -35,14 +31,19 @@ from transports.errors import (
     MessageTooLarge,
     RemoteError,
     ResourceExhausted,
+    UsageError,
     WireError,
+    suggest,
 )
+from transports.grpc_server import CHUNKED, METHODS, READY, STALL, GrpcServer, message_limits, target
+from transports.grpc_stream import chunks, gather
+from transports.limits import ENVELOPE, Limits
+from transports.protobuf_wire import Part
 
-__all__ = ["STATUS", "GrpcProtobuf"]
+__all__ = ["STATUS", "GrpcOptions", "GrpcProtobuf"]
 
-SERVICE = "splitbench.v1.Carrier"
-METHODS: Mapping[str, str] = {"raw": "Raw", "tensorproto": "TensorProto"}
-"""Codec -> the method that is asked and answered in it."""
+SENDS = ("unary", "stream")
+LEAST_CHUNK, MOST_CHUNK = 2**10, 2**26
 
 STATUS: Mapping[grpc.StatusCode, type[WireError]] = {
     grpc.StatusCode.OK: RemoteError,  # an OK that is raised is no answer
@@ -66,30 +67,42 @@ STATUS: Mapping[grpc.StatusCode, type[WireError]] = {
 """Every status that gRPC knows -> the error that it is here."""
 
 
+@dataclass(frozen=True)
+class GrpcOptions(Limits):
+    """What gRPC has of its own. A server takes both kinds of call, whatever it sends itself."""
+
+    send: str = "unary"
+    """How a client sends a message, and has it answered: whole (`unary`) or in chunks (`stream`)."""
+    chunk: int = 2**20
+    """Bytes of a message in a chunk, at either end."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.send not in SENDS:
+            raise UsageError(f"send: {self.send!r} is no way to send a message{suggest(self.send, SENDS)}")
+        if not LEAST_CHUNK <= self.chunk <= MOST_CHUNK:
+            raise UsageError(f"chunk: {self.chunk} is out of range; valid: {LEAST_CHUNK} to {MOST_CHUNK} bytes")
+
+
 class GrpcProtobuf(Transport):
-    """Unary gRPC over HTTP/2, without TLS."""
+    """gRPC over HTTP/2, with mutual TLS where the options name its files."""
 
     name = "grpc"
-    codecs = ("raw", "tensorproto")
+    codecs = tuple(METHODS)
+    Options = GrpcOptions
+    options: GrpcOptions
+
+    def __init__(self, options: Limits | None = None) -> None:
+        own = options if isinstance(options, GrpcOptions) else GrpcOptions(**vars(options or Limits()))
+        super().__init__(own)
+        self._tls = tls.load(self.options)
 
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
-        # One thread more than workers: it is what refuses the call for which no worker is left.
-        executor = ThreadPoolExecutor(workers + 1, thread_name_prefix="grpc-worker")
-        server = grpc.server(executor, options=(*_limits(self.options), *SERVER_OPTIONS))
-        guarded = guard(handler, self.options, workers)
-        methods = {METHODS[codec]: _method(guarded, codec, self.options) for codec in self.codecs}
-        methods["Ready"] = grpc.unary_unary_rpc_method_handler(_ready)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-        try:
-            bound = server.add_insecure_port(_target(Address(host, port)))
-        except RuntimeError as error:
-            raise ConnectError(f"cannot bind {host}:{port}: {error}") from None
-        server.start()
-        return GrpcServer(server, executor, Address(host, bound))
+        return GrpcServer(handler, Address(host, port), workers, self.options, self.options.chunk, self._tls)
 
     def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
         self.check_codec(codec)
-        channel = grpc.insecure_channel(_target(address), options=(*_limits(self.options), *CHANNEL_OPTIONS))
+        channel = self._channel(address)
         try:
             _await_ready(channel, address, timeout)
         except BaseException:
@@ -97,43 +110,20 @@ class GrpcProtobuf(Transport):
             raise
         return GrpcConnection(channel, address, codec, self.options)
 
+    def _channel(self, address: Address) -> grpc.Channel:
+        options = (*message_limits(self.options), *CHANNEL_OPTIONS)
+        if self._tls is None:
+            return grpc.insecure_channel(target(address), options=options)
+        credentials = grpc.ssl_channel_credentials(self._tls.ca, self._tls.key, self._tls.cert)
+        return grpc.secure_channel(target(address), credentials, options=options)
 
-STALL = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 5_000))
-"""No pings to speak of, but TCP_USER_TIMEOUT, which gRPC sets with them: a write that a frozen peer does not take ends
-after five seconds. Without it such a call outlives its deadline for as long as the peer is frozen."""
-SERVER_OPTIONS = (
-    *STALL,
-    ("grpc.so_reuseport", 0),  # or a second server takes half of the calls of a port that is in use
-)
+
 CHANNEL_OPTIONS = (
     *STALL,
     ("grpc.use_local_subchannel_pool", 1),  # or two channels of a process share one connection
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),  # a call is sent once, as over every other transport
 )
-
-
-def _limits(options: Limits) -> tuple[tuple[str, int], ...]:
-    limit = options.max_message
-    return ("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit)
-
-
-def _target(address: Address) -> str:
-    return f"[{address.host}]:{address.port}" if ":" in address.host else str(address)
-
-
-def _method(handler: Handler, codec: str, options: Limits) -> grpc.RpcMethodHandler[bytes, bytes]:
-    read = partial(protobuf_codec.read, limits=options)
-    write = partial(protobuf_codec.write, codec=codec)
-
-    def serve_call(request: bytes, _: grpc.ServicerContext) -> bytes:
-        return respond(handler, request, read, write)
-
-    return grpc.unary_unary_rpc_method_handler(serve_call)
-
-
-def _ready(request: bytes, _: grpc.ServicerContext) -> bytes:
-    return b""
 
 
 def _await_ready(channel: grpc.Channel, address: Address, timeout: float) -> None:
@@ -143,43 +133,28 @@ def _await_ready(channel: grpc.Channel, address: Address, timeout: float) -> Non
     leaves a thread behind that makes closing the channel take 200 ms.
     """
     try:
-        channel.unary_unary(f"/{SERVICE}/Ready", request_serializer=None, response_deserializer=None)(
-            b"", timeout=timeout
-        )
+        channel.unary_unary(READY, request_serializer=None, response_deserializer=None)(b"", timeout=timeout)
     except grpc.RpcError as error:
         raise ConnectError(f"no connection to {address}: {error.code().name}: {error.details()}") from None
 
 
-class GrpcServer(Server):
-    def __init__(self, server: grpc.Server, executor: ThreadPoolExecutor, address: Address) -> None:
-        self.address = address
-        self._server = server
-        self._executor = executor
-
-    def close(self) -> None:
-        """A handler that is still running is not waited for; its caller is told at once."""
-        self._server.stop(None).wait()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-
 class GrpcConnection(Connection):
-    def __init__(self, channel: grpc.Channel, address: Address, codec: str, options: Limits) -> None:
+    def __init__(self, channel: grpc.Channel, address: Address, codec: str, options: GrpcOptions) -> None:
         self._channel = channel
         self._address = address
         self._codec = codec
         self._options = options
-        path = f"/{SERVICE}/{METHODS[codec]}"
-        self._call = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+        self._carry = CARRIERS[options.send](channel, codec, options)
 
     def call(self, message: Message, timeout: float) -> Message:
         if self.closed:
             raise ConnectionLost(f"the connection to {self._address} is closed")
-        request = protobuf_codec.write(check_message(message, self._options), self._codec)
+        request = protobuf_codec.parts(check_message(message, self._options), self._codec)
         try:
-            reply = self._call(request, timeout=timeout)
+            reply = self._carry(request, timeout)
         except grpc.RpcError as error:
             raise self._lost(_error(error, self._address)) from None
-        return raise_error(protobuf_codec.read(reply, self._options))
+        return check_message(raise_error(protobuf_codec.read(reply, self._options)), self._options)
 
     def _lost(self, error: WireError) -> WireError:
         if isinstance(error, ConnectionLost):
@@ -191,12 +166,39 @@ class GrpcConnection(Connection):
         self._channel.close()
 
 
+Carry = Callable[[list[Part], float], Part]
+"""The bytes of a request, in pieces, and seconds -> the bytes of its answer."""
+
+
+def _whole(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
+    call = channel.unary_unary(METHODS[codec], request_serializer=None, response_deserializer=None)
+    return lambda parts, timeout: call(b"".join(parts), timeout=timeout)
+
+
+def _chunked(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
+    call = channel.stream_stream(CHUNKED[codec], request_serializer=None, response_deserializer=None)
+
+    def carry(parts: list[Part], timeout: float) -> bytearray:
+        answer = call(chunks(parts, options.chunk), timeout=timeout)
+        try:
+            return gather(answer, options)
+        finally:
+            answer.cancel()  # type: ignore[no-untyped-call]  # does nothing to one that has come whole
+
+    return carry
+
+
+CARRIERS: Mapping[str, Callable[[grpc.Channel, str, GrpcOptions], Carry]] = {"unary": _whole, "stream": _chunked}
+"""`GrpcOptions.send` -> what makes a way to carry messages over a channel."""
+
+
 def _error(error: grpc.RpcError, address: Address) -> WireError:
     """The one place where what gRPC raises becomes an error of ours."""
     code, details = error.code(), error.details() or ""
     sizes = re.search(r"larger than max \((\d+) vs\. (\d+)\)", details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and sizes:
+        limit = int(sizes[2]) - ENVELOPE
         return MessageTooLarge(
-            f"a message of {sizes[1]} bytes to or from {address} is above the limit of {sizes[2]} bytes"
+            f"a message of {sizes[1]} bytes to or from {address} is above the limit of {limit} bytes"
         )
     return STATUS[code](f"{address}: {code.name}: {details}")

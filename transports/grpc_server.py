@@ -1,0 +1,142 @@
+"""The serving end of gRPC: whole messages and chunks, each in a thread that no peer can keep.
+
+Rules:
+  - A call's thread is gRPC's from its first frame on; a worker (`base.guard`) is taken once the message is whole. So
+    there are `SPARE` threads beyond the workers, for the calls that are still arriving and for those that are refused.
+  - What a peer lets wait for longer than `Limits.stall` is cancelled (`watchdog`), and so is a handshake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import grpc
+
+from transports import protobuf_codec
+from transports.base import Address, Handler, Message, Server, guard, respond
+from transports.errors import ConnectError, MalformedMessage
+from transports.grpc_stream import chunks, gather
+from transports.limits import ENVELOPE, Limits
+from transports.tls import Tls
+from transports.watchdog import Watchdog
+
+__all__ = ["CHUNKED", "METHODS", "READY", "STALL", "GrpcServer", "message_limits", "target"]
+
+SERVICE = "splitbench.v1.Carrier"
+READY = f"/{SERVICE}/Ready"
+METHODS: Mapping[str, str] = {"raw": f"/{SERVICE}/Raw", "tensorproto": f"/{SERVICE}/TensorProto"}
+"""Codec -> the method that is asked and answered in it."""
+CHUNKED: Mapping[str, str] = {codec: f"{path}Chunks" for codec, path in METHODS.items()}
+"""Codec -> the method that is asked and answered in chunks of it."""
+
+SPARE = 8
+"""Threads beyond the workers. They are started when they are needed."""
+
+STALL = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 5_000))
+"""No pings to speak of, but TCP_USER_TIMEOUT, which gRPC sets with them: a write that a frozen peer does not take ends
+after five seconds. Without it such a call outlives its deadline for as long as the peer is frozen."""
+
+
+class GrpcServer(Server):
+    """Raises `ConnectError` when the port cannot be bound."""
+
+    def __init__(
+        self, handler: Handler, address: Address, workers: int, options: Limits, chunk: int, tls: Tls | None
+    ) -> None:
+        self._executor = ThreadPoolExecutor(workers + SPARE, thread_name_prefix="grpc-worker")
+        self._server = grpc.server(
+            self._executor,
+            options=_server_options(options),
+            maximum_concurrent_rpcs=workers + SPARE if options.when_full == "refuse" else None,
+        )
+        self.address = Address(address.host, _bind(self._server, address, tls))
+        self._watchdog = Watchdog(options.stall)
+        methods = _methods(guard(handler, options, workers), options, chunk, self._watchdog)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        self._server.start()
+
+    def close(self) -> None:
+        """A handler that is still running is not waited for; its caller is told at once."""
+        self._server.stop(None).wait()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._watchdog.close()
+
+
+def message_limits(options: Limits) -> tuple[tuple[str, int], ...]:
+    """gRPC's own limits, which it checks before it takes memory for a message."""
+    limit = options.max_message + ENVELOPE
+    return ("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit)
+
+
+def _server_options(options: Limits) -> tuple[tuple[str, int], ...]:
+    return (
+        *message_limits(options),
+        *STALL,
+        ("grpc.so_reuseport", 0),  # or a second server takes half of the calls of a port that is in use
+        ("grpc.server_handshake_timeout_ms", int(options.stall * 1000)),
+    )
+
+
+def target(address: Address) -> str:
+    """`address` in gRPC's words."""
+    return f"[{address.host}]:{address.port}" if ":" in address.host else str(address)
+
+
+def _bind(server: grpc.Server, address: Address, tls: Tls | None) -> int:
+    """The port. Raises `ConnectError`."""
+    try:
+        if tls is None:
+            return server.add_insecure_port(target(address))
+        pair = [(tls.key, tls.cert)]
+        credentials = grpc.ssl_server_credentials(pair, tls.ca, require_client_auth=True)
+        return server.add_secure_port(target(address), credentials)
+    except RuntimeError as error:
+        raise ConnectError(f"cannot bind {address}: {error}") from None
+
+
+def _methods(
+    handler: Handler, options: Limits, chunk: int, watchdog: Watchdog
+) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
+    """Name of a method -> what answers it."""
+    found = {
+        READY: grpc.unary_unary_rpc_method_handler(_ready),
+        **{METHODS[codec]: _whole(handler, codec, options, watchdog) for codec in METHODS},
+        **{CHUNKED[codec]: _chunked(handler, codec, options, chunk, watchdog) for codec in CHUNKED},
+    }
+    return {path.rpartition("/")[2]: method for path, method in found.items()}
+
+
+def _ready(request: bytes, _: grpc.ServicerContext) -> bytes:
+    return b""
+
+
+def _whole(handler: Handler, codec: str, options: Limits, watchdog: Watchdog) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """Unary on the wire. A stream to gRPC's Python, which leaves no other way to end a wait for the request."""
+    write = partial(protobuf_codec.write, codec=codec)
+
+    def read(stream: Iterator[bytes]) -> Message:
+        for request in stream:
+            return protobuf_codec.read(request, options)
+        raise MalformedMessage("a call came without a message")
+
+    def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        return respond(handler, watchdog.waiting(requests, context), read, write)
+
+    return grpc.stream_unary_rpc_method_handler(serve_call)
+
+
+def _chunked(
+    handler: Handler, codec: str, options: Limits, chunk: int, watchdog: Watchdog
+) -> grpc.RpcMethodHandler[bytes, bytes]:
+    write = partial(protobuf_codec.parts, codec=codec)
+
+    def read(stream: Iterator[bytes]) -> Message:
+        return protobuf_codec.read(gather(stream, options), options)
+
+    def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        reply = respond(handler, watchdog.waiting(requests, context), read, write)
+        yield from watchdog.sending(chunks(reply, chunk), context)
+
+    return grpc.stream_stream_rpc_method_handler(serve_call)
