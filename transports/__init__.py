@@ -12,6 +12,7 @@ from typing import Any
 
 from transports.base import Address, Connection, Handler, Limits, Message, Server, Transport
 from transports.errors import UsageError, suggest
+from transports.tls import check_host
 
 __all__ = [
     "NAMES",
@@ -22,6 +23,7 @@ __all__ = [
     "Message",
     "Server",
     "Transport",
+    "check_host",
     "load",
     "make",
     "parse_options",

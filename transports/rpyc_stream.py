@@ -8,6 +8,7 @@ RPyC's framing, compression and pieces are its own; only what a hostile or stall
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -206,7 +207,8 @@ class ThreadedServer(rpyc_server.ThreadedServer):  # type: ignore[misc]
         except EOFError:
             pass
         except Exception as error:
-            log.warning("dropped a connection to port %s: %s: %s", self.port, type(error).__name__, error)
+            level = logging.WARNING if self.active else logging.DEBUG
+            log.log(level, "dropped a connection to port %s: %s: %s", self.port, type(error).__name__, error)
         finally:
             sock.close()
             self.clients.discard(sock)

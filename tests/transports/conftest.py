@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
+from authority import Authority
 
 import transports
-from transports import Address, Connection, Handler, Limits, Message, Server
+from transports import Address, Connection, Handler, Limits, Message, Server, Transport
 
-CASES = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs]
-REMOTE = [case for case in CASES if not transports.load(case[0]).local]
+VARIANTS: Mapping[str, Mapping[str, Any]] = {"": {}, "stream": {"send": "stream", "chunk": 50_000}}
+"""Third word of a case -> the options that make it."""
+CASES = [f"{name}/{codec}" for name in transports.NAMES for codec in transports.load(name).codecs] + ["grpc/raw/stream"]
+REMOTE = [case for case in CASES if not transports.load(case.partition("/")[0]).local]
 HOST = "127.0.0.1"
 
 
@@ -22,31 +27,56 @@ class Case:
 
     name: str
     codec: str
+    variant: str = ""
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def serve(self, handler: Handler, workers: int = 4, port: int = 0, limit: int = Limits.max_message) -> Server:
-        transport = transports.load(self.name)(Limits(limit))
-        return self.stack.enter_context(transport.serve(handler, HOST, port, workers))
+    def transport(self, limit: int = Limits.max_message, **options: Any) -> Transport:
+        kind = transports.load(self.name)
+        return kind(kind.Options(max_message=limit, **VARIANTS[self.variant], **options))
 
-    def connect(self, address: Address, limit: int = Limits.max_message, timeout: float = 5.0) -> Connection:
-        transport = transports.load(self.name)(Limits(limit))
-        return self.stack.enter_context(transport.connect(address, self.codec, timeout))
+    def serve(
+        self, handler: Handler, workers: int = 4, port: int = 0, limit: int = Limits.max_message, **options: Any
+    ) -> Server:
+        return self.stack.enter_context(self.transport(limit, **options).serve(handler, HOST, port, workers))
+
+    def connect(
+        self, address: Address, limit: int = Limits.max_message, timeout: float = 5.0, **options: Any
+    ) -> Connection:
+        return self.stack.enter_context(self.transport(limit, **options).connect(address, self.codec, timeout))
 
     def echo(self) -> Connection:
         return self.connect(self.serve(lambda message: message).address)
 
 
 def made(request: pytest.FixtureRequest) -> Iterator[Case]:
-    name, codec = request.param
-    case = Case(name, codec)
+    case = Case(*request.param.split("/"))
     with case.stack:
         yield case
 
 
-any_transport = pytest.fixture(params=CASES, ids="/".join)(made)
-remote_transport = pytest.fixture(params=REMOTE, ids="/".join)(made)
+any_transport = pytest.fixture(params=CASES)(made)
+remote_transport = pytest.fixture(params=REMOTE)(made)
 
 
 @pytest.fixture
 def ping() -> Message:
     return Message("ping")
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The one that both ends trust."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def tls(authority: Authority) -> dict[str, str]:
+    """Options that make an end speak TLS as `HOST`."""
+    return authority.issue(HOST)
+
+
+@pytest.fixture(scope="session")
+def stranger(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A certificate of an authority that nobody trusts, for one that trusts the right one."""
+    folder: Path = tmp_path_factory.mktemp("stranger")
+    return Authority(folder).issue(HOST) | {"tls_ca": str(authority.path)}

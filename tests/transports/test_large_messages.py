@@ -1,0 +1,103 @@
+"""Messages around gRPC's well-known 4 MB, of 64 MB and of 600 MB, and what is refused above a limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from bench_echo import echo_process
+from conftest import Case
+
+import transports
+from transports import Limits, Message, Transport
+from transports.base import Array
+from transports.errors import MessageTooLarge, UsageError
+
+MB = 10**6
+SIZES = {"3.9 MB": 3_900_000, "4.1 MB": 4_100_000, "64 MB": 64 * MB}
+
+
+def noise(size: int) -> Array:
+    """Bytes of which zlib leaves about a quarter: stock RPyC takes the square of what is left."""
+    return np.random.default_rng(0).integers(0, 4, size, np.uint8)
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_a_message_below_the_limit_comes_back(any_transport: Case, size: int) -> None:
+    x = noise(size)
+    assert np.array_equal(any_transport.echo().call(Message("echo", {}, {"x": x}), 60).tensors["x"], x)
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_a_payload_of_exactly_the_limit_passes_and_one_byte_more_does_not(any_transport: Case, size: int) -> None:
+    server = any_transport.serve(lambda message: Message("got", {"bytes": message.payload}), limit=size)
+    near, far = any_transport.connect(server.address, limit=size), any_transport.connect(server.address)
+    x = noise(size + 1)
+    for connection in (near, far):  # refused by this end, and by the other
+        assert connection.call(Message("x", {}, {"x": x[:-1]}), 60).fields == {"bytes": size}
+        with pytest.raises(MessageTooLarge, match=rf"{size + 1}\D.*\b{size}\b"):
+            connection.call(Message("x", {}, {"x": x}), 60)
+        assert connection.call(Message("x"), 5).fields == {"bytes": 0}
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_an_answer_above_either_limit_is_refused_and_the_connection_goes_on(any_transport: Case, size: int) -> None:
+    """With both figures; that of a compressed frame is what crossed."""
+    x = noise(size)
+    for here, there in ((2 * MB, Limits.max_message), (Limits.max_message, 2 * MB)):
+        server = any_transport.serve(lambda message: Message("x", {}, {"x": x} if message.fields else {}), limit=there)
+        connection = any_transport.connect(server.address, limit=here)
+        with pytest.raises(MessageTooLarge, match=rf"\d{{7,}}\D.*\b{2 * MB}\b|\b{2 * MB}\b.*\d{{7,}}"):
+            connection.call(Message("x", {"big": True}), 60)
+        assert connection.call(Message("x"), 5) == Message("x")
+
+
+HUGE = 600 * MB
+LIMIT = 700 * MB
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(psutil.virtual_memory().available < 8 * 2**30, reason="takes 8 GB of free memory")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("grpc", {}), ("grpc", {"send": "stream"}), ("rpyc-tuned", {})],
+    ids=["grpc-unary", "grpc-stream", "rpyc-tuned"],
+)
+def test_six_hundred_megabytes(name: str, options: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Prints the largest memory that either process held, as a multiple of the payload (`pytest -s` shows it)."""
+    x = np.arange(HUGE // 4, dtype=np.uint32)
+    given = {f"{name}.max_message": str(LIMIT)} | {f"{name}.{key}": value for key, value in options.items()}
+    with echo_process(name, options=given) as (found, pid), _connect(transports.make(name, given), found[name]) as peer:
+        reply = peer.call(Message("echo", {}, {"x": x}), 120)
+        assert np.array_equal(reply.tensors["x"], x)
+        assert peer.call(Message("echo"), 5) == Message("echo")
+        with capsys.disabled():
+            print(f" server {_most(pid) / HUGE:.1f} x payload", end="")
+
+
+def _connect(transport: Transport, address: transports.Address) -> transports.Connection:
+    return transport.connect(address)
+
+
+def _most(pid: int) -> int:
+    """The largest resident size that a process has had, in bytes (VmHWM; 0 where the system does not keep it)."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except OSError:
+        return 0
+
+
+@pytest.mark.parametrize("options", [{"max_message": str(2**31)}, {"stall": "0"}, {"stall": "nan"}, {"stall": "inf"}])
+def test_a_limit_that_is_none_is_refused(any_transport: Case, options: dict[str, str]) -> None:
+    key, value = next(iter(options.items()))
+    with pytest.raises(UsageError, match=rf"--option {any_transport.name}\.{key}: .*; valid: "):
+        transports.make(any_transport.name, {f"{any_transport.name}.{key}": value})
+
+
+@pytest.mark.parametrize(("key", "value"), [("send", "streem"), ("chunk", "1000"), ("chunk", str(2**27))])
+def test_an_option_of_grpc_that_is_none_is_refused(key: str, value: str) -> None:
+    with pytest.raises(UsageError, match=rf"--option grpc\.{key}: .*valid: "):
+        transports.make("grpc", {f"grpc.{key}": value})
