@@ -68,13 +68,13 @@ class Sample:
     run: int
     seconds: float
     block: int
-    start: float = float("nan")
     deviation: float = float("nan")
     compute_seconds: float = float("nan")
     messages: int = 0
     payload_bytes: int = 0
     lookups: int = 0
     connects: int = 0
+    start: float = float("nan")
 
     def row(self) -> tuple[str, ...]:
         """The fields of its line, in the order of `COLUMNS`."""

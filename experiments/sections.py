@@ -36,6 +36,8 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Messages", lambda row: count(row["messages"])),
     ("Payload (MB)", lambda row: count(row["payload_bytes"] / 1e6)),
     ("Compute share", lambda row: number(row["compute_share"], 3)),
+    ("Throughput (1/s)", lambda row: number(row["throughput"])),
+    ("Throughput x Local", lambda row: _ratio(row["throughput_to_local"])),
 )
 """Rows of the tables in the document's shape: its own three first."""
 
@@ -130,7 +132,7 @@ def _group_title(key: Cell) -> str:
 def _unusual(cell: Cell) -> list[str]:
     """The settings that are not in the names of cells, where they are not the default."""
     named = ((name, getattr(cell, name)) for name in EXTRA_FIELDS)
-    return [f"{name.replace('_', '-')} {line(value)}" for name, value in named if value != getattr(Cell, name)]
+    return [f"{name.replace('_', '-')} {line(str(value))}" for name, value in named if value != getattr(Cell, name)]
 
 
 def full_table(summary: pd.DataFrame) -> list[str]:
@@ -164,6 +166,7 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
         "independent), else of single samples; its percentiles are widened for small numbers (Hesterberg 2015).",
         "- **Messages** and **Payload** are means per request: what was sent from one handler to another, and the "
         "bytes of the tensors in it (1 MB = 1000000 bytes). **Compute share** is the part of the time spent in stages.",
+        "- **Throughput** is requests per second, from the first start to the last end of each block of requests.",
         "- **Deviation** is the largest difference from the local model's output, over its largest value.",
         *(f"- **{name}**: {ENGINES.get(name, 'an engine')}." for name in _engines(summary)),
         "- **Published** figures are those of the source document, from its own machine and of a model that it does "

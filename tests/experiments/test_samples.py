@@ -115,7 +115,7 @@ def _spoilt(text: str, kind: str) -> bytes:
         ("column missing", "no samples file: its columns are without seconds"),
         ("column more", "no samples file: its columns are with colour"),
         ("columns swapped", "no samples file: its columns are in another order"),
-        ("short row", "line 3: 2 fields, expected 23"),
+        ("short row", f"line 3: 2 fields, expected {len(COLUMNS)}"),
         ("no number", "line 2: seconds is 'fast', expected a number"),
         ("negative", "line 2: seconds is '-0.5', expected a number"),
         ("infinite", "line 2: seconds is 'inf', expected a number"),

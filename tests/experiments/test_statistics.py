@@ -64,6 +64,20 @@ def test_by_hand(tmp_path: Path) -> None:
     assert grpc["deviation"] == pytest.approx(3e-9)
 
 
+def test_throughput_is_that_of_the_turns(tmp_path: Path) -> None:
+    """Four requests, two at a time, in a turn of 3 s; another turn of 5 s. What lay between them does not count."""
+    starts = [10.0, 10.0, 11.0, 11.5, 100.0, 102.0]
+    ends = [11.0, 11.5, 12.0, 13.0, 102.0, 105.0]
+    blocks = [0, 0, 0, 0, 1, 1]
+    with Writer(tmp_path) as writer:
+        for run, (start, end, block) in enumerate(zip(starts, ends, blocks, strict=True)):
+            writer.append(Sample(GRPC, run, end - start, block, start=start))
+            writer.append(Sample(LOCAL, run, 1.0, 2 + block, start=float(run)))
+    found = rows(summarise(read(tmp_path), 0))
+    assert found[GRPC.name]["throughput"] == pytest.approx(6 / (3 + 5))
+    assert found[GRPC.name]["throughput_to_local"] == pytest.approx(6 / 8 / 1.0)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=60))
 def test_against_numpy(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
