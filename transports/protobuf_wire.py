@@ -11,7 +11,7 @@ from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 from transports.errors import MalformedMessage, MessageTooLarge
-from transports.limits import ENVELOPE
+from transports.limits import ENVELOPE, PARTS
 
 __all__ = ["Field", "Part", "field", "fields", "lift", "varint"]
 
@@ -20,6 +20,8 @@ Path = tuple[int, ...]
 """Numbers of nested fields, from the outermost message."""
 
 VARINT, LENGTH = 0, 2
+LEAST = 8
+"""Bytes as which the smallest field counts: looking at it takes time."""
 FIXED = {1: 8, 5: 4}
 """Wire type -> bytes of its value."""
 
@@ -104,6 +106,8 @@ class _Lift:
             kept += self._keep(item, (), found)
             if item.number == self._tensors and item.content is not None:
                 lifted.append(self._only(found))
+            if len(lifted) > PARTS:
+                raise MessageTooLarge(f"a message has {len(lifted)} tensors or more, above the limit of {PARTS}")
         return b"".join(kept), lifted
 
     def _keep(self, item: Field, path: Path, found: list[memoryview]) -> list[Part]:
@@ -118,7 +122,7 @@ class _Lift:
         return field(item.number, [part for inner in fields(item.content) for part in self._keep(inner, here, found)])
 
     def _spend(self, count: int) -> None:
-        self._left -= count
+        self._left -= max(count, LEAST)
         if self._left < 0:
             raise MessageTooLarge(
                 f"names, shapes and fields take more than {ENVELOPE} bytes, above the limit of {ENVELOPE} bytes"

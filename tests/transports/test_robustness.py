@@ -1,0 +1,309 @@
+"""What a peer that keeps to no rule can do to a server: end its own connection, and nothing else."""
+
+from __future__ import annotations
+
+import random
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from typing import TypeVar
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import rpyc
+from conftest import HOST, Case
+from rpyc.core import brine
+
+import transports
+from transports import Message, Server, grpc_stream, protobuf_codec, rpyc_stream
+from transports.base import raise_error
+from transports.errors import ConnectError, MalformedMessage, MessageTooLarge, WireError
+from transports.grpc_server import CHUNKED, METHODS, SPARE
+from transports.limits import ENVELOPE, NAME, PARTS, TEXT, Limits
+from transports.protobuf_wire import varint
+from transports.rpyc_stock import RpycStock
+
+Result = TypeVar("Result")
+SOCKETS = ["rpyc", "rpyc-tuned", "grpc"]
+CONNECTIONS, SECONDS = 250, 6.0
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+def echo(message: Message) -> Message:
+    return message
+
+
+@pytest.fixture(params=SOCKETS)
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    made = Case(request.param, "raw")
+    with made.stack:
+        yield made
+
+
+def garbage(chance: random.Random) -> bytes:
+    """Bytes that begin like something that a server knows, and go on anyhow."""
+    noise = chance.randbytes(chance.choice([0, 1, 9, 70, 900]))
+    packet = b"\x01\x12\x50" + noise
+    return chance.choice(
+        [
+            noise,
+            struct.pack("!LB", len(noise), chance.randrange(4)) + noise + b"\n",
+            struct.pack("!LB", len(packet), 0) + packet + b"\n",
+            struct.pack("!LB", 2**32 - 1, 0) + noise,
+            PREFACE + noise,
+            PREFACE + struct.pack("!BHBBL", 0, len(noise), chance.randrange(10), chance.randrange(256), 1) + noise,
+            b"\x16\x03\x01\x00\x05" + noise,
+        ]
+    )
+
+
+def assert_survives(case: Case, server: Server, dial: Callable[[], socket.socket], options: dict[str, str]) -> None:
+    known, ping, chance = case.connect(server.address, **options), Message("ping"), random.Random(1)
+    end = time.monotonic() + SECONDS
+    for _ in range(CONNECTIONS):
+        if time.monotonic() > end:
+            break
+        with suppress(OSError), dial() as peer:
+            peer.sendall(garbage(chance))
+    assert known.call(ping, 5) == ping
+    assert case.connect(server.address, **options).call(ping, 5) == ping
+
+
+def test_garbage_never_stops_a_server(case: Case) -> None:
+    server = case.serve(echo)
+    assert_survives(case, server, lambda: socket.create_connection(server.address, 5), {})
+
+
+def test_garbage_never_stops_a_server_that_awaits_tls(case: Case, tls: dict[str, str]) -> None:
+    server = case.serve(echo, **tls)
+    assert_survives(case, server, lambda: socket.create_connection(server.address, 5), tls)
+
+
+def test_garbage_under_tls_never_stops_a_server(case: Case, tls: dict[str, str]) -> None:
+    server = case.serve(echo, **tls)
+    context = ssl.create_default_context(cafile=tls["tls_ca"])
+    context.load_cert_chain(tls["tls_cert"], tls["tls_key"])
+    context.set_alpn_protocols(["h2"])
+
+    def dial() -> socket.socket:
+        return context.wrap_socket(socket.create_connection(server.address, 5), server_hostname=HOST)
+
+    assert_survives(case, server, dial, tls)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("said", [b"", b"\x00", PREFACE[:5]], ids=["nothing", "a byte", "a word"])
+def test_who_stops_before_the_first_message_is_dropped(
+    case: Case, tls: dict[str, str], ping: Message, secure: bool, said: bytes
+) -> None:
+    options = tls if secure else {}
+    server = case.serve(echo, stall=0.5, **options)
+    with ExitStack() as stack:
+        peers = [stack.enter_context(socket.create_connection(server.address, 5)) for _ in range(20)]
+        for peer in peers:
+            peer.sendall(said)
+        assert case.connect(server.address, **options).call(ping, 5) == ping
+        for peer in peers:
+            with suppress(ConnectionResetError):
+                while peer.recv(1000):  # until the server hangs up; `TimeoutError` after five seconds if it does not
+                    pass
+
+
+@pytest.mark.parametrize("name", ["rpyc", "rpyc-tuned"])
+def test_who_stops_inside_a_frame_is_dropped(name: str, ping: Message) -> None:
+    case = Case(name, "raw")
+    with case.stack:
+        server = case.serve(echo, workers=1, stall=0.5)
+        with ExitStack() as stack:
+            peers = [stack.enter_context(socket.create_connection(server.address, 5)) for _ in range(20)]
+            for peer in peers:
+                peer.sendall(struct.pack("!LB", 1000, 0) + b"half")
+            assert case.connect(server.address).call(ping, 5) == ping
+            assert [peer.recv(1) for peer in peers] == [b""] * 20
+
+
+@pytest.mark.parametrize("path", [*METHODS.values(), *CHUNKED.values()])
+def test_calls_without_a_message_keep_no_thread(path: str, ping: Message) -> None:
+    """Twice as many as there are threads; every one is cancelled, and then others are served."""
+    case, silence = Case("grpc", "raw"), threading.Event()
+    with case.stack, ExitStack() as stack:
+        server = case.serve(echo, workers=1, stall=0.5)
+        channel = stack.enter_context(grpc.insecure_channel(str(server.address)))
+        stack.callback(silence.set)
+        call = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
+        held = [call(_after(silence)) for _ in range(2 * (SPARE + 1))]
+        assert {one.code() for one in held} <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        connection = case.connect(server.address)
+        for _ in range(20):
+            assert connection.call(ping, 5) == ping
+
+
+def _after(silence: threading.Event) -> Iterator[bytes]:
+    silence.wait(20)
+    yield b""
+
+
+def test_readers_that_stop_keep_no_thread_of_grpc(ping: Message) -> None:
+    big = np.zeros(64 * 2**20, np.uint8)
+    case = Case("grpc", "raw", "stream")
+    with case.stack:
+        server = case.serve(lambda message: Message("big", {}, {"x": big}) if message.fields else message, stall=0.5)
+        with grpc.insecure_channel(str(server.address)) as channel:
+            call = channel.stream_stream(CHUNKED["raw"], request_serializer=None, response_deserializer=None)
+            request = protobuf_codec.parts(Message("x", {"big": True}))
+            held = [call(grpc_stream.chunks(request, 2**20)) for _ in range(2 * (SPARE + 4))]
+            assert eventually(lambda: [case.connect(server.address).call(ping, 5) for _ in range(20)]) == [ping] * 20
+            del held
+
+
+@pytest.mark.parametrize("name", ["rpyc", "rpyc-tuned"])
+def test_a_length_takes_no_memory_before_its_bytes_have_come(name: str, ping: Message) -> None:
+    case = Case(name, "raw")
+    with case.stack, ExitStack() as stack:
+        server = case.serve(echo)
+        before = psutil.Process().memory_info().rss
+        for _ in range(8):
+            peer = stack.enter_context(socket.create_connection(server.address, 5))
+            peer.sendall(struct.pack("!LB", 200 * 2**20, 0) + bytes(1000))
+        assert case.connect(server.address).call(ping, 5) == ping
+        assert psutil.Process().memory_info().rss - before < 200 * 2**20
+
+
+def head(total: int, data: bytes) -> bytes:
+    return next(grpc_stream.chunks([data], 2**20)).replace(varint(len(data)), varint(total), 1)
+
+
+STREAMS = {
+    "nothing but a figure": ([head(2**27, b"x")], MalformedMessage, "1 of 134217728 bytes came"),
+    "an empty chunk": ([head(9, b"x"), b""], MalformedMessage, "1 of 9 bytes came, and then an empty chunk"),
+    "more than the figure": ([head(3, b"long")], MalformedMessage, "3 bytes were announced, 4 came"),
+    "a figure above the limit": (
+        [head(2**28 + ENVELOPE + 1, b"x")],
+        MessageTooLarge,
+        f"{2**28 + ENVELOPE + 1} bytes is above the limit of {2**28} bytes",
+    ),
+    "no chunk": ([b"\xff\xff"], MalformedMessage, "does not end"),
+}
+
+
+@pytest.mark.parametrize("lie", STREAMS)
+def test_a_lie_in_a_stream_is_refused(lie: str) -> None:
+    stream, kind, text = STREAMS[lie]
+    with pytest.raises(kind, match=text):
+        grpc_stream.gather(stream, Limits(2**28))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1024])
+@pytest.mark.parametrize("parts", [[], [b""], [b"abc"], [b"a", b"", b"bcdefgh", memoryview(b"ij")], [bytes(5000)]])
+def test_chunks_are_gathered_as_they_were(parts: list[bytes], size: int) -> None:
+    cut = list(grpc_stream.chunks(parts, size))
+    assert grpc_stream.gather(cut, Limits()) == b"".join(parts)
+    assert all(len(chunk) <= size + 20 for chunk in cut)
+
+
+WORDY = {
+    "fields": Message("x", {str(number): 1 for number in range(PARTS + 1)}),
+    "tensors": Message("x", {}, {str(number): np.zeros(0) for number in range(PARTS + 1)}),
+    "characters in one name": Message("x", {}, {"n" * (NAME + 1): np.zeros(1)}),
+    "characters of names and text": Message("x", {"text": "t" * TEXT}),
+}
+
+
+@pytest.mark.parametrize("what", WORDY)
+def test_more_names_than_any_message_of_ours_are_refused_both_ways(any_transport: Case, what: str) -> None:
+    server = any_transport.serve(lambda message: WORDY[what] if message.method == "answer" else message)
+    connection = any_transport.connect(server.address)
+    for message in (WORDY[what], Message("answer")):
+        with pytest.raises(MessageTooLarge, match=rf"'x' has \d+ {what}, above the limit of \d+"):
+            connection.call(message, 5)
+    assert connection.call(Message("x"), 5) == Message("x")
+
+
+@pytest.mark.parametrize("path", METHODS.values())
+def test_a_swarm_of_small_parts_is_refused_before_protobuf_sees_it(path: str, ping: Message) -> None:
+    case = Case("grpc", "raw")
+    with case.stack:
+        server = case.serve(echo)
+        with grpc.insecure_channel(str(server.address)) as channel:
+            call = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            answer = call(b"\x1a\x00" * 2**20, timeout=10)  # a million empty tensors
+        with pytest.raises(MessageTooLarge, match=f"{PARTS + 1} tensors or more, above the limit of {PARTS}"):
+            raise_error(protobuf_codec.read(answer))
+        assert case.connect(server.address).call(ping, 5) == ping
+
+
+@pytest.mark.parametrize("small", [b"\x12\x00", b"\x38\x01", b"\x1a\x80\x80\x40" + b"\x0a\x00" * 2**19])
+def test_a_swarm_of_small_fields_is_refused(small: bytes) -> None:
+    with pytest.raises(MessageTooLarge, match=f"above the limit of {ENVELOPE} bytes"):
+        protobuf_codec.read(small * 2**19 if len(small) < 9 else small)
+
+
+@pytest.mark.parametrize("kind", [transports.load("rpyc"), transports.load("rpyc-tuned")])
+def test_a_swarm_of_small_values_is_refused_before_brine_sees_it(kind: type[RpycStock]) -> None:
+    swarm = brine.TAG_TUP_L4 + struct.pack("!L", 2**21) + brine.TAG_NONE * 2**21
+    with kind().serve(echo, HOST, 0, 2) as server, socket.create_connection(server.address, 5) as sock:
+        channel = kind().channel(sock)
+        for _ in range(2):  # and the connection goes on
+            channel.send(swarm)
+            with pytest.raises(MessageTooLarge, match="values or more, above the limit of"):
+                channel.recv()
+        channel.close()
+
+
+def test_a_failed_accept_does_not_end_the_server(monkeypatch: pytest.MonkeyPatch, ping: Message) -> None:
+    accept, failures = rpyc.utils.server.Server.accept, iter([True, True])
+
+    def fail_twice(self: object) -> None:
+        if next(failures, False):
+            raise EOFError("too many open files")
+        accept(self)
+
+    monkeypatch.setattr(rpyc.utils.server.Server, "accept", fail_twice)
+    case = Case("rpyc", "raw")
+    with case.stack:
+        assert case.echo().call(ping, 5) == ping
+
+
+def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch, ping: Message) -> None:
+    monkeypatch.setattr(rpyc_stream, "CONNECTIONS", 3)
+    case = Case("rpyc", "raw")
+    with case.stack:
+        server = case.serve(echo)
+        held = [case.connect(server.address) for _ in range(3)]
+        with pytest.raises(ConnectError):
+            case.connect(server.address)
+        held[0].close()
+        assert eventually(lambda: case.connect(server.address).call(ping, 5)) == ping
+
+
+def eventually(action: Callable[[], Result]) -> Result:
+    """What `action` gives once it raises no error, within five seconds."""
+    end = time.monotonic() + 5
+    while True:
+        try:
+            return action()
+        except WireError:
+            if time.monotonic() > end:
+                raise
+            threading.Event().wait(0.02)
+
+
+def test_a_full_server_says_so_and_keeps_nobody_waiting(ping: Message) -> None:
+    """gRPC has as many threads as workers and `SPARE`; a call that finds none is refused at once."""
+    case, silence = Case("grpc", "raw"), threading.Event()
+    with case.stack:
+        server = case.serve(echo, workers=1)
+        with grpc.insecure_channel(str(server.address)) as channel:
+            call = channel.stream_stream(CHUNKED["raw"], request_serializer=None, response_deserializer=None)
+            held = [call(_after(silence)) for _ in range(2 * (SPARE + 1))]
+            assert held[-1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            with pytest.raises(ConnectError, match="RESOURCE_EXHAUSTED"):
+                case.connect(server.address)
+            silence.set()
+        assert eventually(lambda: case.connect(server.address)).call(ping, 5) == ping
