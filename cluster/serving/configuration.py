@@ -16,11 +16,19 @@ __all__ = ["Model", "read_config"]
 
 @dataclass(frozen=True)
 class Model:
-    """A model by its name, and the folder with its versions. `versions` are those that are served, lowest first."""
+    """A model by its name, and the folder with its versions. `versions` are those that are served, lowest first.
+
+    Raises `UsageError` where the folder of one of them holds no SavedModel.
+    """
 
     name: str
     folder: Path
     versions: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for version in self.versions:
+            if not (file := self.folder / str(version) / "saved_model.pb").is_file():
+                raise UsageError(f"model {self.name!r}: {file} is not there; write it with tf.saved_model.save")
 
     @classmethod
     def latest(cls, name: str, folder: Path, count: int = 1) -> Model:

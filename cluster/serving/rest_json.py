@@ -13,6 +13,7 @@ import base64
 import binascii
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -168,10 +169,22 @@ def _numbers(values: list[Any], dtype: tf.DType, kinds: set[type], word: str) ->
         if type(value) not in kinds:
             raise invalid(f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {word}")
     try:
-        with np.errstate(over="raise"):
-            return np.array(values, dtype.as_numpy_dtype)
-    except (OverflowError, FloatingPointError) as error:
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            array: Array = np.array(values, dtype.as_numpy_dtype)
+    except OverflowError as error:
         raise invalid(f"JSON Value: {_shown(values)} is not of expected type: {word}: {error}") from error
+    if dtype.is_floating:
+        _check_lossless(values, array, word)
+    return array
+
+
+def _check_lossless(values: list[Any], array: Array, word: str) -> None:
+    """A whole number above what the type counts exactly, or a fraction above what it holds, is refused."""
+    largest = 2 ** (np.finfo(array.dtype).nmant + 1) - 1
+    whole = int in set(map(type, values))
+    for value, held in zip(values, array.tolist(), strict=True) if whole or not np.isfinite(array).all() else ():
+        if (type(value) is int and abs(value) > largest) or (math.isinf(held) and not math.isinf(value)):
+            raise invalid(f"Cannot convert JSON value: {value} to {word} without loss of precision.")
 
 
 def _reader(kinds: set[type], word: str) -> Callable[[list[Any], tf.DType], Array]:

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cluster.process import tune
+from cluster.serving.configuration import Model, read_config
 from transports.base import Address
 from transports.errors import SplitbenchError, UsageError
 
@@ -45,17 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Mapping[str, Address]:
-    """TensorFlow is loaded here and not before: a wrong flag is answered at once."""
+    config = arguments.model_config_file
+    chosen = read_config(config) if config else (Model.latest(arguments.model_name, arguments.model_base_path),)
+    # TensorFlow is loaded here and not before: a wrong flag is answered at once.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from cluster.process import tune
-
     tune(arguments.tensorflow_session_parallelism, "keep")
-    from cluster.serving import configuration, models
+    from cluster.serving import models
     from cluster.serving.grpc_services import GrpcServer
     from cluster.serving.rest import RestServer
 
-    config, base = arguments.model_config_file, arguments.model_base_path
-    chosen = configuration.read_config(config) if config else [configuration.Model.latest(arguments.model_name, base)]
     loaded = models.load(chosen)
     settle()
     server = GrpcServer(
