@@ -17,20 +17,22 @@ from transports.base import Address, Connection, Handler, Message, Transport
 if TYPE_CHECKING:
     from partitioning.program import Program
 
-__all__ = ["Host", "Portions", "load_portions", "make_portion", "serve_all"]
+__all__ = ["LOOPBACK", "Host", "Portions", "load_portions", "make_portion", "serve_all"]
 
 Portions = Mapping[tuple[str, str], Portion]
+LOOPBACK = Address("127.0.0.1", 0)
+"""Any free port of this machine, for this machine alone."""
 TIMEOUT = 30.0
 """Seconds for one question to the registry while starting."""
 
 
 def serve_all(
-    handler: Handler, transports: Mapping[str, Transport], host: str, workers: int, stack: contextlib.ExitStack
+    handler: Handler, transports: Mapping[str, Transport], at: Address, workers: int, stack: contextlib.ExitStack
 ) -> dict[str, Address]:
-    """Serve `handler` on every transport, each on a free port of its own, until `stack` closes."""
+    """Serve `handler` on every transport until `stack` closes: from the port of `at` upwards, or (0) on free ones."""
     return {
-        name: stack.enter_context(transport.serve(handler, host, 0, workers)).address
-        for name, transport in transports.items()
+        name: stack.enter_context(transport.serve(handler, at.host, at.port and at.port + place, workers)).address
+        for place, (name, transport) in enumerate(transports.items())
     }
 
 
@@ -43,7 +45,7 @@ class Host:
         registries: Mapping[str, Address],
         load: Callable[[int], Portions],
         *,
-        host: str = "127.0.0.1",
+        at: Address = LOOPBACK,
         workers: int = 8,
     ) -> None:
         """`load`: the server's index -> its portions. Raises `NoPortion` when every portion is taken."""
@@ -55,7 +57,7 @@ class Host:
             self._stack.callback(courier.close)
             node = Node(portions, courier)
             self._stack.callback(node.close)
-            self.addresses = serve_all(node.handle, transports, host, workers, self._stack)
+            self.addresses = serve_all(node.handle, transports, at, workers, self._stack)
             name = next(iter(transports))
             with transports[name].connect(registries[name]) as registry:
                 self.server = _register(registry, self.addresses)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cluster.host import Host, Portions, make_portion, serve_all
+from cluster.host import LOOPBACK, Host, Portions, make_portion, serve_all
 from cluster.partition import Partition
 from cluster.registry import Registry
 from transports.base import Address, Transport
@@ -30,7 +30,7 @@ class LocalCluster:
     def __enter__(self) -> LocalCluster:
         servers = max(partition.servers for partition in self._partitions)
         registry = Registry(servers)
-        self.registries = serve_all(registry.handle, self._transports, "127.0.0.1", 1, self._stack)
+        self.registries = serve_all(registry.handle, self._transports, LOOPBACK, 1, self._stack)
         for _ in range(servers):
             host = Host(self._transports, self.registries, self._load, workers=1)
             self._stack.callback(host.close)

@@ -1,6 +1,6 @@
 """A process of the cluster: `python -m cluster.process registry ...` or `python -m cluster.process node ...`.
 
-It binds free ports, prints one line `READY name=HOST:PORT ...` when others may call it, and ends on SIGTERM, on Ctrl-C,
+It binds its ports, prints one line `READY name=HOST:PORT ...` when others may call it, and ends on SIGTERM, on Ctrl-C,
 or (`--until-eof`) when its standard input closes, so that it never outlives the program that started it.
 """
 
@@ -67,7 +67,7 @@ def _run_registry(
     from cluster.host import serve_all
 
     registry = Registry(arguments.servers)
-    return serve_all(registry.handle, chosen, arguments.host, arguments.workers, stack)
+    return serve_all(registry.handle, chosen, Address(arguments.host, arguments.port), arguments.workers, stack)
 
 
 def _run_node(
@@ -81,7 +81,7 @@ def _run_node(
         chosen,
         registries,
         lambda server: load_portions(arguments.exports, server),
-        host=arguments.host,
+        at=Address(arguments.host, arguments.port),
         workers=arguments.workers,
     )
     stack.callback(host.close)
@@ -130,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--transport", default="grpc", help="names, with commas: each gets a port of its own")
     common.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
+    common.add_argument("--port", type=int, default=0, help="of the first transport; the next ones follow (0: free)")
     common.add_argument(
         "--workers", type=int, default=16, help="calls at a time on each transport (default: %(default)s)"
     )

@@ -1,0 +1,97 @@
+"""The processes of a cluster as a person starts them by hand, and how they end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import transports
+from cluster.errors import ClusterDown
+from cluster.launch import Cluster, Nursery, Settings
+from cluster.process import parse_ready
+from tests.cluster.conftest import WIRES
+from transports.base import Message
+
+ROOT = Path(__file__).parent.parent.parent
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `python -m cluster.process`, and sees to it that none outlives its test."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def run(*words: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "cluster.process", *words]
+        begun.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
+        return begun[-1]
+
+    yield run
+    for process in begun:
+        with process:  # closes its pipes, and waits
+            process.kill()
+
+
+def ready(process: subprocess.Popen[str]) -> dict[str, transports.Address]:
+    assert process.stdout is not None
+    words = process.stdout.readline().split()
+    assert words[0] == "READY"
+    return parse_ready(words[1:])
+
+
+def test_a_registry_serves_every_transport_at_once(start: Start) -> None:
+    addresses = ready(start("registry", "--servers", "2", "--transport", ",".join(WIRES)))
+    assert list(addresses) == list(WIRES)
+    for number, name in enumerate(WIRES[:2]):
+        with transports.make(name).connect(addresses[name]) as connection:
+            reply = connection.call(Message("register", {"transport.grpc": "127.0.0.1:7000"}), 5.0)
+            assert reply.fields["server"] == number
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_frees_its_port(start: Start, number: signal.Signals) -> None:
+    process = start("registry", "--servers", "1")
+    address = ready(process)["grpc"]
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(address)
+
+
+def test_it_ends_with_the_standard_input_of_its_launcher(start: Start) -> None:
+    process = start("registry", "--servers", "1", "--until-eof")
+    ready(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(20) == 0
+
+
+def test_a_port_that_is_taken_is_one_clear_line(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start("registry", "--servers", "1", "--port", str(port))
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith(f"error: cannot bind 127.0.0.1:{port}")
+
+
+def test_an_unknown_transport_is_refused(start: Start) -> None:
+    _, err = (process := start("registry", "--servers", "1", "--transport", "gprc")).communicate(timeout=20)
+    assert process.returncode == 2
+    assert "did you mean 'grpc'" in err
+
+
+@pytest.mark.slow
+def test_a_node_that_cannot_load_its_portion_says_why(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "partition.json").write_text("{}")
+    with Nursery() as nursery, pytest.raises(ClusterDown, match="node-0 ended with status 1: "):
+        Cluster(Settings(("grpc",), 1, tmp_path, workers=2), nursery)
