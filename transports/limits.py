@@ -38,8 +38,8 @@ class Limits:
     max_message: int = 256 * 2**20
     """Largest payload that an end sends or takes, in bytes."""
     stall: float = 60.0
-    """Seconds that a server waits for a peer that has begun a handshake or a message and does not go on. gRPC hands over
-    what was sent whole only once it is whole: there it is the time that a message may take."""
+    """Seconds that a server waits for a peer that has begun a handshake or a message and does not go on. gRPC hands
+    over what was sent whole only once it is whole: there it is the time that a message may take."""
     when_full: str = "refuse"
     """What a server does with a call for which no worker is free: `refuse` it at once, or let it `wait`, as gRPC's own
     servers do. Nested calls that wait for each other's workers wait for good."""

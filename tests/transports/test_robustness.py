@@ -31,7 +31,7 @@ from transports.rpyc_stock import RpycStock
 
 Result = TypeVar("Result")
 SOCKETS = ["rpyc", "rpyc-tuned", "grpc"]
-CONNECTIONS, SECONDS = 250, 6.0
+CONNECTIONS, SECONDS = 150, 4.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 

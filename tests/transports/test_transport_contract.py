@@ -97,12 +97,6 @@ def test_numpy_scalars_arrive_as_python_scalars(remote_transport: Case) -> None:
     }
 
 
-def test_twenty_megabytes(any_transport: Case) -> None:
-    big = np.random.default_rng(0).standard_normal((5, 1024, 1024)).astype(np.float32)
-    reply = any_transport.echo().call(Message("echo", {}, {"big": big}), 30)
-    assert np.array_equal(reply.tensors["big"], big)
-
-
 def test_many_tensors(any_transport: Case) -> None:
     tensors = {f"tensor/{number}:0": np.full(number % 7, number) for number in range(500)}
     reply = any_transport.echo().call(Message("echo", {}, tensors), 5)
