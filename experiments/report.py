@@ -63,8 +63,12 @@ def render_table(summary: pd.DataFrame) -> Table:
         table.add_column(name.replace("_", "-"), no_wrap=name == "transport")
     for name in ("mean", "std", "x Local", "95 %", "x None"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    overlapping = bool((summary["concurrency"] > 1).any())
+    if overlapping:
+        table.add_column("1/s x Local", justify="right")
     for row in _rows(summary):
-        table.add_row(*(str(row[name]) for name in settings), *_terminal_row(row))
+        throughput = [number(row["throughput_to_local"], 3)] if overlapping else []
+        table.add_row(*(str(row[name]) for name in settings), *_terminal_row(row), *throughput)
     return table
 
 

@@ -123,11 +123,11 @@ def table(needed: int, outcomes: Sequence[Outcome]) -> Table:
     found = {(outcome.workers, outcome.flow): outcome for outcome in outcomes}
     made = Table(box=SIMPLE_HEAD, title="What one request meets, by workers of each server")
     for heading in ("workers", *FLOWS):
-        made.add_column(heading)
+        made.add_column(heading, no_wrap=True)
     for workers in sorted({outcome.workers for outcome in outcomes}):
         cells = [found[workers, flow] for flow in FLOWS]
-        words = [f"{cell.outcome} ({cell.seconds:.2f} s)" for cell in cells]
-        made.add_row(f"{workers}{' (predicted minimum)' if workers == needed else ''}", *words)
+        words = [f"{cell.outcome} {cell.seconds:.2f} s" for cell in cells]
+        made.add_row(f"{workers}{' (predicted)' if workers == needed else ''}", *words)
     return made
 
 
