@@ -60,6 +60,10 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away amid an answer is no news; the standard would print it as the last words."""
+        log.debug("the connection of %s failed", client_address, exc_info=True)
+
 
 class _Handler(BaseHTTPRequestHandler):
     models: Models

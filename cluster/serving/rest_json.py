@@ -180,7 +180,7 @@ def _numbers(values: list[Any], dtype: tf.DType, kinds: set[type], word: str) ->
 
 def _check_lossless(values: list[Any], array: Array, word: str) -> None:
     """A whole number above what the type counts exactly, or a fraction above what it holds, is refused."""
-    largest = 2 ** (np.finfo(array.dtype).nmant + 1) - 1
+    largest = MANTISSAS[word]
     whole = int in set(map(type, values))
     for value, held in zip(values, array.tolist(), strict=True) if whole or not np.isfinite(array).all() else ():
         if (type(value) is int and abs(value) > largest) or (math.isinf(held) and not math.isinf(value)):
@@ -209,6 +209,9 @@ def _string(value: Any) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise invalid("Unable to base64 decode") from error
 
+
+MANTISSAS: Mapping[str, int] = {"float": 2**24 - 1, "double": 2**53 - 1}
+"""The largest whole number up to which the type has every one."""
 
 READERS: Mapping[str, Callable[[list[Any], tf.DType], Array]] = {
     "float32": _reader({int, float}, "float"),
