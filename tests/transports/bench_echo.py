@@ -136,7 +136,7 @@ def row(size: float, ways: Mapping[str, Connection], calls: int) -> str:
     samples = measure(actions, calls, min(BLOCK, max(1, calls // 3)))
     median = {way: statistics.median(samples.get((way, "echo"), [math.nan])) for way in WAYS}
     ratios = (median["grpc stream"] / median["grpc unary"], median["rpyc"] / median["rpyc-tuned"])
-    columns = " ".join(f"{median[way] * 1e3:9.1f} ms" for way in ways)
+    columns = " ".join(f"{median[way] * 1e3:9.1f} ms" for way in WAYS)
     return f"{size:6g} {columns}   {ratios[0]:12.2f}  {ratios[1]:10.1f}"
 
 
