@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from partitioning import show
 from partitioning.errors import PartitionError
-from partitioning.placement import PLACEMENTS, Placement
+from partitioning.options import parser, planned
+from partitioning.placement import Placement
 from partitioning.plan import Plan, Stage
 from partitioning.served import CONFIG, Served
-from partitioning.silence import silenced
-from partitioning.strategies import make_plan
 
 if TYPE_CHECKING:
     from partitioning.program import Program
@@ -93,58 +89,22 @@ def _traced(program: Program, stage: Stage, served: Served) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports a plan; the exit status: 0 done, 2 refused."""
+    made = parser(
+        "python -m partitioning.export",
+        "Write every stage of a plan as a SavedModel, and what a model server has to know of them.",
+        EPILOG,
+    )
+    made.add_argument("--to", required=True, metavar="FOLDER", type=Path, help="where to write: an empty folder")
     try:
-        _export(_parser().parse_args(argv))
+        options = made.parse_args(argv)
+        check_empty(options.to)
+        cut = planned(options)
+        export(cut.program, cut.plan, options.to, cut.placement)
+        print(f"{len(cut.plan.stages)} stages in {options.to}; one server for all of them takes {options.to / CONFIG}")
     except PartitionError as error:
         print(f"partitioning.export: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = show._Parser(
-        prog="python -m partitioning.export",
-        description="Write every stage of a plan as a SavedModel, and what a model server has to know of them.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[show._parser()],
-        add_help=False,  # the parent's is there
-        allow_abbrev=False,
-    )
-    parser.add_argument("--to", required=True, metavar="FOLDER", type=Path, help="where to write: an empty folder")
-    return parser
-
-
-def _export(options: argparse.Namespace) -> None:
-    servers, costs_of = show._checked(options)
-    check_empty(options.to)
-    costs = show._measured(options.model, costs_of)[1] if costs_of != "none" else None
-    program = _program(options.model)
-    plan = make_plan(program.graph, options.mode, options.cut.replace(",", "+"), servers, costs)
-    servers = _fitting(servers, plan)
-    if options.json:
-        show._write(Path(options.json), plan)
-    export(program, plan, options.to, PLACEMENTS[options.placement](plan, servers))
-    print(f"{len(plan.stages)} stages in {options.to}; one server for all of them takes {options.to / CONFIG}")
-
-
-def _fitting(servers: int, plan: Plan) -> int:
-    if plan.mode == "whole":
-        return 1
-    if servers > len(plan.stages):
-        raise PartitionError(f"--servers {servers}: this plan has {len(plan.stages)} stages; give at most as many")
-    return servers
-
-
-def _program(model: str) -> Program:
-    """TensorFlow is loaded here and not before: a wrong flag is answered at once."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with silenced():
-        import tensorflow as tf
-
-        from partitioning import models, program
-    tf.get_logger().setLevel("ERROR")
-    return program.read(models.load(model).model)
 
 
 if __name__ == "__main__":

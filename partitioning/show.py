@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from partitioning.cuts import Cut, cut_table, sent_bytes
-from partitioning.errors import PartitionError, suggest
-from partitioning.graph import Graph
-from partitioning.placement import PLACEMENTS, Placement
+from partitioning.errors import PartitionError
+from partitioning.options import parser, planned
+from partitioning.placement import Placement
 from partitioning.plan import Plan
-from partitioning.strategies import CUTS, MODES, make_plan
 
 __all__ = ["main"]
-
-COSTS = ("none", "eager", "graph", "frozen")
 
 EPILOG = """\
 examples:
@@ -42,34 +37,15 @@ server pass it on without sending.
 exit status: 0 done; 2 a value cannot be used."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise PartitionError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m partitioning.show",
-        description="Show how a model would be split: stages, operations, and the tensors that cross each cut.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--model", default="MobileNetV3Large", help="a name in keras.applications, or a .keras file (%(default)s)")
-    add("--mode", default="submodel", help=f"what a stage is: {', '.join(MODES)} (%(default)s)")
-    add("--servers", default="5", help="groups of a submodel plan, and servers that hold the stages (%(default)s)")
-    add("--cut", default="equal", help="equal, balanced, or NAME,NAME: operations that begin a group (%(default)s)")
-    add("--placement", default="contiguous", help=f"{', '.join(PLACEMENTS)} (%(default)s)")
-    add("--costs", default=None, help=f"engine to measure costs with: {', '.join(COSTS)} (none; eager if balanced)")
-    add("--json", default=None, metavar="FILE", help="write the plan to this file as well")
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Shows a plan; the exit status: 0 done, 2 refused."""
+    made = parser(
+        "python -m partitioning.show",
+        "Show how a model would be split: stages, operations, and the tensors that cross each cut.",
+        EPILOG,
+    )
     try:
-        _show(_parser().parse_args(argv))
+        _show(made.parse_args(argv))
     except PartitionError as error:
         print(f"partitioning.show: {error}", file=sys.stderr)
         return 2
@@ -77,62 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(options: argparse.Namespace) -> None:
-    servers, costs_of = _checked(options)
-    graph, costs = _measured(options.model, costs_of)
-    plan = make_plan(graph, options.mode, options.cut.replace(",", "+"), servers, costs)
-    if servers > len(plan.stages) and options.mode != "whole":
-        raise PartitionError(f"--servers {servers}: this plan has {len(plan.stages)} stages; give at most as many")
-    placement = PLACEMENTS[options.placement](plan, servers if options.mode != "whole" else 1)
-    if options.json:
-        _write(Path(options.json), plan)
+    made = planned(options)
     console = Console()
     if not console.is_terminal:  # A pipe has no width, and names are there to be copied.
         console = Console(width=160)
-    console.print(_table(f"{options.model}, {options.mode}", plan, placement, costs))
-    print(f"{len(graph.operations)} operations, {len(plan.stages)} stages, {_size(sent_bytes(plan))} between stages")
-
-
-def _checked(options: argparse.Namespace) -> tuple[int, str]:
-    """Number of servers and engine of the costs. What a wrong value could be is said before a model is loaded."""
-    choices = {"--mode": (options.mode, MODES), "--placement": (options.placement, tuple(PLACEMENTS))}
-    costs_of = options.costs or ("eager" if options.cut == "balanced" else "none")
-    for flag, (value, valid) in (choices | {"--costs": (costs_of, COSTS)}).items():
-        if value not in valid:
-            raise PartitionError(f"{flag} {value!r} is unknown{suggest(value, valid)}; valid: {', '.join(valid)}")
-    if options.cut == "balanced" and costs_of == "none":
-        raise PartitionError("--cut balanced needs costs: give --costs eager, graph or frozen")
-    if not options.servers.isdecimal() or int(options.servers) < 1:
-        raise PartitionError(f"--servers {options.servers!r}: give a whole number from 1")
-    return _servers(options), costs_of
-
-
-def _servers(options: argparse.Namespace) -> int:
-    """Named cuts make their own number of groups, which need no more servers."""
-    groups = len(options.cut.split(",")) + 1 if options.mode == "submodel" and options.cut not in CUTS else None
-    return min(int(options.servers), groups or int(options.servers))
-
-
-def _measured(model: str, costs_of: str) -> tuple[Graph, Mapping[str, float] | None]:
-    """TensorFlow is loaded here and not before: a wrong flag is answered at once."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import numpy as np
-
-    from partitioning import costs, models, program
-
-    loaded = program.read(models.load(model).model)
-    if costs_of == "none":
-        return loaded.graph, None
-    infos = [loaded.graph.tensors[name] for name in loaded.graph.inputs]
-    draw = np.random.default_rng(0)
-    inputs = {info.name: draw.random([extent or 1 for extent in info.shape]).astype(info.dtype) for info in infos}
-    return loaded.graph, costs.measure(loaded, inputs, costs_of)
-
-
-def _write(path: Path, plan: Plan) -> None:
-    try:
-        path.write_text(plan.to_json() + "\n")
-    except OSError as error:
-        raise PartitionError(f"--json {path}: {error.strerror}") from error
+    console.print(_table(f"{options.model}, {options.mode}", made.plan, made.placement, made.costs))
+    operations, stages = len(made.program.graph.operations), len(made.plan.stages)
+    print(f"{operations} operations, {stages} stages, {_size(sent_bytes(made.plan))} between stages")
 
 
 def _table(title: str, plan: Plan, placement: Placement, costs: Mapping[str, float] | None) -> Table:
