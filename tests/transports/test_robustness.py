@@ -23,10 +23,9 @@ from rpyc.core import brine
 import transports
 from transports import Message, Server, grpc_stream, protobuf_codec, rpyc_stream
 from transports.base import raise_error
-from transports.errors import ConnectError, MalformedMessage, MessageTooLarge, WireError
+from transports.errors import ConnectError, MessageTooLarge, WireError
 from transports.grpc_server import CHUNKED, METHODS, SPARE
-from transports.limits import ENVELOPE, NAME, PARTS, TEXT, Limits
-from transports.protobuf_wire import varint
+from transports.limits import ENVELOPE, NAME, PARTS, TEXT
 from transports.rpyc_stock import RpycStock
 
 Result = TypeVar("Result")
@@ -173,38 +172,6 @@ def test_a_length_takes_no_memory_before_its_bytes_have_come(name: str, ping: Me
             peer.sendall(struct.pack("!LB", 200 * 2**20, 0) + bytes(1000))
         assert case.connect(server.address).call(ping, 5) == ping
         assert psutil.Process().memory_info().rss - before < 200 * 2**20
-
-
-def head(total: int, data: bytes) -> bytes:
-    return next(grpc_stream.chunks([data], 2**20)).replace(varint(len(data)), varint(total), 1)
-
-
-STREAMS = {
-    "nothing but a figure": ([head(2**27, b"x")], MalformedMessage, "1 of 134217728 bytes came"),
-    "an empty chunk": ([head(9, b"x"), b""], MalformedMessage, "1 of 9 bytes came, and then an empty chunk"),
-    "more than the figure": ([head(3, b"long")], MalformedMessage, "3 bytes were announced, 4 came"),
-    "a figure above the limit": (
-        [head(2**28 + ENVELOPE + 1, b"x")],
-        MessageTooLarge,
-        f"{2**28 + ENVELOPE + 1} bytes is above the limit of {2**28} bytes",
-    ),
-    "no chunk": ([b"\xff\xff"], MalformedMessage, "does not end"),
-}
-
-
-@pytest.mark.parametrize("lie", STREAMS)
-def test_a_lie_in_a_stream_is_refused(lie: str) -> None:
-    stream, kind, text = STREAMS[lie]
-    with pytest.raises(kind, match=text):
-        grpc_stream.gather(stream, Limits(2**28))
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 1024])
-@pytest.mark.parametrize("parts", [[], [b""], [b"abc"], [b"a", b"", b"bcdefgh", memoryview(b"ij")], [bytes(5000)]])
-def test_chunks_are_gathered_as_they_were(parts: list[bytes], size: int) -> None:
-    cut = list(grpc_stream.chunks(parts, size))
-    assert grpc_stream.gather(cut, Limits()) == b"".join(parts)
-    assert all(len(chunk) <= size + 20 for chunk in cut)
 
 
 WORDY = {

@@ -158,6 +158,8 @@ def test_a_deadline_holds_while_the_handler_runs(remote_transport: Case, ping: M
 
 @pytest.mark.parametrize("size", [10, 20 * 2**20], ids=["that says nothing", "that takes nothing"])
 def test_a_deadline_holds_against_a_frozen_process(remote_transport: Case, size: int) -> None:
+    if remote_transport.codec != "raw":
+        pytest.skip("the wait is long, and what no peer reads is the same in every codec")
     with echo_process(remote_transport.name) as (found, process):
         connection = remote_transport.connect(found[remote_transport.name])
         os.kill(process, signal.SIGSTOP)
