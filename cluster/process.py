@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
     try:
         options = transports.parse_options(arguments.option)
         chosen = {name: transports.make(name, options) for name in arguments.transport.split(",")}
+        for transport in chosen.values():
+            if warning := transports.check_host(arguments.host, transport.options, arguments.insecure):
+                print(f"warning: {warning}", file=sys.stderr, flush=True)
         with contextlib.ExitStack() as stack:
             addresses = arguments.run(arguments, chosen, stack)
             line = " ".join(["READY", *(f"{name}={address}" for name, address in addresses.items())])
@@ -130,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--transport", default="grpc", help="names, with commas: each gets a port of its own")
     common.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
+    common.add_argument("--insecure", action="store_true", help="bind a --host beyond this machine without TLS")
     common.add_argument("--port", type=int, default=0, help="of the first transport; the next ones follow (0: free)")
     common.add_argument(
         "--workers", type=int, default=16, help="calls at a time on each transport (default: %(default)s)"

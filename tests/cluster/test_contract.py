@@ -22,6 +22,8 @@ from partitioning.placement import PLACEMENTS
 from tests.cluster.conftest import MODES, WIRES, Bench, Case, assert_right
 from tests.models import SHAPES
 
+pytestmark = pytest.mark.slow
+
 CARRIERS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs]
 DOCUMENT = {"registry": "per-hop", "connections": "per-hop", "send": "tensor"}
 SWITCHES: Mapping[str, Mapping[str, object]] = {

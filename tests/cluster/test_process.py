@@ -89,6 +89,21 @@ def test_an_unknown_transport_is_refused(start: Start) -> None:
     assert "did you mean 'grpc'" in err
 
 
+def test_an_address_beyond_this_machine_is_refused_without_tls(start: Start) -> None:
+    process = start("registry", "--servers", "1", "--host", "0.0.0.0")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "tls_cert" in err
+
+
+def test_insecure_is_allowed_by_saying_so_and_warned_of(start: Start) -> None:
+    process = start("registry", "--servers", "1", "--host", "0.0.0.0", "--insecure")
+    assert ready(process)["grpc"].host == "0.0.0.0"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert err.startswith("warning: 0.0.0.0 can be reached from other machines")
+
+
 @pytest.mark.slow
 def test_a_node_that_cannot_load_its_portion_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
