@@ -103,7 +103,7 @@ def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, 
     assert_gone(processes)
     assert str(out) in going.out
     frame = samples.read(out)
-    # (none, rpyc, rpyc-tuned: raw; grpc: raw and tensorproto) x 2 modes x 3 flows x 2 concurrencies, and the local model
+    # (none, rpyc, rpyc-tuned: raw; grpc: raw and tensorproto) x 2 modes x 3 flows x 2 concurrencies, and local
     assert frame.groupby("cell").size().to_dict() == dict.fromkeys(frame["cell"].unique(), 11)
     assert frame["cell"].nunique() == 5 * 2 * 3 * 2 + 1
     assert (frame["deviation"] <= 1e-3).all()
