@@ -10,9 +10,11 @@ The methods are few and their bytes are made by `protobuf_codec`, so no `_pb2_gr
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = ["main"]
@@ -24,12 +26,11 @@ STUBS = ("transports/splitbench_pb2.py", "transports/splitbench_pb2.pyi")
 
 def compile_to(folder: Path) -> None:
     """Write the stubs of `PROTO` below `folder`, laid out as in the repository. `SystemExit` without a compiler."""
-    try:
-        from grpc_tools import protoc  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        raise SystemExit("the compiler is missing: pip install 'grpcio-tools==1.80.*'") from None
-    status = protoc.main(["protoc", f"-I{ROOT}", f"--python_out={folder}", f"--pyi_out={folder}", PROTO])
-    if status:
+    if find_spec("grpc_tools") is None:
+        raise SystemExit("the compiler is missing: pip install 'grpcio-tools==1.80.*'")
+    # In a process of its own: beside TensorFlow, which has a protobuf of its own in it, the compiler crashes.
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--python_out={folder}", f"--pyi_out={folder}"]
+    if subprocess.run([*command, PROTO], cwd=ROOT, check=False).returncode:
         raise SystemExit(f"the compiler refused {PROTO}")
 
 
