@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,8 +66,10 @@ def _become(order: Mapping[str, object], lifeline: int) -> None:
         _say(order["name"], f"PID {os.getpid()}")
         arguments = [str(word) for word in order["arguments"]]  # type: ignore[attr-defined]
         status = process.main([*arguments, "--until-eof"], announce=lambda text: _say(order["name"], text))
-        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()  # the log's last line is what the launcher quotes
     finally:
+        sys.stderr.flush()
         os._exit(status)
 
 

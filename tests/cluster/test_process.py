@@ -108,5 +108,5 @@ def test_insecure_is_allowed_by_saying_so_and_warned_of(start: Start) -> None:
 def test_a_node_that_cannot_load_its_portion_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "partition.json").write_text("{}")
-    with Nursery() as nursery, pytest.raises(ClusterDown, match="node-0 ended with status 1: "):
+    with Nursery() as nursery, pytest.raises(ClusterDown, match="node-0 ended with status 1: KeyError: 'plan'"):
         Cluster(Settings(("grpc",), 1, tmp_path, workers=2), nursery)
