@@ -58,7 +58,7 @@ def observe(arguments: argparse.Namespace, notify: Callable[[str], None]) -> tup
     """(the predicted minimum of workers, what was observed with one worker up to one more than that minimum)."""
     with contextlib.ExitStack() as stack:
         nursery = stack.enter_context(Nursery())
-        tune(1, "keep")
+        tune(0, "keep")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
         partition, inputs = _chain(arguments.depth, arguments.servers, folder)
         needed = workers_needed(partition, local_calls=True, send="bundle")
