@@ -22,7 +22,7 @@ from partitioning.silence import silenced
 from transports.base import Address, Transport
 from transports.errors import SplitbenchError, UsageError
 
-__all__ = ["main", "parse_ready", "tune"]
+__all__ = ["main", "parse_ready", "told_to_end", "tune"]
 
 
 MALLOC = ("keep", "default")
@@ -36,11 +36,7 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
     `announce` takes the READY line; without it, it goes to standard output.
     """
     arguments = _parser().parse_args(argv)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if arguments.until_eof:
-        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+    stop = told_to_end(arguments.until_eof)
     try:
         options = transports.parse_options(arguments.option)
         chosen = {name: transports.make(name, options) for name in arguments.transport.split(",")}
@@ -118,6 +114,16 @@ def _keep_memory() -> bool:
         taken = [mallopt(parameter, value) == 1 for parameter, value in MALLOPT.values()]
         return all(taken)
     return False
+
+
+def told_to_end(until_eof: bool) -> threading.Event:
+    """Set on SIGTERM, on Ctrl-C, and, with `until_eof`, when standard input closes."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if until_eof:
+        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+    return stop
 
 
 def _wait_for_eof(stop: threading.Event) -> None:

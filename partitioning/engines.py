@@ -16,11 +16,10 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from partitioning.errors import PartitionError, suggest
-from partitioning.graph import TensorInfo
-from partitioning.plan import Plan, Stage
+from partitioning.plan import Stage
 from partitioning.program import Program
 
-__all__ = ["ENGINES", "Executable", "build", "to_array", "warm"]
+__all__ = ["ENGINES", "Executable", "build", "to_array"]
 
 
 class Executable(Protocol):
@@ -40,13 +39,6 @@ def build(engine: str, program: Program, stage: Stage) -> Executable:
     if engine not in ENGINES:
         raise PartitionError(f"no engine {engine!r}{suggest(engine, ENGINES)}; valid: {', '.join(ENGINES)}")
     return ENGINES[engine](program, stage)
-
-
-def warm(executable: Executable, plan: Plan, stage: Stage, batch: int = 1, times: int = 2) -> None:
-    """Runs the stage on zeros: what the first calls alone pay (optimising, allocating) is paid before timing."""
-    inputs = [_zeros(plan.wires[name], batch) for name in stage.inputs]
-    for _ in range(times):
-        executable(inputs)
 
 
 def to_array(value: Any) -> npt.NDArray[Any]:
@@ -117,11 +109,6 @@ def _signature(program: Program, stage: Stage) -> list[Any]:
 
 def _dtypes(program: Program, stage: Stage) -> list[Any]:
     return [tf.as_dtype(program.graph.tensors[name].dtype) for name in stage.inputs]
-
-
-def _zeros(info: TensorInfo, batch: int) -> Any:
-    extents = [1 if extent is None else extent for extent in info.shape]
-    return tf.zeros([batch, *extents[1:]] if extents else [], info.dtype)
 
 
 ENGINES: Mapping[str, Callable[[Program, Stage], Executable]] = {"eager": _eager, "graph": _graph, "frozen": _frozen}

@@ -11,13 +11,11 @@ import argparse
 import contextlib
 import gc
 import os
-import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cluster.process import tune
+from cluster.process import told_to_end, tune
 from cluster.serving.configuration import Model, read_config
 from transports.base import Address
 from transports.errors import SplitbenchError, UsageError
@@ -30,11 +28,7 @@ WORKERS = 4 * (os.cpu_count() or 1)
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to end; the exit status: 0 ended, 1 a port cannot be bound, 2 a value cannot be used."""
     arguments = _parser().parse_args(argv)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if arguments.until_eof:
-        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
+    stop = told_to_end(arguments.until_eof)
     try:
         with contextlib.ExitStack() as stack:
             addresses = _serve(arguments, stack)
@@ -73,13 +67,6 @@ def settle() -> None:
     """Take what is loaded out of the garbage collector's sight: a collection would walk it amid a request."""
     gc.collect()
     gc.freeze()
-
-
-def _wait_for_eof(stop: threading.Event) -> None:
-    # Not sys.stdin: its lock would be held at exit by this thread.
-    while os.read(0, 4096):
-        pass
-    stop.set()
 
 
 def _parser() -> argparse.ArgumentParser:
