@@ -50,10 +50,12 @@ Actions = dict[Cell, Callable[[], object]]
 
 
 @contextmanager
-def echo_process(*names: str, options: Mapping[str, str] = {}) -> Iterator[tuple[dict[str, Address], int]]:
+def echo_process(
+    *names: str, options: Mapping[str, str] = {}, port: int = 0
+) -> Iterator[tuple[dict[str, Address], int]]:
     """The addresses and the id of a process that echoes over `names`, made with `options`."""
     given = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
-    command = [sys.executable, str(ECHO_SERVER), *names, *given]
+    command = [sys.executable, str(ECHO_SERVER), *names, *given, "--port", str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
