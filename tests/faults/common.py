@@ -15,17 +15,22 @@ import pytest
 import transports
 from transports.errors import WireError
 
-__all__ = ["ALLOWANCE", "DEADLINE", "WIRES", "at_once", "failing", "frozen"]
+__all__ = ["ALLOWANCE", "DEADLINE", "PATIENCE", "REMOTE", "WIRES", "at_once", "failing", "frozen"]
 
 DEADLINE = 1.0
 """Seconds that a request may take which a fault befalls."""
 ALLOWANCE = 0.5
 """Seconds more, beside a tenth, until it has to have failed: what waking up takes on a busy machine."""
 
-WIRES: Mapping[str, tuple[str, Mapping[str, str]]] = {
-    name: (name, {}) for name in transports.NAMES if not transports.load(name).local
-} | {"grpc-stream": ("grpc", {"grpc.send": "stream"})}
-"""Name of a case -> a transport between processes, and its options."""
+PATIENCE = 20.0
+"""Seconds for what is to succeed."""
+
+REMOTE = tuple(name for name in transports.NAMES if not transports.load(name).local)
+"""The transports between processes."""
+WIRES: Mapping[str, tuple[str, Mapping[str, str]]] = {name: (name, {}) for name in REMOTE} | {
+    "grpc-stream": ("grpc", {"grpc.send": "stream"})
+}
+"""Name of a case -> one of them, and its options."""
 
 
 def at_once(check: Callable[[str], object], wires: Iterable[str] = WIRES) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import transports
-from tests.faults.common import DEADLINE, WIRES, at_once, failing, frozen
+from tests.faults.common import DEADLINE, PATIENCE, WIRES, at_once, failing, frozen
 from tests.faults.proxy import NONE, Fault, Proxy
 from tests.transports.bench_echo import echo_process
 from transports import Address, Message
@@ -30,8 +30,6 @@ LARGE = Message("echo", {}, {"x": np.random.default_rng(0).integers(0, 256, 10**
 HUGE = Message("echo", {}, {"x": np.zeros(2 * 10**7, np.uint8)})
 """More than the system takes of a connection that nobody reads; of zeros, or stock RPyC would compress for seconds."""
 SLOW = Message("echo", {"wait": 2 * DEADLINE})
-PATIENCE = 20.0
-"""Seconds for what is to succeed."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +152,20 @@ def test_a_stopped_server(servers: Servers, message: Message) -> None:
         with frozen(servers.pid):
             at_once(check)
         at_once(lambda wire: call(wire, LARGE, PATIENCE))
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun(servers: Servers) -> None:
+    """A stopped server finds requests before it when it goes on, whose clients have given up."""
+
+    def check(wire: str) -> None:
+        with calling(wire, servers.addresses) as caller:
+            before = caller.begun()
+            with frozen(servers.pid), failing(DeadlineExceeded):
+                caller.call(SMALL)
+            assert caller.begun() == before + 1
+
+    for wire in WIRES:
+        check(wire)
 
 
 def test_a_killed_server_and_the_one_in_its_place() -> None:
