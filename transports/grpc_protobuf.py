@@ -129,7 +129,7 @@ CHANNEL_OPTIONS = (
 
 
 def _await_ready(channel: grpc.Channel, address: Address, timeout: float) -> None:
-    """Return when a server of ours answers on `channel`. Raises `ConnectError`, at once where nobody listens.
+    """Return when a server answers on `channel`, if only that it is full. Raises `ConnectError`, at once if nobody is.
 
     A call finds that out in a millisecond; gRPC's own `channel_ready_future` retries in silence until the timeout, and
     leaves a thread behind that makes closing the channel take 200 ms.
@@ -137,7 +137,8 @@ def _await_ready(channel: grpc.Channel, address: Address, timeout: float) -> Non
     try:
         channel.unary_unary(READY, request_serializer=None, response_deserializer=None)(b"", timeout=timeout)
     except grpc.RpcError as error:
-        raise ConnectError(f"no connection to {address}: {error.code().name}: {error.details()}") from None
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise ConnectError(f"no connection to {address}: {error.code().name}: {error.details()}") from None
 
 
 class GrpcConnection(Connection):
