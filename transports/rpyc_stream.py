@@ -9,6 +9,7 @@ RPyC's framing, compression and pieces are its own; only what a hostile or stall
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import threading
 import time
@@ -38,6 +39,9 @@ GRACE = 5.0
 CONNECTIONS = 1024
 """Connections that a server holds at a time. It closes what comes beyond them."""
 
+HANGUP = getattr(select, "POLLRDHUP", 0)
+"""The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
+
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
 
@@ -57,6 +61,12 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
         """Whether there is something to read within `timeout` seconds."""
         held: bool = self.sock.held() or super().poll(timeout)
         return held
+
+    def gone(self) -> bool:
+        """Whether the peer has hung up, be there still something to read of it or not."""
+        poller = select.poll()
+        poller.register(self.sock, HANGUP)
+        return bool(poller.poll(0))
 
     def expire_in(self, timeout: float) -> None:
         """Let everything that follows raise `Expired` after `timeout` seconds. Raises `EOFError` when closed."""

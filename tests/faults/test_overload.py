@@ -10,10 +10,11 @@ import psutil
 import pytest
 
 import transports
-from tests.faults.common import PATIENCE, REMOTE
+from tests.faults.common import DEADLINE, PATIENCE, REMOTE
 from tests.transports.bench_echo import echo_process
+from tests.transports.echo_server import WORKERS
 from transports import Message
-from transports.errors import ResourceExhausted
+from transports.errors import ConnectError, DeadlineExceeded, ResourceExhausted
 from transports.pool import Pool
 
 CLIENTS, ROUNDS = 64, 5
@@ -49,3 +50,21 @@ def test_every_answer_is_right_or_refused(name: str, when_full: str) -> None:
         assert outcomes["right"] > 0
         assert server.memory_info().rss - before < GROWTH
         assert ask(0) == "right"
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_what_waited_for_a_worker_beyond_its_deadline_is_not_begun(name: str) -> None:
+    """Of the calls that come at once, only two rounds can begin before the deadline."""
+    with echo_process(name, options={f"{name}.when_full": "wait"}) as (found, _), Pool(transports.make(name)) as pool:
+
+        def ask(_: int) -> str:
+            message = Message("echo", {"wait": 0.75 * DEADLINE})
+            try:
+                return pool.call(found[name], message, DEADLINE)[0].method
+            except (DeadlineExceeded, ConnectError):
+                return "late"
+
+        with ThreadPoolExecutor(4 * WORKERS) as clients:
+            outcomes = Counter(clients.map(ask, range(4 * WORKERS)))
+        begun = pool.call(found[name], Message("begun"), PATIENCE)[0].fields["count"]
+        assert outcomes["echo"] <= begun <= 3 * WORKERS

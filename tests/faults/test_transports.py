@@ -156,16 +156,18 @@ def test_a_stopped_server(servers: Servers, message: Message) -> None:
 
 def test_what_nobody_waits_for_any_more_is_not_begun(servers: Servers) -> None:
     """A stopped server finds requests before it when it goes on, whose clients have given up."""
+    with ExitStack() as stack:
+        callers = {wire: stack.enter_context(calling(wire, servers.addresses)) for wire in WIRES}
 
-    def check(wire: str) -> None:
-        with calling(wire, servers.addresses) as caller:
+        def give_up(wire: str) -> None:
+            with failing(DeadlineExceeded):
+                callers[wire].call(SMALL)
+
+        for caller in callers.values():
             before = caller.begun()
-            with frozen(servers.pid), failing(DeadlineExceeded):
-                caller.call(SMALL)
-            assert caller.begun() == before + 1
-
-    for wire in WIRES:
-        check(wire)
+        with frozen(servers.pid):
+            at_once(give_up)
+        assert [caller.begun() - before for caller in callers.values()] == list(range(1, len(WIRES) + 1))
 
 
 def test_a_killed_server_and_the_one_in_its_place() -> None:

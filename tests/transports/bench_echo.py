@@ -27,7 +27,7 @@ import numpy as np
 import transports
 from transports import Address, Connection, Message, Transport
 
-ECHO_SERVER = Path(__file__).with_name("echo_server.py")
+ROOT = Path(__file__).parent.parent.parent
 MESSAGES = {
     "0.3 MB": Message(
         "echo", {"request": 1}, {"x": np.zeros(75_000, np.float32) + np.arange(75_000, dtype=np.float32)}
@@ -55,8 +55,8 @@ def echo_process(
 ) -> Iterator[tuple[dict[str, Address], int]]:
     """The addresses and the id of a process that echoes over `names`, made with `options`."""
     given = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
-    command = [sys.executable, str(ECHO_SERVER), *names, *given, "--port", str(port)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "tests.transports.echo_server", *names, *given, "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         ready, *pairs = process.stdout.readline().split() or ["nothing"]

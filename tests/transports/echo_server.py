@@ -1,7 +1,7 @@
 """A process that serves echoes over each transport that is named, until its standard input closes.
 
-python tests/transports/echo_server.py grpc rpyc      # READY grpc=127.0.0.1:40001 rpyc=127.0.0.1:40002
-python tests/transports/echo_server.py grpc --option grpc.max_message=700000000
+python -m tests.transports.echo_server grpc rpyc      # READY grpc=127.0.0.1:40001 rpyc=127.0.0.1:40002
+python -m tests.transports.echo_server grpc --option grpc.max_message=700000000
 
 A message with a field `wait` is answered after so many seconds; `begun` is answered with the count of those before it.
 """
