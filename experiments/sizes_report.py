@@ -9,17 +9,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from experiments import charts, environment, rows, sections
 from experiments.files import replace_file
+from experiments.growth import Curve, exponent, fit
 from experiments.markdown import ABSENT, line, number, table
 from experiments.samples import NAME
 from experiments.sizes_bench import COLUMNS, MB, Study, Way, megabytes
 from transports.errors import UsageError
 
-__all__ = ["SUMMARY", "build", "exponent", "medians", "read", "summarise", "wins_from"]
+__all__ = ["SUMMARY", "build", "medians", "read", "summarise", "wins_from"]
 
 SUMMARY = (
     *("way", "transport", "codec", "send", "bytes", "n", "mean", "std", "median"),
@@ -31,6 +31,14 @@ FITTED_FROM = MB
 STREAM, UNARY = Way("grpc", send="stream"), Way("grpc", send="unary")
 COMPARED = ((STREAM, UNARY), (Way("rpyc"), Way("rpyc-tuned")), (Way("rpyc-tuned"), UNARY))
 """Pairs of ways whose medians are divided, where both were measured."""
+
+PARTS: tuple[tuple[str, Callable[[Curve, float], str]], ...] = (
+    ("fixed (ms)", lambda curve, _: number(1e3 * curve.fixed, 3)),
+    ("for each MB (ms)", lambda curve, _: number(1e3 * curve.linear, 3)),
+    ("for each MB squared (ms)", lambda curve, _: number(1e3 * curve.quadratic, 3)),
+    ("quadratic part at the largest size (%)", lambda curve, most: f"{100 * curve.quadratic_share(most):.0f}"),
+)
+"""Rows of the table of curves, from a curve and the largest size in megabytes that was measured of it."""
 
 Medians = Mapping[tuple[str, int], float]
 
@@ -69,15 +77,6 @@ def _row(way: Way, size: int, group: pd.DataFrame) -> dict[str, Any]:
     numbers = {"n": len(group), "mean": seconds.mean(), "std": seconds.std(ddof=1), "median": median}
     rest = {"megabytes_per_second": 2 * size / MB / median, "wire_bytes": group["wire_bytes"].median()}
     return {"way": way.name, **vars(way), "bytes": size, **numbers, **rest}
-
-
-def exponent(points: Sequence[tuple[int, float]]) -> float:
-    """The slope of the straight line through (size, seconds), both as logarithms, by least squares; NaN for one."""
-    if len(points) < 2:
-        return math.nan
-    x, y = (np.log([float(point[place]) for point in points]) for place in (0, 1))
-    x -= x.mean()
-    return float((x * y).sum() / (x * x).sum())
 
 
 def medians(summary: pd.DataFrame) -> Medians:
@@ -138,6 +137,7 @@ def _text(
         _seconds(found, ways),
         _left_out(record),
         _growth(found, ways),
+        _curves(found, ways),
         _ratios(found, ways),
         _wire(summary, ways),
         HOW_TO_READ,
@@ -191,6 +191,17 @@ def _growth(found: Medians, ways: Sequence[Way]) -> list[str]:
     return ["## How it grows", "", "1 is linear, 2 quadratic.", "", *table(head, body)] if body else []
 
 
+def _curves(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """Each way's time, taken apart into what is fixed, linear and quadratic in the size."""
+    points = {
+        way: [(size / MB, found[way.name, size]) for size in _sizes(found) if (way.name, size) in found] for way in ways
+    }
+    curves = {way: curve for way in ways if (curve := fit(points[way]))}
+    body = [[label, *(write(curve, points[way][-1][0]) for way, curve in curves.items())] for label, write in PARTS]
+    head = ["Parts of the seconds", *(title(way) for way in curves)]
+    return [*table(head, body)] if curves else []
+
+
 def _exponent(found: Medians, way: Way, sizes: Sequence[int]) -> str:
     points = [(size, found[way.name, size]) for size in sizes if (way.name, size) in found]
     return f"{exponent(points):.2f}" if len(points) > 1 else ABSENT
@@ -237,6 +248,9 @@ HOW_TO_READ = [
     "- The tensor is noise of a normal distribution: zlib, which is RPyC's default, leaves nine tenths of it.",
     "- A **growth exponent** is the slope between sizes when both time and size are logarithms. Below a megabyte what "
     "every call costs flattens it; a single step is as noisy as its two medians.",
+    "- **Parts of the seconds**: fixed + linear x MB + quadratic x MB squared, none below zero, fitted to the medians "
+    "by least squares of relative errors. What is quadratic shows in the exponents only once it is most of the time. "
+    "Memory that no longer fits a cache bends every curve: compare the figures for each MB squared with each other.",
     "- **Bytes on the wire** are what the loopback interface counted during a call, both ways, headers and "
     "acknowledgements included (median); the payload is the tensor there and back.",
 ]

@@ -66,6 +66,28 @@ def test_what_is_written_is_like_the_results_of_other_experiments(measured: Path
         assert f">{way.name}<" in (measured / "sizes.svg").read_text()
 
 
+def test_four_sizes_show_what_is_quadratic(tmp_path: Path) -> None:
+    """Made-up seconds, in a folder as a run leaves it."""
+    curves = {Way("rpyc"): 0.001, Way("rpyc-tuned"): 0.0}
+    study = Study((*curves,), tuple(size * MB for size in (1, 4, 16, 64)))
+    environment.begin(tmp_path, study.record(), [])
+    with Writer(tmp_path / "samples.csv", COLUMNS) as writer:
+        for way, quadratic in curves.items():
+            for size in study.sizes:
+                writer.append(Sample(way, size, 0, 0, 0.01 * size / MB + quadratic * (size / MB) ** 2, math.nan))
+    environment.finish(tmp_path)
+    text = sizes_report.build(tmp_path).read_text()
+    rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in text.splitlines() if line.startswith("| ")}
+    shown = {
+        name: [float(cell) for cell in rows[name]] for name in rows if name.startswith(("for each", "quadr", "fitted"))
+    }
+    assert shown["for each MB (ms)"] == [10.0, 10.0]
+    assert shown["for each MB squared (ms)"] == pytest.approx([1.0, 0.0], abs=1e-6)
+    assert shown["quadratic part at the largest size (%)"] == [86, 0]  # 4.096 of 4.736 s
+    assert shown["fitted from 1 MB on"] == pytest.approx([1.45, 1.0], abs=0.1)
+    assert "Bytes on the wire / payload" not in text
+
+
 def test_the_same_samples_give_the_same_bytes(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("summary.csv", "report.md", "sizes.svg")
     before = {name: (measured / name).read_bytes() for name in names}
@@ -206,18 +228,12 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     assert summary["way"].tolist() == ["rpyc"] * 3 + ["grpc unary"] * 2
     assert summary["bytes"].tolist() == [MB, 2 * MB, 4 * MB, MB, 2 * MB]
     np.testing.assert_allclose(summary["exponent"], [np.nan, 2, 2, np.nan, 1])
+    assert sizes_report.medians(summary)["rpyc", 4 * MB] == pytest.approx(0.16)
     last = summary.iloc[-1]
     assert (last["n"], last["median"], last["wire_bytes"]) == (3, 0.2, 6 * MB)
     assert last["mean"] == pytest.approx(0.4)
     assert last["std"] == pytest.approx(np.std([0.2, 0.2, 0.8], ddof=1))
     assert last["megabytes_per_second"] == pytest.approx(2 * 2 / 0.2)
-
-
-def test_an_exponent_is_that_of_least_squares() -> None:
-    points = [(1, 3.0), (2, 5.0), (4, 19.0), (9, 80.0)]
-    slope, _ = np.polyfit(np.log([x for x, _ in points]), np.log([y for _, y in points]), 1)
-    assert sizes_report.exponent(points) == pytest.approx(slope)
-    assert math.isnan(sizes_report.exponent(points[:1]))
 
 
 @pytest.mark.parametrize(
