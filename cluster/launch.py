@@ -176,6 +176,9 @@ class Settings:
     """Nodes for each portion of the model."""
     lease: float = 10.0
     """Seconds until a node that is gone is absent from the registry."""
+    host: str = "127.0.0.1"
+    insecure: bool = False
+    """Whether `host` may be an address beyond this machine without TLS."""
 
 
 class Cluster:
@@ -194,8 +197,12 @@ class Cluster:
         self.nodes = [f"node-{number}" for number in range(settings.servers * settings.replicas)]
         for name in self.nodes:
             self._start_node(name)
+        self.wait_ready(notify)
+
+    def wait_ready(self, notify: Callable[[str], None] = lambda text: None) -> None:
+        """Return once every node is. Raises `ClusterDown` where one ends before that."""
         for name in self.nodes:
-            nursery.addresses(name)
+            self._nursery.addresses(name)
             notify(f"{name} ready")
 
     def close(self) -> None:
@@ -232,8 +239,9 @@ class Cluster:
 
     def _start(self, name: str, *arguments: str) -> None:
         options = [word for option in self._settings.options for word in ("--option", option)]
-        transports = ["--transport", ",".join(self._settings.transports)]
-        self._nursery.start(name, [*arguments, *transports, *options])
+        where = ["--transport", ",".join(self._settings.transports), "--host", self._settings.host]
+        insecure = ["--insecure"] if self._settings.insecure else []
+        self._nursery.start(name, [*arguments, *where, *insecure, *options])
 
 
 def _ending(status: int) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from cluster.launch import Nursery
 from cluster.process import tune
-from experiments import environment, flags, report, samples
+from experiments import environment, faults, flags, report, samples
 from experiments.files import replace_file
 from experiments.progress import Progress
 from experiments.specification import Experiment
@@ -69,8 +69,12 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
     try:
         for partition in dict.fromkeys(prepared.partitions.values()):
             replace_file(folder / f"plan-{partition.name}.json", partition.plan.to_json())
-        with samples.Writer(folder) as writer:
-            run(prepared, writer, progress, nursery)
+        with contextlib.ExitStack() as stack:
+            writer = stack.enter_context(samples.Writer(folder))
+            log = faults.Log(folder) if prepared.experiment.kill else None
+            if log:
+                stack.callback(log.close)
+            run(prepared, writer, progress, nursery, log)
         failure = ""
     except (SplitbenchError, OSError) as error:
         failure = str(error)

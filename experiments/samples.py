@@ -6,7 +6,8 @@ Columns, in this order (units in brackets):
   their turn together share a number), `start` [s, when it was begun, on a clock of the run's own], `compute_seconds`
   [s, in the stages], `messages` (sent between processes or handlers), `payload_bytes` [B, all tensors of all
   messages], `wire_bytes` [B, all that crossed: `experiments.wire`], `lookups` (questions to the registry), `connects`
-  (connections made) and `deviation` (largest |output - local| over largest |local|).
+  (connections made), `repeated` (attempts that were lost before the one that was answered) and `deviation` (largest
+  |output - local| over largest |local|).
 A value that was not measured is an empty field, and is read as NaN where the column may hold it.
 """
 
@@ -37,22 +38,28 @@ __all__ = [
 ]
 
 NAME = "samples.csv"
-RESULTS = (NAME, "summary.csv", "report.md", "environment.json", "comparison.svg", "sizes.svg", "plan-*.json")
+RESULTS = (
+    *(NAME, "summary.csv", "report.md", "environment.json", "comparison.svg"),
+    *("faults.csv", "sizes.svg", "plan-*.json"),
+)
 """What a folder that already holds an experiment holds some of."""
 
 NAMING_FIELDS = CELL_FIELDS[: CELL_FIELDS.index("placement")]
 EXTRA_FIELDS = CELL_FIELDS[len(NAMING_FIELDS) :]
-INTEGERS = ("batch", "servers", "concurrency", "run", "block", "messages", "payload_bytes", "lookups", "connects")
+INTEGERS = (
+    *("batch", "servers", "concurrency", "repeats", "run", "block"),
+    *("messages", "payload_bytes", "lookups", "connects", "repeated"),
+)
 NUMBERS = ("seconds", "start", "compute_seconds", "wire_bytes", "deviation")
 MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation")
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "start", "compute_seconds"),
-    *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "deviation"),
+    *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "repeated", "deviation"),
 )
 
 
-LATER: Mapping[str, str] = {"concurrency": "1", "start": "", "wire_bytes": ""}
+LATER: Mapping[str, str] = {"concurrency": "1", "repeats": "0", "start": "", "wire_bytes": "", "repeated": "0"}
 """Columns that came after version 0.1, and what a file without them means."""
 
 
@@ -70,6 +77,7 @@ class Sample:
     payload_bytes: int = 0
     lookups: int = 0
     connects: int = 0
+    repeated: int = 0
     start: float = float("nan")
     wire_bytes: float = float("nan")
 

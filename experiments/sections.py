@@ -16,14 +16,7 @@ from experiments.samples import EXTRA_FIELDS, cell_of
 from experiments.specification import Cell, Experiment, local_of
 
 __all__ = [
-    "banner",
-    "chart",
-    "environment",
-    "full_table",
-    "groups",
-    "how_to_read",
-    "machine",
-    "overview",
+    *("banner", "chart", "environment", "faults", "full_table", "groups", "how_to_read", "machine", "overview"),
     "pairs",
     "transport_title",
 ]
@@ -187,6 +180,27 @@ _WIRE_IS = (
 )
 
 
+def faults(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `faults.recoveries` found: nothing where nothing was killed."""
+    if not found:
+        return []
+    header = ["Cell", "Killed", "Before request", "Failed", "Repeated", "First answer (s)", "Undisturbed (s)"]
+    body = [
+        [
+            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "repeated")),
+            *(number(kill[name], 3) for name in ("answered", "undisturbed")),
+        ]
+        for kill in found
+    ]
+    text = (
+        "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
+        "requests are in no other table; each was made again until it was answered. **Repeated** ones were answered by "
+        "a later attempt of their client. Times count from the kill: to the end of the first request that was begun "
+        "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
+    )
+    return ["## Faults", "", text, "", *table(header, body, left=2)]
+
+
 def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
     lines = [
         "- **Local** is the whole model in the client's own process (mode whole, transport none), with the same model, "
@@ -220,6 +234,8 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
         "Seed": str(experiment.seed),
         "Time limit (s)": f"{experiment.timeout:g}",
         "Workers": str(experiment.workers or "as many as needed"),
+        "Nodes for a portion": str(experiment.replicas),
+        "TLS": "mutual" if experiment.tls_cert else "none",
         "Options": pairs(experiment.option),
     }
     return machine(record, settings)

@@ -64,8 +64,13 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def none_of(cell: Cell) -> Cell:
-    """The cell that differs from `cell` only in that no wire is crossed. `none` writes no bytes: it has one codec."""
-    return local_of(cell) if cell.mode == "whole" else replace(cell, transport="none", codec=Cell.codec)
+    """The cell that differs from `cell` only in that no wire is crossed.
+
+    `none` writes no bytes, so that it has one codec; and it loses nobody, so that nothing is repeated.
+    """
+    if cell.mode == "whole":
+        return local_of(cell)
+    return replace(cell, transport="none", codec=Cell.codec, repeats=Cell.repeats)
 
 
 def ratio_interval(cell: pd.DataFrame, base: pd.DataFrame, generator: np.random.Generator) -> tuple[float, float]:
