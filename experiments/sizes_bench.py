@@ -31,7 +31,7 @@ from experiments.progress import Progress
 from transports import Connection, Message
 from transports.errors import MessageTooLarge, SplitbenchError, WireError
 
-__all__ = ["COLUMNS", "MB", "Sample", "Study", "Way", "measure", "megabytes", "ways_of"]
+__all__ = ["COLUMNS", "ITEM", "MB", "Bench", "Sample", "Study", "Way", "measure", "megabytes", "ways_of"]
 
 MB = 1_000_000
 ITEM = 4
@@ -139,7 +139,7 @@ def measure(
     names = dict.fromkeys(way.transport for way in study.ways)
     with echo.process(*names, options=study.options) as (found, child), contextlib.ExitStack() as stack:
         connections = {way: stack.enter_context(way.connect(found[way.transport], study.options)) for way in study.ways}
-        bench = _Bench(study, connections, child)
+        bench = Bench(study, connections, child)
         expected: dict[tuple[Way, int], float] = {}
         for way in study.ways:
             notify(f"trying {way.name}")
@@ -147,7 +147,7 @@ def measure(
         _rounds(bench, expected, writer)
 
 
-def _rounds(bench: _Bench, expected: Mapping[tuple[Way, int], float], writer: rows.Writer) -> None:
+def _rounds(bench: Bench, expected: Mapping[tuple[Way, int], float], writer: rows.Writer) -> None:
     pairs, chance = list(expected), random.Random(bench.study.seed)
     runs: Counter[tuple[Way, int]] = Counter()
     total = bench.study.repeats * sum(_calls(seconds) for seconds in expected.values())
@@ -167,7 +167,7 @@ def _calls(expected: float) -> int:
     return max(1, min(CALLS, int(TURN / expected)))
 
 
-class _Bench:
+class Bench:
     """Connections to the process that echoes, and the noise that they carry."""
 
     def __init__(self, study: Study, connections: Mapping[Way, Connection], child: subprocess.Popen[str]) -> None:

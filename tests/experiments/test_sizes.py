@@ -17,7 +17,7 @@ import pytest
 import transports
 from experiments import echo, environment, sizes, sizes_report
 from experiments.rows import Writer
-from experiments.sizes_bench import COLUMNS, MB, Sample, Study, Way, predicted, ways_of
+from experiments.sizes_bench import COLUMNS, MB, Bench, Sample, Study, Way, predicted, ways_of
 from transports.errors import ConnectionLost
 
 ROOT = Path(__file__).parents[2]
@@ -193,12 +193,10 @@ def test_whatever_ends_it_leaves_the_samples_and_nothing_running(number: signal.
 
 
 def test_an_echo_process_that_dies_is_the_cause_that_is_told() -> None:
-    from experiments.sizes_bench import _Bench
-
     way = Way("rpyc-tuned")
     study = Study((way,), (4000,))
     with echo.process(way.transport) as (found, child), way.connect(found[way.transport], {}) as connection:
-        bench = _Bench(study, {way: connection}, child)
+        bench = Bench(study, {way: connection}, child)
         os.kill(child.pid, signal.SIGKILL)
         with pytest.raises(ConnectionLost, match=r"^rpyc-tuned, 0\.004 MB: .*; the echo process ended with status -9"):
             list(bench.turn(way, 4000, 0.1))
