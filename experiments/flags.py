@@ -20,7 +20,7 @@ from experiments.settings import SETTINGS, Setting, cells_of, check, from_record
 from experiments.specification import PHOTOGRAPH, Experiment
 from transports.errors import UsageError
 
-__all__ = ["from_record", "parse", "parser", "to_record"]
+__all__ = ["from_record", "parse", "parser", "timestamp", "to_record"]
 
 Values = Mapping[str, tuple[Any, ...]]
 
@@ -90,7 +90,7 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, Path]:
     file = _from_file(Path(spec)) if spec is not None else _Source()
     experiment = _combine(file, _from_flags(given))
     stem = Path(spec).stem if spec is not None else _short_name(experiment)
-    return experiment, Path(out) if out is not None else Path("results") / f"{_timestamp()}-{stem}"
+    return experiment, Path(out) if out is not None else Path("results") / f"{timestamp()}-{stem}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -258,5 +258,6 @@ def _short_name(experiment: Experiment) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(dict.fromkeys(words)).lower()).strip("-")[:60]
 
 
-def _timestamp() -> str:
+def timestamp() -> str:
+    """Now, in UTC, as the names of results folders begin."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

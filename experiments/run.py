@@ -54,7 +54,7 @@ def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
         nursery = stack.enter_context(Nursery()) if remote else None
         settings = tune(experiment.threads, experiment.malloc)
         prepared = prepare(experiment)
-        samples.claim(folder, experiment)
+        samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
         _measure(prepared, folder, progress, nursery)
     _show(folder)

@@ -16,7 +16,8 @@ from experiments.samples import EXTRA_FIELDS, cell_of
 from experiments.specification import Cell, Experiment, local_of
 
 __all__ = [
-    *("banner", "chart", "environment", "faults", "full_table", "groups", "how_to_read", "overview"),
+    *("banner", "chart", "environment", "faults", "full_table", "groups", "how_to_read", "machine", "overview"),
+    "pairs",
     "transport_title",
 ]
 
@@ -229,27 +230,34 @@ def _engines(summary: pd.DataFrame) -> list[str]:
 
 def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
     settings = {
-        "Command": " ".join(record.get("command") or []),
-        "Started": record.get("started"),
-        "Ended": record.get("ended"),
-        "Commit": _commit(record.get("commit")),
-        "Processor": _pairs(record.get("processor")),
-        "Memory (GB)": number(float(record.get("memory_bytes") or math.nan) / 1e9, 4),
-        "System": _pairs(record.get("system")),
-        "Load at start": _list(record.get("load_at_start")),
-        "Load at end": _list(record.get("load_at_end")),
-        "Threads": _pairs(record.get("threads")),
-        "Variables": _pairs(record.get("variables")),
-        "Versions": _pairs(record.get("versions")),
         "Input": record["experiment"].get("input"),
         "Seed": str(experiment.seed),
         "Time limit (s)": f"{experiment.timeout:g}",
         "Workers": str(experiment.workers or "as many as needed"),
         "Nodes for a portion": str(experiment.replicas),
         "TLS": "mutual" if experiment.tls_cert else "none",
-        "Options": _pairs(experiment.option),
+        "Options": pairs(experiment.option),
     }
-    body = [[name, line(str(value)) if value else ABSENT] for name, value in settings.items()]
+    return machine(record, settings)
+
+
+def machine(record: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
+    """What ran where, and beside it the `settings` of what ran."""
+    values = {
+        "Command": " ".join(record.get("command") or []),
+        "Started": record.get("started"),
+        "Ended": record.get("ended"),
+        "Commit": _commit(record.get("commit")),
+        "Processor": pairs(record.get("processor")),
+        "Memory (GB)": number(float(record.get("memory_bytes") or math.nan) / 1e9, 4),
+        "System": pairs(record.get("system")),
+        "Load at start": _list(record.get("load_at_start")),
+        "Load at end": _list(record.get("load_at_end")),
+        "Threads": pairs(record.get("threads")),
+        "Variables": pairs(record.get("variables")),
+        "Versions": pairs(record.get("versions")),
+    }
+    body = [[name, line(str(value)) if value else ABSENT] for name, value in {**values, **settings}.items()]
     return ["## Environment", "", *table(["What", "Value"], body, left=2)]
 
 
@@ -257,7 +265,8 @@ def _commit(record: Mapping[str, Any] | None) -> str:
     return f"{record['commit']}{' with changes' if record['dirty'] else ''}" if record else ""
 
 
-def _pairs(record: Mapping[str, Any] | None) -> str:
+def pairs(record: Mapping[str, Any] | None) -> str:
+    """`"grpc.chunk 65536, grpc.stall 5"`, without what is not known."""
     return ", ".join(f"{key} {value}" for key, value in (record or {}).items() if value is not None)
 
 
