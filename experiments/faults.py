@@ -9,23 +9,22 @@ asked for. Columns (units in brackets):
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pandas as pd
 
-from experiments.files import WriteError
+from experiments import rows
 from experiments.kill import Kill
 from experiments.specification import Cell
 from transports.errors import WireError
 
-__all__ = ["NAME", "Disruption", "Log", "read", "recoveries"]
+__all__ = ["NAME", "Disruption", "Fault", "read", "recoveries", "writer"]
 
 NAME = "faults.csv"
 COLUMNS = ("cell", "run", "start", "seconds", "event", "what", "text")
@@ -33,36 +32,33 @@ PAUSE = 0.1
 """Seconds after a failed request: who is refused at once must not spin."""
 
 
-class Log:
-    """Writes faults.csv, a row at a time. Used by any number of threads. Raises `WriteError`."""
+@dataclass(frozen=True)
+class Fault:
+    """A row of faults.csv."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
-        self._lock = threading.Lock()
-        self._file: IO[str] = self._path.open("x", newline="", buffering=1, encoding="utf-8")
-        self._write(COLUMNS)
+    cell: Cell
+    run: int
+    start: float
+    seconds: float
+    event: str
+    what: str
+    text: str = ""
 
-    def append(self, *row: object) -> None:
-        """`row` has a value for each of `COLUMNS`."""
-        self._write(row)
+    def row(self) -> tuple[str, ...]:
+        """The fields of its line, in the order of `COLUMNS`."""
+        return tuple(rows.field(getattr(self, name) if name != "cell" else self.cell.name) for name in COLUMNS)
 
-    def close(self) -> None:
-        self._file.close()
 
-    def _write(self, row: tuple[object, ...]) -> None:
-        try:
-            with self._lock:
-                csv.writer(self._file, lineterminator="\n").writerow(row)
-                self._file.flush()
-        except OSError as error:
-            raise WriteError(f"cannot write {self._path}: {error.strerror}") from error
+def writer(folder: Path) -> rows.Writer:
+    """Makes faults.csv and appends to it. Raises `WriteError`."""
+    return rows.Writer(folder / NAME, COLUMNS)
 
 
 class Disruption:
     """Carries out a `Kill` in each cell, and tells the failures that come of it from others."""
 
     def __init__(
-        self, kill: Kill, replace: Callable[[str], None], log: Log, clock: Callable[[], float], patience: float
+        self, kill: Kill, replace: Callable[[str], None], log: rows.Writer, clock: Callable[[], float], patience: float
     ) -> None:
         """`replace` kills a node and starts another. `clock`: that of the samples' `start`. After `patience` seconds
         without a recovery a failure is one."""
@@ -80,7 +76,7 @@ class Disruption:
             if run != self._kill.request or cell in self._killed:
                 return
             self._killed[cell] = now = self._clock()
-            self._log.append(cell.name, run, repr(now), 0.0, "kill", self._kill.name, "")
+            self._log.append(Fault(cell, run, now, 0.0, "kill", self._kill.name))
             self._replace(self._kill.name)
 
     def expected(self, cell: Cell) -> bool:
@@ -89,19 +85,19 @@ class Disruption:
 
     def failed(self, cell: Cell, run: int, start: float, error: WireError) -> None:
         """Write down that a request begun at `start` failed."""
-        self._log.append(cell.name, run, repr(start), repr(self._clock() - start), "failed", error.kind, str(error))
+        with self._lock:
+            self._log.append(Fault(cell, run, start, self._clock() - start, "failed", error.kind, str(error)))
         time.sleep(PAUSE)
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The faults of an experiment; no row where nothing was killed. A last line without its end is dropped."""
+    """The faults of an experiment; no row where nothing was killed. Raises `UsageError` for another file."""
     path = folder / NAME
-    if not path.exists():
-        return pd.DataFrame(columns=list(COLUMNS))
-    whole = path.read_bytes().decode().rpartition("\n")[0]
-    rows = [row for row in csv.reader(io.StringIO(whole, newline="")) if len(row) == len(COLUMNS)]
-    frame = pd.DataFrame(rows[1:], columns=list(COLUMNS))
-    return frame.astype({"run": "int64", "start": "float64", "seconds": "float64"})
+    frame = rows.read(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
+    frame["run"] = rows.numbers(frame["run"], path, whole=True)
+    for column in ("start", "seconds"):
+        frame[column] = rows.numbers(frame[column], path)
+    return frame
 
 
 def recoveries(faults: pd.DataFrame, samples: pd.DataFrame) -> list[dict[str, Any]]:

@@ -71,9 +71,7 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
             replace_file(folder / f"plan-{partition.name}.json", partition.plan.to_json())
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(samples.Writer(folder))
-            log = faults.Log(folder) if prepared.experiment.kill else None
-            if log:
-                stack.callback(log.close)
+            log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
             run(prepared, writer, progress, nursery, log)
         failure = ""
     except (SplitbenchError, OSError) as error:

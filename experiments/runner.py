@@ -21,8 +21,8 @@ from cluster.local import LocalCluster
 from cluster.mailbox import Mailbox
 from cluster.partition import export
 from cluster.pinning import cores, pin, pinned
-from experiments import gate, wire
-from experiments.faults import Disruption, Log
+from experiments import gate, rows, wire
+from experiments.faults import Disruption
 from experiments.kill import Kill
 from experiments.prepare import Prepared, route_of
 from experiments.progress import Progress
@@ -39,7 +39,11 @@ RECOVERY = 60.0
 
 
 def run(
-    prepared: Prepared, samples: Writer, progress: Progress, nursery: Nursery | None = None, faults: Log | None = None
+    prepared: Prepared,
+    samples: Writer,
+    progress: Progress,
+    nursery: Nursery | None = None,
+    faults: rows.Writer | None = None,
 ) -> None:
     """Measure every cell of `prepared`: a row of `samples` for each timed request, written before the next one begins.
 
@@ -161,7 +165,9 @@ class _Bench:
 
 
 @contextlib.contextmanager
-def _bench(prepared: Prepared, progress: Progress, nursery: Nursery | None, faults: Log | None) -> Iterator[_Bench]:
+def _bench(
+    prepared: Prepared, progress: Progress, nursery: Nursery | None, faults: rows.Writer | None
+) -> Iterator[_Bench]:
     """A client with everything that it talks to; on exit, all of it is gone."""
     experiment = prepared.experiment
     carriers = {name: transports.make(name, experiment.options) for name in prepared.transports}
@@ -211,7 +217,7 @@ def _cluster(prepared: Prepared, progress: Progress, nursery: Nursery, stack: co
 
 
 def _disruption(
-    experiment: Experiment, cluster: Cluster | None, faults: Log | None, clock: Callable[[], float]
+    experiment: Experiment, cluster: Cluster | None, faults: rows.Writer | None, clock: Callable[[], float]
 ) -> Disruption | None:
     if not (experiment.kill and cluster and faults):
         return None

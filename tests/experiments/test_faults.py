@@ -63,7 +63,7 @@ class Clock:
 
 def test_a_disruption_happens_once_a_cell_and_explains_failures_for_a_while(tmp_path: Path) -> None:
     clock, killed = Clock(), []
-    log = faults.Log(tmp_path)
+    log = faults.writer(tmp_path)
     script = faults.Disruption(Kill(1, 3), killed.append, log, clock, patience=5.0)
     script.before(CELL, 2)
     assert not script.expected(CELL)
@@ -89,12 +89,11 @@ def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> N
     with samples.Writer(folder) as writer:
         for run, (start, repeated) in enumerate([(1.0, 0), (2.5, 0), (3.0, 2), (4.0, 0)]):
             writer.append(samples.Sample(CELL, run, 0.25, 0, start=start, repeated=repeated))
-    log = faults.Log(folder)
-    log.append(CELL.name, 1, 2.0, 0.0, "kill", "node-1", "")
-    for start in (2.0, 2.125):
-        log.append(CELL.name, 1, start, 0.0625, "failed", "connect", "gone")
-    log.append(Cell("rpyc", "submodel").name, 1, 2.0, 9.0, "failed", "connect", "of another cell")
-    log.close()
+    with faults.writer(folder) as log:
+        log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
+        for start in (2.0, 2.125):
+            log.append(faults.Fault(CELL, 1, start, 0.0625, "failed", "connect", "gone"))
+        log.append(faults.Fault(Cell("rpyc", "submodel"), 1, 2.0, 9.0, "failed", "connect", "of another cell"))
     (found,) = faults.recoveries(faults.read(folder), samples.read(folder))
     assert found == {
         "cell": CELL.name,
@@ -110,9 +109,8 @@ def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> N
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
-    log = faults.Log(tmp_path)
-    log.append("cell", 1, 2.0, 0.0, "kill", "node-1", "")
-    log.close()
+    with faults.writer(tmp_path) as log:
+        log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
     with (tmp_path / faults.NAME).open("a") as file:
         file.write("cell,1,2.0,0.5,fai")
     assert list(faults.read(tmp_path)["event"]) == ["kill"]
