@@ -108,8 +108,11 @@ class ProxiedNursery(Nursery):
         def hand_on(message: Message) -> Message:
             reply, _ = pool.call(registry, replace(message, fields=self._proxied(message)), PATIENCE)
             if message.method == "register":
-                found = {key.removeprefix(PREFIX): self._proxies[str(text)] for key, text in message.fields.items()}
-                self.proxies |= {(int(reply.fields["server"]), name): proxy for name, proxy in found.items()}
+                found = {
+                    key: self._proxies[str(text)] for key, text in message.fields.items() if key.startswith(PREFIX)
+                }
+                server = int(reply.fields["server"])
+                self.proxies |= {(server, key.removeprefix(PREFIX)): proxy for key, proxy in found.items()}
             return reply
 
         return self._links.enter_context(carrier.serve(hand_on, "127.0.0.1", 0, 16)).address
@@ -154,7 +157,11 @@ def send(courier: Courier, request: Request, partition: Partition, tensors: Mapp
     patient = replace(request, deadline=time.monotonic() + PATIENCE)
     fields = request.fields() | Tally().fields()
     return [
-        courier.call(patient, parcel.address, Message("infer", fields, parcel.tensors))[0]
+        courier.call(
+            patient,
+            parcel.holder.address,
+            Message("infer", fields | {"epoch": parcel.holder.epoch}, parcel.tensors),
+        )[0]
         for parcel, _ in courier.parcels(patient, partition, tensors)
     ]
 

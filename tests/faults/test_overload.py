@@ -11,8 +11,7 @@ import pytest
 
 import transports
 from tests.faults.common import DEADLINE, PATIENCE, REMOTE
-from tests.transports.bench_echo import echo_process
-from tests.transports.echo_server import WORKERS
+from tests.faults.server import WORKERS, echoing
 from transports import Message
 from transports.errors import ConnectError, DeadlineExceeded, ResourceExhausted
 from transports.pool import Pool
@@ -30,7 +29,7 @@ GROWTH = 64 * 2**20
 @pytest.mark.parametrize("name", REMOTE)
 def test_every_answer_is_right_or_refused(name: str, when_full: str) -> None:
     options = {f"{name}.when_full": when_full}
-    with echo_process(name, options=options) as (found, pid), Pool(transports.make(name)) as pool:
+    with echoing(name, options=options) as (found, pid), Pool(transports.make(name)) as pool:
 
         def ask(number: int) -> str:
             noise = np.random.default_rng(number).integers(0, 256, SIZE, np.uint8)
@@ -55,7 +54,7 @@ def test_every_answer_is_right_or_refused(name: str, when_full: str) -> None:
 @pytest.mark.parametrize("name", REMOTE)
 def test_what_waited_for_a_worker_beyond_its_deadline_is_not_begun(name: str) -> None:
     """Of the calls that come at once, only two rounds can begin before the deadline."""
-    with echo_process(name, options={f"{name}.when_full": "wait"}) as (found, _), Pool(transports.make(name)) as pool:
+    with echoing(name, options={f"{name}.when_full": "wait"}) as (found, _), Pool(transports.make(name)) as pool:
 
         def ask(_: int) -> str:
             message = Message("echo", {"wait": 0.75 * DEADLINE})

@@ -19,7 +19,7 @@ import pytest
 import transports
 from tests.faults.common import DEADLINE, PATIENCE, WIRES, at_once, failing, frozen
 from tests.faults.proxy import NONE, Fault, Proxy
-from tests.transports.bench_echo import echo_process
+from tests.faults.server import echoing
 from transports import Address, Message
 from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, WireError
 from transports.pool import Pool
@@ -77,7 +77,7 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    with echo_process(*{name for name, _ in WIRES.values()}) as (addresses, pid):
+    with echoing(*{name for name, _ in WIRES.values()}) as (addresses, pid):
         yield Servers(addresses, pid)
 
 
@@ -173,7 +173,7 @@ def test_what_nobody_waits_for_any_more_is_not_begun(servers: Servers) -> None:
 def test_a_killed_server_and_the_one_in_its_place() -> None:
     names = {name for name, _ in WIRES.values()}
     with ExitStack() as stack:
-        found, pid = stack.enter_context(echo_process(*names))
+        found, pid = stack.enter_context(echoing(*names))
         callers = {wire: stack.enter_context(calling(wire, found)) for wire in WIRES}
         threads = stack.enter_context(ThreadPoolExecutor())
         caller = next(iter(callers.values()))
@@ -189,7 +189,7 @@ def test_a_killed_server_and_the_one_in_its_place() -> None:
         for caller in callers.values():
             with failing(ConnectError):
                 caller.call(SMALL)
-        found, _ = stack.enter_context(echo_process(*names))
+        found, _ = stack.enter_context(echoing(*names))
         for wire, caller in callers.items():
             caller.proxy.target = found[WIRES[wire][0]]
             assert caller.works()
@@ -206,7 +206,7 @@ def test_a_server_that_starts_late() -> None:
                 with failing(ConnectError):
                     pool.call(address, SMALL, DEADLINE)
             reserved.close()
-            with echo_process(name, port=address.port):
+            with echoing(name, port=address.port):
                 assert pool.call(address, SMALL, PATIENCE)[0].fields == SMALL.fields
 
     at_once(check)
