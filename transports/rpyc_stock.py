@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -71,11 +72,12 @@ class RpycStock(Transport):
 
     def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
         self.check_codec(codec)
+        deadline = time.monotonic() + timeout
         try:
             channel = self.channel(self._dialled(socket.create_connection(address, timeout), address.host))
         except OSError as error:
             raise ConnectError(f"no connection to {address}: {error}") from None
-        return RpycConnection(channel, address, self.options, timeout)
+        return RpycConnection(channel, address, self.options, max(0.001, deadline - time.monotonic()))
 
     def _accepted(self, sock: socket.socket) -> BoundedChannel:
         if self._tls:

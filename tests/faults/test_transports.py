@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -125,6 +126,24 @@ def test_connecting_fails_in_time_and_the_next_one_is_answered(servers: Servers,
         assert caller.works()
 
     servers.each(check)
+
+
+def test_what_connecting_has_taken_is_no_longer_there_for_the_rest() -> None:
+    """The system asks a listener with a full queue again after a second; whoever listens there then says nothing."""
+
+    def check(wire: str) -> None:
+        name, options = WIRES[wire]
+        with ExitStack() as stack:
+            silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            address = Address(*silent.getsockname())
+            stack.enter_context(socket.create_connection(address))
+            made_room = threading.Timer(0.5, silent.accept)
+            made_room.start()
+            stack.callback(made_room.join)
+            with failing(ConnectError, within=1.5):
+                transports.make(name, options).connect(address, timeout=1.5)
+
+    at_once(check)
 
 
 def test_a_throttled_link_carries_all(servers: Servers) -> None:
