@@ -158,7 +158,7 @@ class GrpcConnection(Connection):
         except grpc.RpcError as error:
             raise self._lost(_error(error, self._address)) from None
         except grpc.FutureTimeoutError:
-            text = f"{self._address} did not take the message within {timeout:g} s"
+            text = f"{self._address} did not take the message within {timeout:.3g} s"
             raise self._lost(DeadlineExceeded(text)) from None
         return check_message(raise_error(protobuf_codec.read(reply, self._options)), self._options)
 

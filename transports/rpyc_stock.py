@@ -155,7 +155,7 @@ class RpycConnection(Connection):
         except MessageTooLarge:  # the frame was thrown away whole: the connection is still in step
             raise
         except (Expired, TimeoutError):
-            raise self._dropped(DeadlineExceeded(f"{self._address} gave no answer within {timeout:g} s")) from None
+            raise self._dropped(DeadlineExceeded(f"{self._address} gave no answer within {timeout:.3g} s")) from None
         except (EOFError, OSError) as error:
             raise self._dropped(ConnectionLost(f"{self._address} went away: {error}")) from None
         except Exception as error:
