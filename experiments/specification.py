@@ -24,7 +24,7 @@ PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
 MODES = ("whole", "layer", "submodel")
 ENGINES = ("eager", "graph", "frozen")
 MALLOC = ("keep", "default")
-CODECS = ("raw", "tensorproto")
+CODECS = ("raw", "tensorproto", "json", "json-b64")
 
 
 def _setting(default: Any, help: str, valid: tuple[str, ...] | None = None) -> Any:

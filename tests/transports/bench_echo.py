@@ -90,7 +90,7 @@ def cells(names: list[str], found: dict[str, Address], stack: ExitStack) -> Acti
             connection = stack.enter_context(transport.connect(found[name], codec))
             for what, message in MESSAGES.items():
                 actions[f"{name}/{codec}", what] = caller(connection, message)
-        actions[f"{name}/raw", "connect"] = lambda t=transport, a=found[name]: once(t, a)  # type: ignore[misc]
+        actions[f"{name}/{transport.codecs[0]}", "connect"] = lambda t=transport, a=found[name]: once(t, a)  # type: ignore[misc]
     return actions
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rpyc.core import brine
 from rpyc.core.netref import BaseNetref
 
-from transports import Limits, Message, brine_codec, protobuf_codec
+from transports import Limits, Message, brine_codec, json_codec, protobuf_codec
 from transports import splitbench_pb2 as pb
 from transports.base import DTYPES, Array
 from transports.errors import MalformedMessage, MessageTooLarge
@@ -19,6 +19,8 @@ from transports.errors import MalformedMessage, MessageTooLarge
 CODECS = {
     "raw": (lambda message: protobuf_codec.write(message, "raw"), protobuf_codec.read),
     "tensorproto": (lambda message: protobuf_codec.write(message, "tensorproto"), protobuf_codec.read),
+    "json": (lambda message: json_codec.write(message, "json"), json_codec.read),
+    "json-b64": (lambda message: json_codec.write(message, "json-b64"), json_codec.read),
     "brine": (lambda message: brine.dump(brine_codec.pack(message)), lambda data: brine_codec.unpack(brine.load(data))),
 }
 """name -> (message to bytes, bytes to message)"""

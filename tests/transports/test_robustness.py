@@ -40,7 +40,7 @@ def echo(message: Message) -> Message:
 
 @pytest.fixture(params=SOCKETS)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    made = Case(request.param, "raw")
+    made = Case(request.param)
     with made.stack:
         yield made
 
