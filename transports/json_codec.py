@@ -7,11 +7,12 @@
 
 Rules:
   - Fields and tensors are lists, since of a key that comes twice in an object all readers keep one in silence.
-  - A finite number is the shortest decimal that means it in its own type. Read as a float64 and rounded, each of the
-    2^32 float32 comes back as it was; float16 and bfloat16 are float32 on the way, and a complex number is two numbers.
-  - JSON has no NaN and no infinity: such an element is `null`, and "bits" beside the data holds, for one `null` after
-    the other, what it is, as IEEE 754 has it, in hexadecimal (a float32 NaN: "7fc00000"). A field: {"bits": "..."}.
-  - A bool is `true` or `false`; on the way in, 1 and 0 are taken for them everywhere.
+  - A finite number is the shortest decimal that means it in its own type, -0.0 included; float16 and bfloat16 are
+    float32 on the way, and a complex number is two numbers.
+  - JSON has no NaN and no infinity: such an element is `null` (as orjson writes it), and "bits" beside the data holds,
+    for one `null` after the other, what it is, as IEEE 754 has it, in hexadecimal (a float32 NaN: "7fc00000"). So goes
+    `SHY` too. A field that is none of the numbers: {"bits": "7ff0000000000000"}.
+  - A bool is 1 or 0; on the way in, `true` and `false` are taken for them everywhere.
   - What came is counted before it is parsed (`survey`), and a tensor is checked before it is built. A reader takes
     either form, whatever it is asked to write.
 """
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from transports.base import DTYPES, Array, Limits, Message, Scalar, check_tensor
 from transports.errors import MalformedMessage, MessageTooLarge
-from transports.limits import ENVELOPE, PARTS, TEXT
+from transports.limits import ENVELOPE, NAME, PARTS, TEXT
 from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
 
 __all__ = ["FACTORS", "most", "read", "write"]
@@ -65,7 +66,7 @@ def read(data: bytes | bytearray, limits: Limits | None = None) -> Message:
         document = orjson.loads(data)
     except ValueError as error:
         raise MalformedMessage(f"{len(data)} bytes came that are no JSON: {error}") from None
-    row = _row("the message", document, method=str, fields=list, tensors=list)
+    row = _row("the message", document, MESSAGE)
     return Message(
         row["method"],
         unique("field", (_read_field(pair) for pair in row["fields"])),
@@ -98,7 +99,8 @@ def _read_field(pair: object) -> tuple[str, Scalar]:
         raise MalformedMessage("a field must be a list of its name and its value")
     key, value = pair
     if type(value) is dict:
-        return key, float(_of_bits(f"field {key!r}", [_row(f"field {key!r}", value, bits=str)["bits"]], FLOAT64)[0])
+        bits = _row(f"field {key!r}", value, ODD)["bits"]
+        return key, float(_of_bits(f"field {key!r}", [bits], FLOAT64)[0])
     return key, exact_scalar(key, value)
 
 
@@ -108,8 +110,9 @@ def _write_tensor(name: str, value: Array, codec: str) -> Mapping[str, Any]:
 
 
 def _read_tensor(value: object) -> tuple[str, Array]:
-    form = "b64" if type(value) is dict and "b64" in value else "data"
-    row = _row("a tensor", value, name=str, dtype=str, shape=list, **FORMS[form])
+    given = value if type(value) is dict else {}
+    form = next((form for form in FORMS if given.keys() == FORMS[form].keys()), "data")
+    row = _row(f"tensor {given.get('name')!r}"[:NAME], value, FORMS[form])
     return row["name"], incoming(row["name"], row["dtype"], tuple(row["shape"]), READERS[form](row))
 
 
@@ -130,9 +133,9 @@ def _read_base64(row: Mapping[str, Any]) -> bytes:
 def _write_numbers(tensor: Array) -> Mapping[str, Any]:
     flat = tensor.reshape(-1).view(_real(tensor.dtype.name))
     data = flat.astype(np.float32) if flat.dtype == BFLOAT16 else flat
-    if data.dtype.kind != "f" or (finite := np.isfinite(data)).all():
+    if data.dtype.kind != "f" or (plain := np.isfinite(data) & (np.abs(data) != SHY)).all():
         return {"data": data}
-    return {"data": data, "bits": _hexadecimal(flat[~finite])}  # orjson writes each of these as null
+    return {"data": np.where(plain, data, data.dtype.type(np.nan)), "bits": _hexadecimal(flat[~plain])}
 
 
 def _read_numbers(row: Mapping[str, Any]) -> bytes:
@@ -181,9 +184,9 @@ def _of_bits(what: str, texts: list[Any], real: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(data, real)
 
 
-def _row(what: str, value: object, **kinds: type) -> dict[str, Any]:
-    """`value`, once it is an object of just the keys and types in `kinds` ("bits" may be missing)."""
-    if type(value) is not dict or not kinds.keys() - {"bits"} <= value.keys() <= kinds.keys():
+def _row(what: str, value: object, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """`value`, once it is an object of just the keys and types in `kinds`."""
+    if type(value) is not dict or value.keys() != kinds.keys():
         raise MalformedMessage(f"{what} must be an object of {', '.join(kinds)}")
     for key, part in value.items():
         if type(part) is not kinds[key]:
@@ -192,25 +195,44 @@ def _row(what: str, value: object, **kinds: type) -> dict[str, Any]:
 
 
 def _real(dtype: str) -> np.dtype[Any]:
-    """What the numbers are of which `dtype` has one or two."""
+    """What the numbers are that stand for elements of `dtype`."""
     return REALS.get(dtype, DTYPES[dtype])
 
 
+SHY = np.uint32(0x15AE43FD).view(np.float32)
+"""The one float32, with its negative, that its shortest decimal (7.038531e-26) does not bring back: read as a float64
+and then rounded, as JSON is, that is its neighbour. All 2^32 of them have been tried."""
+
 FLOAT64 = DTYPES["float64"]
 BFLOAT16 = DTYPES["bfloat16"]
-REALS: Mapping[str, np.dtype[Any]] = {"complex64": DTYPES["float32"], "complex128": FLOAT64}
-"""dtype whose elements are two numbers -> dtype of these."""
+REALS: Mapping[str, np.dtype[Any]] = {
+    "bool": DTYPES["uint8"],
+    "complex64": DTYPES["float32"],
+    "complex128": FLOAT64,
+}
+"""dtype whose elements are no numbers, or two -> dtype of the numbers that stand for them."""
 
 PACKED: Mapping[str, str] = dict(
-    zip(("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), "BbhiqBHIQ", strict=True)
+    zip(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), "bhiqBHIQ", strict=True)
 ) | {"float16": "f", "bfloat16": "f", "float32": "f", "float64": "d"}
-"""dtype -> type code of the `array.array` that reads its numbers, and no others."""
+"""dtype of numbers -> type code of the `array.array` that reads its numbers, and no others."""
 
-FORMS: Mapping[str, Mapping[str, type]] = {"data": {"data": list, "bits": list}, "b64": {"b64": str}}
-"""Key under which a tensor's elements are -> the types of what belongs to it."""
+MESSAGE: Mapping[str, type] = {"method": str, "fields": list, "tensors": list}
+ODD: Mapping[str, type] = {"bits": str}
+TENSOR: Mapping[str, type] = {"name": str, "dtype": str, "shape": list}
+FORMS: Mapping[str, Mapping[str, type]] = {
+    "data": {**TENSOR, "data": list},
+    "bits": {**TENSOR, "data": list, "bits": list},
+    "b64": {**TENSOR, "b64": str},
+}
+"""Key that only this form of a tensor has -> its keys, and the types of what is under them."""
 
 WRITERS: Mapping[str, Callable[[Array], Mapping[str, Any]]] = {"json": _write_numbers, "json-b64": _write_base64}
 """Codec -> what writes the elements of a tensor."""
 
-READERS: Mapping[str, Callable[[Mapping[str, Any]], bytes]] = {"data": _read_numbers, "b64": _read_base64}
-"""Key -> what reads the elements."""
+READERS: Mapping[str, Callable[[Mapping[str, Any]], bytes]] = {
+    "data": _read_numbers,
+    "bits": _read_numbers,
+    "b64": _read_base64,
+}
+"""Form -> what reads the elements."""
