@@ -19,7 +19,7 @@ __all__ = ["banner", "chart", "environment", "full_table", "groups", "how_to_rea
 
 Row = Mapping[str, Any]
 
-TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned"}
+TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned", "rest": "REST"}
 
 FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Mean (s)", lambda row: number(row["mean"])),

@@ -27,7 +27,7 @@ LIBRARIES = {
     "rpyc": {"rpyc"},
     "rpyc-tuned": {"rpyc"},
     "grpc": {"grpc", "google"},
-    "rest": {"h11", "orjson"},
+    "rest": {"h11", "orjson", "pybase64"},
 }
 
 

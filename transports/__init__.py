@@ -42,7 +42,7 @@ NAMES: Mapping[str, str] = {
 INSTALL: Mapping[str, str] = {
     "rpyc": "pip install rpyc",
     "grpc": "pip install grpcio protobuf",
-    **dict.fromkeys(("h11", "orjson"), "pip install h11 orjson (the extra `rest`)"),
+    **dict.fromkeys(("h11", "orjson", "pybase64"), "pip install h11 orjson pybase64"),
 }
 """Imported library -> how to get it."""
 

@@ -19,7 +19,6 @@ Rules:
 
 from __future__ import annotations
 
-import binascii
 import math
 from array import array as Packed
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pybase64
 from numpy.typing import NDArray
 
 from transports.base import DTYPES, Array, Limits, Message, Scalar, check_tensor
@@ -42,6 +42,10 @@ take 17 (`-0.000012218952,`); a float32 grows at most fourfold, and of random on
 
 CONTAINERS = 8 * PARTS + TEXT
 """Lists and objects in a body: more than any message of ours has, brackets in its text counted too."""
+
+
+BLOCK = 2**18
+"""Bytes that are counted at a time."""
 
 
 def most(codec: str, limits: Limits) -> int:
@@ -80,11 +84,18 @@ def survey(data: bytes | bytearray, limits: Limits) -> None:
     Raises `MessageTooLarge` for more than any message below the limits has.
     """
     for what, size, limit in (
-        ("lists and objects", data.count(b"[") + data.count(b"{"), CONTAINERS),
-        ("values", data.count(b","), limits.max_message + CONTAINERS),
+        ("lists and objects", _count(data, b"[") + _count(data, b"{"), CONTAINERS),
+        ("values", _count(data, b","), limits.max_message + CONTAINERS),
     ):
         if size > limit:
             raise MessageTooLarge(f"a body of {len(data)} bytes has {size} {what}, above the limit of {limit}")
+
+
+def _count(data: bytes | bytearray, character: bytes) -> int:
+    """How often `data` holds `character`: several times as fast as `bytes.count`, which is made for rare ones."""
+    codes = np.frombuffer(data, np.uint8)
+    blocks = (codes[place : place + BLOCK] for place in range(0, len(codes), BLOCK))
+    return sum(int(np.count_nonzero(block == ord(character))) for block in blocks)
 
 
 def _write_field(key: str, value: object) -> Scalar | Mapping[str, str]:
@@ -117,7 +128,7 @@ def _read_tensor(value: object) -> tuple[str, Array]:
 
 
 def _write_base64(tensor: Array) -> Mapping[str, Any]:
-    text = binascii.b2a_base64(tensor.reshape(-1).view(np.uint8).data, newline=False)
+    text = pybase64.b64encode(tensor.reshape(-1).view(np.uint8).data)
     return {"b64": orjson.Fragment(b'"%b"' % text)}
 
 
@@ -125,7 +136,7 @@ def _read_base64(row: Mapping[str, Any]) -> bytes:
     text = row["b64"]
     check_tensor(row["name"], row["dtype"], row["shape"], len(text) * 3 // 4 - text[-2:].count("="))
     try:
-        return binascii.a2b_base64(text)  # what it leaves out for being no base64 is missed when the bytes are counted
+        return pybase64.b64decode(text, validate=True)
     except ValueError as error:
         raise MalformedMessage(f"tensor {row['name']!r}: its b64 is no base64: {error}") from None
 

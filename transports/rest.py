@@ -35,7 +35,7 @@ from transports.errors import (
     WireError,
 )
 from transports.http_stream import HttpStream, headers_of
-from transports.rest_server import PATHS, READY, RestServer, body_limit, heading
+from transports.rest_server import IS_READY, PATHS, READY, RestServer, body_limit, heading
 from transports.sockets import DeadlineSocket, Expired
 
 __all__ = ["Rest"]
@@ -77,7 +77,7 @@ class RestConnection(Connection):
             with self._errors(deadline):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.greet()
-                self._exchange("GET", READY, b"", {})
+                self._check_ready()
         except WireError as error:
             self.close()
             raise ConnectError(f"nobody serves splitbench over REST there: {error}") from None
@@ -90,6 +90,10 @@ class RestConnection(Connection):
         with self._errors(deadline):
             answer = self._exchange("POST", PATHS[self._codec], body, heading(message))
         return check_message(raise_error(json_codec.read(answer, self._options)), self._options)
+
+    def _check_ready(self) -> None:
+        if (said := self._exchange("GET", READY, b"", {})) != IS_READY:
+            raise RemoteError(f"it is not ready, but says {said[:40]!r}")
 
     def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         """The body of the answer. Raises `MessageTooLarge` for one above the limit, which has then been thrown away."""

@@ -23,11 +23,12 @@ from transports.http_server import Head, HttpServer, Reply
 from transports.limits import Limits
 from transports.tls import Tls
 
-__all__ = ["PATHS", "READY", "RestServer", "body_limit", "heading"]
+__all__ = ["IS_READY", "PATHS", "READY", "RestServer", "body_limit", "heading"]
 
 READY = "/v1/ready"
 PATHS: Mapping[str, str] = {"json": "/v1/json", "json-b64": "/v1/json-b64"}
 """Codec -> the path that is asked and answered in it."""
+IS_READY = orjson.dumps({"codecs": list(PATHS)})
 CODECS: Mapping[str, str] = {path: codec for codec, path in PATHS.items()}
 
 PAYLOAD = "Splitbench-Payload"
@@ -86,7 +87,7 @@ class Carrier:
 
     def answer(self, head: Head, body: bytes) -> Reply:
         if (head.method, head.path) == ("GET", READY):
-            return Reply(200, orjson.dumps({"codecs": list(PATHS)}))
+            return Reply(200, IS_READY)
         if head.method == "POST" and head.path in CODECS:
             return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]))
         valid = ", ".join(["GET " + READY, *(f"POST {path}" for path in CODECS)])
