@@ -24,7 +24,17 @@ from tests.models import SHAPES
 
 pytestmark = pytest.mark.slow
 
-CARRIERS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs]
+MOST_HOPS = ("layer", "round-robin")
+CARRIED = [
+    (name, codec, mode, placement)
+    for name in transports.NAMES
+    for codec in transports.load(name).codecs
+    for mode in MODES
+    for placement in PLACEMENTS
+    if codec == transports.load(name).codecs[0] or (mode, placement) == MOST_HOPS
+]
+"""Every transport with its own codec in every mode and placement. Of its other codecs no more than the one where most
+messages are sent: what a codec writes hangs on a tensor (`tests/transports`), and not on where a model is cut."""
 DOCUMENT = {"registry": "per-hop", "connections": "per-hop", "send": "tensor"}
 SWITCHES: Mapping[str, Mapping[str, object]] = {
     "tuned": {},
@@ -34,10 +44,8 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("model", SHAPES)
-@pytest.mark.parametrize(("transport", "codec"), CARRIERS)
+@pytest.mark.parametrize(("transport", "codec", "mode", "placement"), CARRIED)
 def test_equals_the_local_model(
     bench: Bench,
     direct: Callable[[str], Client],

@@ -92,7 +92,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     going = started(
-        *("--model", model, "--transport", "none,rpyc,rpyc-tuned,grpc", "--codec", "raw,tensorproto"),
+        *("--model", model, "--transport", "none,rpyc,rpyc-tuned,grpc,rest", "--codec", "raw,tensorproto,json"),
         *("--mode", "layer,submodel", "--flow", "nested,hub,forward", "--concurrency", "1,3", "--servers", 2),
         *("--engine", "frozen", "--runs", 11, "--out", out),
     )
@@ -103,9 +103,9 @@ def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, 
     assert_gone(processes)
     assert str(out) in going.out
     frame = samples.read(out)
-    # (none, rpyc, rpyc-tuned: raw; grpc: raw and tensorproto) x 2 modes x 3 flows x 2 concurrencies, and local
+    # (none, rpyc, rpyc-tuned: raw; grpc: raw, tensorproto; rest: json) x 2 modes x 3 flows x 2 concurrencies, and local
     assert frame.groupby("cell").size().to_dict() == dict.fromkeys(frame["cell"].unique(), 11)
-    assert frame["cell"].nunique() == 5 * 2 * 3 * 2 + 1
+    assert frame["cell"].nunique() == 6 * 2 * 3 * 2 + 1
     assert (frame["deviation"] <= 1e-3).all()
     assert environment.read(out)["complete"] is True
     assert {path.name for path in out.glob("plan-*.json")} == {
