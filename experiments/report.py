@@ -1,6 +1,7 @@
 """`python -m experiments.report FOLDER`: summary.csv, report.md and comparison.svg, from what the run left there.
 
-Reads samples.csv and environment.json, and nothing else: whoever has these two files gets the same bytes.
+Reads samples.csv, environment.json and (where a node was killed) faults.csv, and nothing else: whoever has these files
+gets the same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments import charts, environment, samples, sections, statistics
+from experiments import charts, environment, faults, samples, sections, statistics
 from experiments.files import WriteError, replace_file
 from experiments.markdown import ABSENT, line, number
 from experiments.published import Figures, figures_for
@@ -41,7 +42,7 @@ def build(folder: Path) -> Path:
     summary = summary_of(measured, from_record(record["experiment"]).seed)
     replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
     missing = _draw(summary, folder)
-    replace_file(folder / "report.md", _text(record, measured, summary, missing))
+    replace_file(folder / "report.md", _text(record, measured, summary, faults.read(folder), missing))
     return folder / "report.md"
 
 
@@ -109,7 +110,9 @@ def _draw(summary: pd.DataFrame, folder: Path) -> str:
     return "" if chart else "a ratio to draw"
 
 
-def _text(record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFrame, missing: str) -> str:
+def _text(
+    record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFrame, killed: pd.DataFrame, missing: str
+) -> str:
     experiment = from_record(record["experiment"])
     parts = [
         [f"# {line(experiment.title) or 'Comparison of distributed inference'}"],
@@ -117,6 +120,7 @@ def _text(record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFra
         sections.overview(experiment),
         sections.chart(missing),
         *sections.groups(summary),
+        sections.faults(faults.recoveries(killed, measured)),
         sections.full_table(summary),
         sections.how_to_read(experiment, summary),
         sections.environment(record, experiment),

@@ -15,7 +15,11 @@ from experiments.published import Figures, figures_for
 from experiments.samples import EXTRA_FIELDS, cell_of
 from experiments.specification import Cell, Experiment, local_of
 
-__all__ = ["banner", "chart", "environment", "full_table", "groups", "how_to_read", "overview", "transport_title"]
+__all__ = [
+    *("banner", "chart", "environment", "faults", "full_table", "groups", "how_to_read", "machine", "overview"),
+    "pairs",
+    "transport_title",
+]
 
 Row = Mapping[str, Any]
 
@@ -35,11 +39,19 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("p99 (s)", lambda row: number(row["p99"])),
     ("Messages", lambda row: count(row["messages"])),
     ("Payload (MB)", lambda row: count(row["payload_bytes"] / 1e6)),
+    ("Wire (MB)", lambda row: count(row["wire_bytes"] / 1e6)),
+    (
+        "Wire / payload",
+        lambda row: _ratio(row["wire_bytes"] / row["payload_bytes"] if row["payload_bytes"] else math.nan),
+    ),
     ("Compute share", lambda row: number(row["compute_share"], 3)),
     ("Throughput (1/s)", lambda row: number(row["throughput"])),
     ("Throughput x Local", lambda row: _ratio(row["throughput_to_local"])),
 )
 """Rows of the tables in the document's shape: its own three first."""
+
+WIRE = ("Wire (MB)", "Wire / payload")
+"""Rows that are left out of a table in which nothing was seen to cross."""
 
 PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("Published mean (s)", lambda figures: number(figures.mean)),
@@ -103,9 +115,16 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row]) -> list[s
     runs = sorted({rows[cell]["n"] for cell in columns})
     header = [f"Data on {' to '.join(str(n) for n in dict.fromkeys([runs[0], runs[-1]]))} runs"]
     header += ["Local" if cell == local else _column_title(cell) for cell in columns]
-    body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in FIGURES]
+    shown = _figures([rows[cell] for cell in columns])
+    body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in shown]
     body += _published_rows([figures_for(cell, key) for cell in columns])
     return [f"## {_group_title(key)}", "", *table(header, body)]
+
+
+def _figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
+    """`FIGURES`, those of the `WIRE` only where something was seen to cross it: files from before have none."""
+    crossed = any(row["wire_bytes"] > 0 for row in rows)
+    return [(label, write) for label, write in FIGURES if crossed or label not in WIRE]
 
 
 def _published_rows(figures: Sequence[Figures | None]) -> list[list[str]]:
@@ -139,18 +158,47 @@ def full_table(summary: pd.DataFrame) -> list[str]:
     if summary.empty:
         return []
     settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
-    header = [*settings, "n", *(label for label, _ in FIGURES), "Resampled", "Connections", "Lookups", "Deviation"]
-    body = [_full_row(cell_of(row), row) for row in _records(summary)]
+    figures = _figures(_records(summary))
+    header = [*settings, "n", *(label for label, _ in figures), "Resampled", "Connections", "Lookups", "Deviation"]
+    body = [_full_row(cell_of(row), row, [write(row) for _, write in figures]) for row in _records(summary)]
     return ["## Every cell", "", *table(header, body, left=len(settings))]
 
 
-def _full_row(cell: Cell, row: Row) -> list[str]:
+def _full_row(cell: Cell, row: Row, figures: Sequence[str]) -> list[str]:
     settings = [cell.transport, cell.mode, cell.flow, cell.engine, cell.codec, str(cell.batch), str(cell.servers)]
     other = ", ".join(_unusual(cell)) or "default"
     counts = [count(row["connects"]), count(row["lookups"])]
     deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"
-    figures = [write(row) for _, write in FIGURES]
     return [*settings, other, str(row["n"]), *figures, row["resampled"] or ABSENT, *counts, deviation]
+
+
+_WIRE_IS = (
+    "- **Wire** is the median of what the loopback interface sent during a request: tensors, serialisation, framing, "
+    "HTTP/2, the headers of TCP and IP, acknowledgements and questions to the registry. Its packets take up to 64 kB; "
+    "on Ethernet headers add some 4 %. It is not told for overlapping requests; what compresses may send less than "
+    "its payload; over None nothing crosses.",
+)
+
+
+def faults(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `faults.recoveries` found: nothing where nothing was killed."""
+    if not found:
+        return []
+    header = ["Cell", "Killed", "Before request", "Failed", "Repeated", "First answer (s)", "Undisturbed (s)"]
+    body = [
+        [
+            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "repeated")),
+            *(number(kill[name], 3) for name in ("answered", "undisturbed")),
+        ]
+        for kill in found
+    ]
+    text = (
+        "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
+        "requests are in no other table; each was made again until it was answered. **Repeated** ones were answered by "
+        "a later attempt of their client. Times count from the kill: to the end of the first request that was begun "
+        "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
+    )
+    return ["## Faults", "", text, "", *table(header, body, left=2)]
 
 
 def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
@@ -166,6 +214,7 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
         "independent), else of single samples; its percentiles are widened for small numbers (Hesterberg 2015).",
         "- **Messages** and **Payload** are means per request: what was sent from one handler to another, and the "
         "bytes of the tensors in it (1 MB = 1000000 bytes). **Compute share** is the part of the time spent in stages.",
+        *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
         "- **Throughput** is requests per second, from the first start to the last end of each block of requests.",
         "- **Deviation** is the largest difference from the local model's output, over its largest value.",
         *(f"- **{name}**: {ENGINES.get(name, 'an engine')}." for name in _engines(summary)),
@@ -181,25 +230,34 @@ def _engines(summary: pd.DataFrame) -> list[str]:
 
 def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
     settings = {
-        "Command": " ".join(record.get("command") or []),
-        "Started": record.get("started"),
-        "Ended": record.get("ended"),
-        "Commit": _commit(record.get("commit")),
-        "Processor": _pairs(record.get("processor")),
-        "Memory (GB)": number(float(record.get("memory_bytes") or math.nan) / 1e9, 4),
-        "System": _pairs(record.get("system")),
-        "Load at start": _list(record.get("load_at_start")),
-        "Load at end": _list(record.get("load_at_end")),
-        "Threads": _pairs(record.get("threads")),
-        "Variables": _pairs(record.get("variables")),
-        "Versions": _pairs(record.get("versions")),
         "Input": record["experiment"].get("input"),
         "Seed": str(experiment.seed),
         "Time limit (s)": f"{experiment.timeout:g}",
         "Workers": str(experiment.workers or "as many as needed"),
-        "Options": _pairs(experiment.option),
+        "Nodes for a portion": str(experiment.replicas),
+        "TLS": "mutual" if experiment.tls_cert else "none",
+        "Options": pairs(experiment.option),
     }
-    body = [[name, line(str(value)) if value else ABSENT] for name, value in settings.items()]
+    return machine(record, settings)
+
+
+def machine(record: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
+    """What ran where, and beside it the `settings` of what ran."""
+    values = {
+        "Command": " ".join(record.get("command") or []),
+        "Started": record.get("started"),
+        "Ended": record.get("ended"),
+        "Commit": _commit(record.get("commit")),
+        "Processor": pairs(record.get("processor")),
+        "Memory (GB)": number(float(record.get("memory_bytes") or math.nan) / 1e9, 4),
+        "System": pairs(record.get("system")),
+        "Load at start": _list(record.get("load_at_start")),
+        "Load at end": _list(record.get("load_at_end")),
+        "Threads": pairs(record.get("threads")),
+        "Variables": pairs(record.get("variables")),
+        "Versions": pairs(record.get("versions")),
+    }
+    body = [[name, line(str(value)) if value else ABSENT] for name, value in {**values, **settings}.items()]
     return ["## Environment", "", *table(["What", "Value"], body, left=2)]
 
 
@@ -207,7 +265,8 @@ def _commit(record: Mapping[str, Any] | None) -> str:
     return f"{record['commit']}{' with changes' if record['dirty'] else ''}" if record else ""
 
 
-def _pairs(record: Mapping[str, Any] | None) -> str:
+def pairs(record: Mapping[str, Any] | None) -> str:
+    """`"grpc.chunk 65536, grpc.stall 5"`, without what is not known."""
     return ", ".join(f"{key} {value}" for key, value in (record or {}).items() if value is not None)
 
 

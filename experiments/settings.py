@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import transports
+from cluster.leases import LEAST_LEASE
+from experiments.kill import Kill
 from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
 from transports.errors import UsageError
+from transports.limits import TLS_FILES
 
 __all__ = [
     "OWN",
@@ -34,9 +37,11 @@ __all__ = [
 CUT_WORDS = ("equal", "balanced")
 """Cuts that are found; any other value of `cut` names operations."""
 
-LEAST: Mapping[str, int] = dict.fromkeys(("batch", "servers", "concurrency", "runs"), 1) | dict.fromkeys(
-    ("warmup", "workers", "threads", "seed"), 0
-)
+LEAST: Mapping[str, float] = {
+    **dict.fromkeys(("batch", "servers", "concurrency", "runs", "replicas", "max_message"), 1),
+    **dict.fromkeys(("warmup", "workers", "threads", "seed", "repeats"), 0),
+    "lease": LEAST_LEASE,
+}
 MOST: Mapping[str, int] = {"seed": 2**32 - 1}  # numpy and Keras take no larger one
 
 OWN = ""
@@ -165,6 +170,8 @@ def _canonical(cell: Cell) -> Cell:
         cell = replace(cell, codec=Cell.codec)
     if cell.mode == "whole" and cell.transport == "none":
         return local_of(cell)
+    if cell.transport == "none":  # nobody can be lost
+        cell = replace(cell, repeats=Cell.repeats)
     if cell.mode == "whole":  # one stage lies on one server, and has neither neighbours nor cuts
         return replace(cell, servers=1, placement=Cell.placement, cut=Cell.cut, local_calls=Cell.local_calls)
     return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)
@@ -186,7 +193,11 @@ def _with_codecs(asked: Iterable[Cell]) -> tuple[Cell, ...]:
 
 
 def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
-    """`experiment` itself. Raises `UsageError` for an option that nothing takes, and for `cuts` that nothing heeds."""
+    """`experiment` itself.
+
+    Raises `UsageError` for an option that nothing takes, `cuts` that nothing heeds, a host that is open to others, and
+    a kill that hits nobody.
+    """
     names = {cell.transport for cell in experiment.with_locals().cells}
     for key in experiment.option:
         name = key.partition(".")[0]
@@ -194,12 +205,37 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
             raise UsageError(
                 f"--option {key}: no transport {name!r} in this experiment{transports.suggest(name, sorted(names))}"
             )
-        options = transports.make(name, experiment.option).options
+        options = transports.make(name, experiment.options).options
         if options.max_message < 1:
             raise UsageError(f"--option {key}: {options.max_message} is too small; valid: 1 byte or more")
+    _check_wires(experiment)
     if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
         raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
     return experiment
+
+
+def _check_wires(experiment: Experiment) -> None:
+    wires = [cell for cell in experiment.cells if not transports.load(cell.transport).local]
+    for name in dict.fromkeys(cell.transport for cell in wires):
+        options = transports.make(name, experiment.options).options
+        transports.check_host(experiment.host, options, experiment.insecure == "on")
+    if experiment.kill:
+        _check_kill(experiment, wires)
+
+
+def _check_kill(experiment: Experiment, wires: Sequence[Cell]) -> None:
+    try:
+        kill = Kill.parse(experiment.kill)
+    except ValueError as error:
+        raise UsageError(f"--kill: {error}") from None
+    nodes = experiment.replicas * max((cell.servers for cell in wires), default=0)
+    if kill.node >= nodes:
+        valid = f"valid: node-0 to node-{nodes - 1}" if nodes else "no cell has any, with the transport none alone"
+        raise UsageError(f"--kill: there is no {kill.name}; {valid}")
+    if kill.request >= experiment.runs:
+        raise UsageError(f"--kill: there is no timed request {kill.request}; valid: 0 to {experiment.runs - 1}")
+    if experiment.pin == "on":
+        raise UsageError("--kill: a node that starts anew is not pinned; leave --pin off")
 
 
 def portable(path: str | Path) -> str:
@@ -213,6 +249,7 @@ def to_record(experiment: Experiment) -> dict[str, Any]:
     model = portable(experiment.model) if experiment.model.endswith(".keras") else experiment.model
     source = BUNDLED if Path(experiment.input) == PHOTOGRAPH else portable(experiment.input)
     record = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
+    record |= {name: portable(record[name]) for name in TLS_FILES if record[name]}
     cells = [asdict(cell) for cell in experiment.cells]
     return record | {"model": model, "input": source, "option": dict(experiment.option), "cells": cells}
 

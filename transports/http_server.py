@@ -106,6 +106,7 @@ class HttpServer:
 
     def _take(self, sock: socket.socket) -> None:
         """Begin a conversation. Raises `OSError`, and `RuntimeError` where there is no thread for it."""
+        thread = None
         try:
             if len(self._peers) >= CONNECTIONS:
                 raise RuntimeError(f"{CONNECTIONS} connections are open")
@@ -116,6 +117,7 @@ class HttpServer:
             self._peers[thread] = peer
             thread.start()
         except BaseException:
+            self._peers.pop(thread, None)  # type: ignore[arg-type]
             sock.close()
             raise
 

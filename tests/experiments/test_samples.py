@@ -15,11 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.samples import COLUMNS, Sample, Writer, cell_of, claim, read
-from experiments.specification import Cell, Experiment
+from experiments.samples import COLUMNS, LATER, Sample, Writer, cell_of, claim, read
+from experiments.specification import Cell
 from transports.errors import UsageError
 
-EXPERIMENT = Experiment((Cell(),), title="mine")
 FIRST = ["cell", "transport", "mode", "flow", "engine", "codec", "batch", "servers", "run", "seconds"]
 
 
@@ -47,7 +46,8 @@ COUNTS = st.integers(0, 2**53)
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.builds(Sample, cell=st.just(Cell(cut='a+"b",c')), run=COUNTS, seconds=FLOATS, block=COUNTS,
                           deviation=FLOATS | st.just(float("nan")), compute_seconds=FLOATS, messages=COUNTS,
-                          payload_bytes=COUNTS, lookups=COUNTS, connects=COUNTS),
+                          payload_bytes=COUNTS, wire_bytes=COUNTS | st.just(float("nan")), lookups=COUNTS,
+                          connects=COUNTS),
                 unique_by=lambda sample: sample.run))  # fmt: skip
 def test_every_value_is_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, samples: list[Sample]) -> None:
     folder = tmp_path_factory.mktemp("written")
@@ -58,7 +58,18 @@ def test_every_value_is_read_back_exactly(tmp_path_factory: pytest.TempPathFacto
         assert cell_of(row) == sample.cell
         for name in ("run", "seconds", "block", "compute_seconds", "messages", "payload_bytes", "lookups", "connects"):
             assert row[name] == getattr(sample, name)
-        np.testing.assert_equal(row["deviation"], sample.deviation)
+        for name in ("deviation", "wire_bytes"):
+            np.testing.assert_equal(row[name], sample.__dict__[name])
+
+
+def test_a_file_from_before_a_column_is_read_as_if_it_were_empty(tmp_path: Path) -> None:
+    path = write(tmp_path, Sample(Cell(), 0, 0.25, 3, start=1.0, payload_bytes=7, wire_bytes=9, lookups=5))
+    old = pd.read_csv(path).drop(columns=list(LATER))
+    old.to_csv(path, index=False)
+    (row,) = read(tmp_path).to_dict("records")
+    assert (row["payload_bytes"], row["lookups"], row["concurrency"]) == (7, 5, 1)
+    assert np.isnan(row["wire_bytes"])
+    assert np.isnan(row["start"])
 
 
 def test_dtypes(tmp_path: Path) -> None:
@@ -200,31 +211,31 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 def test_claim_makes_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    assert claim(folder, EXPERIMENT) == folder
+    assert claim(folder, "mine") == folder
     assert list(folder.iterdir()) == []
-    assert claim(folder, EXPERIMENT) == folder  # it is still empty
+    assert claim(folder, "mine") == folder  # it is still empty
 
 
 @pytest.mark.parametrize("name", ["samples.csv", "summary.csv", "report.md", "environment.json", "plan-layer.json"])
 def test_claim_refuses_a_folder_that_holds_an_experiment(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(UsageError, match=rf"already holds an experiment \({name}\)"):
-        claim(tmp_path, EXPERIMENT)
+        claim(tmp_path, "mine")
 
 
 def test_claim_refuses_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="not a folder; give one that is new or empty"):
-            claim(path, EXPERIMENT)
+            claim(path)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that even root cannot write to")
 def test_claim_refuses_a_folder_that_cannot_be_written_to() -> None:
     with pytest.raises(UsageError, match="cannot be written to"):
-        claim(Path("/proc/self/splitbench"), EXPERIMENT)
+        claim(Path("/proc/self/splitbench"))
     with pytest.raises(UsageError, match="cannot be written to"):
-        claim(Path("/proc/self/task"), EXPERIMENT)
+        claim(Path("/proc/self/task"))
 
 
 def test_every_column_is_described(make_results: object) -> None:
