@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,8 +53,8 @@ class Reply:
 class Application(Protocol):
     """What answers requests, on as many threads as there are connections."""
 
-    def admit(self, head: Head) -> int:
-        """Bytes that the body may take. Raises `WireError` for a request that is refused unread."""
+    def admit(self, head: Head) -> int | Reply:
+        """Bytes that the body may take, or the answer to a request that is refused unread. Raises `WireError`."""
 
     def answer(self, head: Head, body: bytes) -> Reply:
         """The answer to a request that has come whole."""
@@ -106,20 +106,17 @@ class HttpServer:
 
     def _take(self, sock: socket.socket) -> None:
         """Begin a conversation. Raises `OSError`, and `RuntimeError` where there is no thread for it."""
-        thread = None
-        try:
+        with ExitStack() as undo:
+            undo.enter_context(sock)
             if len(self._peers) >= CONNECTIONS:
                 raise RuntimeError(f"{CONNECTIONS} connections are open")
-            sock = peer = tls.accepted(sock, self._tls)
-            thread = threading.Thread(
-                target=self._converse, args=(peer,), name=f"http-{self.address.port}", daemon=True
-            )
+            peer = undo.enter_context(tls.accepted(sock, self._tls))
+            name = f"http-{self.address.port}"
+            thread = threading.Thread(target=self._converse, args=(peer,), name=name, daemon=True)
             self._peers[thread] = peer
+            undo.callback(self._peers.pop, thread)
             thread.start()
-        except BaseException:
-            self._peers.pop(thread, None)  # type: ignore[arg-type]
-            sock.close()
-            raise
+            undo.pop_all()
 
     def _converse(self, sock: DeadlineSocket) -> None:
         """Serve one connection until it ends; whatever a peer does ends no more than its own."""
@@ -166,11 +163,13 @@ class HttpServer:
 
     def _reply(self, head: Head, stream: HttpStream) -> Reply:
         try:
-            body = stream.body(self._application.admit(head), head.headers.get("content-length"))
+            admitted = self._application.admit(head)
+            if isinstance(admitted, int):
+                return self._application.answer(head, stream.body(admitted, head.headers.get("content-length")))
         except WireError as error:
-            stream.skip()
-            return self._application.refusal(error)
-        return self._application.answer(head, body)
+            admitted = self._application.refusal(error)
+        stream.skip()
+        return admitted
 
 
 def _send(stream: HttpStream, reply: Reply, method: str) -> None:

@@ -81,17 +81,18 @@ class Carrier:
         self._options = options
         self._read = partial(json_codec.read, limits=options)
 
-    def admit(self, head: Head) -> int:
-        codec = CODECS.get(head.path)
-        return body_limit(head.headers, codec, self._options) if codec else 0
-
-    def answer(self, head: Head, body: bytes) -> Reply:
+    def admit(self, head: Head) -> int | Reply:
         if (head.method, head.path) == ("GET", READY):
-            return Reply(200, IS_READY)
+            return 0
         if head.method == "POST" and head.path in CODECS:
-            return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]))
+            return body_limit(head.headers, CODECS[head.path], self._options)
         valid = ", ".join(["GET " + READY, *(f"POST {path}" for path in CODECS)])
         return Reply(404, self.refusal(MalformedMessage(f"no {head.method} {head.path} (valid: {valid})")).body)
+
+    def answer(self, head: Head, body: bytes) -> Reply:
+        if head.path == READY:
+            return Reply(200, IS_READY)
+        return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]))
 
     def refusal(self, error: WireError) -> Reply:
         return _written(Message("error", {"kind": error.kind, "text": str(error)}), "json")
