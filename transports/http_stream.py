@@ -53,12 +53,12 @@ class HttpStream:
         Raises `MessageTooLarge` for more than `most` bytes, before one is kept where the head has said so; `skip` then
         brings the connection back into step.
         """
-        parts, size = [], int(length or 0)
-        while size <= most and isinstance(event := self._next(), h11.Data):
+        _check_body(int(length or 0), most)
+        parts, size = [], 0
+        while isinstance(event := self._next(), h11.Data):  # counted all the same: chunks need not keep to a length
             parts.append(event.data)
-            size += len(event.data) if length is None else 0
-        if size > most:
-            raise MessageTooLarge(f"a body of {size} bytes or more is above the limit of {most} bytes")
+            size += len(event.data)
+            _check_body(size, most)
         return b"".join(parts)
 
     def skip(self) -> None:
@@ -95,6 +95,11 @@ class HttpStream:
         if not data:
             raise EOFError("the peer has closed the connection")
         return data
+
+
+def _check_body(size: int, most: int) -> None:
+    if size > most:
+        raise MessageTooLarge(f"a body of {size} bytes or more is above the limit of {most} bytes")
 
 
 def headers_of(head: h11.Request | h11.Response) -> Mapping[str, str]:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 __all__ = ["DeadlineSocket", "Expired", "TlsSocket", "deadline_socket", "keep_alive", "send_all"]
 
 Result = TypeVar("Result")
-Part = bytes | bytearray | memoryview
 
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
@@ -98,7 +97,7 @@ def keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def send_all(sock: DeadlineSocket, parts: Sequence[Part]) -> None:
+def send_all(sock: DeadlineSocket, parts: Sequence[bytes]) -> None:
     """Send `parts` one after the other, without joining them. Raises `Expired` and `OSError`."""
     left = [memoryview(part) for part in parts if part]
     while left:

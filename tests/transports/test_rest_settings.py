@@ -161,6 +161,12 @@ def test_a_body_above_its_limit_is_refused_and_the_connection_goes_on(stranger: 
         assert asked(stranger, "POST", PATHS["json"], HELLO) == (200, HELLO)
 
 
+def test_chunks_are_counted_whatever_length_was_announced(server: Server) -> None:
+    head = b"POST /v1/json HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = said(server, head + b"%x\r\n%b\r\n0\r\n\r\n" % (20_000_000, b" " * 20_000_000))
+    assert re.search(rb"a body of \d{8} bytes or more is above the limit of 15291456 bytes", answer)
+
+
 @pytest.mark.parametrize(("announced", "status"), [("1000001", 413), ("1000000", 200), ("-1", 400), ("x", 400)])
 def test_an_announced_payload_is_believed_where_it_is_too_large(
     stranger: http.client.HTTPConnection, announced: str, status: int
