@@ -56,7 +56,7 @@ class Application(Protocol):
     def admit(self, head: Head) -> int | Reply:
         """Bytes that the body may take, or the answer to a request that is refused unread. Raises `WireError`."""
 
-    def answer(self, head: Head, body: bytes) -> Reply:
+    def answer(self, head: Head, body: bytearray) -> Reply:
         """The answer to a request that has come whole."""
 
     def refusal(self, error: WireError) -> Reply:

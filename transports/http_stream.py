@@ -47,19 +47,18 @@ class HttpStream:
             pass
         return event
 
-    def body(self, most: int, length: str | None) -> bytes:
+    def body(self, most: int, length: str | None) -> bytearray:
         """What follows the head, whose `Content-Length` is `length`.
 
         Raises `MessageTooLarge` for more than `most` bytes, before one is kept where the head has said so; `skip` then
         brings the connection back into step.
         """
         _check_body(int(length or 0), most)
-        parts, size = [], 0
-        while isinstance(event := self._next(), h11.Data):  # counted all the same: chunks need not keep to a length
-            parts.append(event.data)
-            size += len(event.data)
-            _check_body(size, most)
-        return b"".join(parts)
+        body = bytearray()  # and no list of pieces: a chunk may be a byte
+        while isinstance(event := self._next(), h11.Data):
+            body += event.data
+            _check_body(len(body), most)  # all the same: chunks need not keep to a length
+        return body
 
     def skip(self) -> None:
         """Throw away what is left of the peer's message."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import h11
 
@@ -95,7 +94,7 @@ class RestConnection(Connection):
         if (said := self._exchange("GET", READY, b"", {})) != IS_READY:
             raise RemoteError(f"it is not ready, but says {said[:40]!r}")
 
-    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytearray:
         """The body of the answer. Raises `MessageTooLarge` for one above the limit, which has then been thrown away."""
         given = {"Host": str(self._address), "Content-Length": str(len(body)), **headers}
         if body:
@@ -108,7 +107,7 @@ class RestConnection(Connection):
             self._stream.skip()
             self._renew()
 
-    def _body(self, headers: Any) -> bytes:
+    def _body(self, headers: Mapping[str, str]) -> bytearray:
         return self._stream.body(body_limit(headers, self._codec, self._options), headers.get("content-length"))
 
     def _renew(self) -> None:

@@ -89,7 +89,7 @@ class Carrier:
         valid = ", ".join(["GET " + READY, *(f"POST {path}" for path in CODECS)])
         return Reply(404, self.refusal(MalformedMessage(f"no {head.method} {head.path} (valid: {valid})")).body)
 
-    def answer(self, head: Head, body: bytes) -> Reply:
+    def answer(self, head: Head, body: bytearray) -> Reply:
         if head.path == READY:
             return Reply(200, IS_READY)
         return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]))

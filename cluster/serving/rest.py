@@ -52,7 +52,7 @@ class _Interface:
     def admit(self, head: Head) -> int:
         return LIMIT
 
-    def answer(self, head: Head, body: bytes) -> Reply:
+    def answer(self, head: Head, body: bytearray) -> Reply:
         try:
             with self._free:
                 return Reply(200, _answer(self._models, head.method, head.path.partition("?")[0], body))
@@ -64,7 +64,7 @@ class _Interface:
         return Reply(413 if isinstance(error, MessageTooLarge) else 400, _error_body(str(error)))
 
 
-def _answer(models: Models, method: str, path: str, body: bytes) -> bytes:
+def _answer(models: Models, method: str, path: str, body: bytearray) -> bytes:
     """The body of the answer. Raises `Refusal`, and what TensorFlow raises."""
     if method == "POST" and (found := POST.fullmatch(path)):
         return VERBS[found[3].lower()](models, _spec(found), body)
@@ -84,7 +84,7 @@ def _spec(found: re.Match[str]) -> Any:
     return spec
 
 
-def _predict(models: Models, spec: Any, body: bytes) -> bytes:
+def _predict(models: Models, spec: Any, body: bytearray) -> bytes:
     document = rest_json.parse(body)
     signature = _signature(models, spec, document.get("signature_name", ""))
     form, inputs = rest_json.read_inputs(document, signature.dtypes)
@@ -99,7 +99,7 @@ def _signature(models: Models, spec: Any, name: str) -> Signature:
     return version.signature(name)
 
 
-def _absent(models: Models, spec: Any, body: bytes) -> bytes:
+def _absent(models: Models, spec: Any, body: bytearray) -> bytes:
     raise unimplemented("this server has predict, and neither classify nor regress")
 
 
