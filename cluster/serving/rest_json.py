@@ -32,7 +32,7 @@ BYTES = "_bytes"
 Dtypes = Mapping[str, tf.DType]
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def parse(body: bytes | bytearray) -> dict[str, Any]:
     """The object in `body`. Raises `Refusal`."""
     if not body:
         raise invalid("JSON Parse error: The document is empty")
