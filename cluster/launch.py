@@ -76,10 +76,10 @@ class Nursery:
         self._reader.join()
         self._stack.close()
 
-    def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start `python -m cluster.process ARGUMENTS` under `name`."""
+    def start(self, name: str, arguments: Sequence[str], module: str = "cluster.process") -> None:
+        """Start `python -m MODULE ARGUMENTS` under `name`. It has a `main` that takes `argv` and `announce`."""
         self._started = True
-        order = {"name": name, "arguments": list(arguments), "log": str(self._log(name))}
+        order = {"name": name, "module": module, "arguments": list(arguments), "log": str(self._log(name))}
         assert self._process.stdin is not None
         with self._news:
             self._ended.pop(name, None)
@@ -94,14 +94,12 @@ class Nursery:
     def stop(self, names: Sequence[str]) -> None:
         """End the processes `names` and forget them. Returns when all are gone."""
         with self._news:
-            for name in names:
-                if name in self.pids:
-                    os.kill(self.pids[name], signal.SIGTERM)
-            self._news.wait_for(lambda: not any(name in self.pids for name in names), GRACE)
-            for name in names:
-                if name in self.pids:
-                    os.kill(self.pids[name], signal.SIGKILL)
-            self._news.wait_for(lambda: not any(name in self.pids for name in names), GRACE)
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                for name in names:
+                    if name in self.pids:
+                        with contextlib.suppress(ProcessLookupError):  # where nobody is left to say that it has ended
+                            os.kill(self.pids[name], number)
+                self._news.wait_for(lambda: self._all_gone(names), GRACE)
             for name in names:
                 self._ended.pop(name, None)
 
@@ -119,6 +117,9 @@ class Nursery:
         with self._news:
             self._news.wait_for(lambda: self._ended, patience)
             self._raise_ended()
+
+    def _all_gone(self, names: Sequence[str]) -> bool:
+        return "nursery" in self._ended or not any(name in self.pids for name in names)
 
     def _raise_ended(self) -> None:
         for name, status in self._ended.items():
@@ -165,6 +166,8 @@ class Settings:
     threads: int = 0
     malloc: str = "keep"
     options: tuple[str, ...] = ()
+    model_servers: tuple[Mapping[str, Address], ...] = ()
+    """By server: where the stages are executed of engines that call one."""
 
 
 class Cluster:
@@ -199,6 +202,8 @@ class Cluster:
         settings = self._settings
         arguments = ["--exports", str(settings.exports), "--threads", str(settings.threads)]
         arguments += ["--malloc", settings.malloc]
+        for server in settings.model_servers:
+            arguments += ["--model-server", ",".join(f"{name}={address}" for name, address in server.items())]
         registries = [f"{transport}={address}" for transport, address in self.registries.items()]
         self._start(name, "node", *arguments, "--workers", str(settings.workers), "--registry", *registries)
 

@@ -22,7 +22,7 @@ from partitioning.silence import silenced
 from transports.base import Address, Transport
 from transports.errors import SplitbenchError, UsageError
 
-__all__ = ["main", "parse_ready", "told_to_end", "tune"]
+__all__ = ["MALLOC", "MALLOPT", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
 
 
 MALLOC = ("keep", "default")
@@ -44,13 +44,18 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
             transports.check_host(arguments.host, transport.options, arguments.insecure)
         with contextlib.ExitStack() as stack:
             addresses = arguments.run(arguments, chosen, stack)
-            line = " ".join(["READY", *(f"{name}={address}" for name, address in addresses.items())])
+            line = ready_line(addresses)
             announce(line) if announce else print(line, flush=True)
             stop.wait()
     except SplitbenchError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+def ready_line(addresses: Mapping[str, Address]) -> str:
+    """What a process says when others may call it."""
+    return " ".join(["READY", *(f"{name}={address}" for name, address in addresses.items())])
 
 
 def parse_ready(words: Iterable[str]) -> dict[str, Address]:
@@ -72,13 +77,16 @@ def _run_node(
     arguments: argparse.Namespace, chosen: Mapping[str, Transport], stack: contextlib.ExitStack
 ) -> dict[str, Address]:
     from cluster.host import Host, load_portions
+    from cluster.serving.stages import Callers
 
     tune(arguments.threads, arguments.malloc)
     registries = parse_ready(arguments.registry)
+    callers = Callers([parse_ready(word.split(",")) for word in arguments.model_server])
+    stack.callback(callers.close)
     host = Host(
         chosen,
         registries,
-        lambda server: load_portions(arguments.exports, server),
+        lambda server: load_portions(arguments.exports, server, callers),
         at=Address(arguments.host, arguments.port),
         workers=arguments.workers,
     )
@@ -154,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     node.add_argument("--exports", type=Path, required=True, help="the folder that the launcher wrote")
     node.add_argument("--threads", type=int, default=0, help="TensorFlow's intra-op threads (0: its own choice)")
     node.add_argument("--malloc", choices=MALLOC, default="keep", help="keep freed memory for the next message, or not")
+    node.add_argument(
+        "--model-server",
+        action="append",
+        default=[],
+        metavar="grpc=HOST:PORT,rest=HOST:PORT",
+        help="that executes the stages of a server, for the engines that call one; once for each server, in order",
+    )
     node.set_defaults(run=_run_node)
     return parser
 

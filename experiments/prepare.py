@@ -16,7 +16,7 @@ from cluster.partition import Partition
 from cluster.route import Route
 from cluster.workers import workers_needed
 from experiments.inputs import is_image, load_image, variants
-from experiments.specification import Cell, Experiment
+from experiments.specification import Cell, Experiment, engine_here
 from partitioning.errors import PartitionError
 from partitioning.placement import PLACEMENTS
 from partitioning.strategies import make_plan
@@ -108,7 +108,7 @@ class _Planner:
         return {cell: made[words[cell]] for cell in cells}
 
     def _make(self, cell: Cell, name: str) -> Partition:
-        costs = self._cost(cell.engine) if cell.cut == "balanced" and cell.mode == "submodel" else None
+        costs = self._cost(engine_here(cell.engine)) if cell.cut == "balanced" and cell.mode == "submodel" else None
         plan = make_plan(self._program.graph, cell.mode, cell.cut, cell.servers, costs)
         if cell.servers > len(plan.stages):
             text = f"--servers {cell.servers}: the plan {cell.mode!r} of this model has {len(plan.stages)} stages"
@@ -128,7 +128,7 @@ def _words(cell: Cell) -> tuple[str, ...]:
     words = [cell.mode, f"s{cell.servers}", cell.placement]
     if cell.mode == "submodel":
         words.append(hashlib.sha256(cell.cut.encode()).hexdigest()[:8] if "+" in cell.cut else cell.cut)
-        words += [cell.engine] if cell.cut == "balanced" else []
+        words += [engine_here(cell.engine)] if cell.cut == "balanced" else []
     return tuple(words)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import transports
+from cluster.serving import choice
 from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
 from transports.errors import UsageError
 
@@ -158,7 +159,8 @@ def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...
 def _canonical(cell: Cell) -> Cell:
     """The cell without settings that cannot matter to it, so that a matrix does not time one thing twice."""
     if cell.mode == "whole" and cell.transport == "none":
-        return local_of(cell)
+        local = local_of(cell)  # or, where a model server is called, that without all else that cannot matter
+        return local if cell.engine == local.engine else replace(local, engine=cell.engine, concurrency=cell.concurrency)
     if cell.mode == "whole":  # one stage lies on one server, and has neither neighbours nor cuts
         return replace(cell, servers=1, placement=Cell.placement, cut=Cell.cut, local_calls=Cell.local_calls)
     return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)
@@ -179,13 +181,16 @@ def _with_codecs(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
 
 def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     """`experiment` itself. Raises `UsageError` for an option that nothing takes, and for `cuts` that nothing heeds."""
+    served = choice.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
     names = {cell.transport for cell in experiment.with_locals().cells}
     for key in experiment.option:
         name = key.partition(".")[0]
+        if served and name == choice.OWNER:
+            continue
         if name not in names:
-            raise UsageError(
-                f"--option {key}: no transport {name!r} in this experiment{transports.suggest(name, sorted(names))}"
-            )
+            what = "engine" if name in choice.ENGINES else "transport"
+            valid = sorted(names | ({choice.OWNER} if served else set()))
+            raise UsageError(f"--option {key}: no {what} {name!r} in this experiment{transports.suggest(name, valid)}")
         options = transports.make(name, experiment.option).options
         if options.max_message < 1:
             raise UsageError(f"--option {key}: {options.max_message} is too small; valid: 1 byte or more")

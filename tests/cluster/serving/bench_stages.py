@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from cluster.serving import configuration, models
-from cluster.serving.client import Client, ServedStage
-from cluster.serving.process import ModelServer, find_binary
+from cluster.serving.client import Client
+from cluster.serving.choice import Settings, find_binary
+from cluster.serving.process import ModelServer
+from cluster.serving.stages import ServedStage
 from partitioning.served import CONFIG, Served
 
 Stages = Mapping[str, Callable[[Sequence[Any]], list[Any]]]
@@ -53,15 +55,15 @@ def measure(what: str, served: Served, stages: Stages) -> None:
 
 
 def main(folder: Path) -> None:
-    served, binary = Served.read(folder), find_binary()
+    served, settings = Served.read(folder), Settings(find_binary())
     plan = served.plan.stages
     measure("in this process", served, here(served, folder))
-    with ModelServer.of_config(folder / CONFIG, binary=binary) as server, Client(server.grpc) as client:
+    with ModelServer.of_config(folder / CONFIG, settings) as server, Client(server.grpc) as client:
         measure(f"one server, {server.kind}", served, {s.name: ServedStage(client, served, s) for s in plan})
     with contextlib.ExitStack() as stack:
         stages = {}
         for stage in plan:
-            server = stack.enter_context(ModelServer.of_stage(folder, served.models[stage.name], binary=binary))
+            server = stack.enter_context(ModelServer.of_stage(folder, served.models[stage.name], settings))
             stages[stage.name] = ServedStage(stack.enter_context(Client(server.grpc)), served, stage)
         measure(f"{len(plan)} servers, {server.kind}", served, stages)
 

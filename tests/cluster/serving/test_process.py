@@ -17,7 +17,8 @@ import pytest
 from cluster.errors import ClusterDown
 from cluster.serving import process
 from cluster.serving.client import Client
-from cluster.serving.process import ModelServer, find_binary
+from cluster.serving.choice import Settings, find_binary
+from cluster.serving.process import ModelServer
 from tests.cluster.serving.conftest import BINARY
 from transports.errors import UsageError
 
@@ -38,7 +39,7 @@ def family(pid: int) -> list[int]:
 
 
 def test_a_server_of_one_stage(models: Path) -> None:
-    with ModelServer.of_stage(models, "scale", binary=BINARY, threads=1) as server, Client(server.grpc) as client:
+    with ModelServer.of_stage(models, "scale", Settings(BINARY, threads=1)) as server, Client(server.grpc) as client:
         answer = client.predict("scale", {"x": np.ones((1, 2), "float32")})
         assert answer["y"].tolist() == [[10.0, 10.0]]
         pids = family(server.pid)
@@ -48,8 +49,9 @@ def test_a_server_of_one_stage(models: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
+from cluster.serving.choice import Settings
 from cluster.serving.process import ModelServer
-with ModelServer.of_stage(Path(sys.argv[1]), "scale", binary=sys.argv[2] or None) as server:
+with ModelServer.of_stage(Path(sys.argv[1]), "scale", Settings(sys.argv[2] or None)) as server:
     print(server.pid, flush=True)
     time.sleep(600)
 """
@@ -121,7 +123,7 @@ def failing(tmp_path: Path) -> Path:
 
 
 def test_the_real_server_is_quoted_too(failing: Path, tmp_path: Path) -> None:
-    server = ModelServer.of_stage(tmp_path, "model", binary=find_binary(str(failing)))
+    server = ModelServer.of_stage(tmp_path, "model", Settings(find_binary(str(failing))))
     assert server.kind == "TF Serving"
     with pytest.raises(ClusterDown, match=r"TF Serving\) ended with status 3: no such luck"):
         server.__enter__()
