@@ -1,4 +1,8 @@
-"""The client: asks where the model's inputs are awaited, sends them, and receives the model's outputs."""
+"""The client: asks where the model's inputs are awaited, sends them, and receives the model's outputs.
+
+An inference changes nothing at the servers, so that one which was lost may be tried again. Every attempt is a request
+of its own: what is still under way of the last one meets nothing of the next.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ import itertools
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cluster.courier import Courier
+from cluster.courier import GONE, Courier
 from cluster.errors import NoServer
 from cluster.flows import FLOWS
 from cluster.mailbox import Mailbox
@@ -18,6 +22,9 @@ from transports.base import Array
 
 __all__ = ["Answer", "Client"]
 
+PAUSE, LONGEST = 0.05, 1.0
+"""Seconds before the first repeat; they double with each one, up to the longest."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -25,6 +32,9 @@ class Answer:
 
     outputs: Mapping[str, Array]
     tally: Tally
+    """Of the attempt that was answered."""
+    repeats: int = 0
+    """Attempts before that one, which were lost."""
 
 
 class Client:
@@ -36,14 +46,32 @@ class Client:
         self._prefix = uuid.uuid4().hex
         self._numbers = itertools.count()
 
-    def infer(self, partition: Partition, route: Route, inputs: Mapping[str, Array], timeout: float) -> Answer:
+    def infer(
+        self, partition: Partition, route: Route, inputs: Mapping[str, Array], timeout: float, repeats: int = 0
+    ) -> Answer:
         """Run `partition` on `inputs` (tensor name -> array, batch first) within `timeout` seconds.
 
-        Raises a `WireError`; `NoServer` when an output of the model did not come back.
+        A request that is lost with a server, or not answered within its share of the time, is repeated up to `repeats`
+        times, by servers that the registry knows by then. Raises the `WireError` of the last attempt; `NoServer` when
+        an output of the model did not come back.
         """
-        request = Request(f"{self._prefix}-{next(self._numbers)}", route, time.monotonic() + timeout)
+        number, deadline = next(self._numbers), time.monotonic() + timeout
+        for attempt in range(repeats + 1):
+            share = (deadline - time.monotonic()) / (repeats + 1 - attempt)
+            name = f"{self._prefix}-{number}.{attempt}"
+            request = Request(name, route, time.monotonic() + share, turn=number + attempt, attempt=attempt)
+            try:
+                return replace(self._ask(request, partition, inputs), repeats=attempt)
+            except (*GONE, NoServer):
+                pause = min(LONGEST, PAUSE * 2**attempt)
+                if attempt == repeats or time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _ask(self, request: Request, partition: Partition, inputs: Mapping[str, Array]) -> Answer:
         sent = {name: inputs[name] for name in partition.plan.inputs if name in partition.plan.wires}
-        outputs, tally = FLOWS[route.flow].ask(request, partition, sent, self._courier, self._mailbox)
+        outputs, tally = FLOWS[request.route.flow].ask(request, partition, sent, self._courier, self._mailbox)
         missing = [name for name in partition.plan.outputs if name not in outputs]
         if missing:
             raise NoServer(f"the servers answered without the model's outputs {', '.join(map(repr, missing))}")

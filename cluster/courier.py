@@ -7,17 +7,24 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cluster.errors import NoServer
+from cluster.errors import Draining, NoServer, StaleEpoch
+from cluster.leases import Holder
 from cluster.partition import Partition
-from cluster.registry import parse_servers
+from cluster.registry import parse_holders
 from cluster.route import Request, Route, Tally
 from transports.base import Address, Array, Message, Transport
-from transports.errors import DeadlineExceeded, WireError
+from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, WireError
 from transports.pool import Pool
 
-__all__ = ["Courier", "Parcel", "bundles"]
+__all__ = ["GONE", "Courier", "Parcel", "bundles"]
 
 log = logging.getLogger("splitbench.cluster")
+
+Holders = Mapping[int, tuple[Holder, ...]]
+"""Portion -> the servers that hold it."""
+
+GONE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Draining)
+"""Errors after which a server, or one behind it, may not be where it was."""
 
 EXCUSE = 5.0
 """Seconds that telling a client of a failure may take, whatever is left of its request."""
@@ -27,8 +34,7 @@ EXCUSE = 5.0
 class Parcel:
     """Tensors that go to one server in one message."""
 
-    server: int
-    address: Address
+    holder: Holder
     tensors: Mapping[str, Array]
 
 
@@ -48,7 +54,7 @@ class Courier:
         self._transports = transports
         self._registries = registries
         self._pools: dict[tuple[str, str, str], Pool] = {}
-        self._known: dict[tuple[str, str, str], Mapping[int, Address]] = {}
+        self._known: dict[tuple[str, str, str], Holders] = {}
         self._lock = threading.Lock()
 
     def parcels(
@@ -59,7 +65,7 @@ class Courier:
         With it comes what finding the addresses cost. Raises `NoServer` for a server that is not there: a missing
         successor is never taken for the end of the model.
         """
-        found: dict[str, Mapping[int, Address]] = {}
+        found: dict[str, Holders] = {}
         to = {name: partition.destinations(name, request.route.local_calls) for name in leaving}
         for server, names in bundles(to, request.route.send):
             tally = Tally()
@@ -67,16 +73,21 @@ class Courier:
                 if name not in found:
                     found[name], asked = self._find(request, name)
                     tally += asked
-                address = _address(found[name], server, name, partition)
-            yield Parcel(server, address, {name: leaving[name] for name in names}), tally
+                holder = _choose(found[name], server, name, request, partition)
+            yield Parcel(holder, {name: leaving[name] for name in names}), tally
 
     def send(self, request: Request, parcel: Parcel, carry: Tally | None = None) -> tuple[Message, Tally]:
         """Carry `parcel` over and return the server's answer, and what carrying it cost.
 
         `carry` goes along: what the request has cost so far, where no answer will tell.
         """
-        message = Message("infer", request.fields() | (carry.fields() if carry else {}), parcel.tensors)
-        reply, made = self.call(request, parcel.address, message)
+        fields = request.fields() | {"epoch": parcel.holder.epoch} | (carry.fields() if carry else {})
+        message = Message("infer", fields, parcel.tensors)
+        try:
+            reply, made = self.call(request, parcel.holder.address, message)
+        except GONE:
+            self._forget(parcel.holder)
+            raise
         cost = Tally(messages=1, payload=message.payload + reply.payload, connects=made)
         return reply, cost
 
@@ -109,17 +120,24 @@ class Courier:
         for pool in pools.values():
             pool.close()
 
-    def _find(self, request: Request, tensor: str) -> tuple[Mapping[int, Address], Tally]:
+    def _find(self, request: Request, tensor: str) -> tuple[Holders, Tally]:
         route = request.route
         key = (route.partition, tensor, route.transport)
-        if route.registry == "cached" and key in self._known:
-            return self._known[key], Tally()
+        known = self._known.get(key) if route.registry == "cached" and not request.attempt else None
+        if known:
+            return known, Tally()
         question = Message("where", {"partition": route.partition, "tensor": tensor, "transport": route.transport})
         reply, made = self.call(request, self._registries[route.transport], question)
-        found = parse_servers(str(reply.fields["servers"]))
+        found = parse_holders(str(reply.fields["servers"]))
         if found:
             self._known[key] = found
         return found, Tally(lookups=1, connects=made)
+
+    def _forget(self, holder: Holder) -> None:
+        """Ask the registry again before anything is sent where `holder` was known to be."""
+        for key, found in list(self._known.items()):
+            if any(holder in holders for holders in found.values()):
+                self._known.pop(key, None)
 
     def _pool(self, route: Route) -> Pool:
         key = (route.transport, route.connections, route.codec)
@@ -130,8 +148,9 @@ class Courier:
             return self._pools[key]
 
 
-def _address(found: Mapping[int, Address], server: int, tensor: str, partition: Partition) -> Address:
+def _choose(found: Holders, server: int, tensor: str, request: Request, partition: Partition) -> Holder:
+    """Those who hold a portion take turns, request by request."""
     if server not in found:
         stages = [stage.name for stage in partition.portion(server) if tensor in stage.inputs]
         raise NoServer(f"nobody holds stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
-    return found[server]
+    return found[server][request.turn % len(found[server])]

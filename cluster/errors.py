@@ -2,9 +2,12 @@
 
 SplitbenchError
 ├── ClusterDown         a process of the cluster ended, or never became ready
+├── Tampered            a file is not the one that was exported
 └── WireError
     ├── NoServer        nobody holds the stage that awaits a tensor
-    ├── NoPortion       every portion of the model is taken, or the server is not known
+    ├── NoPortion       every portion of the model is taken, or that one is
+    ├── StaleEpoch      meant for a server that was here before, or a lease that is over
+    ├── Draining        the server is about to end, and begins no new request
     ├── NotAwaited      a tensor came that no stage of this server awaits
     └── StageFailed     executing a stage raised
 """
@@ -13,11 +16,15 @@ from __future__ import annotations
 
 from transports.errors import SplitbenchError, WireError
 
-__all__ = ["ClusterDown", "NoPortion", "NoServer", "NotAwaited", "StageFailed"]
+__all__ = ["ClusterDown", "Draining", "NoPortion", "NoServer", "NotAwaited", "StageFailed", "StaleEpoch", "Tampered"]
 
 
 class ClusterDown(SplitbenchError):
     """A process of the cluster ended, or never became ready; the text names it and quotes its last words."""
+
+
+class Tampered(SplitbenchError):
+    """A file is not the one that was exported; the text names it."""
 
 
 class NoServer(WireError):
@@ -26,6 +33,14 @@ class NoServer(WireError):
 
 class NoPortion(WireError):
     kind = "no-portion"
+
+
+class StaleEpoch(WireError):
+    kind = "stale-epoch"
+
+
+class Draining(WireError):
+    kind = "draining"
 
 
 class NotAwaited(WireError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.courier import Courier
+from cluster.manifest import verify
 from cluster.node import Execute, Node, Portion
-from cluster.partition import Partition, read_partitions
-from cluster.registry import PREFIX
+from cluster.partition import Partition, partition_files, read_partitions
 from cluster.serving import choice
 from cluster.serving.stages import Callers
+from cluster.tenancy import Tenancy
 from partitioning.plan import Stage
-from transports.base import Address, Connection, Handler, Message, Transport
+from transports.base import Address, Handler, Transport
+from transports.errors import WireError
 
 if TYPE_CHECKING:
     from partitioning.program import Program
@@ -28,8 +30,6 @@ __all__ = ["LOOPBACK", "Host", "Portions", "load_portions", "make_portions", "se
 Portions = Mapping[tuple[str, str], Portion]
 LOOPBACK = Address("127.0.0.1", 0)
 """Any free port of this machine, for this machine alone."""
-TIMEOUT = 30.0
-"""Seconds for one question to the registry while starting."""
 
 
 def serve_all(
@@ -43,7 +43,7 @@ def serve_all(
 
 
 class Host:
-    """Serve, register, load the portion that the registry gives, and report what it awaits."""
+    """Serve, register, load the portion that the registry gives, report what it awaits, and keep the lease."""
 
     def __init__(
         self,
@@ -53,27 +53,65 @@ class Host:
         *,
         at: Address = LOOPBACK,
         workers: int = 8,
+        claim: int | None = None,
+        patience: float = 0.0,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """`load`: the server's index -> its portions. Raises `NoPortion` when every portion is taken."""
+        """`load`: the server's index -> its portions. `claim`, `patience` and `on_lost`: see `Tenancy`.
+
+        Raises `NoPortion` when every portion is taken.
+        """
         self._stack = contextlib.ExitStack()
+        self._on_lost = on_lost
+        self._lost: WireError | None = None
+        self._tenancy: Tenancy | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             portions: dict[tuple[str, str], Portion] = {}
             courier = Courier(transports, registries)
             self._stack.callback(courier.close)
-            node = Node(portions, courier)
-            self._stack.callback(node.close)
-            self.addresses = serve_all(node.handle, transports, at, workers, self._stack)
+            self._node = Node(portions, courier, lambda: self._tenancy.epoch if self._tenancy else 0)
+            self._stack.callback(self._node.close)
+            self.addresses = serve_all(self._node.handle, transports, at, workers, self._stack)
             name = next(iter(transports))
-            with transports[name].connect(registries[name]) as registry:
-                self.server = _register(registry, self.addresses)
-                portions.update(load(self.server))
-                _report(registry, self.server, (portion.partition for portion in portions.values()))
+            self._tenancy = Tenancy(
+                transports[name],
+                registries[name],
+                self.addresses,
+                claim=claim,
+                patience=patience,
+                lost=self._lose,
+            )
+            self._stack.callback(self._tenancy.close)
+            portions.update(load(self._tenancy.server))
+            held = {portion.partition.name: portion.partition for portion in portions.values()}
+            self._tenancy.report({name: partition.awaited(self.server) for name, partition in held.items()})
             undo.pop_all()
+
+    @property
+    def server(self) -> int:
+        """The index of the portion that this server holds."""
+        assert self._tenancy is not None
+        return self._tenancy.server
+
+    def finish(self, seconds: float) -> None:
+        """Give the portion back, and let the requests that are here leave, for `seconds` at the most.
+
+        Raises the `WireError` for which the portion was lost, if it was.
+        """
+        if self._lost:
+            raise self._lost
+        assert self._tenancy is not None
+        self._tenancy.leave()
+        self._node.drain(seconds)
 
     def close(self) -> None:
         """Stop serving, and let go of every connection."""
         self._stack.close()
+
+    def _lose(self, error: WireError) -> None:
+        self._lost = error
+        self._on_lost()
 
 
 def make_portions(
@@ -107,14 +145,21 @@ def _portion_here(partition: Partition, engine: str, server: int, program: Progr
     )
 
 
-def load_portions(exports: Path, server: int, callers: Callers) -> Portions:
-    """The portions of `server`, from the files that the launcher wrote (`cluster.partition`)."""
+def load_portions(exports: Path, digest: str, server: int, callers: Callers) -> Portions:
+    """The portions of `server`, from the files that the launcher wrote (`cluster.partition`) and sealed under `digest`.
+
+    Raises `Tampered` for a file that is not the one that was sealed, before anything is made of it.
+    """
     from partitioning import archive
 
+    def program(name: str) -> Program:
+        verify(exports, digest, f"{name}/server-{server}")
+        return archive.load(exports / name / f"server-{server}")
+
     portions: dict[tuple[str, str], Portion] = {}
+    verify(exports, digest, *(path.relative_to(exports).as_posix() for path in partition_files(exports)))
     for partition in read_partitions(exports):
-        folder = exports / partition.name / f"server-{server}"
-        portions |= make_portions(partition, server, partial(archive.load, folder), callers)
+        portions |= make_portions(partition, server, partial(program, partition.name), callers)
     settle()
     return portions
 
@@ -123,14 +168,3 @@ def settle() -> None:
     """Take what is loaded out of the garbage collector's sight: a collection would walk it amid a timed request."""
     gc.collect()
     gc.freeze()
-
-
-def _register(registry: Connection, addresses: Mapping[str, Address]) -> int:
-    fields = {f"{PREFIX}{name}": str(address) for name, address in addresses.items()}
-    return int(registry.call(Message("register", fields), TIMEOUT).fields["server"])
-
-
-def _report(registry: Connection, server: int, partitions: Iterable[Partition]) -> None:
-    for partition in {partition.name: partition for partition in partitions}.values():
-        tensors = "\n".join(partition.awaited(server))
-        registry.call(Message("report", {"server": server, "partition": partition.name, "tensors": tensors}), TIMEOUT)

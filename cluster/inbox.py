@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from partitioning.plan import Stage
+from transports.errors import MalformedMessage
 
 __all__ = ["Execute", "Inbox", "Ready"]
 
@@ -37,8 +40,8 @@ class _Pending:
 class Inbox:
     """Values by (request, stage, tensor), of several clients at once: ids are unique, and one lock guards it all.
 
-    Values are whatever the caller puts in; they are never looked at. A request that is not complete at its deadline is
-    evicted, so that an input that never comes holds no memory for good.
+    Values are whatever the caller puts in; one is looked at only beside another that came for it. A request that is not
+    complete at its deadline is evicted, so that an input that never comes holds no memory for good.
     """
 
     def __init__(self, stages: Sequence[Stage], clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,17 +56,28 @@ class Inbox:
 
     def __len__(self) -> int:
         """Requests of which something is still awaited."""
-        return len(self._pending)
+        with self._lock:
+            self._evict()
+            return len(self._pending)
+
+    def __contains__(self, request: str) -> bool:
+        """Whether something of `request` is here and something is still awaited."""
+        return request in self._pending
 
     def awaits(self, tensor: str) -> bool:
         """Whether some stage takes `tensor`."""
         return tensor in self._awaiting
 
     def put(self, request: str, deadline: float, tensors: Mapping[str, Any]) -> list[Ready]:
-        """Store `tensors` and take out every stage that is complete by them. A tensor that came before counts once."""
+        """Store `tensors` and take out every stage that is complete by them.
+
+        A tensor that came before counts once. Raises `MalformedMessage` where it comes with another value while the
+        first one waits; nothing is stored then.
+        """
         with self._lock:
             self._evict()
             pending = self._pending.setdefault(request, _Pending(deadline))
+            self._check_repeats(pending, tensors)
             ready = [
                 stage
                 for tensor, value in tensors.items()
@@ -90,6 +104,13 @@ class Inbox:
             here = {name: value for name, value in outputs.items() if local_calls and name in self._awaiting}
             ready += self.put(request, deadline, here) if here else []
 
+    def _check_repeats(self, pending: _Pending, tensors: Mapping[str, Any]) -> None:
+        for tensor, value in tensors.items():
+            for stage in self._awaiting[tensor]:
+                held = pending.values.get(stage.name, {})
+                if tensor in held and not _same(held[tensor], value):
+                    raise MalformedMessage(f"tensor {tensor!r} came twice for stage {stage.name!r}, with other bytes")
+
     def _store(self, pending: _Pending, stage: Stage, tensor: str, value: Any) -> bool:
         if stage.name in pending.given:
             return False
@@ -107,3 +128,9 @@ class Inbox:
         now = self._clock()
         for request in [request for request, pending in self._pending.items() if pending.deadline < now]:
             del self._pending[request]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Bit by bit, so that a NaN is like itself."""
+    first, second = np.asarray(one), np.asarray(other)
+    return (first.dtype, first.shape, first.tobytes()) == (second.dtype, second.shape, second.tobytes())

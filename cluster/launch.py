@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import ClusterDown
+from cluster.manifest import seal
 from cluster.nursery import GRACE
 from cluster.process import parse_ready
 from transports.base import Address
@@ -93,15 +94,24 @@ class Nursery:
 
     def stop(self, names: Sequence[str]) -> None:
         """End the processes `names` and forget them. Returns when all are gone."""
+        self._signal(names, signal.SIGTERM)
+        self.kill(names)
+
+    def kill(self, names: Sequence[str]) -> None:
+        """Kill those of `names` that run, and forget them. Returns when all are gone."""
+        self._signal(names, signal.SIGKILL)
         with self._news:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                for name in names:
-                    if name in self.pids:
-                        with contextlib.suppress(ProcessLookupError):  # where nobody is left to say that it has ended
-                            os.kill(self.pids[name], number)
-                self._news.wait_for(lambda: self._all_gone(names), GRACE)
             for name in names:
                 self._ended.pop(name, None)
+
+    def _signal(self, names: Sequence[str], number: signal.Signals) -> None:
+        """Send it to those of `names` that run, and wait until they end, for a while."""
+        with self._news:
+            for name in names:
+                if name in self.pids:
+                    with contextlib.suppress(ProcessLookupError):  # where nobody is left to say that it has ended
+                        os.kill(self.pids[name], number)
+            self._news.wait_for(lambda: self._all_gone(names), GRACE)
 
     def addresses(self, name: str) -> Mapping[str, Address]:
         """Where `name` listens, once it is ready. Raises `ClusterDown` where a process ends before that."""
@@ -166,24 +176,28 @@ class Settings:
     threads: int = 0
     malloc: str = "keep"
     options: tuple[str, ...] = ()
+    replicas: int = 1
+    """Nodes for each portion of the model."""
+    lease: float = 10.0
+    """Seconds until a node that is gone is absent from the registry."""
     model_servers: tuple[Mapping[str, Address], ...] = ()
     """By server: where the stages are executed of engines that call one."""
 
 
 class Cluster:
-    """A registry and `settings.servers` nodes, born in `nursery`, all of them ready.
+    """A registry and `settings.replicas` nodes for each server of the placement, born in `nursery`, all of them ready.
 
+    `node-<i>` holds the portion of server `i`; the second node with that portion is `node-<i + servers>`, and so on.
     Raises `ClusterDown` where a process ends before it is ready, with its name and its last words.
     """
 
     def __init__(self, settings: Settings, nursery: Nursery, notify: Callable[[str], None] = lambda text: None) -> None:
         self._settings = settings
         self._nursery = nursery
-        # One question at a time of each node and of the client, and room for several clients.
-        workers = str(2 * settings.servers + 8)
-        self._start("registry", "registry", "--servers", str(settings.servers), "--workers", workers)
+        self._digest = seal(settings.exports)
+        self._start_registry()
         self.registries = nursery.addresses("registry")
-        self.nodes = [f"node-{number}" for number in range(settings.servers)]
+        self.nodes = [f"node-{number}" for number in range(settings.servers * settings.replicas)]
         for name in self.nodes:
             self._start_node(name)
         for name in self.nodes:
@@ -198,10 +212,27 @@ class Cluster:
         """Raise `ClusterDown` if a process has ended: to be asked once a request has failed."""
         self._nursery.check(patience=HINDSIGHT)
 
+    def replace(self, name: str) -> None:
+        """Kill the node `name`, and start another in its place, which takes the portion when that is free again.
+
+        Returns at once: the new node has to load its portion, and the registry to find the old one absent.
+        """
+        self._nursery.kill([name])
+        self._start_node(name)
+
+    def _start_registry(self) -> None:
+        settings = self._settings
+        # One question at a time of each node and of the client, and room for several clients.
+        workers = 2 * settings.servers * settings.replicas + 8
+        arguments = ["--servers", str(settings.servers), "--replicas", str(settings.replicas)]
+        self._start("registry", "registry", *arguments, "--lease", str(settings.lease), "--workers", str(workers))
+
     def _start_node(self, name: str) -> None:
         settings = self._settings
-        arguments = ["--exports", str(settings.exports), "--threads", str(settings.threads)]
-        arguments += ["--malloc", settings.malloc]
+        portion = self.nodes.index(name) % settings.servers
+        arguments = ["--portion", str(portion), "--patience", str(2 * settings.lease)]
+        arguments += ["--exports", str(settings.exports), "--digest", self._digest]
+        arguments += ["--threads", str(settings.threads), "--malloc", settings.malloc]
         for server in settings.model_servers:
             arguments += ["--model-server", ",".join(f"{name}={address}" for name, address in server.items())]
         registries = [f"{transport}={address}" for transport, address in self.registries.items()]

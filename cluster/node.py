@@ -6,17 +6,18 @@ a `Courier`. Several requests, of several clients, may be in it at a time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.courier import Courier
 from cluster.debts import Debts
-from cluster.errors import NotAwaited, StageFailed
+from cluster.errors import Draining, NotAwaited, StageFailed, StaleEpoch
 from cluster.flows import FLOWS, Produced
 from cluster.inbox import Inbox
 from cluster.partition import Partition
@@ -56,10 +57,17 @@ class Portion:
 class Node:
     """The handler of one server. `portions` by (partition name, engine)."""
 
-    def __init__(self, portions: Mapping[tuple[str, str], Portion], courier: Courier) -> None:
+    def __init__(
+        self, portions: Mapping[tuple[str, str], Portion], courier: Courier, epoch: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`epoch`: that of the server's lease at this moment. What was meant for another one is refused."""
         self._portions = portions
+        self._epoch = epoch
         self.courier = courier
         self.debts = Debts()
+        self._busy = 0
+        self._draining = False
+        self._changed = threading.Condition()
         self._later = ThreadPoolExecutor(HANDS, thread_name_prefix="node")
         self._room = threading.BoundedSemaphore(WAITING)
 
@@ -67,21 +75,57 @@ class Node:
         """Answer `infer` as the request's flow does."""
         if message.method != "infer":
             raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer'")
+        self._check_epoch(message)
         request = Request.of(message.fields)
         portion = self._portion(request)
         for name, tensor in message.tensors.items():
             _check_arrival(portion, name, tensor)
-        return FLOWS[request.route.flow].answer(_Visit(self, request, portion, message))
+        with self._at_work(request, portion):
+            return FLOWS[request.route.flow].answer(_Visit(self, request, portion, message))
 
     def later(self, work: Callable[[], None]) -> None:
         """Have `work` done by one of few threads. Raises `ResourceExhausted` where too much waits already."""
         if not self._room.acquire(blocking=False):
             raise ResourceExhausted(f"{WAITING} messages wait at this server already")
-        self._later.submit(work).add_done_callback(lambda done: self._room.release())
+        self._count(1)
+        self._later.submit(work).add_done_callback(self._done)
+
+    def drain(self, seconds: float) -> bool:
+        """Begin no new request, and wait until those that are here have left; whether they have, within `seconds`."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(self._idle, seconds)
 
     def close(self) -> None:
         """Begin nothing more of what waits."""
         self._later.shutdown(wait=False, cancel_futures=True)
+
+    def _check_epoch(self, message: Message) -> None:
+        meant, held = message.fields.get("epoch"), self._epoch()
+        if meant != held:
+            raise StaleEpoch(f"the message is meant for the holder of epoch {meant}; this server's is {held}")
+
+    @contextlib.contextmanager
+    def _at_work(self, request: Request, portion: Portion) -> Iterator[None]:
+        if self._draining and request.id not in portion.inbox:
+            raise Draining("this server is about to end, and begins no new request")
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _done(self, work: Future[None]) -> None:
+        self._room.release()
+        self._count(-1)
+
+    def _count(self, more: int) -> None:
+        with self._changed:
+            self._busy += more
+            self._changed.notify_all()
+
+    def _idle(self) -> bool:
+        return not self._busy and not any(len(portion.inbox) for portion in self._portions.values())
 
     def _portion(self, request: Request) -> Portion:
         key = (request.route.partition, request.route.engine)

@@ -1,7 +1,8 @@
 """A process of the cluster: `python -m cluster.process registry ...` or `python -m cluster.process node ...`.
 
 It binds its ports, prints one line `READY name=HOST:PORT ...` when others may call it, and ends on SIGTERM, on Ctrl-C,
-or (`--until-eof`) when its standard input closes, so that it never outlives the program that started it.
+or (`--until-eof`) when its standard input closes, so that it never outlives the program that started it. A node that is
+told to end gives its portion back, refuses new requests, and lets those that are under way finish first.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import transports
+from cluster.leases import Leases
 from cluster.registry import Registry
 from partitioning.silence import silenced
 from transports.base import Address, Transport
@@ -24,10 +27,21 @@ from transports.errors import SplitbenchError, UsageError
 
 __all__ = ["MALLOC", "MALLOPT", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
 
-
+LEAST_LEASE = 0.2
+"""Seconds. Heartbeats of a shorter lease would take more time than some requests do."""
+DRAIN = 3.0
+"""Seconds that requests under way have to finish in when a node is told to end."""
 MALLOC = ("keep", "default")
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 256 * 2**20), "M_TOP_PAD": (-2, 16 * 2**20)}
 """Parameters of mallopt(3) with the bytes that `keep` gives them. glibc takes no larger threshold for mmap."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What listens where, and what is to be done before it stops."""
+
+    addresses: Mapping[str, Address]
+    finish: Callable[[], None] = lambda: None
 
 
 def main(argv: list[str] | None = None, announce: Callable[[str], None] | None = None) -> int:
@@ -43,10 +57,11 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
         for transport in chosen.values():
             transports.check_host(arguments.host, transport.options, arguments.insecure)
         with contextlib.ExitStack() as stack:
-            addresses = arguments.run(arguments, chosen, stack)
-            line = ready_line(addresses)
+            service = arguments.run(arguments, chosen, stack, stop)
+            line = ready_line(service.addresses)
             announce(line) if announce else print(line, flush=True)
             stop.wait()
+            service.finish()
     except SplitbenchError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, UsageError) else 1
@@ -65,33 +80,42 @@ def parse_ready(words: Iterable[str]) -> dict[str, Address]:
 
 
 def _run_registry(
-    arguments: argparse.Namespace, chosen: Mapping[str, Transport], stack: contextlib.ExitStack
-) -> dict[str, Address]:
+    arguments: argparse.Namespace,
+    chosen: Mapping[str, Transport],
+    stack: contextlib.ExitStack,
+    stop: threading.Event,
+) -> Service:
     from cluster.host import serve_all
 
-    registry = Registry(arguments.servers)
-    return serve_all(registry.handle, chosen, Address(arguments.host, arguments.port), arguments.workers, stack)
+    registry = Registry(Leases(arguments.servers, arguments.replicas, arguments.lease))
+    at = Address(arguments.host, arguments.port)
+    return Service(serve_all(registry.handle, chosen, at, arguments.workers, stack))
 
 
 def _run_node(
-    arguments: argparse.Namespace, chosen: Mapping[str, Transport], stack: contextlib.ExitStack
-) -> dict[str, Address]:
+    arguments: argparse.Namespace,
+    chosen: Mapping[str, Transport],
+    stack: contextlib.ExitStack,
+    stop: threading.Event,
+) -> Service:
     from cluster.host import Host, load_portions
     from cluster.serving.stages import Callers
 
     tune(arguments.threads, arguments.malloc)
-    registries = parse_ready(arguments.registry)
     callers = Callers([parse_ready(word.split(",")) for word in arguments.model_server])
     stack.callback(callers.close)
     host = Host(
         chosen,
-        registries,
-        lambda server: load_portions(arguments.exports, server, callers),
+        parse_ready(arguments.registry),
+        lambda server: load_portions(arguments.exports, arguments.digest, server, callers),
         at=Address(arguments.host, arguments.port),
         workers=arguments.workers,
+        claim=arguments.portion,
+        patience=arguments.patience,
+        on_lost=stop.set,
     )
     stack.callback(host.close)
-    return host.addresses
+    return Service(host.addresses, lambda: host.finish(DRAIN))
 
 
 def tune(threads: int, malloc: str) -> dict[str, int | str]:
@@ -156,10 +180,24 @@ def _parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(required=True, metavar="registry|node")
     registry = kinds.add_parser("registry", parents=[common], help="who holds what, and where tensors are awaited")
     registry.add_argument("--servers", type=int, required=True, help="portions of the model")
+    registry.add_argument(
+        "--replicas", type=int, default=1, help="servers that may hold a portion (default: %(default)s)"
+    )
+    registry.add_argument(
+        "--lease",
+        type=_seconds,
+        default=10.0,
+        help="seconds until a server that is gone is absent (default: %(default)s)",
+    )
     registry.set_defaults(run=_run_registry)
     node = kinds.add_parser("node", parents=[common], help="holds and executes a portion of the model")
     node.add_argument("--registry", nargs="+", required=True, metavar="NAME=HOST:PORT", help="on each transport")
     node.add_argument("--exports", type=Path, required=True, help="the folder that the launcher wrote")
+    node.add_argument("--digest", required=True, help="SHA-256 of the folder's manifest.json: nothing else is loaded")
+    node.add_argument("--portion", type=int, help="the portion to ask for (default: one that is missing)")
+    node.add_argument(
+        "--patience", type=float, default=0.0, help="seconds to wait for a free portion (default: %(default)s)"
+    )
     node.add_argument("--threads", type=int, default=0, help="TensorFlow's intra-op threads (0: its own choice)")
     node.add_argument("--malloc", choices=MALLOC, default="keep", help="keep freed memory for the next message, or not")
     node.add_argument(
@@ -171,6 +209,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     node.set_defaults(run=_run_node)
     return parser
+
+
+def _seconds(text: str) -> float:
+    if (value := float(text)) >= LEAST_LEASE:
+        return value
+    raise argparse.ArgumentTypeError(f"{text} is too short; valid: {LEAST_LEASE} seconds or more")
 
 
 if __name__ == "__main__":

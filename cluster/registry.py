@@ -1,96 +1,87 @@
-"""The registry: which server holds which portion of the model, and where each tensor is awaited.
+"""The registry: which servers hold which portion of the model, and where each tensor is awaited.
 
 The protocol, over any transport (`Registry.handle`):
 
-    register   transport.<name> = HOST:PORT, ...          -> server = its portion's index
-    report     server, partition, tensors (lines)         -> ok
-    where      partition, tensor, transport               -> servers = "0=HOST:PORT 3=HOST:PORT"
+    register   transport.<name> = HOST:PORT, ..., [server], [epoch]   -> server, epoch, ttl
+    report     epoch, partition, tensors (lines)                      -> ok
+    renew      epoch                                                  -> ok
+    leave      epoch                                                  -> ok
+    where      partition, tensor, transport                           -> servers = "0=EPOCH@HOST:PORT,... 3=..."
 
-A tensor may be awaited by several servers, so that an answer is always a *list*. The registry holds addresses and
-names; no tensor passes through it and it loads no model.
+A tensor may be awaited by several portions, and a portion be held by several servers, so that an answer is always a
+*list*. The registry holds addresses and names; no tensor passes through it and it loads no model. What it holds, its
+servers can tell a new one (`cluster.tenancy`).
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 
-from cluster.errors import NoPortion
-from transports.base import Address, Message
+from cluster.leases import Holder, Leases
+from transports.base import Address, Message, Scalar
 from transports.errors import MalformedMessage
 
-__all__ = ["Registry", "parse_servers"]
+__all__ = ["PREFIX", "Registry", "parse_holders"]
 
 PREFIX = "transport."
 
 
 class Registry:
-    """Portions `0 .. servers - 1`, each given to one server."""
+    """`leases`, asked by messages."""
 
-    def __init__(self, servers: int) -> None:
-        self._servers = servers
-        self._addresses: dict[int, dict[str, Address]] = {}
-        self._awaiting: dict[tuple[str, str], dict[int, None]] = {}
-        self._lock = threading.Lock()
-        self._methods: Mapping[str, Callable[[Message], Message]] = {
-            "register": self._on_register,
-            "report": self._on_report,
-            "where": self._on_where,
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._methods: Mapping[str, Callable[[Mapping[str, Scalar]], Message]] = {
+            "register": self._register,
+            "report": self._report,
+            "renew": self._renew,
+            "leave": self._leave,
+            "where": self._where,
         }
-
-    def register(self, addresses: Mapping[str, Address]) -> int:
-        """Give the server at `addresses` (one for each transport) the first free portion; its index."""
-        with self._lock:
-            free = next((index for index in range(self._servers) if index not in self._addresses), None)
-            if free is None:
-                raise NoPortion(f"all {self._servers} portions of the model are taken")
-            self._addresses[free] = dict(addresses)
-            return free
-
-    def report(self, server: int, partition: str, tensors: list[str]) -> None:
-        """Record that `server` awaits `tensors`."""
-        with self._lock:
-            if server not in self._addresses:
-                raise NoPortion(f"server {server} reports its inputs but holds no portion: it has to register first")
-            for tensor in tensors:
-                self._awaiting.setdefault((partition, tensor), {})[server] = None
-
-    def where(self, partition: str, tensor: str, transport: str) -> dict[int, Address]:
-        """Every server that awaits `tensor`, with its address on `transport`; empty where nobody does."""
-        with self._lock:
-            servers = sorted(self._awaiting.get((partition, tensor), ()))
-            return {
-                server: self._addresses[server][transport]
-                for server in servers
-                if transport in self._addresses.get(server, {})
-            }
 
     def handle(self, message: Message) -> Message:
-        """The handler that transports serve."""
+        """The handler that transports serve. Raises `MalformedMessage` for what is no question of the protocol."""
         if message.method not in self._methods:
             raise MalformedMessage(f"the registry has no method {message.method!r}: {', '.join(self._methods)}")
-        return self._methods[message.method](message)
+        try:
+            return self._methods[message.method](message.fields)
+        except (KeyError, ValueError) as error:
+            raise MalformedMessage(f"{message.method!r}: {type(error).__name__}: {error}") from None
 
-    def _on_register(self, message: Message) -> Message:
+    def _register(self, fields: Mapping[str, Scalar]) -> Message:
         addresses = {
             key.removeprefix(PREFIX): Address.parse(str(value))
-            for key, value in message.fields.items()
+            for key, value in fields.items()
             if key.startswith(PREFIX)
         }
-        return Message("registered", {"server": self.register(addresses)})
+        claim = int(fields["server"]) if "server" in fields else None
+        lease = self._leases.take(addresses, claim, int(fields.get("epoch", 0)))
+        return Message("registered", {"server": lease.server, "epoch": lease.epoch, "ttl": self._leases.ttl})
 
-    def _on_report(self, message: Message) -> Message:
-        fields = message.fields
-        self.report(int(fields["server"]), str(fields["partition"]), str(fields["tensors"]).splitlines())
+    def _report(self, fields: Mapping[str, Scalar]) -> Message:
+        self._leases.report(int(fields["epoch"]), str(fields["partition"]), str(fields["tensors"]).splitlines())
         return Message("ok")
 
-    def _on_where(self, message: Message) -> Message:
-        fields = message.fields
-        found = self.where(str(fields["partition"]), str(fields["tensor"]), str(fields["transport"]))
-        return Message("awaited", {"servers": " ".join(f"{server}={address}" for server, address in found.items())})
+    def _renew(self, fields: Mapping[str, Scalar]) -> Message:
+        self._leases.renew(int(fields["epoch"]))
+        return Message("ok")
+
+    def _leave(self, fields: Mapping[str, Scalar]) -> Message:
+        self._leases.leave(int(fields["epoch"]))
+        return Message("ok")
+
+    def _where(self, fields: Mapping[str, Scalar]) -> Message:
+        found = self._leases.where(str(fields["partition"]), str(fields["tensor"]), str(fields["transport"]))
+        lists = {server: ",".join(f"{epoch}@{address}" for epoch, address in held) for server, held in found.items()}
+        return Message("awaited", {"servers": " ".join(f"{server}={held}" for server, held in lists.items())})
 
 
-def parse_servers(text: str) -> dict[int, Address]:
-    """`"0=127.0.0.1:7000 3=127.0.0.1:7003"` -> `{0: Address, 3: Address}`."""
+def parse_holders(text: str) -> dict[int, tuple[Holder, ...]]:
+    """`"0=7@127.0.0.1:7000,9@127.0.0.1:7009 3=8@127.0.0.1:7003"` -> portion to its holders."""
     pairs = (item.partition("=") for item in text.split())
-    return {int(server): Address.parse(address) for server, _, address in pairs}
+    return {int(server): tuple(map(_parse_holder, held.split(","))) for server, _, held in pairs}
+
+
+def _parse_holder(text: str) -> Holder:
+    epoch, _, address = text.partition("@")
+    return Holder(int(epoch), Address.parse(address))

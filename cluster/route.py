@@ -76,13 +76,17 @@ _TALLY = tuple(item.name for item in fields(Tally))
 
 @dataclass(frozen=True)
 class Request:
-    """One inference: its id, its route and its deadline (on this process's monotonic clock)."""
+    """One attempt at an inference: its id, its route and its deadline (on this process's monotonic clock)."""
 
     id: str
     route: Route
     deadline: float
     reply_to: str = ""
     """Where outputs go that no call returns (flow `forward`)."""
+    turn: int = 0
+    """Which of several servers with one portion has its turn: the same one for all tensors of the request."""
+    attempt: int = 0
+    """How often the inference was tried before, in vain. Then nobody relies on an address that he remembers."""
 
     @property
     def remaining(self) -> float:
@@ -91,10 +95,12 @@ class Request:
 
     def fields(self) -> dict[str, Scalar]:
         fields: dict[str, Scalar] = {"request": self.id, "route": self.route.encode(), "remaining": self.remaining}
+        fields |= {"turn": self.turn, "attempt": self.attempt}
         return fields | {"reply_to": self.reply_to} if self.reply_to else fields
 
     @classmethod
     def of(cls, fields_: Mapping[str, Scalar]) -> Request:
         route = Route.decode(str(fields_["route"]))
         deadline = time.monotonic() + float(fields_["remaining"])
-        return cls(str(fields_["request"]), route, deadline, str(fields_.get("reply_to", "")))
+        reply_to, turn, attempt = str(fields_.get("reply_to", "")), int(fields_["turn"]), int(fields_["attempt"])
+        return cls(str(fields_["request"]), route, deadline, reply_to, turn, attempt)

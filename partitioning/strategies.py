@@ -20,7 +20,7 @@ __all__ = ["CUTS", "MODES", "at_cuts", "balanced", "equal", "layer", "make_plan"
 MODES = ("whole", "layer", "submodel")
 CUTS = ("equal", "balanced")
 
-SLACK = 1.3
+SLACK = 1.05
 """How much above an even share the most expensive group may be, where that saves bytes."""
 
 Numbers = tuple[int, ...]
@@ -63,7 +63,7 @@ def at_cuts(graph: Graph, names: Sequence[str]) -> Numbers:
 def balanced(graph: Graph, n: int, costs: Mapping[str, float]) -> Numbers:
     """`n` groups of about the same cost (seconds by operation), cut where few bytes cross.
 
-    The most expensive group costs at most `max(T*, 1.3 * total / n)`, where `T*` is the smallest that `n` groups can
+    The most expensive group costs at most `max(T*, 1.05 * total / n)`, where `T*` is the smallest that `n` groups can
     have. Of all such partitions, this is one that sends the fewest bytes, then the fewest tensors, from group to group.
     (Chains-on-chains partitioning, Pinar & Aykanat 2004, with the communication as second goal.)
     """

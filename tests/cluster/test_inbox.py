@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.inbox import Inbox
 from partitioning.plan import Stage
 from tests.cluster.plans import fork, partition
+from transports.errors import MalformedMessage
 
 FAR = float("inf")
 
@@ -42,8 +44,18 @@ def test_requests_do_not_mix() -> None:
 def test_a_tensor_that_comes_twice_counts_once() -> None:
     box = inbox()
     assert names(box.put("r", FAR, {"a": 1})) == ["b", "c"]
-    assert names(box.put("r", FAR, {"a": 9})) == []
+    assert names(box.put("r", FAR, {"a": 1})) == []
     assert box.put("r", FAR, {"b": 2, "c": 3})[0].inputs == [1, 2, 3]
+
+
+@pytest.mark.parametrize("other", [np.ones(2, np.float32), np.zeros(3, np.float32), np.zeros(2, np.int32)])
+def test_a_tensor_that_comes_again_with_other_bytes_is_refused(other: np.ndarray[Any, Any]) -> None:
+    box, first = inbox(), np.array([0.0, np.nan], np.float32)
+    box.put("r", FAR, {"b": first})
+    assert names(box.put("r", FAR, {"b": first.copy()})) == []
+    with pytest.raises(MalformedMessage, match="tensor 'b' came twice for stage 'join', with other bytes"):
+        box.put("r", FAR, {"b": other})
+    assert box.put("r", FAR, {"a": 1, "c": 3})[-1].inputs[1] is first
 
 
 def test_nothing_is_kept_of_a_request_that_is_complete() -> None:

@@ -51,7 +51,7 @@ def test_a_registry_serves_every_transport_at_once(start: Start) -> None:
     assert list(addresses) == list(WIRES)
     for number, name in enumerate(WIRES[:2]):
         with transports.make(name).connect(addresses[name]) as connection:
-            reply = connection.call(Message("register", {"transport.grpc": "127.0.0.1:7000"}), 5.0)
+            reply = connection.call(Message("register", {"transport.grpc": f"127.0.0.1:{7000 + number}"}), 5.0)
             assert reply.fields["server"] == number
 
 
