@@ -114,15 +114,13 @@ class Host:
         self._on_lost()
 
 
-def make_portions(
-    partition: Partition, server: int, program: Callable[[], Program], callers: Callers
-) -> Portions:
+def make_portions(partition: Partition, server: int, program: Callable[[], Program], callers: Callers) -> Portions:
     """The stages of `server` under each engine of `partition`; none where the partition has fewer servers.
 
     `program` is asked for where stages are executed here, `callers` where model servers do that.
     """
     names = partition.engines if server < partition.servers else ()
-    made = {}
+    made: dict[tuple[str, str], Portion] = {}
     if here := [engine for engine in names if engine not in choice.ENGINES]:
         loaded = program()
         made |= {(partition.name, engine): _portion_here(partition, engine, server, loaded) for engine in here}

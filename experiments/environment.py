@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from experiments import model_servers
 from experiments.files import replace_file
 from experiments.settings import portable, to_record
 from experiments.specification import Experiment
@@ -31,7 +32,7 @@ __all__ = ["NAME", "begin", "finish", "read", "update"]
 NAME = "environment.json"
 PACKAGES = (
     *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
-    *("pandas", "pillow", "psutil", "rich", "matplotlib"),
+    *("pandas", "pillow", "psutil", "rich", "matplotlib", "tensorflow-serving-api", "orjson"),
 )
 VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")
 PRIVATE = re.compile(
@@ -95,6 +96,7 @@ def collect(experiment: Experiment, argv: Sequence[str], threads: Mapping[str, A
         "load_at_start": collect_load(),
         "load_at_end": None,
         "threads": dict(threads),
+        "model_server": model_servers.record(experiment),
         "variables": collect_variables(),
     }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.route import Route
+from cluster.serving import choice
 from cluster.workers import workers_needed
 from experiments.inputs import is_image, load_image, variants
 from experiments.specification import Cell, Experiment, engine_here
@@ -51,6 +52,12 @@ class Prepared:
             if (cell.transport != "none") == remote:
                 engines.setdefault(partition, {})[cell.engine] = None
         return [replace(partition, engines=tuple(names)) for partition, names in engines.items()]
+
+    @property
+    def served(self) -> list[Partition]:
+        """The partitions whose stages run in model servers."""
+        cells = (cell for cell in self.partitions if cell.engine in choice.ENGINES)
+        return list(dict.fromkeys(self.partitions[cell] for cell in cells))
 
     @property
     def transports(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from cluster.local import LocalCluster
 from cluster.mailbox import Mailbox
 from cluster.partition import export
 from cluster.pinning import cores, pin, pinned
-from experiments import gate
+from experiments import gate, model_servers
 from experiments.prepare import Prepared, route_of
 from experiments.progress import Progress
 from experiments.samples import Sample, Writer
@@ -58,8 +58,8 @@ class _Bench:
 
     prepared: Prepared
     client: Client
-    check: Callable[[], None]
-    """Raises where a process of the cluster has ended."""
+    checks: Sequence[Callable[[], None]]
+    """Each raises where a process that it watches has ended."""
     began: float = field(default_factory=time.perf_counter)
 
     def warm_up(self, cell: Cell) -> None:
@@ -120,7 +120,8 @@ class _Bench:
             answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout)
             seconds = time.perf_counter() - start
         except WireError as error:
-            self.check()
+            for check in self.checks:
+                check()
             raise type(error)(f"cell {cell.name}: {error}") from error
         return (
             seconds,
@@ -135,10 +136,14 @@ def _bench(prepared: Prepared, progress: Progress, nursery: Nursery | None) -> I
     options = prepared.experiment.option
     carriers = {name: transports.make(name, options) for name in prepared.transports}
     registries: dict[str, Address] = {}
-    check: Callable[[], None] = lambda: None  # noqa: E731
     # A call over `none` is a call: a chain of servers is a stack of Python frames, about ten for each hop.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 20 * len(prepared.program.graph.operations)))
     with contextlib.ExitStack() as stack:
+        fleet = stack.enter_context(model_servers.started(prepared, nursery, progress.phase))
+        addresses = fleet.wait(progress.phase)
+        checks = [fleet.check]
+        if prepared.experiment.pin == "on":
+            model_servers.pin_each(fleet)
         if nursery and (remote := prepared.chosen(remote=True)):
             exports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
             for partition in remote:
@@ -152,16 +157,17 @@ def _bench(prepared: Prepared, progress: Progress, nursery: Nursery | None) -> I
                 threads=prepared.experiment.threads,
                 malloc=prepared.experiment.malloc,
                 options=tuple(f"{key}={value}" for key, value in options.items()),
+                model_servers=addresses,
             )
             cluster = Cluster(settings, nursery, progress.phase)
             if prepared.experiment.pin == "on":
                 for number, name in enumerate(cluster.nodes):
                     pin(nursery.pids[name], {cores()[number % len(cores())]})
             registries |= cluster.registries
-            check = cluster.check
+            checks.append(cluster.check)
         if direct := prepared.chosen(remote=False):
-            local = LocalCluster(direct, prepared.program, carriers["none"])
+            local = LocalCluster(direct, prepared.program, carriers["none"], addresses)
             registries |= stack.enter_context(local).registries
         courier = stack.enter_context(contextlib.closing(Courier(carriers, registries)))
         mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers)))
-        yield _Bench(prepared, Client(courier, mailbox), check)
+        yield _Bench(prepared, Client(courier, mailbox), checks)

@@ -160,7 +160,9 @@ def _canonical(cell: Cell) -> Cell:
     """The cell without settings that cannot matter to it, so that a matrix does not time one thing twice."""
     if cell.mode == "whole" and cell.transport == "none":
         local = local_of(cell)  # or, where a model server is called, that without all else that cannot matter
-        return local if cell.engine == local.engine else replace(local, engine=cell.engine, concurrency=cell.concurrency)
+        return (
+            local if cell.engine == local.engine else replace(local, engine=cell.engine, concurrency=cell.concurrency)
+        )
     if cell.mode == "whole":  # one stage lies on one server, and has neither neighbours nor cuts
         return replace(cell, servers=1, placement=Cell.placement, cut=Cell.cut, local_calls=Cell.local_calls)
     return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)

@@ -34,9 +34,7 @@ what each is called, and server-<i>.config names to the i-th of --servers server
 exit status: 0 done; 2 a value cannot be used."""
 
 
-def export(
-    program: Program, plan: Plan, folder: Path, placement: Placement | None = None, family: str = ""
-) -> Served:
+def export(program: Program, plan: Plan, folder: Path, placement: Placement | None = None, family: str = "") -> Served:
     """Write every stage of `plan` below `folder`, which is made where it is not there; what is called how.
 
     The signature `serving_default` of a stage takes and gives tensors of the plan's shapes and dtypes; an extent that

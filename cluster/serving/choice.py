@@ -1,7 +1,7 @@
 """Which engines run in model servers, and which model server that is. Imports neither TensorFlow nor the stubs.
 
-`tfserving` and `tfserving-rest` are the same stages in the same servers, called over gRPC and over REST. The real server
-is used where it is named or PATH has it; elsewhere ours is, and is never called by the other's name.
+`tfserving` and `tfserving-rest` are the same stages in the same servers, called over gRPC and over REST. The real
+server is used where it is named or PATH has it; elsewhere ours is, and is never called by the other's name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ServingOptions:
     """What these engines have of their own."""
 
     binary: str = ""
-    """The program that serves: a name or path of the real one, `none` for ours, or nothing: what PATH has, else ours."""
+    """The program that serves: the real one's name or path; `none` for ours; or nothing: what PATH has, else ours."""
     tensor_content: bool = False
     """Whether our server answers with bytes; the real one answers with lists of values, always."""
 
@@ -114,9 +114,7 @@ def choose(engines: Collection[str], option: Mapping[str, str]) -> Settings | No
             f"valid with our server: --option {OWNER}.binary={NOBODY}"
         )
     if options.tensor_content and OWNER not in served:
-        raise UsageError(
-            f"--option {OWNER}.tensor_content: over REST no tensor has bytes; valid with --engine {OWNER}"
-        )
+        raise UsageError(f"--option {OWNER}.tensor_content: over REST no tensor has bytes; valid with --engine {OWNER}")
     return Settings(binary, options.tensor_content)
 
 

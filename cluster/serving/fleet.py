@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Protocol, Self
 from cluster.launch import HINDSIGHT, Nursery
 from cluster.partition import Partition
 from cluster.serving.choice import Settings
-from cluster.serving.process import ModelServer
 from partitioning.served import config_of, server_config
 from transports.base import Address
 
@@ -67,7 +66,8 @@ class _ModelServer(Protocol):
 class Fleet:
     """Model servers, one for each of `configs`. A context manager: entering starts them all and returns at once."""
 
-    def __init__(self, settings: Settings, configs: Sequence[Path], nursery: Nursery) -> None:
+    def __init__(self, settings: Settings, configs: Sequence[Path], nursery: Nursery | None) -> None:
+        """`nursery`: where ours are born."""
         self._settings = settings
         self._configs = configs
         self._nursery = nursery
@@ -91,7 +91,7 @@ class Fleet:
             list(pool.map(lambda server: server.close(), servers))
 
     def wait(self, notify: Callable[[str], None] = lambda text: None) -> tuple[Mapping[str, Address], ...]:
-        """The addresses of each server, once all are ready. Raises `ClusterDown`, with the last words of one that ended."""
+        """The addresses of each server, once all are ready. Raises `ClusterDown`, with a server's last words."""
         addresses = []
         for number, server in enumerate(self._servers):
             addresses.append(server.wait())
@@ -111,7 +111,10 @@ class Fleet:
     def _start(self, name: str, config: Path) -> _ModelServer:
         settings = replace(self._settings, name=name)
         if settings.binary is None:
+            assert self._nursery is not None
             return _Ours(self._nursery, name, config, settings.flags())
+        from cluster.serving.process import ModelServer  # which imports the stubs
+
         return ModelServer.of_config(config, settings).start()
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cluster.serving import json_arrays
 from cluster.serving.status import Refusal, invalid, unimplemented
 from transports.base import Array
 
@@ -37,7 +38,7 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body)
+        document = json_arrays.parse(body)
     except (ValueError, RecursionError) as error:
         raise invalid(f"JSON Parse error: Invalid value. {error}") from error
     if not isinstance(document, dict):
@@ -64,8 +65,9 @@ def read_inputs(document: Mapping[str, Any], dtypes: Dtypes) -> tuple[str, dict[
 
 def write_outputs(form: str, outputs: Mapping[str, Array]) -> bytes:
     """The answer in the form of its request. Raises `Refusal` for what JSON cannot say."""
-    written = _written_rows(outputs) if form == ROW else _alone({name: _plain(name, a) for name, a in outputs.items()})
-    return json.dumps({ANSWERS[form]: written}).encode()
+    listed = {name: _listed(name, array) for name, array in outputs.items()}
+    written = _written_rows(outputs, listed) if form == ROW else _alone(listed)
+    return json_arrays.write({ANSWERS[form]: written}, outputs.values())
 
 
 def _rows(instances: Any, dtypes: Dtypes) -> dict[str, Array]:
@@ -223,7 +225,7 @@ READERS: Mapping[str, Callable[[list[Any], tf.DType], Array]] = {
 """dtype -> what makes an array of a flat list; TensorFlow Serving reads no others from JSON."""
 
 
-def _written_rows(outputs: Mapping[str, Array]) -> list[Any]:
+def _written_rows(outputs: Mapping[str, Array], listed: Mapping[str, Any]) -> list[Any]:
     sizes = {}
     for name, array in outputs.items():
         if not array.ndim:
@@ -231,23 +233,20 @@ def _written_rows(outputs: Mapping[str, Array]) -> list[Any]:
         sizes[name] = len(array)
         if (first := next(iter(sizes.values()))) != len(array):
             raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {first}")
-    columns = [_plain(name, array) for name, array in outputs.items()]
-    return [_alone(dict(zip(outputs, row, strict=True))) for row in zip(*columns, strict=True)]
+    return [_alone(dict(zip(outputs, row, strict=True))) for row in zip(*listed.values(), strict=True)]
 
 
 def _alone(named: Mapping[str, Any]) -> Any:
     return next(iter(named.values())) if len(named) == 1 else named
 
 
-def _plain(name: str, array: Array) -> Any:
-    """The array as nested lists; a float as the shortest decimal that means it in its own type."""
+def _listed(name: str, array: Array) -> Any:
+    """The array itself where it holds numbers; of bytes, nested lists."""
     if array.dtype == object:
         return np.vectorize(_binary if name.endswith(BYTES) else _text, otypes=[object])(array).tolist()
-    if array.dtype.name in ("float32", "float16"):
-        return array.astype(str).astype(float).tolist()
     if array.dtype.kind not in "fiub":
         raise invalid(f"Failed to write JSON value for tensor type: {array.dtype.name}")
-    return array.tolist()
+    return array
 
 
 def _binary(value: bytes) -> dict[str, str]:

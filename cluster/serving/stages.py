@@ -1,7 +1,7 @@
 """Stages that model servers execute, as a node holds them: the engines of `cluster.serving.choice`.
 
-A node with such an engine is a collector: it gathers the inputs of a stage as every node does, has the model server that
-belongs to it execute the stage, and hands the outputs on. It computes nothing and loads no weights.
+A node with such an engine is a collector: it gathers the inputs of a stage as every node does, has the model server
+that belongs to it execute the stage, and hands the outputs on. It computes nothing and loads no weights.
 """
 
 from __future__ import annotations

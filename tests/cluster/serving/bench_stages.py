@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from cluster.serving import configuration, models
-from cluster.serving.client import Client
 from cluster.serving.choice import Settings, find_binary
+from cluster.serving.client import Client
 from cluster.serving.process import ModelServer
 from cluster.serving.stages import ServedStage
 from partitioning.served import CONFIG, Served

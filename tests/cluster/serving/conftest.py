@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("tensorflow_serving", reason="the extra `serving` is not installed")
 
-from cluster.serving.client import Client
 from cluster.serving.choice import Settings, find_binary
+from cluster.serving.client import Client
 from cluster.serving.process import ModelServer
 from tests.cluster.serving import zoo
 

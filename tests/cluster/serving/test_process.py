@@ -16,8 +16,8 @@ import pytest
 
 from cluster.errors import ClusterDown
 from cluster.serving import process
-from cluster.serving.client import Client
 from cluster.serving.choice import Settings, find_binary
+from cluster.serving.client import Client
 from cluster.serving.process import ModelServer
 from tests.cluster.serving.conftest import BINARY
 from transports.errors import UsageError
