@@ -31,6 +31,8 @@ ANSWERS: Mapping[str, str] = {ROW: "predictions", COLUMN: "outputs"}
 BYTES = "_bytes"
 
 Dtypes = Mapping[str, tf.DType]
+Reader = Callable[[list[Any], set[type], tf.DType], Array]
+"""Values, the types that are among them, and the dtype that they are to have -> the array."""
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -142,9 +144,10 @@ def _tensor(value: Any, dtype: tf.DType) -> Array:
         for item in level:
             _check_list(item, depth, extent, len(shape))
         level = list(itertools.chain.from_iterable(level))
-    if any(isinstance(item, list) for item in level):
+    kinds = set(map(type, level))  # walking a hundred thousand values takes milliseconds: once
+    if list in kinds:
         raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
-    return READERS[dtype.name](level, dtype).reshape(shape)
+    return READERS[dtype.name](level, kinds, dtype).reshape(shape)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -166,9 +169,9 @@ def _check_list(item: Any, depth: int, extent: int, rank: int) -> None:
         raise invalid(f"Encountered list at unexpected size: {len(item)} at level: {depth} expected size: {extent}")
 
 
-def _numbers(values: list[Any], dtype: tf.DType, kinds: set[type], word: str) -> Array:
-    for value in values if set(map(type, values)) - kinds else ():
-        if type(value) not in kinds:
+def _numbers(values: list[Any], kinds: set[type], dtype: tf.DType, valid: set[type], word: str) -> Array:
+    for value in values if kinds - valid else ():
+        if type(value) not in valid:
             raise invalid(f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {word}")
     try:
         with np.errstate(over="ignore"):  # what overflows is refused below
@@ -176,24 +179,23 @@ def _numbers(values: list[Any], dtype: tf.DType, kinds: set[type], word: str) ->
     except OverflowError as error:
         raise invalid(f"JSON Value: {_shown(values)} is not of expected type: {word}: {error}") from error
     if dtype.is_floating:
-        _check_lossless(values, array, word)
+        _check_lossless(values, array, word, whole=int in kinds)
     return array
 
 
-def _check_lossless(values: list[Any], array: Array, word: str) -> None:
+def _check_lossless(values: list[Any], array: Array, word: str, *, whole: bool) -> None:
     """A whole number above what the type counts exactly, or a fraction above what it holds, is refused."""
     largest = MANTISSAS[word]
-    whole = int in set(map(type, values))
     for value, held in zip(values, array.tolist(), strict=True) if whole or not np.isfinite(array).all() else ():
         if (type(value) is int and abs(value) > largest) or (math.isinf(held) and not math.isinf(value)):
             raise invalid(f"Cannot convert JSON value: {value} to {word} without loss of precision.")
 
 
-def _reader(kinds: set[type], word: str) -> Callable[[list[Any], tf.DType], Array]:
-    return lambda values, dtype: _numbers(values, dtype, kinds, word)
+def _reader(valid: set[type], word: str) -> Reader:
+    return lambda values, kinds, dtype: _numbers(values, kinds, dtype, valid, word)
 
 
-def _strings(values: list[Any], _: tf.DType) -> Array:
+def _strings(values: list[Any], kinds: set[type], dtype: tf.DType) -> Array:
     array = np.empty(len(values), object)
     array[:] = [_string(value) for value in values]
     return array
@@ -215,14 +217,14 @@ def _string(value: Any) -> bytes:
 MANTISSAS: Mapping[str, int] = {"float": 2**24 - 1, "double": 2**53 - 1}
 """The largest whole number up to which the type has every one."""
 
-READERS: Mapping[str, Callable[[list[Any], tf.DType], Array]] = {
+READERS: Mapping[str, Reader] = {
     "float32": _reader({int, float}, "float"),
     "float64": _reader({int, float}, "double"),
     "bool": _reader({bool}, "bool"),
     "string": _strings,
     **{name: _reader({int}, name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")},
 }
-"""dtype -> what makes an array of a flat list; TensorFlow Serving reads no others from JSON."""
+"""dtype -> what makes an array of a flat list; TensorFlow Serving reads no others from JSON (`json_arrays.LISTED`)."""
 
 
 def _written_rows(outputs: Mapping[str, Array], listed: Mapping[str, Any]) -> list[Any]:
