@@ -17,6 +17,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cluster.serving import choice
 from experiments import charts, environment, samples, sections, statistics
 from experiments.files import WriteError, replace_file
 from experiments.markdown import ABSENT, line, number
@@ -24,9 +25,10 @@ from experiments.published import Figures, figures_for
 from experiments.samples import cell_of
 from experiments.settings import from_record
 from experiments.specification import CELL_FIELDS, local_of
+from experiments.statistics import none_of
 from transports.errors import UsageError
 
-__all__ = ["build", "main", "render_table", "summary_of"]
+__all__ = ["build", "main", "render_table", "summary_of", "titles_of"]
 
 
 def build(folder: Path) -> Path:
@@ -40,8 +42,9 @@ def build(folder: Path) -> Path:
     measured = samples.read(folder)
     summary = summary_of(measured, from_record(record["experiment"]).seed)
     replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    missing = _draw(summary, folder)
-    replace_file(folder / "report.md", _text(record, measured, summary, missing))
+    titles = titles_of(record)
+    missing = _draw(summary, folder, titles)
+    replace_file(folder / "report.md", _text(record, measured, summary, missing, titles))
     return folder / "report.md"
 
 
@@ -54,8 +57,11 @@ def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
     return summary.assign(**values)
 
 
-def render_table(summary: pd.DataFrame) -> Table:
-    """The summary for a terminal: a row per cell, named by the settings in which the cells other than local differ."""
+def render_table(summary: pd.DataFrame, titles: Mapping[str, str] = {}) -> Table:
+    """The summary for a terminal: a row per cell, named by the settings in which the cells other than local differ.
+
+    `titles`: what an engine is called that ran in model servers.
+    """
     others = summary.loc[pd.Series([not _is_local(row) for row in _rows(summary)], dtype=bool)]
     settings = ["transport", "mode"] + [name for name in CELL_FIELDS[2:] if others[name].nunique() > 1]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
@@ -68,7 +74,7 @@ def render_table(summary: pd.DataFrame) -> Table:
         table.add_column("1/s x Local", justify="right")
     for row in _rows(summary):
         throughput = [number(row["throughput_to_local"], 3)] if overlapping else []
-        table.add_row(*(str(row[name]) for name in settings), *_terminal_row(row), *throughput)
+        table.add_row(*(titles.get(row[name], str(row[name])) for name in settings), *_terminal_row(row), *throughput)
     return table
 
 
@@ -98,10 +104,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _draw(summary: pd.DataFrame, folder: Path) -> str:
+def titles_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Engine -> what tables call it, for those that ran in model servers: which server `record` says that was."""
+    kind = (record.get("model_server") or {}).get("kind")
+    return {engine: choice.title(engine, str(kind)) for engine in choice.ENGINES} if kind else {}
+
+
+def _draw(summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> str:
     """Draw the chart; what is missing for it, if anything."""
+    names = [
+        row["cell"].replace(f"/{row['engine']}/", f"/{titles.get(row['engine'], row['engine'])}/")
+        for row in _rows(summary)
+    ]
     try:
-        chart = charts.comparison(summary)
+        chart = charts.comparison(summary.assign(cell=names))
     except ModuleNotFoundError as error:
         return str(error.name)
     if chart:
@@ -109,16 +125,22 @@ def _draw(summary: pd.DataFrame, folder: Path) -> str:
     return "" if chart else "a ratio to draw"
 
 
-def _text(record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFrame, missing: str) -> str:
+def _text(
+    record: Mapping[str, Any],
+    measured: pd.DataFrame,
+    summary: pd.DataFrame,
+    missing: str,
+    titles: Mapping[str, str],
+) -> str:
     experiment = from_record(record["experiment"])
     parts = [
         [f"# {line(experiment.title) or 'Comparison of distributed inference'}"],
         sections.banner(record, measured.attrs.get("note", "")),
         sections.overview(experiment),
         sections.chart(missing),
-        *sections.groups(summary),
-        sections.full_table(summary),
-        sections.how_to_read(experiment, summary),
+        *sections.groups(summary, titles),
+        sections.full_table(summary, titles),
+        sections.how_to_read(experiment, summary, titles),
         sections.environment(record, experiment),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
@@ -142,7 +164,7 @@ def _terminal_row(row: Mapping[str, Any]) -> list[str]:
     ratios = [
         number(row["ratio_to_local"], 4),
         ABSENT if _is_local(row) else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
-        ABSENT if row["transport"] == "none" else number(row["ratio_to_none"], 4),
+        ABSENT if cell_of(row) == none_of(cell_of(row)) else number(row["ratio_to_none"], 4),
     ]
     return [number(row["mean"], 4), number(row["std"], 2), *ratios]
 

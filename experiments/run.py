@@ -85,7 +85,8 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
 def _show(folder: Path) -> None:
     written = report.build(folder)
     console = Console()
-    console.print(report.render_table(pd.read_csv(folder / "summary.csv")))
+    titles = report.titles_of(environment.read(folder))
+    console.print(report.render_table(pd.read_csv(folder / "summary.csv"), titles))
     console.print(f"results: {folder} (begin with {written.name})", soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from cluster.serving import choice
 from experiments.charts import NAME as CHART
 from experiments.markdown import ABSENT, count, interval, line, number, table
 from experiments.published import Figures, figures_for
@@ -18,6 +19,8 @@ from experiments.specification import Cell, Experiment, local_of
 __all__ = ["banner", "chart", "environment", "full_table", "groups", "how_to_read", "overview", "transport_title"]
 
 Row = Mapping[str, Any]
+Titles = Mapping[str, str]
+"""Engine that ran in model servers -> what tables call it: which server that was."""
 
 TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned"}
 
@@ -51,7 +54,13 @@ ENGINES: Mapping[str, str] = {
     "eager": "each operation is called from Python, as the document timed it",
     "graph": "a stage is traced once into a `tf.function`",
     "frozen": "a stage is traced, and its variables are folded into constants",
-    "tfserving": "a stage runs in a TensorFlow Serving server",
+    "tfserving": "a stage is a SavedModel in a model server, called over gRPC",
+    "tfserving-rest": "a stage is a SavedModel in a model server, called over REST with JSON",
+}
+
+SERVERS: Mapping[str, str] = {
+    choice.REAL: "the model server was TensorFlow Serving's own",
+    choice.OURS: "the model server was this project's own, which answers as TensorFlow Serving does and is not it",
 }
 
 
@@ -81,7 +90,7 @@ def chart(missing: str) -> list[str]:
     return [f"![How many times the local model's time each cell takes, with its 95 % interval]({CHART})"]
 
 
-def groups(summary: pd.DataFrame) -> list[list[str]]:
+def groups(summary: pd.DataFrame, titles: Titles) -> list[list[str]]:
     """A table for each way to split and execute, whose columns are what carried the tensors."""
     if summary.empty:
         return [["No request was timed."]]
@@ -90,14 +99,14 @@ def groups(summary: pd.DataFrame) -> list[list[str]]:
     for cell in rows:
         if cell != local_of(cell) or not any(_beside(cell, other) for other in rows):
             found.setdefault(replace(cell, transport="none", codec=Cell.codec), []).append(cell)
-    return [_group(key, cells, rows) for key, cells in found.items()]
+    return [_group(key, cells, rows, titles) for key, cells in found.items()]
 
 
 def _beside(local: Cell, other: Cell) -> bool:
     return other != local and local_of(other) == local
 
 
-def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row]) -> list[str]:
+def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: Titles) -> list[str]:
     local = local_of(key)
     columns = [cell for cell in dict.fromkeys([local, *cells]) if cell in rows]
     runs = sorted({rows[cell]["n"] for cell in columns})
@@ -105,7 +114,7 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row]) -> list[s
     header += ["Local" if cell == local else _column_title(cell) for cell in columns]
     body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in FIGURES]
     body += _published_rows([figures_for(cell, key) for cell in columns])
-    return [f"## {_group_title(key)}", "", *table(header, body)]
+    return [f"## {_group_title(key, titles)}", "", *table(header, body)]
 
 
 def _published_rows(figures: Sequence[Figures | None]) -> list[list[str]]:
@@ -123,10 +132,20 @@ def _column_title(cell: Cell) -> str:
     return transport_title(cell.transport) + (f" ({cell.codec})" if cell.codec != Cell.codec else "")
 
 
-def _group_title(key: Cell) -> str:
+def _group_title(key: Cell, titles: Titles) -> str:
     servers = f"{key.servers} server{'s' if key.servers != 1 else ''}"
-    words = [f"Mode {key.mode}", f"{key.engine} engine", f"batch {key.batch}", servers, f"flow {key.flow}"]
+    words = [
+        f"Mode {key.mode}",
+        f"{key.engine} engine{_in_brackets(key.engine, titles)}",
+        f"batch {key.batch}",
+        servers,
+        f"flow {key.flow}",
+    ]
     return ", ".join([*words, *_unusual(key)])
+
+
+def _in_brackets(engine: str, titles: Titles) -> str:
+    return f" ({titles[engine]})" if engine in titles else ""
 
 
 def _unusual(cell: Cell) -> list[str]:
@@ -135,17 +154,18 @@ def _unusual(cell: Cell) -> list[str]:
     return [f"{name.replace('_', '-')} {line(str(value))}" for name, value in named if value != getattr(Cell, name)]
 
 
-def full_table(summary: pd.DataFrame) -> list[str]:
+def full_table(summary: pd.DataFrame, titles: Titles) -> list[str]:
     if summary.empty:
         return []
     settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
     header = [*settings, "n", *(label for label, _ in FIGURES), "Resampled", "Connections", "Lookups", "Deviation"]
-    body = [_full_row(cell_of(row), row) for row in _records(summary)]
+    body = [_full_row(cell_of(row), row, titles) for row in _records(summary)]
     return ["## Every cell", "", *table(header, body, left=len(settings))]
 
 
-def _full_row(cell: Cell, row: Row) -> list[str]:
-    settings = [cell.transport, cell.mode, cell.flow, cell.engine, cell.codec, str(cell.batch), str(cell.servers)]
+def _full_row(cell: Cell, row: Row, titles: Titles) -> list[str]:
+    engine = cell.engine + _in_brackets(cell.engine, titles)
+    settings = [cell.transport, cell.mode, cell.flow, engine, cell.codec, str(cell.batch), str(cell.servers)]
     other = ", ".join(_unusual(cell)) or "default"
     counts = [count(row["connects"]), count(row["lookups"])]
     deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"
@@ -153,7 +173,7 @@ def _full_row(cell: Cell, row: Row) -> list[str]:
     return [*settings, other, str(row["n"]), *figures, row["resampled"] or ABSENT, *counts, deviation]
 
 
-def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
+def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: Titles) -> list[str]:
     lines = [
         "- **Local** is the whole model in the client's own process (mode whole, transport none), with the same model, "
         "engine, batch and thread settings, measured in this experiment. Each ratio has its own.",
@@ -169,10 +189,24 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
         "- **Throughput** is requests per second, from the first start to the last end of each block of requests.",
         "- **Deviation** is the largest difference from the local model's output, over its largest value.",
         *(f"- **{name}**: {ENGINES.get(name, 'an engine')}." for name in _engines(summary)),
+        *_served(summary, titles),
         "- **Published** figures are those of the source document, from its own machine and of a model that it does "
         "not name: compare the multiples, not the seconds.",
     ]
     return ["## How to read this", "", *lines]
+
+
+def _served(summary: pd.DataFrame, titles: Titles) -> list[str]:
+    """What is to be known of stages in model servers, where there are any."""
+    if not titles.keys() & set(_engines(summary)):
+        return []
+    kind = next(kind for kind in SERVERS if titles[choice.OWNER].startswith(kind))
+    return [
+        f"- **{kind}**: {SERVERS[kind]}.",
+        "- Under these engines nodes are collectors, and over None it is the client that calls the model servers. "
+        "**Local**, and the None of x / None, execute the same stages as `tf.function`s in one process (engine graph), "
+        "without any server. The calls to model servers count as time in stages, and not among the messages.",
+    ]
 
 
 def _engines(summary: pd.DataFrame) -> list[str]:
@@ -199,6 +233,8 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
         "Workers": str(experiment.workers or "as many as needed"),
         "Options": _pairs(experiment.option),
     }
+    if served := record.get("model_server"):
+        settings["Model server"] = _pairs(served)
     body = [[name, line(str(value)) if value else ABSENT] for name, value in settings.items()]
     return ["## Environment", "", *table(["What", "Value"], body, left=2)]
 

@@ -119,8 +119,8 @@ def choose(engines: Collection[str], option: Mapping[str, str]) -> Settings | No
 
 
 def title(engine: str, kind: str) -> str:
-    """What tables call `engine` where `kind` of server ran its stages; nothing for one that runs in no server."""
-    return f"{kind}{ENGINES[engine].title}" if engine in ENGINES else ""
+    """What tables call one of `ENGINES` whose stages ran in servers of that kind."""
+    return f"{kind}{ENGINES[engine].title}"
 
 
 def _named(binary: str) -> str | None:
