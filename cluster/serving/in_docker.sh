@@ -3,7 +3,7 @@
 #   --option tfserving.binary=cluster/serving/in_docker.sh
 # Flags go on as they are. The folder of the models is mounted where it lies, and the network is the machine's own, so
 # that no address is translated on the way. IMAGE and DOCKER name another image and another program (podman).
-image=${IMAGE:-tensorflow/serving}
+image=${IMAGE:-tensorflow/serving} folder=
 for flag in "$@"; do
     case $flag in
         --model_config_file=* | --model_base_path=*) folder=$(dirname "${flag#*=}") ;;
