@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -31,9 +32,19 @@ EXCUSE = 5.0
 
 
 @dataclass(frozen=True)
+class _Known:
+    """What the registry said, and how long that may be relied on: as long as a lease lasts."""
+
+    holders: Holders
+    until: float
+
+
+@dataclass(frozen=True)
 class Parcel:
     """Tensors that go to one server in one message."""
 
+    server: int
+    """Whose portion awaits them."""
     holder: Holder
     tensors: Mapping[str, Array]
 
@@ -54,7 +65,9 @@ class Courier:
         self._transports = transports
         self._registries = registries
         self._pools: dict[tuple[str, str, str], Pool] = {}
-        self._known: dict[tuple[str, str, str], Holders] = {}
+        self._known: dict[tuple[str, str, str], _Known] = {}
+        self._shunned: dict[int, float] = {}
+        self._lease = 0.0
         self._lock = threading.Lock()
 
     def parcels(
@@ -73,21 +86,25 @@ class Courier:
                 if name not in found:
                     found[name], asked = self._find(request, name)
                     tally += asked
-                holder = _choose(found[name], server, name, request, partition)
-            yield Parcel(holder, {name: leaving[name] for name in names}), tally
+                holder = self._choose(request, _holders(found[name], server, name, partition))
+            yield Parcel(server, holder, {name: leaving[name] for name in names}), tally
 
     def send(self, request: Request, parcel: Parcel, carry: Tally | None = None) -> tuple[Message, Tally]:
         """Carry `parcel` over and return the server's answer, and what carrying it cost.
 
-        `carry` goes along: what the request has cost so far, where no answer will tell.
+        `carry` goes along: what the request has cost so far, where no answer will tell. Raises a `WireError`; one that
+        says that the server is not there names it.
         """
         fields = request.fields() | {"epoch": parcel.holder.epoch} | (carry.fields() if carry else {})
         message = Message("infer", fields, parcel.tensors)
         try:
             reply, made = self.call(request, parcel.holder.address, message)
-        except GONE:
+        except GONE as error:
             self._forget(parcel.holder)
-            raise
+            if error.remote:
+                raise
+            self._shun(parcel.holder)
+            raise type(error)(f"server {parcel.server}: {error}") from error
         cost = Tally(messages=1, payload=message.payload + reply.payload, connects=made)
         return reply, cost
 
@@ -124,20 +141,39 @@ class Courier:
         route = request.route
         key = (route.partition, tensor, route.transport)
         known = self._known.get(key) if route.registry == "cached" and not request.attempt else None
-        if known:
-            return known, Tally()
+        if known and time.monotonic() < known.until:
+            return known.holders, Tally()
         question = Message("where", {"partition": route.partition, "tensor": tensor, "transport": route.transport})
         reply, made = self.call(request, self._registries[route.transport], question)
         found = parse_holders(str(reply.fields["servers"]))
         if found:
-            self._known[key] = found
+            self._lease = float(reply.fields["ttl"])
+            self._known[key] = _Known(found, time.monotonic() + self._lease)
         return found, Tally(lookups=1, connects=made)
 
     def _forget(self, holder: Holder) -> None:
         """Ask the registry again before anything is sent where `holder` was known to be."""
-        for key, found in list(self._known.items()):
-            if any(holder in holders for holders in found.values()):
+        for key, known in list(self._known.items()):
+            if any(holder in holders for holders in known.holders.values()):
                 self._known.pop(key, None)
+
+    def _shun(self, holder: Holder) -> None:
+        """Let others with its portion have its turns, until the registry knows as well, should it be gone."""
+        now = time.monotonic()
+        with self._lock:
+            self._shunned = {epoch: until for epoch, until in self._shunned.items() if now < until}
+            self._shunned[holder.epoch] = now + self._lease
+
+    def _choose(self, request: Request, holders: tuple[Holder, ...]) -> Holder:
+        """Those who hold a portion take turns, request by request.
+
+        Who was not there is left out, but not in a repeat: in that all senders of the request have to agree, who may
+        have met with different failures.
+        """
+        now = time.monotonic()
+        there = tuple(holder for holder in holders if self._shunned.get(holder.epoch, 0.0) <= now)
+        usable = holders if request.attempt else there or holders
+        return usable[request.turn % len(usable)]
 
     def _pool(self, route: Route) -> Pool:
         key = (route.transport, route.connections, route.codec)
@@ -148,9 +184,9 @@ class Courier:
             return self._pools[key]
 
 
-def _choose(found: Holders, server: int, tensor: str, request: Request, partition: Partition) -> Holder:
-    """Those who hold a portion take turns, request by request."""
+def _holders(found: Holders, server: int, tensor: str, partition: Partition) -> tuple[Holder, ...]:
+    """Raises `NoServer` where there is none."""
     if server not in found:
         stages = [stage.name for stage in partition.portion(server) if tensor in stage.inputs]
         raise NoServer(f"nobody holds stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
-    return found[server][request.turn % len(found[server])]
+    return found[server]

@@ -6,8 +6,9 @@ The protocol, over any transport (`Registry.handle`):
     report     epoch, partition, tensors (lines)                      -> ok
     renew      epoch                                                  -> ok
     leave      epoch                                                  -> ok
-    where      partition, tensor, transport                           -> servers = "0=EPOCH@HOST:PORT,... 3=..."
+    where      partition, tensor, transport                           -> servers = "0=EPOCH@HOST:PORT,... 3=...", ttl
 
+`ttl` is how long a lease lasts, in seconds: so often a server has to renew it, and so long an address may be relied on.
 A tensor may be awaited by several portions, and a portion be held by several servers, so that an answer is always a
 *list*. The registry holds addresses and names; no tensor passes through it and it loads no model. What it holds, its
 servers can tell a new one (`cluster.tenancy`).
@@ -73,7 +74,8 @@ class Registry:
     def _where(self, fields: Mapping[str, Scalar]) -> Message:
         found = self._leases.where(str(fields["partition"]), str(fields["tensor"]), str(fields["transport"]))
         lists = {server: ",".join(f"{epoch}@{address}" for epoch, address in held) for server, held in found.items()}
-        return Message("awaited", {"servers": " ".join(f"{server}={held}" for server, held in lists.items())})
+        servers = " ".join(f"{server}={held}" for server, held in lists.items())
+        return Message("awaited", {"servers": servers, "ttl": self._leases.ttl})
 
 
 def parse_holders(text: str) -> dict[int, tuple[Holder, ...]]:

@@ -53,7 +53,7 @@ class Tenancy:
         self._registry = registry
         self._addresses = {f"{PREFIX}{name}": str(address) for name, address in addresses.items()}
         self._awaited: dict[str, str] = {}
-        self._told = False
+        self._told = True
         self._lost = lost
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -67,7 +67,8 @@ class Tenancy:
         """Tell the registry, and each of its successors, which tensors are awaited: partition -> tensors."""
         with self._lock:
             self._awaited = {partition: "\n".join(tensors) for partition, tensors in awaited.items()}
-            self._report(ANSWER)
+            self._told = False
+            self._keep(ANSWER)
 
     def leave(self) -> None:
         """Give the portion back, so that nobody is sent here any more. A registry that is gone is no trouble."""
@@ -100,30 +101,29 @@ class Tenancy:
     def _report(self, timeout: float) -> None:
         for partition, tensors in self._awaited.items():
             self._ask(Message("report", {"epoch": self.epoch, "partition": partition, "tensors": tensors}), timeout)
-        self._told = bool(self._awaited)
+        self._told = True
 
     def _beat(self, interval: float) -> None:
         while not self._over.wait(interval):
             try:
                 with self._lock:
-                    self._renew()
+                    if not self._over.is_set():
+                        self._keep(BEAT)
             except NoPortion as error:
                 self._lost(error)
                 return
             except WireError as error:
                 log.warning("the registry at %s does not answer; it is asked again: %s", self._registry, error)
 
-    def _renew(self) -> None:
+    def _keep(self, timeout: float) -> None:
         """Renew the lease; where the registry does not know it, take the portion anew, and report again."""
-        if self._over.is_set():
-            return
         try:
-            self._ask(Message("renew", {"epoch": self.epoch}), BEAT)
+            self._ask(Message("renew", {"epoch": self.epoch}), timeout)
         except StaleEpoch:
             self._told = False
-            _, self.epoch, _ = self._register({"server": self.server, "epoch": self.epoch}, BEAT)
+            _, self.epoch, _ = self._register({"server": self.server, "epoch": self.epoch}, timeout)
         if not self._told:
-            self._report(BEAT)
+            self._report(timeout)
 
     def _ask(self, question: Message, timeout: float) -> Message:
         return self._pool.call(self._registry, question, timeout)[0]

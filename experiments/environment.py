@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from experiments import model_servers
+from experiments import model_servers, wire
 from experiments.files import replace_file
 from experiments.settings import portable, to_record
 from experiments.specification import Experiment
@@ -132,12 +132,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def collect_system() -> dict[str, str]:
+def collect_system() -> dict[str, Any]:
     return {
         "system": platform.system(),
         "kernel": platform.release(),
         "machine": platform.machine(),
         "implementation": sys.implementation.name,
+        "loopback_mtu": wire.mtu(),
     }
 
 

@@ -20,7 +20,7 @@ from cluster.local import LocalCluster
 from cluster.mailbox import Mailbox
 from cluster.partition import export
 from cluster.pinning import cores, pin, pinned
-from experiments import gate, model_servers
+from experiments import gate, model_servers, wire
 from experiments.prepare import Prepared, route_of
 from experiments.progress import Progress
 from experiments.samples import Sample, Writer
@@ -92,6 +92,7 @@ class _Bench:
                 clients.shutdown(cancel_futures=True)
 
     def _sample(self, cell: Cell, number: int, block: int) -> Sample:
+        crossed = wire.counting(cell)
         start = time.perf_counter()
         seconds, answer, deviation = self._request(cell, number)
         tally = answer.tally
@@ -105,6 +106,7 @@ class _Bench:
             compute_seconds=tally.compute,
             messages=tally.messages,
             payload_bytes=tally.payload,
+            wire_bytes=crossed(),
             lookups=tally.lookups,
             connects=tally.connects,
         )

@@ -5,8 +5,8 @@ Columns, in this order (units in brackets):
   then the cell's other settings, then what else was measured of the request: `block` (requests of a cell that had
   their turn together share a number), `start` [s, when it was begun, on a clock of the run's own], `compute_seconds`
   [s, in the stages], `messages` (sent between processes or handlers), `payload_bytes` [B, all tensors of all
-  messages], `lookups` (questions to the registry), `connects` (connections made) and `deviation` (largest
-  |output - local| over largest |local|).
+  messages], `wire_bytes` [B, all that crossed: `experiments.wire`], `lookups` (questions to the registry), `connects`
+  (connections made) and `deviation` (largest |output - local| over largest |local|).
 A value that was not measured is an empty field, and is read as NaN where the column may hold it.
 """
 
@@ -48,15 +48,16 @@ RESULTS = (NAME, "summary.csv", "report.md", "environment.json", "comparison.svg
 NAMING_FIELDS = CELL_FIELDS[: CELL_FIELDS.index("placement")]
 EXTRA_FIELDS = CELL_FIELDS[len(NAMING_FIELDS) :]
 INTEGERS = ("batch", "servers", "concurrency", "run", "block", "messages", "payload_bytes", "lookups", "connects")
-NUMBERS = ("seconds", "start", "compute_seconds", "deviation")
-MAY_BE_EMPTY = ("start", "compute_seconds", "deviation")
+NUMBERS = ("seconds", "start", "compute_seconds", "wire_bytes", "deviation")
+MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation")
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
-    *("block", "start", "compute_seconds", "messages", "payload_bytes", "lookups", "connects", "deviation"),
+    *("block", "start", "compute_seconds"),
+    *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "deviation"),
 )
 
 
-LATER: Mapping[str, str] = {"concurrency": "1", "start": ""}
+LATER: Mapping[str, str] = {"concurrency": "1", "start": "", "wire_bytes": ""}
 """Columns that came after version 0.1, and what a file without them means."""
 
 
@@ -75,6 +76,7 @@ class Sample:
     lookups: int = 0
     connects: int = 0
     start: float = float("nan")
+    wire_bytes: float = float("nan")
 
     def row(self) -> tuple[str, ...]:
         """The fields of its line, in the order of `COLUMNS`."""

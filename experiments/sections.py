@@ -38,11 +38,19 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("p99 (s)", lambda row: number(row["p99"])),
     ("Messages", lambda row: count(row["messages"])),
     ("Payload (MB)", lambda row: count(row["payload_bytes"] / 1e6)),
+    ("Wire (MB)", lambda row: count(row["wire_bytes"] / 1e6)),
+    (
+        "Wire / payload",
+        lambda row: _ratio(row["wire_bytes"] / row["payload_bytes"] if row["payload_bytes"] else math.nan),
+    ),
     ("Compute share", lambda row: number(row["compute_share"], 3)),
     ("Throughput (1/s)", lambda row: number(row["throughput"])),
     ("Throughput x Local", lambda row: _ratio(row["throughput_to_local"])),
 )
 """Rows of the tables in the document's shape: its own three first."""
+
+WIRE = ("Wire (MB)", "Wire / payload")
+"""Rows that are left out of a table in which nothing was seen to cross."""
 
 PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("Published mean (s)", lambda figures: number(figures.mean)),
@@ -112,9 +120,16 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: T
     runs = sorted({rows[cell]["n"] for cell in columns})
     header = [f"Data on {' to '.join(str(n) for n in dict.fromkeys([runs[0], runs[-1]]))} runs"]
     header += ["Local" if cell == local else _column_title(cell) for cell in columns]
-    body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in FIGURES]
+    shown = _figures([rows[cell] for cell in columns])
+    body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in shown]
     body += _published_rows([figures_for(cell, key) for cell in columns])
     return [f"## {_group_title(key, titles)}", "", *table(header, body)]
+
+
+def _figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
+    """`FIGURES`, those of the `WIRE` only where something was seen to cross it: files from before have none."""
+    crossed = any(row["wire_bytes"] > 0 for row in rows)
+    return [(label, write) for label, write in FIGURES if crossed or label not in WIRE]
 
 
 def _published_rows(figures: Sequence[Figures | None]) -> list[list[str]]:
@@ -158,19 +173,27 @@ def full_table(summary: pd.DataFrame, titles: Titles) -> list[str]:
     if summary.empty:
         return []
     settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
-    header = [*settings, "n", *(label for label, _ in FIGURES), "Resampled", "Connections", "Lookups", "Deviation"]
-    body = [_full_row(cell_of(row), row, titles) for row in _records(summary)]
+    figures = _figures(_records(summary))
+    header = [*settings, "n", *(label for label, _ in figures), "Resampled", "Connections", "Lookups", "Deviation"]
+    body = [_full_row(cell_of(row), row, titles, [write(row) for _, write in figures]) for row in _records(summary)]
     return ["## Every cell", "", *table(header, body, left=len(settings))]
 
 
-def _full_row(cell: Cell, row: Row, titles: Titles) -> list[str]:
+def _full_row(cell: Cell, row: Row, titles: Titles, figures: Sequence[str]) -> list[str]:
     engine = cell.engine + _in_brackets(cell.engine, titles)
     settings = [cell.transport, cell.mode, cell.flow, engine, cell.codec, str(cell.batch), str(cell.servers)]
     other = ", ".join(_unusual(cell)) or "default"
     counts = [count(row["connects"]), count(row["lookups"])]
     deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"
-    figures = [write(row) for _, write in FIGURES]
     return [*settings, other, str(row["n"]), *figures, row["resampled"] or ABSENT, *counts, deviation]
+
+
+_WIRE_IS = (
+    "- **Wire** is the median of what the loopback interface sent during a request: tensors, serialisation, framing, "
+    "HTTP/2, the headers of TCP and IP, acknowledgements and questions to the registry. Its packets take up to 64 kB; "
+    "on Ethernet headers add some 4 %. It is not told for overlapping requests; what compresses may send less than "
+    "its payload; over None nothing crosses.",
+)
 
 
 def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: Titles) -> list[str]:
@@ -186,6 +209,7 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: Titles) -
         "independent), else of single samples; its percentiles are widened for small numbers (Hesterberg 2015).",
         "- **Messages** and **Payload** are means per request: what was sent from one handler to another, and the "
         "bytes of the tensors in it (1 MB = 1000000 bytes). **Compute share** is the part of the time spent in stages.",
+        *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
         "- **Throughput** is requests per second, from the first start to the last end of each block of requests.",
         "- **Deviation** is the largest difference from the local model's output, over its largest value.",
         *(f"- **{name}**: {ENGINES.get(name, 'an engine')}." for name in _engines(summary)),
@@ -205,7 +229,7 @@ def _served(summary: pd.DataFrame, titles: Titles) -> list[str]:
         f"- **{kind}**: {SERVERS[kind]}.",
         "- Under these engines nodes are collectors, and over None it is the client that calls the model servers. "
         "**Local**, and the None of x / None, execute the same stages as `tf.function`s in one process (engine graph), "
-        "without any server. The calls to model servers count as time in stages, and not among the messages.",
+        "without any server. The calls to model servers count as time in stages and cross the wire, but are not among the messages.",
     ]
 
 

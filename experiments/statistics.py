@@ -38,7 +38,8 @@ CHUNK = 2_000_000  # indices drawn at a time: bounds the memory of a bootstrap o
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "n", "mean", "std", "median", "p90", "p99"),
     *("ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none"),
-    *(*EXTRA_FIELDS, "resampled", "messages", "payload_bytes", "lookups", "connects", "compute_share", "deviation"),
+    *(*EXTRA_FIELDS, "resampled", "messages", "payload_bytes", "wire_bytes", "lookups", "connects"),
+    *("compute_share", "deviation"),
     *("throughput", "throughput_to_local"),
 )
 
@@ -52,8 +53,9 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     `std` is the sample standard deviation (ddof=1), NaN for one sample. Percentiles interpolate linearly.
     `ratio_to_none` is to `none_of` the cell. `messages`, `payload_bytes`, `lookups` and `connects` are
-    means per request, `compute_share` is compute seconds over seconds, `deviation` is the largest seen.
-    `throughput` is requests per second, over the time from the first start to the last end of each block.
+    means per request; `wire_bytes` is the median, since what others sent meanwhile is in some; `compute_share` is
+    compute seconds over seconds, `deviation` is the largest seen. `throughput` is requests per second, over the time
+    from the first start to the last end of each block.
     What has no counterpart in the samples is NaN.
     """
     groups = {_cell(group): group for _, group in samples.groupby("cell", sort=False)}
@@ -122,6 +124,7 @@ def _described(group: pd.DataFrame) -> dict[str, Any]:
         "median": median,
         "p90": p90,
         "p99": p99,
+        "wire_bytes": group["wire_bytes"].median(),
         "compute_share": group["compute_seconds"].sum(skipna=False) / seconds.sum(),
         "deviation": group["deviation"].max(),
     }

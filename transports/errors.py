@@ -50,6 +50,8 @@ class WireError(SplitbenchError):
     """An error that can cross the wire as its `kind` and its text."""
 
     kind: ClassVar[str] = "error"
+    remote: bool = False
+    """Whether the handler at the other end raised it: then the peer itself is there."""
     kinds: ClassVar[dict[str, type[WireError]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -88,8 +90,10 @@ class RemoteError(WireError):
 
 
 def from_kind(kind: str, text: str) -> WireError:
-    """The error that `kind` and `text` describe; an unknown kind is a `RemoteError`."""
-    return WireError.kinds.get(kind, RemoteError)(text)
+    """The error that came as `kind` and `text`; an unknown kind is a `RemoteError`."""
+    error = WireError.kinds.get(kind, RemoteError)(text)
+    error.remote = True
+    return error
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:

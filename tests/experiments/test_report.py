@@ -142,6 +142,32 @@ def test_published_figures_are_beside_what_they_may_be_compared_with(
     assert (found.mean if found else None) == mean
 
 
+def _with_wire(folder: Path, wire: dict[str, int]) -> Path:
+    """The same samples, with what crossed over some transports."""
+    path = folder / "samples.csv"
+    frame = pd.read_csv(path)
+    frame.assign(wire_bytes=frame["transport"].map(wire).astype("Int64")).to_csv(path, index=False)
+    return folder
+
+
+def test_what_crossed_is_shown_where_it_was_measured(make_results: Maker) -> None:
+    payload = 41 * 150_528
+    folder = _with_wire(make_results(LAYER), {"none": 0, "grpc": 2 * payload, "rpyc": payload})
+    text = build(folder).read_text(encoding="utf-8")
+    layer, *_ = tables_of(text)
+    rows = {row[0]: row[1:] for row in layer}
+    assert rows["Wire (MB)"] == ["0", "0", "6.1716", ABSENT, "12.343"]
+    assert rows["Wire / payload"] == [ABSENT, ABSENT, "1", ABSENT, "2.0000"]
+    assert "**Wire** is the median" in text
+
+
+def test_where_nothing_was_seen_to_cross_the_report_is_as_before(make_results: Maker) -> None:
+    plain = build(make_results(LAYER)).read_text(encoding="utf-8")
+    none = build(_with_wire(make_results(LAYER, name="none"), {"none": 0})).read_text(encoding="utf-8")
+    assert "Wire" not in plain
+    assert none == plain
+
+
 def test_an_incomplete_experiment_says_so_first(make_results: Maker) -> None:
     cells, record = CASES["settings"]
     text = build(make_results(cells, **record)).read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import signal
 import subprocess
@@ -11,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 
-from experiments import environment, report, run, samples
+from experiments import environment, report, run, samples, wire
 from experiments.gate import OutputDiffers
 from experiments.prepare import prepare
 from experiments.progress import Progress
@@ -88,6 +90,16 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
+def assert_wire_bytes(frame: pd.DataFrame) -> None:
+    """Whatever crosses is more than its (small, uncompressed) payload; overlapping requests are not told apart."""
+    assert (frame.loc[frame["transport"] == "none", "wire_bytes"] == 0).all()
+    remote = frame[frame["transport"] != "none"]
+    alone = remote["concurrency"] == 1
+    assert remote.loc[~alone, "wire_bytes"].isna().all()
+    if not math.isnan(wire.sent()):
+        assert (remote.loc[alone, "wire_bytes"] > remote.loc[alone, "payload_bytes"]).all()
+
+
 @pytest.mark.slow
 def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -107,6 +119,8 @@ def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, 
     assert frame.groupby("cell").size().to_dict() == dict.fromkeys(frame["cell"].unique(), 11)
     assert frame["cell"].nunique() == 5 * 2 * 3 * 2 + 1
     assert (frame["deviation"] <= 1e-3).all()
+    assert_wire_bytes(frame)
+    assert (out / "report.md").read_text().count("| Wire / payload ") == 2 * 3 + 1  # mode x flow, alone; every cell
     assert environment.read(out)["complete"] is True
     assert {path.name for path in out.glob("plan-*.json")} == {
         "plan-whole.json",

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.samples import COLUMNS, Sample, Writer, cell_of, claim, read
+from experiments.samples import COLUMNS, LATER, Sample, Writer, cell_of, claim, read
 from experiments.specification import Cell, Experiment
 from transports.errors import UsageError
 
@@ -47,7 +47,8 @@ COUNTS = st.integers(0, 2**53)
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.builds(Sample, cell=st.just(Cell(cut='a+"b",c')), run=COUNTS, seconds=FLOATS, block=COUNTS,
                           deviation=FLOATS | st.just(float("nan")), compute_seconds=FLOATS, messages=COUNTS,
-                          payload_bytes=COUNTS, lookups=COUNTS, connects=COUNTS),
+                          payload_bytes=COUNTS, wire_bytes=COUNTS | st.just(float("nan")), lookups=COUNTS,
+                          connects=COUNTS),
                 unique_by=lambda sample: sample.run))  # fmt: skip
 def test_every_value_is_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, samples: list[Sample]) -> None:
     folder = tmp_path_factory.mktemp("written")
@@ -58,7 +59,18 @@ def test_every_value_is_read_back_exactly(tmp_path_factory: pytest.TempPathFacto
         assert cell_of(row) == sample.cell
         for name in ("run", "seconds", "block", "compute_seconds", "messages", "payload_bytes", "lookups", "connects"):
             assert row[name] == getattr(sample, name)
-        np.testing.assert_equal(row["deviation"], sample.deviation)
+        for name in ("deviation", "wire_bytes"):
+            np.testing.assert_equal(row[name], sample.__dict__[name])
+
+
+def test_a_file_from_before_a_column_is_read_as_if_it_were_empty(tmp_path: Path) -> None:
+    path = write(tmp_path, Sample(Cell(), 0, 0.25, 3, start=1.0, payload_bytes=7, wire_bytes=9, lookups=5))
+    old = pd.read_csv(path).drop(columns=list(LATER))
+    old.to_csv(path, index=False)
+    (row,) = read(tmp_path).to_dict("records")
+    assert (row["payload_bytes"], row["lookups"], row["concurrency"]) == (7, 5, 1)
+    assert np.isnan(row["wire_bytes"])
+    assert np.isnan(row["start"])
 
 
 def test_dtypes(tmp_path: Path) -> None:

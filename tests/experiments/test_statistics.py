@@ -64,6 +64,17 @@ def test_by_hand(tmp_path: Path) -> None:
     assert grpc["deviation"] == pytest.approx(3e-9)
 
 
+def test_wire_bytes_are_the_median_of_what_was_measured(tmp_path: Path) -> None:
+    """One request was hit by another program, of one nobody knows; of the local model nothing was measured."""
+    with Writer(tmp_path) as writer:
+        for run, wire in enumerate([1000, 1004, 99_000, math.nan, 1002]):
+            writer.append(Sample(GRPC, run, 1.0, 0, payload_bytes=900, wire_bytes=wire))
+        writer.append(Sample(LOCAL, 0, 1.0, 1))
+    found = rows(summarise(read(tmp_path), 0))
+    assert found[GRPC.name]["wire_bytes"] == 1003
+    assert math.isnan(found[LOCAL.name]["wire_bytes"])
+
+
 def test_throughput_is_that_of_the_turns(tmp_path: Path) -> None:
     """Four requests, two at a time, in a turn of 3 s; another turn of 5 s. What lay between them does not count."""
     starts = [10.0, 10.0, 11.0, 11.5, 100.0, 102.0]

@@ -1,0 +1,179 @@
+"""Nodes that die, stop and come back, with clients that go on: real processes, every flow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import transports
+from cluster.client import Answer, Client
+from cluster.courier import Courier
+from cluster.errors import NoServer, StaleEpoch
+from cluster.flows import FLOWS
+from cluster.launch import Cluster, Nursery, Settings
+from cluster.mailbox import Mailbox
+from cluster.manifest import seal
+from cluster.partition import Partition, export
+from cluster.route import Route
+from partitioning.placement import contiguous
+from partitioning.strategies import make_plan
+from tests.cluster.conftest import Case, assert_right
+from transports.errors import ConnectError, ConnectionLost, WireError
+
+pytestmark = pytest.mark.slow
+
+SERVERS = 2
+LEASE = 1.0
+RECOVERY = 60.0
+"""Seconds within which a new node has to be there, on the slowest of machines."""
+
+
+@dataclass
+class Ward:
+    """A cluster whose nodes may be hurt, and a client of it."""
+
+    cluster: Cluster
+    nursery: Nursery
+    partition: Partition
+    case: Case
+    client: Client
+
+    def ask(self, flow: str, timeout: float = 10.0, repeats: int = 0) -> Answer:
+        route = Route(self.partition.name, "frozen", "grpc", flow=flow)
+        answer = self.client.infer(self.partition, route, self.case.inputs[0], timeout, repeats)
+        assert_right(answer.outputs, self.case.expected[0])
+        return answer
+
+    def ask_until_answered(self, flow: str) -> list[WireError]:
+        """Ask again and again; the errors before the first answer."""
+        errors: list[WireError] = []
+        until = time.monotonic() + RECOVERY
+        while time.monotonic() < until:
+            try:
+                self.ask(flow, timeout=1.0)
+                return errors
+            except WireError as error:
+                errors.append(error)
+        raise AssertionError(f"nobody took the portion: {errors[-1]}")
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def opened(nursery: Nursery, cases: Mapping[str, Case], folder: Path, replicas: int) -> Iterator[Ward]:
+    case = cases["fork-join"]
+    plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
+    partition = Partition("p", plan, contiguous(plan, SERVERS), ("frozen",))
+    export(case.program, partition, folder)
+    settings = Settings(("grpc",), SERVERS, folder, workers=8, threads=1, replicas=replicas, lease=LEASE)
+    carriers = {"grpc": transports.make("grpc")}
+    with contextlib.ExitStack() as stack:
+        cluster = Cluster(settings, nursery)
+        stack.callback(cluster.close)
+        courier = stack.enter_context(contextlib.closing(Courier(carriers, cluster.registries)))
+        mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers)))
+        yield Ward(cluster, nursery, partition, case, Client(courier, mailbox))
+
+
+@pytest.fixture(scope="module")
+def single(nursery: Nursery, cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    with opened(nursery, cases, tmp_path_factory.mktemp("single"), replicas=1) as ward:
+        yield ward
+
+
+@pytest.fixture(scope="module")
+def double(nursery: Nursery, cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    with opened(nursery, cases, tmp_path_factory.mktemp("double"), replicas=2) as ward:
+        yield ward
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_killed_node_is_an_error_that_names_what_is_missing_until_another_has_its_portion(
+    single: Ward, flow: str
+) -> None:
+    single.ask(flow)
+    old = single.nursery.addresses("node-1")
+    single.cluster.replace("node-1")
+    errors = single.ask_until_answered(flow)
+    assert {type(error) for error in errors} <= {ConnectError, ConnectionLost, NoServer}
+    assert any("nobody holds stage 'stage-1'" in str(error) for error in errors)
+    assert single.nursery.addresses("node-1") != old
+    assert single.nursery.pids.keys() == {"registry", "node-0", "node-1"}
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_node_that_was_stopped_for_longer_than_its_lease_comes_back_under_a_new_epoch(
+    single: Ward, flow: str
+) -> None:
+    single.ask(flow)
+    pid = single.nursery.pids["node-1"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(WireError):
+            single.ask(flow, timeout=LEASE / 2)
+        threading.Event().wait(1.5 * LEASE)
+        with pytest.raises(NoServer, match="stage-1"):
+            single.ask(flow, timeout=5.0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    errors = single.ask_until_answered(flow)
+    assert {type(error) for error in errors} <= {NoServer, StaleEpoch}
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_one_of_two_servers_with_a_portion_may_die_and_no_request_fails(
+    double: Ward, number: signal.Signals, flow: str
+) -> None:
+    names = {"registry", *double.cluster.nodes}
+    assert [double.ask(flow).repeats for _ in range(4)] == [0] * 4
+    assert double.nursery.pids.keys() == names
+    os.kill(double.nursery.pids["node-1"], number)
+    repeats = [double.ask(flow, timeout=20.0, repeats=3).repeats for _ in range(20)]
+    assert sum(repeats) <= 4  # and not one for every other request: who failed is not asked again
+    double.cluster.replace("node-1")
+    double.nursery.addresses("node-1")
+    assert double.ask(flow, repeats=3).repeats <= 1
+
+
+def test_servers_with_one_portion_take_turns(double: Ward) -> None:
+    """Each request costs its server time; over many, both have spent some."""
+    import psutil
+
+    first, second = (psutil.Process(double.nursery.pids[name]) for name in ("node-0", "node-2"))
+    before = [sum(process.cpu_times()[:2]) for process in (first, second)]
+    for _ in range(400):
+        double.ask("hub")
+    spent = [sum(process.cpu_times()[:2]) - then for process, then in zip((first, second), before, strict=True)]
+    assert min(spent) > 0.25 * max(spent)
+
+
+@pytest.mark.parametrize("change", ["weights", "manifest", "addition"])
+def test_a_node_loads_nothing_but_what_was_exported(
+    nursery: Nursery, cases: Mapping[str, Case], tmp_path: Path, change: str
+) -> None:
+    from cluster.errors import Tampered
+    from cluster.host import load_portions
+
+    case = cases["fork-join"]
+    plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
+    export(case.program, Partition("p", plan, contiguous(plan, SERVERS), ("eager",)), tmp_path)
+    digest = seal(tmp_path)
+    assert list(load_portions(tmp_path, digest, 0)) == [("p", "eager")]
+    changed = {"weights": "p/server-0/arrays.npz", "manifest": "manifest.json", "addition": "p/server-0/more.json"}
+    path = tmp_path / changed[change]
+    path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
+    with pytest.raises(Tampered, match=path.name):
+        load_portions(tmp_path, digest, 0)

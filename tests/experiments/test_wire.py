@@ -1,0 +1,60 @@
+"""Bytes on the wire: what the counters say of a payload that is known, over every transport."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+import transports
+from experiments import wire
+from experiments.specification import Cell
+from transports import Connection, Message
+
+REMOTE = [name for name in transports.NAMES if not transports.load(name).local]
+COMPRESSING = ("rpyc",)
+
+
+def least(cell: Cell, connection: Connection, message: Message, times: int = 30) -> float:
+    """Of what a call sends: others on the machine only add. The first one, which sets up much, does not count."""
+    counts = []
+    for _ in range(times + 1):
+        crossed = wire.counting(cell)
+        connection.call(message, 30)
+        counts.append(crossed())
+    return min(counts[1:])
+
+
+@pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
+@pytest.mark.parametrize("name", REMOTE)
+def test_what_crosses_is_the_payload_and_little_else(name: str) -> None:
+    """Both ways. What no zlib can shrink, and what it does; the answer to nothing is some hundred bytes."""
+    made = transports.make(name)
+    noise = np.random.default_rng(0).integers(0, 256, 400_000, np.uint8)
+    with made.serve(lambda message: message, "127.0.0.1", 0, 2) as server, made.connect(server.address) as connection:
+        nothing = least(Cell(name), connection, Message("echo"))
+        large = least(Cell(name), connection, Message("echo", {}, {"x": noise}))
+        zeros = least(Cell(name), connection, Message("echo", {}, {"x": np.zeros_like(noise)}))
+    assert 20 < nothing < 4_000
+    assert 1 < large / (2 * noise.nbytes) < 1.1
+    assert (zeros < 0.1 * large) if name in COMPRESSING else zeros == pytest.approx(large, rel=0.1)
+
+
+def test_over_none_nothing_crosses_and_overlapping_requests_are_not_told_apart() -> None:
+    assert wire.counting(Cell("none"))() == 0
+    assert wire.counting(Cell("none", concurrency=3))() == 0
+    assert math.isnan(wire.counting(Cell("grpc", concurrency=3))())
+
+
+@pytest.mark.parametrize("found", [{}, {"eth0": psutil.net_io_counters()}, OSError("no /proc")])
+def test_without_a_counter_there_is_no_figure(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counters(**_: object) -> Any:
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(psutil, "net_io_counters", counters)
+    assert math.isnan(wire.counting(Cell())())
