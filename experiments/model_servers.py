@@ -51,7 +51,7 @@ def started(prepared: Prepared, nursery: Nursery | None, notify: Callable[[str],
         return
     with tempfile.TemporaryDirectory(prefix="splitbench-models-") as folder:
         try:
-            configs = export(prepared.program, prepared.served, Path(folder))
+            configs = export(dict.fromkeys(prepared.served, prepared.program), Path(folder))
         except PartitionError as error:
             raise UsageError(str(error)) from error
         notify(f"exported the SavedModels of {', '.join(partition.name for partition in prepared.served)}")

@@ -229,7 +229,7 @@ def _served(summary: pd.DataFrame, titles: Titles) -> list[str]:
         f"- **{kind}**: {SERVERS[kind]}.",
         "- Under these engines nodes are collectors, and over None it is the client that calls the model servers. "
         "**Local**, and the None of x / None, execute the same stages as `tf.function`s in one process (engine graph), "
-        "without any server. The calls to model servers count as time in stages and cross the wire, but are not among the messages.",
+        "without any server. Calls to model servers count as time in stages and cross the wire, but are no messages.",
     ]
 
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["Fleet", "export"]
 
 
-def export(program: Program, partitions: Sequence[Partition], folder: Path) -> list[Path]:
-    """Write every stage of `partitions` below the empty `folder`; for each server the file that names its models.
+def export(partitions: Mapping[Partition, Program], folder: Path) -> list[Path]:
+    """Write every stage of `partitions` (each with the program that it cuts) below the empty `folder`.
 
-    Raises `PartitionError` for a stage that cannot be written.
+    Gives, for each server, the file that names its models. Raises `PartitionError` for a stage that cannot be written.
     """
     from partitioning.export import export as write
 
     held: list[dict[str, Path]] = [{} for _ in range(max(partition.servers for partition in partitions))]
-    for partition in partitions:
+    for partition, program in partitions.items():
         home = folder / partition.name
         served = write(program, partition.plan, home, partition.placement, partition.name)
         for server in range(partition.servers):
