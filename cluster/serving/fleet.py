@@ -76,8 +76,8 @@ class Fleet:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            for number, config in enumerate(self._configs):
-                self._servers.append(self._start(f"model-server-{number}", config))
+            for config in self._configs:
+                self._servers.append(self._start(f"model-{config.stem}", config))
             undo.pop_all()
         return self
 
@@ -93,9 +93,9 @@ class Fleet:
     def wait(self, notify: Callable[[str], None] = lambda text: None) -> tuple[Mapping[str, Address], ...]:
         """The addresses of each server, once all are ready. Raises `ClusterDown`, with a server's last words."""
         addresses = []
-        for number, server in enumerate(self._servers):
+        for config, server in zip(self._configs, self._servers, strict=True):
             addresses.append(server.wait())
-            notify(f"model-server-{number} ready ({self._settings.kind})")
+            notify(f"model-{config.stem} ready ({self._settings.kind})")
         return tuple(addresses)
 
     def check(self) -> None:
