@@ -24,7 +24,7 @@ from transports.errors import UsageError
 if TYPE_CHECKING:
     from experiments.prepare import Prepared
 
-__all__ = ["chosen", "pin_each", "record", "started"]
+__all__ = ["born", "chosen", "pin_each", "record", "started"]
 
 PATIENCE = 60.0
 """Seconds that a program may take to say its version: it may be a container whose image has to come first."""
@@ -39,6 +39,12 @@ def chosen(experiment: Experiment) -> choice.Settings | None:
     return replace(settings, threads=experiment.threads, malloc=experiment.malloc) if settings else None
 
 
+def born(experiment: Experiment) -> bool:
+    """Whether the servers are ours, which a nursery has to give birth to."""
+    settings = chosen(experiment)
+    return settings is not None and settings.binary is None
+
+
 @contextlib.contextmanager
 def started(prepared: Prepared, nursery: Nursery | None, notify: Callable[[str], None]) -> Iterator[Fleet]:
     """A server for each of those that share the stages, none of them waited for yet; no server where no cell calls any.
@@ -46,15 +52,16 @@ def started(prepared: Prepared, nursery: Nursery | None, notify: Callable[[str],
     Raises `UsageError` for a stage that cannot be written as a SavedModel.
     """
     settings = chosen(prepared.experiment)
-    if settings is None or nursery is None:
+    if settings is None:
         yield Fleet(choice.Settings(), [], nursery)
         return
+    stages = sum(len(partition.plan.stages) for partition in prepared.served)
+    notify(f"writing {stages} stages as SavedModels")
     with tempfile.TemporaryDirectory(prefix="splitbench-models-") as folder:
         try:
             configs = export(dict.fromkeys(prepared.served, prepared.program), Path(folder))
         except PartitionError as error:
             raise UsageError(str(error)) from error
-        notify(f"exported the SavedModels of {', '.join(partition.name for partition in prepared.served)}")
         with Fleet(settings, configs, nursery) as fleet:
             yield fleet
 

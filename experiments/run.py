@@ -15,8 +15,7 @@ from rich.console import Console
 
 from cluster.launch import Nursery
 from cluster.process import tune
-from cluster.serving import choice
-from experiments import environment, flags, report, samples
+from experiments import environment, flags, model_servers, report, samples
 from experiments.files import replace_file
 from experiments.progress import Progress
 from experiments.specification import Experiment
@@ -51,7 +50,7 @@ def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(experiment.runs * len(names), names))
         progress.phase("loading TensorFlow and the model")
-        remote = any(cell.transport != "none" or cell.engine in choice.ENGINES for cell in experiment.cells)
+        remote = any(cell.transport != "none" for cell in experiment.cells) or model_servers.born(experiment)
         nursery = stack.enter_context(Nursery()) if remote else None
         settings = tune(experiment.threads, experiment.malloc)
         prepared = prepare(experiment)
