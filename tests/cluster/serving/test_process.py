@@ -153,3 +153,22 @@ def test_a_keeper_ends_what_it_keeps() -> None:
 
 def test_free_ports_differ() -> None:
     assert len(set(process._free_ports(20))) == 20
+
+
+IN_DOCKER = ROOT / "cluster" / "serving" / "in_docker.sh"
+GIVEN = ["--port=8500", "--rest_api_port=8501", "--model_config_file=/some where/server-0.config"]
+
+
+def test_the_official_image_is_given_the_flags_and_the_folder(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    docker.chmod(docker.stat().st_mode | stat.S_IXUSR)
+    assert find_binary(str(IN_DOCKER)) == str(IN_DOCKER)
+    for flags, mounted in ((GIVEN, ["--volume", "/some where:/some where:ro"]), (["--version"], [])):
+        variables = {"DOCKER": str(docker), "folder": "/elsewhere"}
+        said = subprocess.run([IN_DOCKER, *flags], env=variables, capture_output=True, text=True, check=True).stdout
+        words = said.splitlines()
+        assert words[:2] == ["run", "--rm"]
+        assert words[words.index("--network") + 1] == "host"
+        assert words[words.index("tensorflow/serving") :] == ["tensorflow/serving", *flags]
+        assert [word for word in words if word == "--volume" or ":ro" in word] == mounted
