@@ -182,6 +182,9 @@ class Settings:
     """Seconds until a node that is gone is absent from the registry."""
     model_servers: tuple[Mapping[str, Address], ...] = ()
     """By server: where the stages are executed of engines that call one."""
+    host: str = "127.0.0.1"
+    insecure: bool = False
+    """Whether `host` may be an address beyond this machine without TLS."""
 
 
 class Cluster:
@@ -200,8 +203,12 @@ class Cluster:
         self.nodes = [f"node-{number}" for number in range(settings.servers * settings.replicas)]
         for name in self.nodes:
             self._start_node(name)
+        self.wait_ready(notify)
+
+    def wait_ready(self, notify: Callable[[str], None] = lambda text: None) -> None:
+        """Return once every node is. Raises `ClusterDown` where one ends before that."""
         for name in self.nodes:
-            nursery.addresses(name)
+            self._nursery.addresses(name)
             notify(f"{name} ready")
 
     def close(self) -> None:
@@ -240,8 +247,9 @@ class Cluster:
 
     def _start(self, name: str, *arguments: str) -> None:
         options = [word for option in self._settings.options for word in ("--option", option)]
-        transports = ["--transport", ",".join(self._settings.transports)]
-        self._nursery.start(name, [*arguments, *transports, *options])
+        where = ["--transport", ",".join(self._settings.transports), "--host", self._settings.host]
+        insecure = ["--insecure"] if self._settings.insecure else []
+        self._nursery.start(name, [*arguments, *where, *insecure, *options])
 
 
 def _ending(status: int) -> str:

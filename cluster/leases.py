@@ -22,7 +22,10 @@ from typing import NamedTuple
 from cluster.errors import NoPortion, StaleEpoch
 from transports.base import Address
 
-__all__ = ["Holder", "Lease", "Leases"]
+__all__ = ["LEAST_LEASE", "Holder", "Lease", "Leases"]
+
+LEAST_LEASE = 0.2
+"""Seconds. Heartbeats of a shorter lease would take more time than some requests do."""
 
 
 class Holder(NamedTuple):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import transports
-from cluster.leases import Leases
+from cluster.leases import LEAST_LEASE, Leases
 from cluster.registry import Registry
 from partitioning.silence import silenced
 from transports.base import Address, Transport
@@ -27,8 +27,6 @@ from transports.errors import SplitbenchError, UsageError
 
 __all__ = ["MALLOC", "MALLOPT", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
 
-LEAST_LEASE = 0.2
-"""Seconds. Heartbeats of a shorter lease would take more time than some requests do."""
 DRAIN = 3.0
 """Seconds that requests under way have to finish in when a node is told to end."""
 MALLOC = ("keep", "default")

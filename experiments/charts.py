@@ -1,15 +1,17 @@
-"""The chart of an experiment. matplotlib is imported here and nowhere else, and only when a chart is drawn."""
+"""The charts of experiments. matplotlib is imported here and nowhere else, and only when a chart is drawn."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["NAME", "comparison"]
+__all__ = ["NAME", "SIZES", "comparison", "growth"]
 
 NAME = "comparison.svg"
+SIZES = "sizes.svg"
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2")
 SETTINGS: Any = {"svg.hashsalt": "splitbench", "svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True}
 """A fixed salt and no date make the same numbers the same bytes."""
@@ -20,18 +22,44 @@ def comparison(summary: pd.DataFrame) -> str:
 
     Empty where no cell has a ratio. Raises `ModuleNotFoundError` where matplotlib is not installed.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     drawn = summary[summary["ratio_to_local"].notna()].reset_index(drop=True)
     if drawn.empty:
         return ""
+    return _svg((9, 1.4 + 0.32 * len(drawn)), lambda axes: _draw(axes, drawn))
+
+
+def growth(summary: pd.DataFrame) -> str:
+    """An SVG: the median seconds of an echo by the size of its tensor, both logarithmic, a line for each way.
+
+    Raises `ModuleNotFoundError` where matplotlib is not installed.
+    """
+    return _svg((9, 5.5), lambda axes: _draw_growth(axes, summary))
+
+
+def _svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(9, 1.4 + 0.32 * len(drawn)), layout="constrained")
-        _draw(figure.add_subplot(), drawn)
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "\n".join(text.rstrip() for text in buffer.getvalue().splitlines()) + "\n"
+
+
+def _draw_growth(axes: Any, summary: pd.DataFrame) -> None:
+    for place, (way, rows) in enumerate(summary.groupby("way", sort=False)):
+        style = {"color": COLOURS[place % len(COLOURS)], "linestyle": ("-", "--")[place // len(COLOURS) % 2]}
+        axes.plot(rows["bytes"] / 1e6, rows["median"], marker="o", markersize=3.5, linewidth=1.4, label=way, **style)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.set_xlabel("megabytes of the tensor, which goes there and comes back")
+    axes.set_ylabel("median seconds")
+    axes.grid(color="0.9")
+    axes.legend(frameon=False)
 
 
 def _draw(axes: Any, drawn: pd.DataFrame) -> None:

@@ -43,11 +43,17 @@ UNFINISHED = "the run did not finish: it is still going on, or was killed before
 _PATH = re.compile(r"(?<![\w./:])(?:~|/|[A-Za-z]:\\)[^\s'\",:;=()]*")
 
 
-def begin(folder: Path, experiment: Experiment, argv: Sequence[str], threads: Mapping[str, Any] | None = None) -> None:
+def begin(
+    folder: Path,
+    experiment: Experiment | Mapping[str, Any],
+    argv: Sequence[str],
+    threads: Mapping[str, Any] | None = None,
+) -> None:
     """Write the environment at the start of a run, marked as not complete.
 
-    `argv` is what followed the program's name; `threads` are TensorFlow's thread settings, as the run set or found
-    them. Raises `UsageError` where the folder has such a file: another run was faster.
+    `experiment` may be the record of one of another kind; `argv` is what followed the program's name; `threads` are
+    TensorFlow's thread settings, as the run set or found them. Raises `UsageError` where the folder has such a file:
+    another run was faster.
     """
     if (folder / NAME).exists():
         raise UsageError(f"--out {folder}: already holds an experiment ({NAME}); give another")
@@ -81,13 +87,15 @@ def read(folder: Path) -> dict[str, Any]:
     return record
 
 
-def collect(experiment: Experiment, argv: Sequence[str], threads: Mapping[str, Any]) -> dict[str, Any]:
+def collect(
+    experiment: Experiment | Mapping[str, Any], argv: Sequence[str], threads: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything that is known at the start of a run."""
     return {
         "started": _now(),
         "ended": None,
         "command": [anonymous(word) for word in argv],
-        "experiment": to_record(experiment),
+        "experiment": to_record(experiment) if isinstance(experiment, Experiment) else dict(experiment),
         "commit": collect_commit(),
         "versions": collect_versions(),
         "system": collect_system(),

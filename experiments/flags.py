@@ -21,7 +21,7 @@ from experiments.settings import SETTINGS, Setting, cells_of, check, from_record
 from experiments.specification import PHOTOGRAPH, Experiment
 from transports.errors import UsageError
 
-__all__ = ["from_record", "parse", "parser", "to_record"]
+__all__ = ["from_record", "parse", "parser", "timestamp", "to_record"]
 
 Values = Mapping[str, tuple[Any, ...]]
 
@@ -41,7 +41,8 @@ examples:
   python -m experiments.run --transport grpc --mode layer
   python -m experiments.run --transport none,rpyc,grpc --mode layer,submodel --runs 50 --out results/mine
   python -m experiments.run --transport none,grpc --mode submodel --cut equal,balanced --codec raw,tensorproto
-  python -m experiments.run --transport grpc --option grpc.max_message=4194304 --batch 1,8
+  python -m experiments.run --transport grpc --max-message 4194304 --batch 1,8
+  python -m experiments.run --mode submodel --kill node-1@20 --lease 1 --repeats 0,5
   python -m experiments.run --spec experiments/specs/seed-layer.toml --runs 5
 
 a file for --spec (TOML; any flag's name is a key, a key marked * may be a list):
@@ -62,7 +63,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "how the model is split": ("mode", "cut", "servers", "placement", "local_calls"),
     "how a stage is executed": ("engine", "batch", "threads", "workers"),
     "model and input": ("model", "weights", "input"),
-    "schedule": ("runs", "warmup", "order", "seed", "timeout"),
+    "limits and who may call": ("max_message", "timeout", "host", "insecure", "tls_cert", "tls_key", "tls_ca"),
+    "nodes that die": ("replicas", "lease", "repeats", "kill"),
+    "schedule": ("runs", "warmup", "order", "seed"),
 }
 """Where `--help` shows which setting; one that is not listed is shown among the last."""
 
@@ -88,7 +91,7 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, Path]:
     file = _from_file(Path(spec)) if spec is not None else _Source()
     experiment = _combine(file, _from_flags(given))
     stem = Path(spec).stem if spec is not None else _short_name(experiment)
-    return experiment, Path(out) if out is not None else Path("results") / f"{_timestamp()}-{stem}"
+    return experiment, Path(out) if out is not None else Path("results") / f"{timestamp()}-{stem}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,16 +139,17 @@ def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
     default = "the bundled photograph" if setting.default == str(PHOTOGRAPH) else setting.default
     text = f"{setting.help} (default: {default if default != '' else 'none'})".replace("%", "%%")
     metavar = "|".join(setting.valid) if setting.valid else {int: "N", float: "SECONDS"}.get(setting.kind, "TEXT")
-    group.add_argument(
-        setting.flag, dest=setting.name, metavar=metavar, help=("* " if setting.of_cell else "") + text, action=_Once
-    )
+    # `--insecure` alone says as much as `--insecure on`.
+    alone: Mapping[str, Any] = {"nargs": "?", "const": "on"} if setting.valid == ("on", "off") else {}
+    starred = ("* " if setting.of_cell else "") + text
+    group.add_argument(setting.flag, dest=setting.name, metavar=metavar, help=starred, action=_Once, **alone)
 
 
 def _option_help() -> str:
     return (
-        "what one transport or engine alone has, or every transport's max_message (bytes); may be repeated. "
-        "Of both engines that call model servers: tfserving.binary=PROGRAM (the real one; none: ours), "
-        "tfserving.tensor_content=true"
+        "what one transport or engine alone has, such as grpc.send=stream or rpyc.max_message=1000000, and of both "
+        "engines that call model servers tfserving.binary=PROGRAM (none: ours) and tfserving.tensor_content=true; "
+        "may be repeated"
     )
 
 
@@ -253,5 +257,6 @@ def _short_name(experiment: Experiment) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(dict.fromkeys(words)).lower()).strip("-")[:60]
 
 
-def _timestamp() -> str:
+def timestamp() -> str:
+    """Now, in UTC, as the names of results folders begin."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -76,6 +76,7 @@ def prepare(experiment: Experiment) -> Prepared:
         whole = program.read(loaded.model)
         inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}
         partitions = _Planner(whole, inputs[batches[0]][0]).partitions(experiment.cells)
+        _check_listed(partitions)
     except PartitionError as error:
         raise UsageError(str(error)) from error
     expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
@@ -157,6 +158,20 @@ def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
     outputs = keras.tree.flatten(loaded.model(dict(inputs) if len(given) > 1 else given[0], training=False))
     arrays = (keras.ops.convert_to_numpy(output) for output in outputs)
     return dict(zip(program.graph.outputs, arrays, strict=True))
+
+
+def _check_listed(partitions: Mapping[Cell, Partition]) -> None:
+    """Raises `UsageError` for a tensor that would have to go over REST, and of whose type JSON has no list."""
+    rest = [partition for cell, partition in partitions.items() if cell.engine == "tfserving-rest"]
+    for partition in dict.fromkeys(rest):
+        from cluster.serving.json_arrays import LISTED  # not without the extra `serving`
+
+        for name, wire in partition.plan.wires.items():
+            if wire.dtype not in LISTED:
+                raise UsageError(
+                    f"--engine tfserving-rest: no {wire.dtype}, such as tensor {name!r}, goes over REST; "
+                    "valid with --engine tfserving"
+                )
 
 
 def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> int:

@@ -1,6 +1,7 @@
 """`python -m experiments.report FOLDER`: summary.csv, report.md and comparison.svg, from what the run left there.
 
-Reads samples.csv and environment.json, and nothing else: whoever has these two files gets the same bytes.
+Reads samples.csv, environment.json and (where a node was killed) faults.csv, and nothing else: whoever has these files
+gets the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cluster.serving import choice
-from experiments import charts, environment, samples, sections, statistics
+from experiments import charts, environment, faults, samples, sections, statistics
 from experiments.files import WriteError, replace_file
 from experiments.markdown import ABSENT, line, number
 from experiments.published import Figures, figures_for
@@ -44,7 +45,7 @@ def build(folder: Path) -> Path:
     replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
     titles = titles_of(record)
     missing = _draw(summary, folder, titles)
-    replace_file(folder / "report.md", _text(record, measured, summary, missing, titles))
+    replace_file(folder / "report.md", _text(record, measured, summary, faults.read(folder), missing, titles))
     return folder / "report.md"
 
 
@@ -129,6 +130,7 @@ def _text(
     record: Mapping[str, Any],
     measured: pd.DataFrame,
     summary: pd.DataFrame,
+    killed: pd.DataFrame,
     missing: str,
     titles: Mapping[str, str],
 ) -> str:
@@ -139,6 +141,7 @@ def _text(
         sections.overview(experiment),
         sections.chart(missing),
         *sections.groups(summary, titles),
+        sections.faults(faults.recoveries(killed, measured)),
         sections.full_table(summary, titles),
         sections.how_to_read(experiment, summary, titles),
         sections.environment(record, experiment),

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from cluster.launch import Nursery
 from cluster.process import tune
-from experiments import environment, flags, model_servers, report, samples
+from experiments import environment, faults, flags, model_servers, report, samples
 from experiments.files import replace_file
 from experiments.progress import Progress
 from experiments.specification import Experiment
@@ -54,7 +54,7 @@ def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
         nursery = stack.enter_context(Nursery()) if remote else None
         settings = tune(experiment.threads, experiment.malloc)
         prepared = prepare(experiment)
-        samples.claim(folder, experiment)
+        samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
         _measure(prepared, folder, progress, nursery)
     _show(folder)
@@ -69,8 +69,10 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
     try:
         for partition in dict.fromkeys(prepared.partitions.values()):
             replace_file(folder / f"plan-{partition.name}.json", partition.plan.to_json())
-        with samples.Writer(folder) as writer:
-            run(prepared, writer, progress, nursery)
+        with contextlib.ExitStack() as stack:
+            writer = stack.enter_context(samples.Writer(folder))
+            log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
+            run(prepared, writer, progress, nursery, log)
         failure = ""
     except (SplitbenchError, OSError) as error:
         failure = str(error)

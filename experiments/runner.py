@@ -6,10 +6,11 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import transports
 from cluster.client import Answer, Client
@@ -20,33 +21,48 @@ from cluster.local import LocalCluster
 from cluster.mailbox import Mailbox
 from cluster.partition import export
 from cluster.pinning import cores, pin, pinned
-from experiments import gate, model_servers, wire
+from cluster.serving.fleet import Fleet
+from experiments import gate, model_servers, rows, wire
+from experiments.faults import Disruption
+from experiments.kill import Kill
 from experiments.prepare import Prepared, route_of
 from experiments.progress import Progress
 from experiments.samples import Sample, Writer
 from experiments.schedule import Block, blocks
-from experiments.specification import Cell
+from experiments.specification import Cell, Experiment
 from transports.base import Address
 from transports.errors import WireError
 
 __all__ = ["run"]
 
+RECOVERY = 60.0
+"""Seconds that a node which was killed may take to be replaced, on top of two leases, before a failure is one."""
 
-def run(prepared: Prepared, samples: Writer, progress: Progress, nursery: Nursery | None = None) -> None:
+
+def run(
+    prepared: Prepared,
+    samples: Writer,
+    progress: Progress,
+    nursery: Nursery | None = None,
+    faults: rows.Writer | None = None,
+) -> None:
     """Measure every cell of `prepared`: a row of `samples` for each timed request, written before the next one begins.
 
-    `nursery` starts the processes; without it, only cells carried by `none` can run.
+    `nursery` starts the processes; without it, only cells carried by `none` can run. `faults` takes what comes of a
+    `kill` in the experiment.
     Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a request
     that failed. What was measured until then is in `samples`; nothing is left running.
     """
     experiment = prepared.experiment
-    with _bench(prepared, progress, nursery) as bench:
+    with _bench(prepared, progress, nursery, faults) as bench:
         for cell in experiment.cells:
             progress.phase(f"checking {cell.name}")
             bench.warm_up(cell)
         settle()
         concurrency = [cell.concurrency for cell in experiment.cells]
-        for block in blocks(concurrency, experiment.runs, experiment.order, experiment.seed):
+        # A kill is the business of one cell: it has recovered before the next one has its turn.
+        order = "blocked" if experiment.kill else experiment.order
+        for block in blocks(concurrency, experiment.runs, order, experiment.seed):
             for sample in bench.measure(block):
                 samples.append(sample)
                 progress.advance(sample.cell.name, sample.seconds)
@@ -58,14 +74,19 @@ class _Bench:
 
     prepared: Prepared
     client: Client
-    checks: Sequence[Callable[[], None]]
-    """Each raises where a process that it watches has ended."""
-    began: float = field(default_factory=time.perf_counter)
+    fleet: Fleet
+    cluster: Cluster | None
+    disruption: Disruption | None
+    began: float
+    """The zero of the clock on which requests start."""
 
     def warm_up(self, cell: Cell) -> None:
         """Requests that are not timed, with every variant of the input at least once."""
         for number in range(max(self.prepared.experiment.warmup, len(self.prepared.inputs[cell.batch]))):
-            self._request(cell, number)
+            try:
+                self._request(cell, number)
+            except WireError as error:
+                self._fail(cell, error)
 
     def measure(self, block: Block) -> Iterator[Sample]:
         """The timed requests of a block, as they are answered: as many under way at a time as the cell says."""
@@ -74,6 +95,8 @@ class _Bench:
         alone = experiment.pin == "on" and cell.transport == "none"
         with pinned(cores()[:1]) if alone else contextlib.nullcontext():
             yield from self._turn(cell, block)
+        if self.disruption and self.cluster:
+            self.cluster.wait_ready()
 
     def _turn(self, cell: Cell, block: Block) -> Iterator[Sample]:
         numbers = [*range(-block.lead, 0), *block.runs]
@@ -92,16 +115,25 @@ class _Bench:
                 clients.shutdown(cancel_futures=True)
 
     def _sample(self, cell: Cell, number: int, block: int) -> Sample:
-        crossed = wire.counting(cell)
-        start = time.perf_counter()
-        seconds, answer, deviation = self._request(cell, number)
+        if self.disruption and cell.transport != "none":
+            self.disruption.before(cell, number)
+        while True:
+            crossed = wire.counting(cell)
+            start = time.perf_counter() - self.began
+            try:
+                seconds, answer, deviation = self._request(cell, number)
+                break
+            except WireError as error:
+                if not (self.disruption and self.disruption.expected(cell)):
+                    self._fail(cell, error)
+                self.disruption.failed(cell, number, start, error)
         tally = answer.tally
         return Sample(
             cell,
             number,
             seconds,
             block,
-            start=start - self.began,
+            start=start,
             deviation=deviation,
             compute_seconds=tally.compute,
             messages=tally.messages,
@@ -109,7 +141,15 @@ class _Bench:
             wire_bytes=crossed(),
             lookups=tally.lookups,
             connects=tally.connects,
+            repeated=answer.repeats,
         )
+
+    def _fail(self, cell: Cell, error: WireError) -> NoReturn:
+        """Raise why a request failed: a process that ended, or the error itself."""
+        self.fleet.check()
+        if self.cluster:
+            self.cluster.check()
+        raise type(error)(f"cell {cell.name}: {error}") from error
 
     def _request(self, cell: Cell, number: int) -> tuple[float, Answer, float]:
         """(seconds from arrays in the client's memory to arrays in the client's memory, answer, its deviation)."""
@@ -117,14 +157,9 @@ class _Bench:
         route = route_of(cell, partition)
         variant = number % len(self.prepared.inputs[cell.batch])
         inputs = self.prepared.inputs[cell.batch][variant]
-        try:
-            start = time.perf_counter()
-            answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout)
-            seconds = time.perf_counter() - start
-        except WireError as error:
-            for check in self.checks:
-                check()
-            raise type(error)(f"cell {cell.name}: {error}") from error
+        start = time.perf_counter()
+        answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout, cell.repeats)
+        seconds = time.perf_counter() - start
         return (
             seconds,
             answer,
@@ -133,43 +168,67 @@ class _Bench:
 
 
 @contextlib.contextmanager
-def _bench(prepared: Prepared, progress: Progress, nursery: Nursery | None) -> Iterator[_Bench]:
+def _bench(
+    prepared: Prepared, progress: Progress, nursery: Nursery | None, faults: rows.Writer | None
+) -> Iterator[_Bench]:
     """A client with everything that it talks to; on exit, all of it is gone."""
-    options = prepared.experiment.option
-    carriers = {name: transports.make(name, options) for name in prepared.transports}
+    experiment = prepared.experiment
+    carriers = {name: transports.make(name, experiment.options) for name in prepared.transports}
     registries: dict[str, Address] = {}
+    cluster: Cluster | None = None
     # A call over `none` is a call: a chain of servers is a stack of Python frames, about ten for each hop.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 20 * len(prepared.program.graph.operations)))
     with contextlib.ExitStack() as stack:
         fleet = stack.enter_context(model_servers.started(prepared, nursery, progress.phase))
-        addresses = fleet.wait(progress.phase)
-        checks = [fleet.check]
-        if prepared.experiment.pin == "on":
-            model_servers.pin_each(fleet)
-        if nursery and (remote := prepared.chosen(remote=True)):
-            exports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
-            for partition in remote:
-                export(prepared.program, partition, exports)
-                progress.phase(f"exported {len(partition.plan.stages)} stages of {partition.name}")
-            settings = Settings(
-                transports=tuple(name for name in carriers if name != "none"),
-                servers=max(partition.servers for partition in remote),
-                exports=exports,
-                workers=prepared.workers,
-                threads=prepared.experiment.threads,
-                malloc=prepared.experiment.malloc,
-                options=tuple(f"{key}={value}" for key, value in options.items()),
-                model_servers=addresses,
-            )
-            cluster = Cluster(settings, nursery, progress.phase)
-            if prepared.experiment.pin == "on":
-                for number, name in enumerate(cluster.nodes):
-                    pin(nursery.pids[name], {cores()[number % len(cores())]})
+        if nursery and prepared.chosen(remote=True):
+            cluster = _cluster(prepared, progress, nursery, fleet, stack)
             registries |= cluster.registries
-            checks.append(cluster.check)
         if direct := prepared.chosen(remote=False):
-            local = LocalCluster(direct, prepared.program, carriers["none"], addresses)
+            local = LocalCluster(direct, prepared.program, carriers["none"], fleet.wait(progress.phase))
             registries |= stack.enter_context(local).registries
+        if experiment.pin == "on":
+            model_servers.pin_each(fleet)
         courier = stack.enter_context(contextlib.closing(Courier(carriers, registries)))
-        mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers)))
-        yield _Bench(prepared, Client(courier, mailbox), checks)
+        mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers, experiment.host)))
+        began = time.perf_counter()
+        disruption = _disruption(experiment, cluster, faults, lambda: time.perf_counter() - began)
+        yield _Bench(prepared, Client(courier, mailbox), fleet, cluster, disruption, began)
+
+
+def _cluster(
+    prepared: Prepared, progress: Progress, nursery: Nursery, fleet: Fleet, stack: contextlib.ExitStack
+) -> Cluster:
+    """The processes that hold what no cell of this process holds."""
+    experiment, remote = prepared.experiment, prepared.chosen(remote=True)
+    exports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
+    for partition in remote:
+        export(prepared.program, partition, exports)
+        progress.phase(f"exported {len(partition.plan.stages)} stages of {partition.name}")
+    settings = Settings(
+        transports=tuple(name for name in prepared.transports if name != "none"),
+        servers=max(partition.servers for partition in remote),
+        exports=exports,
+        workers=prepared.workers,
+        threads=experiment.threads,
+        malloc=experiment.malloc,
+        options=tuple(f"{key}={value}" for key, value in experiment.options.items()),
+        replicas=experiment.replicas,
+        lease=experiment.lease,
+        host=experiment.host,
+        insecure=experiment.insecure == "on",
+        model_servers=fleet.wait(progress.phase),
+    )
+    cluster = Cluster(settings, nursery, progress.phase)
+    if experiment.pin == "on":
+        for number, name in enumerate(cluster.nodes):
+            pin(nursery.pids[name], {cores()[number % len(cores())]})
+    return cluster
+
+
+def _disruption(
+    experiment: Experiment, cluster: Cluster | None, faults: rows.Writer | None, clock: Callable[[], float]
+) -> Disruption | None:
+    if not (experiment.kill and cluster and faults):
+        return None
+    patience = RECOVERY + 2 * experiment.lease
+    return Disruption(Kill.parse(experiment.kill), cluster.replace, faults, clock, patience)

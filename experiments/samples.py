@@ -6,15 +6,13 @@ Columns, in this order (units in brackets):
   their turn together share a number), `start` [s, when it was begun, on a clock of the run's own], `compute_seconds`
   [s, in the stages], `messages` (sent between processes or handlers), `payload_bytes` [B, all tensors of all
   messages], `wire_bytes` [B, all that crossed: `experiments.wire`], `lookups` (questions to the registry), `connects`
-  (connections made) and `deviation` (largest |output - local| over largest |local|).
+  (connections made), `repeated` (attempts that were lost before the one that was answered) and `deviation` (largest
+  |output - local| over largest |local|).
 A value that was not measured is an empty field, and is read as NaN where the column may hold it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +21,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.files import WriteError
-from experiments.specification import CELL_FIELDS, Cell, Experiment
+from experiments import rows
+from experiments.specification import CELL_FIELDS, Cell
 from transports.errors import UsageError
 
 __all__ = [
@@ -39,25 +37,29 @@ __all__ = [
     "read",
 ]
 
-log = logging.getLogger("splitbench.experiments")
-
 NAME = "samples.csv"
-RESULTS = (NAME, "summary.csv", "report.md", "environment.json", "comparison.svg", "plan-*.json")
+RESULTS = (
+    *(NAME, "summary.csv", "report.md", "environment.json", "comparison.svg"),
+    *("faults.csv", "sizes.svg", "plan-*.json"),
+)
 """What a folder that already holds an experiment holds some of."""
 
 NAMING_FIELDS = CELL_FIELDS[: CELL_FIELDS.index("placement")]
 EXTRA_FIELDS = CELL_FIELDS[len(NAMING_FIELDS) :]
-INTEGERS = ("batch", "servers", "concurrency", "run", "block", "messages", "payload_bytes", "lookups", "connects")
+INTEGERS = (
+    *("batch", "servers", "concurrency", "repeats", "run", "block"),
+    *("messages", "payload_bytes", "lookups", "connects", "repeated"),
+)
 NUMBERS = ("seconds", "start", "compute_seconds", "wire_bytes", "deviation")
 MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation")
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "start", "compute_seconds"),
-    *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "deviation"),
+    *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "repeated", "deviation"),
 )
 
 
-LATER: Mapping[str, str] = {"concurrency": "1", "start": "", "wire_bytes": ""}
+LATER: Mapping[str, str] = {"concurrency": "1", "repeats": "0", "start": "", "wire_bytes": "", "repeated": "0"}
 """Columns that came after version 0.1, and what a file without them means."""
 
 
@@ -75,6 +77,7 @@ class Sample:
     payload_bytes: int = 0
     lookups: int = 0
     connects: int = 0
+    repeated: int = 0
     start: float = float("nan")
     wire_bytes: float = float("nan")
 
@@ -82,79 +85,18 @@ class Sample:
         """The fields of its line, in the order of `COLUMNS`."""
         cell = {name: getattr(self.cell, name) for name in CELL_FIELDS}
         values = {name: getattr(self, name) for name in self.__dataclass_fields__} | cell | {"cell": self.cell.name}
-        return tuple(_field(values[column]) for column in COLUMNS)
+        return tuple(rows.field(values[column]) for column in COLUMNS)
 
 
-def _field(value: Any) -> str:
-    """Numbers in the shortest form that reads back to the same; NaN as an empty field."""
-    if isinstance(value, float):
-        return "" if value != value else repr(float(value))
-    return str(value)
-
-
-class Writer:
-    """Appends samples to `folder`/samples.csv. A row is with the operating system once `append` returns.
-
-    So a killed process loses nothing that was appended; a machine that loses power may. Raises `UsageError` where the
-    file is there already, and `WriteError` where a row could not be written: the rows before it stay readable.
-    """
+class Writer(rows.Writer):
+    """Appends samples to `folder`/samples.csv."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
-        self.rows = 0
-        self._size = 0
-        try:
-            self._file = self.path.open("xb", buffering=0)
-        except FileExistsError as error:
-            raise UsageError(f"{self.path} already holds samples; give another --out") from error
-        except OSError as error:
-            raise self._failure(error) from error
-        self._write(COLUMNS)
-
-    def append(self, sample: Sample) -> None:
-        self._write(sample.row())
-        self.rows += 1
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def _write(self, row: tuple[str, ...]) -> None:
-        line = _line(row)
-        try:
-            written = 0
-            while written < len(line):  # one call, unless the disk is about to be full
-                written += self._file.write(line[written:]) or 0
-        except OSError as error:
-            self._drop_torn_line()
-            raise self._failure(error) from error
-        self._size += len(line)
-
-    def _drop_torn_line(self) -> None:
-        """Best effort: `read` copes with a torn line as well."""
-        try:
-            self._file.truncate(self._size)
-            self._file.seek(self._size)
-        except OSError:
-            log.debug("%s keeps a torn last line", self.path)
-
-    def _failure(self, error: OSError) -> WriteError:
-        return WriteError(f"cannot write {self.path}: {error.strerror}; it keeps the {self.rows} rows before this one")
+        super().__init__(folder / NAME, COLUMNS)
 
 
-def _line(row: tuple[str, ...]) -> bytes:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(row)
-    return buffer.getvalue().encode()
-
-
-def claim(folder: Path, experiment: Experiment) -> Path:
-    """Make `folder` and return it. Raises `UsageError` where the results of `experiment` cannot go there.
+def claim(folder: Path, title: str = "") -> Path:
+    """Make `folder` and return it. Raises `UsageError` where the results of what is called `title` cannot go there.
 
     That is where it holds an experiment already, is a file, or cannot be written to.
     """
@@ -168,7 +110,7 @@ def claim(folder: Path, experiment: Experiment) -> Path:
         raise UsageError(f"--out {folder}: cannot be written to ({error.strerror}); give another folder") from error
     found = sorted(path.name for pattern in RESULTS for path in folder.glob(pattern))
     if found:
-        asked = f"; {experiment.title!r} needs another" if experiment.title else "; give another"
+        asked = f"; {title!r} needs another" if title else "; give another"
         raise UsageError(f"--out {folder}: already holds an experiment ({', '.join(found)}){asked}")
     return folder
 
@@ -180,72 +122,15 @@ def read(folder: Path) -> pd.DataFrame:
     say so. Raises `UsageError` for a file that is missing or is no samples file, naming the line.
     """
     path = folder / NAME
-    text = _text(path)
-    whole, _, torn = text.rpartition("\n")
-    frame = _frame(list(csv.reader(io.StringIO(whole + "\n"))) if whole else [], path)
-    if torn:
-        frame.attrs["note"] = f"the last line of {NAME} is incomplete, as a killed run leaves it, and was dropped"
-        log.warning("%s: %s", folder, frame.attrs["note"])
-    return frame
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}; give a folder that an experiment has written"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no samples file: it is not text") from error
-
-
-def _frame(rows: list[list[str]], path: Path) -> pd.DataFrame:
-    rows = _with_later_columns(rows)
-    header = rows[0] if rows else []
-    if tuple(header) != COLUMNS:
-        missing = [column for column in COLUMNS if column not in header]
-        extra = [column for column in header if column not in COLUMNS][:5]
-        what = (
-            f"without {', '.join(missing)}" if missing else f"with {', '.join(extra)}" if extra else "in another order"
-        )
-        raise UsageError(f"{path} is no samples file: its columns are {what}")
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(COLUMNS):
-            raise UsageError(f"{path}, line {number}: {len(row)} fields, expected {len(COLUMNS)}")
-    frame = pd.DataFrame(rows[1:], columns=list(COLUMNS), dtype=str)
+    frame = rows.read(path, COLUMNS, LATER)
     for column in (*INTEGERS, *NUMBERS):
-        frame[column] = _numeric(frame[column], path)
+        may_be_empty, positive = column in MAY_BE_EMPTY, column == "seconds"
+        values = rows.numbers(
+            frame[column], path, may_be_empty=may_be_empty, positive=positive, whole=column in INTEGERS
+        )
+        frame[column] = values
     _check_cells(frame, path)
     return frame
-
-
-def _with_later_columns(rows: list[list[str]]) -> list[list[str]]:
-    """The rows with every column of `LATER` that they lack, in its place."""
-    header = rows[0] if rows else []
-    missing = [column for column in COLUMNS if column not in header]
-    if not header or any(column not in LATER for column in missing):
-        return rows
-    for column in missing:
-        place = COLUMNS.index(column)
-        for row in rows:
-            row.insert(place, LATER[column])
-        rows[0][place] = column
-    return rows
-
-
-def _numeric(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
-    name = str(column.name)
-    values = pd.to_numeric(column.where(column != "", "nan"), errors="coerce").astype("float64")
-    bad = values.isna() & ~((column == "") & (name in MAY_BE_EMPTY))
-    bad |= (values <= 0) if name == "seconds" else (values < 0)
-    bad |= values.abs() == float("inf")
-    if name in INTEGERS:
-        bad |= values != values.round()
-    if bad.any():
-        line = int(bad.to_numpy().argmax())
-        raise UsageError(f"{path}, line {line + 2}: {name} is {column.iloc[line]!r}, expected a number")
-    return values.astype("int64") if name in INTEGERS else values
 
 
 def _check_cells(frame: pd.DataFrame, path: Path) -> None:

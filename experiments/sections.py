@@ -16,7 +16,11 @@ from experiments.published import Figures, figures_for
 from experiments.samples import EXTRA_FIELDS, cell_of
 from experiments.specification import Cell, Experiment, local_of
 
-__all__ = ["banner", "chart", "environment", "full_table", "groups", "how_to_read", "overview", "transport_title"]
+__all__ = [
+    *("banner", "chart", "environment", "faults", "full_table", "groups", "how_to_read", "machine", "overview"),
+    "pairs",
+    "transport_title",
+]
 
 Row = Mapping[str, Any]
 Titles = Mapping[str, str]
@@ -196,6 +200,27 @@ _WIRE_IS = (
 )
 
 
+def faults(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `faults.recoveries` found: nothing where nothing was killed."""
+    if not found:
+        return []
+    header = ["Cell", "Killed", "Before request", "Failed", "Repeated", "First answer (s)", "Undisturbed (s)"]
+    body = [
+        [
+            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "repeated")),
+            *(number(kill[name], 3) for name in ("answered", "undisturbed")),
+        ]
+        for kill in found
+    ]
+    text = (
+        "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
+        "requests are in no other table; each was made again until it was answered. **Repeated** ones were answered by "
+        "a later attempt of their client. Times count from the kill: to the end of the first request that was begun "
+        "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
+    )
+    return ["## Faults", "", text, "", *table(header, body, left=2)]
+
+
 def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: Titles) -> list[str]:
     lines = [
         "- **Local** is the whole model in the client's own process (mode whole, transport none), with the same model, "
@@ -239,27 +264,36 @@ def _engines(summary: pd.DataFrame) -> list[str]:
 
 def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
     settings = {
-        "Command": " ".join(record.get("command") or []),
-        "Started": record.get("started"),
-        "Ended": record.get("ended"),
-        "Commit": _commit(record.get("commit")),
-        "Processor": _pairs(record.get("processor")),
-        "Memory (GB)": number(float(record.get("memory_bytes") or math.nan) / 1e9, 4),
-        "System": _pairs(record.get("system")),
-        "Load at start": _list(record.get("load_at_start")),
-        "Load at end": _list(record.get("load_at_end")),
-        "Threads": _pairs(record.get("threads")),
-        "Variables": _pairs(record.get("variables")),
-        "Versions": _pairs(record.get("versions")),
         "Input": record["experiment"].get("input"),
         "Seed": str(experiment.seed),
         "Time limit (s)": f"{experiment.timeout:g}",
         "Workers": str(experiment.workers or "as many as needed"),
-        "Options": _pairs(experiment.option),
+        "Nodes for a portion": str(experiment.replicas),
+        "TLS": "mutual" if experiment.tls_cert else "none",
+        "Options": pairs(experiment.option),
     }
     if served := record.get("model_server"):
-        settings["Model server"] = _pairs(served)
-    body = [[name, line(str(value)) if value else ABSENT] for name, value in settings.items()]
+        settings["Model server"] = pairs(served)
+    return machine(record, settings)
+
+
+def machine(record: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
+    """What ran where, and beside it the `settings` of what ran."""
+    values = {
+        "Command": " ".join(record.get("command") or []),
+        "Started": record.get("started"),
+        "Ended": record.get("ended"),
+        "Commit": _commit(record.get("commit")),
+        "Processor": pairs(record.get("processor")),
+        "Memory (GB)": number(float(record.get("memory_bytes") or math.nan) / 1e9, 4),
+        "System": pairs(record.get("system")),
+        "Load at start": _list(record.get("load_at_start")),
+        "Load at end": _list(record.get("load_at_end")),
+        "Threads": pairs(record.get("threads")),
+        "Variables": pairs(record.get("variables")),
+        "Versions": pairs(record.get("versions")),
+    }
+    body = [[name, line(str(value)) if value else ABSENT] for name, value in {**values, **settings}.items()]
     return ["## Environment", "", *table(["What", "Value"], body, left=2)]
 
 
@@ -267,7 +301,8 @@ def _commit(record: Mapping[str, Any] | None) -> str:
     return f"{record['commit']}{' with changes' if record['dirty'] else ''}" if record else ""
 
 
-def _pairs(record: Mapping[str, Any] | None) -> str:
+def pairs(record: Mapping[str, Any] | None) -> str:
+    """`"grpc.chunk 65536, grpc.stall 5"`, without what is not known."""
     return ", ".join(f"{key} {value}" for key, value in (record or {}).items() if value is not None)
 
 

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import transports
+from cluster.leases import LEAST_LEASE
 from cluster.serving import choice
+from experiments.kill import Kill
 from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
 from transports.errors import UsageError
+from transports.limits import TLS_FILES
 
 __all__ = [
     "SETTINGS",
@@ -34,9 +37,11 @@ __all__ = [
 CUT_WORDS = ("equal", "balanced")
 """Cuts that are found; any other value of `cut` names operations."""
 
-LEAST: Mapping[str, int] = dict.fromkeys(("batch", "servers", "concurrency", "runs"), 1) | dict.fromkeys(
-    ("warmup", "workers", "threads", "seed"), 0
-)
+LEAST: Mapping[str, float] = {
+    **dict.fromkeys(("batch", "servers", "concurrency", "runs", "replicas", "max_message"), 1),
+    **dict.fromkeys(("warmup", "workers", "threads", "seed", "repeats"), 0),
+    "lease": LEAST_LEASE,
+}
 MOST: Mapping[str, int] = {"seed": 2**32 - 1}  # numpy and Keras take no larger one
 
 BUNDLED = f"{PHOTOGRAPH.name} (bundled)"
@@ -182,7 +187,19 @@ def _with_codecs(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
 
 
 def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
-    """`experiment` itself. Raises `UsageError` for an option that nothing takes, and for `cuts` that nothing heeds."""
+    """`experiment` itself.
+
+    Raises `UsageError` for an option that nothing takes, `cuts` that nothing heeds, a host that is open to others, a
+    kill that hits nobody, and an engine whose libraries are not there.
+    """
+    _check_options(experiment)
+    _check_wires(experiment)
+    if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
+        raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
+    return experiment
+
+
+def _check_options(experiment: Experiment) -> None:
     served = choice.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
     names = {cell.transport for cell in experiment.with_locals().cells}
     for key in experiment.option:
@@ -190,15 +207,36 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
         if served and name == choice.OWNER:
             continue
         if name not in names:
-            what = "engine" if name in choice.ENGINES else "transport"
+            what = "engine with options" if name in choice.ENGINES else "transport"
             valid = sorted(names | ({choice.OWNER} if served else set()))
             raise UsageError(f"--option {key}: no {what} {name!r} in this experiment{transports.suggest(name, valid)}")
-        options = transports.make(name, experiment.option).options
+        options = transports.make(name, experiment.options).options
         if options.max_message < 1:
             raise UsageError(f"--option {key}: {options.max_message} is too small; valid: 1 byte or more")
-    if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
-        raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
-    return experiment
+
+
+def _check_wires(experiment: Experiment) -> None:
+    wires = [cell for cell in experiment.cells if not transports.load(cell.transport).local]
+    for name in dict.fromkeys(cell.transport for cell in wires):
+        options = transports.make(name, experiment.options).options
+        transports.check_host(experiment.host, options, experiment.insecure == "on")
+    if experiment.kill:
+        _check_kill(experiment, wires)
+
+
+def _check_kill(experiment: Experiment, wires: Sequence[Cell]) -> None:
+    try:
+        kill = Kill.parse(experiment.kill)
+    except ValueError as error:
+        raise UsageError(f"--kill: {error}") from None
+    nodes = experiment.replicas * max((cell.servers for cell in wires), default=0)
+    if kill.node >= nodes:
+        valid = f"valid: node-0 to node-{nodes - 1}" if nodes else "no cell has any, with the transport none alone"
+        raise UsageError(f"--kill: there is no {kill.name}; {valid}")
+    if kill.request >= experiment.runs:
+        raise UsageError(f"--kill: there is no timed request {kill.request}; valid: 0 to {experiment.runs - 1}")
+    if experiment.pin == "on":
+        raise UsageError("--kill: a node that starts anew is not pinned; leave --pin off")
 
 
 def portable(path: str | Path) -> str:
@@ -212,6 +250,7 @@ def to_record(experiment: Experiment) -> dict[str, Any]:
     model = portable(experiment.model) if experiment.model.endswith(".keras") else experiment.model
     source = BUNDLED if Path(experiment.input) == PHOTOGRAPH else portable(experiment.input)
     record = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
+    record |= {name: portable(record[name]) for name in TLS_FILES if record[name]}
     cells = [asdict(cell) for cell in experiment.cells]
     return record | {"model": model, "input": source, "option": dict(experiment.option), "cells": cells}
 

@@ -16,6 +16,7 @@ import transports
 from cluster.flows import FLOWS
 from cluster.serving import choice
 from partitioning.placement import PLACEMENTS
+from transports.limits import TLS_FILES, Limits
 
 __all__ = ["CELL_FIELDS", "PHOTOGRAPH", "Cell", "Experiment", "engine_here", "local_of"]
 
@@ -26,6 +27,8 @@ MODES = ("whole", "layer", "submodel")
 ENGINES = ("eager", "graph", "frozen", *choice.ENGINES)
 MALLOC = ("keep", "default")
 CODECS = ("raw", "tensorproto")
+SHARED = ("max_message", *TLS_FILES)
+"""Settings that are options of every transport."""
 
 
 def _setting(default: Any, help: str, valid: tuple[str, ...] | None = None) -> Any:
@@ -63,6 +66,7 @@ class Cell:
         "bundle", "what leaves a server for another: all at once, or a message a tensor", ("bundle", "tensor")
     )
     concurrency: int = _setting(1, "requests that are under way at a time")
+    repeats: int = _setting(0, "times that a request is repeated which was lost with a server")
 
     @property
     def name(self) -> str:
@@ -111,9 +115,27 @@ class Experiment:
     threads: int = _setting(0, "TensorFlow's intra-op threads in every process; 0 = TensorFlow's own choice")
     malloc: str = _setting("keep", "freed memory stays with the process (keep), or goes back to the kernel", MALLOC)
     pin: str = _setting("off", "each node on one core, and the local model on one", ("on", "off"))
+    replicas: int = _setting(1, "node processes for each portion of the model; they take turns")
+    lease: float = _setting(10.0, "seconds until the registry takes a node that is silent as gone")
+    kill: str = _setting(
+        "", "NODE@REQUEST: kill that node before that timed request of each cell, and start another (node-1@20)"
+    )
+    max_message: int = _setting(Limits.max_message, "largest payload of a message, in bytes, over every transport")
+    host: str = _setting("127.0.0.1", "address at which every process listens; beyond this machine it takes TLS")
+    insecure: str = _setting("off", "listen at a --host beyond this machine without TLS", ("on", "off"))
+    tls_cert: str = _setting("", "PEM file of the certificate of every process; all three files turn TLS on")
+    tls_key: str = _setting("", "PEM file of its key, not encrypted")
+    tls_ca: str = _setting("", "PEM file of the authority that signed it")
     option: Mapping[str, str] = field(
         default_factory=dict, metadata={"help": "NAME.KEY=VALUE: what one transport or engine alone has", "valid": None}
     )
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """NAME.KEY -> value for `transports.make`: what all transports share, and over it what was said of one."""
+        names = dict.fromkeys(cell.transport for cell in self.cells)
+        shared = {key: getattr(self, key) for key in SHARED if getattr(self, key) != getattr(Experiment, key)}
+        return {f"{name}.{key}": str(value) for name in names for key, value in shared.items()} | dict(self.option)
 
     def with_locals(self) -> Experiment:
         """The same experiment with the local model of every cell in it, locals first, each cell once."""

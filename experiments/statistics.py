@@ -66,11 +66,12 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
 def none_of(cell: Cell) -> Cell:
     """The cell that differs from `cell` only in that no wire is crossed, neither to nodes nor to model servers.
 
-    `none` writes no bytes: it has one codec.
+    `none` writes no bytes, so that it has one codec; and it loses nobody, so that nothing is repeated.
     """
     if cell.mode == "whole":
         return local_of(cell)
-    return replace(cell, transport="none", codec=Cell.codec, engine=engine_here(cell.engine))
+    here = engine_here(cell.engine)
+    return replace(cell, transport="none", codec=Cell.codec, repeats=Cell.repeats, engine=here)
 
 
 def ratio_interval(cell: pd.DataFrame, base: pd.DataFrame, generator: np.random.Generator) -> tuple[float, float]:

@@ -154,6 +154,17 @@ def structured() -> keras.Model:
     return keras.Model(inputs, {"score": head, "again": head, "middle": attention}, name="structured")
 
 
+def fan_out() -> keras.Model:
+    """An input that is awaited all along the way, and a tensor that is made first and taken last."""
+    x = keras.Input((6,), name="x")
+    stem = _dense(6, "stem", "tanh")(x)
+    deep = stem
+    for place in range(3):
+        deep = layers.Subtract(name=f"less_{place}")([_dense(6, f"deep_{place}", "tanh")(deep), x])
+    joined = layers.Multiply(name="product")([deep, stem])
+    return keras.Model(x, _dense(4, "head", None)(joined), name="fan_out")
+
+
 SHAPES: Mapping[str, Callable[[], keras.Model]] = {
     "sequential": sequential,
     "residual": residual,
@@ -161,8 +172,9 @@ SHAPES: Mapping[str, Callable[[], keras.Model]] = {
     "shared-layer": shared_layer,
     "multi-input": multi_input,
     "multi-output": multi_output,
+    "fan-out": fan_out,
 }
-"""The six shapes that every transport and flow is tested with."""
+"""The shapes that every transport and flow is tested with."""
 
 MODELS: Mapping[str, Callable[[], keras.Model]] = SHAPES | {
     "nested": nested,

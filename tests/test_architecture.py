@@ -63,5 +63,7 @@ def test_the_registry_loads_no_tensorflow() -> None:
 
 
 def test_the_libraries_of_model_servers_wait_until_one_is_chosen() -> None:
-    loaded = loaded_by("import cluster.host, cluster.local, cluster.serving.fleet, experiments.flags, experiments.report")
+    loaded = loaded_by(
+        "import cluster.host, cluster.local, cluster.serving.fleet, experiments.flags, experiments.report"
+    )
     assert not loaded & (HEAVY | {"tensorflow_serving", "orjson"})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import flags
+from experiments import flags, sizes
 from experiments.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +27,12 @@ def test_a_command_line_is_one_that_is_taken(words: list[str], monkeypatch: pyte
     monkeypatch.chdir(ROOT)
     experiment, _ = flags.parse(words[words.index("experiments.run") + 1 :])
     assert experiment.cells
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if "experiments.sizes" in words], ids=" ".join)
+def test_a_command_line_of_sizes_is_one_that_is_taken(words: list[str]) -> None:
+    given = sizes.parser().parse_args(words[words.index("experiments.sizes") + 1 :])
+    assert sizes.parse(given).ways
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "make"], ids=" ".join)

@@ -73,7 +73,7 @@ class GrpcOptions(Limits):
 
     send: str = "unary"
     """How a client sends a message, and has it answered: whole (`unary`) or in chunks (`stream`). Chunks win
-    for large messages: `tests/transports/bench_echo.py --sizes 1,2,4,16` says from which size on a machine."""
+    for large messages: `python -m experiments.sizes --transport grpc` says from which size on a machine."""
     chunk: int = 2**20
     """Bytes of a message in a chunk, at either end."""
 

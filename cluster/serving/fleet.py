@@ -72,6 +72,7 @@ class Fleet:
         self._configs = configs
         self._nursery = nursery
         self._servers: list[_ModelServer] = []
+        self._addresses: list[Mapping[str, Address]] = []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
@@ -92,11 +93,10 @@ class Fleet:
 
     def wait(self, notify: Callable[[str], None] = lambda text: None) -> tuple[Mapping[str, Address], ...]:
         """The addresses of each server, once all are ready. Raises `ClusterDown`, with a server's last words."""
-        addresses = []
-        for config, server in zip(self._configs, self._servers, strict=True):
-            addresses.append(server.wait())
+        for config, server in list(zip(self._configs, self._servers, strict=True))[len(self._addresses) :]:
+            self._addresses.append(server.wait())
             notify(f"model-{config.stem} ready ({self._settings.kind})")
-        return tuple(addresses)
+        return tuple(self._addresses)
 
     def check(self) -> None:
         """Raise `ClusterDown` if a server has ended: to be asked once a request has failed."""

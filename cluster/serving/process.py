@@ -168,9 +168,20 @@ class ModelServer:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now: the real server takes no 0. They are all held before any is let go."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in held:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in held]
+    """Ports that are free now, none of them given out before: the real server takes no 0, and takes its time.
+
+    Two servers on one port would share its calls, for the real one lets others have its port as well.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        with socket.socket() as held:
+            held.bind((HOST, 0))
+            port = held.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            ports.append(port)
+    return ports
+
+
+_given: set[int] = set()
+"""Ports that this process has given out."""

@@ -24,7 +24,7 @@ from partitioning.strategies import make_plan
 from tests.models import SHAPES, flat_outputs, inputs_for
 from transports.base import Address, Array, Transport
 
-SERVERS = 3
+SERVERS = 4
 MODES = ("whole", "layer", "submodel")
 ENGINES = {"whole": ("eager",), "layer": ("eager",), "submodel": ("frozen",)}
 WIRES = tuple(name for name in transports.NAMES if name != "none")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -24,7 +26,7 @@ from tests.models import SHAPES
 
 pytestmark = pytest.mark.slow
 
-CARRIERS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs]
+OTHER_CODECS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs[1:]]
 DOCUMENT = {"registry": "per-hop", "connections": "per-hop", "send": "tensor"}
 SWITCHES: Mapping[str, Mapping[str, object]] = {
     "tuned": {},
@@ -33,30 +35,71 @@ SWITCHES: Mapping[str, Mapping[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("model", SHAPES)
-@pytest.mark.parametrize(("transport", "codec"), CARRIERS)
-def test_equals_the_local_model(
+@dataclass(frozen=True)
+class Rig:
+    """Everything there is, and a request with any of it."""
+
+    bench: Bench
+    direct: Callable[[str], Client]
+    cases: Mapping[str, Case]
+    partitions: Mapping[str, Partition]
+
+    def assert_right(self, name: str, route: Callable[[Partition], Route], variant: int) -> None:
+        """The partition `name` gives on an input what the local model gives."""
+        model, partition = name.partition(".")[0], self.partitions[name]
+        made = route(partition)
+        client = self.direct(model) if made.transport == "none" else self.bench.client
+        case = self.cases[model]
+        inputs, expected = (draws[variant % len(draws)] for draws in (case.inputs, case.expected))
+        assert_right(client.infer(partition, made, inputs, timeout=20.0).outputs, expected)
+
+
+@pytest.fixture
+def rig(
     bench: Bench,
     direct: Callable[[str], Client],
     cases: Mapping[str, Case],
     partitions: Mapping[str, Partition],
-    transport: str,
-    codec: str,
-    model: str,
-    mode: str,
-    placement: str,
-    flow: str,
-) -> None:
-    partition = partitions[f"{model}.{mode}.{placement}"]
-    client = direct(model) if transport == "none" else bench.client
+) -> Rig:
+    return Rig(bench, direct, cases, partitions)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("model", SHAPES)
+@pytest.mark.parametrize("transport", transports.NAMES)
+def test_equals_the_local_model(rig: Rig, transport: str, model: str, mode: str, placement: str, flow: str) -> None:
+    codec = transports.load(transport).codecs[0]
     for number, switches in enumerate(SWITCHES.values()):
-        route = Route(partition.name, partition.engines[0], transport, codec, flow, **switches)  # type: ignore[arg-type]
-        variant = number % len(cases[model].inputs)
-        answer = client.infer(partition, route, cases[model].inputs[variant], timeout=20.0)
-        assert_right(answer.outputs, cases[model].expected[variant])
+
+        def route(partition: Partition, switches: Mapping[str, Any] = switches) -> Route:
+            return Route(partition.name, partition.engines[0], transport, codec, flow, **switches)
+
+        rig.assert_right(f"{model}.{mode}.{placement}", route, number)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("model", SHAPES)
+@pytest.mark.parametrize(("transport", "codec"), OTHER_CODECS)
+def test_another_codec_carries_the_same(rig: Rig, transport: str, codec: str, model: str, mode: str) -> None:
+    """What a codec writes depends on the tensors alone, not on who sends them where."""
+    name = f"{model}.{mode}.round-robin"
+    rig.assert_right(name, lambda partition: Route(name, partition.engines[0], transport, codec), 0)
+
+
+def test_the_shapes_have_what_is_hard(partitions: Mapping[str, Partition]) -> None:
+    """An input that three servers await, a tensor that skips two of them, an output that has successors."""
+    found = set()
+    for name in (f"{model}.submodel.contiguous" for model in SHAPES):
+        plan, placement = partitions[name].plan, partitions[name].placement
+        for tensor, wire in plan.wires.items():
+            servers = {placement[stage] for stage in wire.consumers}
+            made = placement[wire.producer] if wire.producer else None
+            found |= {"fan-out"} if made is None and len(servers) >= 3 else set()
+            found |= {"skip"} if made is not None and max(servers, default=0) - made > 2 else set()
+            found |= {"middle"} if tensor in plan.outputs and servers else set()
+    assert found == {"fan-out", "skip", "middle"}
 
 
 @pytest.mark.parametrize("flow", FLOWS)

@@ -189,7 +189,7 @@ def test_the_gate_stops_a_wrong_answer(what: str, tmp_path: Path) -> None:
     fork_join().save(path)
     experiment = Experiment((Cell(transport="none", servers=2),), model=str(path), runs=3).with_locals()
     right = prepare(experiment)
-    out = samples.claim(tmp_path / "out", experiment)
+    out = samples.claim(tmp_path / "out", experiment.title)
     progress = Progress(6, [cell.name for cell in experiment.cells])
     with samples.Writer(out) as writer, progress, pytest.raises(OutputDiffers, match=r"output 'head'.*deviates"):
         measure(replace(right, program=BROKEN[what](right.program)), writer, progress)

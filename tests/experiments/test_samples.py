@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.samples import COLUMNS, LATER, Sample, Writer, cell_of, claim, read
-from experiments.specification import Cell, Experiment
+from experiments.specification import Cell
 from transports.errors import UsageError
 
-EXPERIMENT = Experiment((Cell(),), title="mine")
 FIRST = ["cell", "transport", "mode", "flow", "engine", "codec", "batch", "servers", "run", "seconds"]
 
 
@@ -212,31 +211,31 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 def test_claim_makes_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    assert claim(folder, EXPERIMENT) == folder
+    assert claim(folder, "mine") == folder
     assert list(folder.iterdir()) == []
-    assert claim(folder, EXPERIMENT) == folder  # it is still empty
+    assert claim(folder, "mine") == folder  # it is still empty
 
 
 @pytest.mark.parametrize("name", ["samples.csv", "summary.csv", "report.md", "environment.json", "plan-layer.json"])
 def test_claim_refuses_a_folder_that_holds_an_experiment(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(UsageError, match=rf"already holds an experiment \({name}\)"):
-        claim(tmp_path, EXPERIMENT)
+        claim(tmp_path, "mine")
 
 
 def test_claim_refuses_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="not a folder; give one that is new or empty"):
-            claim(path, EXPERIMENT)
+            claim(path)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that even root cannot write to")
 def test_claim_refuses_a_folder_that_cannot_be_written_to() -> None:
     with pytest.raises(UsageError, match="cannot be written to"):
-        claim(Path("/proc/self/splitbench"), EXPERIMENT)
+        claim(Path("/proc/self/splitbench"))
     with pytest.raises(UsageError, match="cannot be written to"):
-        claim(Path("/proc/self/task"), EXPERIMENT)
+        claim(Path("/proc/self/task"))
 
 
 def test_every_column_is_described(make_results: object) -> None:

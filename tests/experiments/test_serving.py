@@ -114,12 +114,22 @@ def test_a_killed_run_leaves_no_model_server(
 
 
 REFUSED = {
-    "a program that is not there": (["tfserving", "binary=/nowhere"], "'/nowhere' is no program that can be run"),
-    "an unknown option": (["tfserving", "binray=x"], "did you mean 'binary'?"),
-    "no truth": (["tfserving", "tensor_content=maybe"], "'maybe' is no bool"),
-    "bytes from the real server": (["tfserving", "tensor_content=true", "binary={program}"], "with lists of values"),
-    "bytes over REST": (["tfserving-rest", "tensor_content=true"], "over REST no tensor has bytes"),
-    "an option of an engine that no cell uses": (["graph", "binary=none"], "no engine 'tfserving' in this experiment"),
+    "a program that is not there": (
+        ["tfserving", "tfserving.binary=/nowhere"],
+        "'/nowhere' is no program that can be run",
+    ),
+    "an unknown option": (["tfserving", "tfserving.binray=x"], "did you mean 'binary'?"),
+    "no truth": (["tfserving", "tfserving.tensor_content=maybe"], "'maybe' is no bool"),
+    "bytes from the real server": (
+        ["tfserving", "tfserving.tensor_content=true", "tfserving.binary={program}"],
+        "with lists of values",
+    ),
+    "bytes over REST": (["tfserving-rest", "tfserving.tensor_content=true"], "over REST no tensor has bytes"),
+    "an option of an engine that no cell uses": (
+        ["graph", "tfserving.binary=none"],
+        "no engine with options 'tfserving' in this experiment",
+    ),
+    "an option of the other engine's": (["tfserving-rest", "tfserving-rest.binary=none"], "did you mean 'tfserving'?"),
     "an engine": (["tfservin"], "did you mean 'tfserving'?"),
 }
 
@@ -129,7 +139,7 @@ def test_what_cannot_be_used_is_refused(
     case: str, program: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (engine, *options), hint = REFUSED[case]
-    words = [word for option in options for word in ("--option", f"tfserving.{option.format(program=program)}")]
+    words = [word for option in options for word in ("--option", option.format(program=program))]
     out = tmp_path / "out"
     assert run.main(["--model", str(model), "--engine", engine, *words, "--out", str(out)]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]

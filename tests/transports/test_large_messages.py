@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from bench_echo import echo_process
 from conftest import Case
 
 import transports
+from experiments import echo
 from transports import Message, Transport
 from transports.base import Array
 from transports.errors import MessageTooLarge, UsageError
@@ -66,12 +66,15 @@ def test_six_hundred_megabytes(name: str, options: dict[str, str], capsys: pytes
     """Prints the largest memory that either process held, as a multiple of the payload (`pytest -s` shows it)."""
     x = np.arange(HUGE // 4, dtype=np.uint32)
     given = {f"{name}.max_message": str(LIMIT)} | {f"{name}.{key}": value for key, value in options.items()}
-    with echo_process(name, options=given) as (found, pid), _connect(transports.make(name, given), found[name]) as peer:
+    with (
+        echo.process(name, options=given) as (found, child),
+        _connect(transports.make(name, given), found[name]) as peer,
+    ):
         reply = peer.call(Message("echo", {}, {"x": x}), 120)
         assert np.array_equal(reply.tensors["x"], x)
         assert peer.call(Message("echo"), 5) == Message("echo")
         with capsys.disabled():
-            print(f" server {_most(pid) / HUGE:.1f} x payload", end="")
+            print(f" server {_most(child.pid) / HUGE:.1f} x payload", end="")
 
 
 def _connect(transport: Transport, address: transports.Address) -> transports.Connection:

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-from bench_echo import echo_process
 from conftest import HOST, Case
 
 import transports
+from experiments import echo
 from transports import Address, Limits, Message
 from transports.base import DTYPES
 from transports.errors import (
@@ -104,7 +104,7 @@ def test_many_tensors(any_transport: Case) -> None:
 
 
 def test_another_process_answers(remote_transport: Case) -> None:
-    with echo_process(remote_transport.name) as (found, _):
+    with echo.process(remote_transport.name) as (found, _):
         connection = remote_transport.connect(found[remote_transport.name])
         reply = connection.call(Message("echo", {"n": 1}, {"x": COUNT}), 5)
         connection.close()
@@ -160,17 +160,17 @@ def test_a_deadline_holds_while_the_handler_runs(remote_transport: Case, ping: M
 def test_a_deadline_holds_against_a_frozen_process(remote_transport: Case, size: int) -> None:
     if remote_transport.codec != "raw":
         pytest.skip("the wait is long, and what no peer reads is the same in every codec")
-    with echo_process(remote_transport.name) as (found, process):
+    with echo.process(remote_transport.name) as (found, child):
         connection = remote_transport.connect(found[remote_transport.name])
-        os.kill(process, signal.SIGSTOP)
-        os.waitpid(process, os.WUNTRACED)
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
         start = time.monotonic()
         try:
             with pytest.raises(DeadlineExceeded):
                 connection.call(Message("x", {}, {"x": np.random.default_rng(0).random(size // 8 + 1)}), 0.5)
             connection.close()
         finally:
-            os.kill(process, signal.SIGCONT)
+            os.kill(child.pid, signal.SIGCONT)
         assert time.monotonic() - start < 8  # gRPC leaves a write that is stuck after five seconds
 
 

@@ -1,0 +1,98 @@
+"""Who may call the processes of an experiment, and how much: hosts, TLS and limits, from flags to real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+
+import transports
+from cluster.mailbox import Mailbox
+from cluster.route import Request, Route
+from experiments import run
+from experiments.flags import parse
+from experiments.settings import to_record
+from tests.models import residual
+from tests.transports.authority import Authority
+from transports.errors import UsageError
+from transports.limits import TLS_FILES
+
+WIRES = [name for name in transports.NAMES if not transports.load(name).local]
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The three flags, with files whose certificate names 127.0.0.1."""
+    files = Authority(tmp_path_factory.mktemp("authority")).issue("127.0.0.1")
+    return [word for name in TLS_FILES for word in (f"--{name.replace('_', '-')}", files[name])]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("models") / "residual.keras"
+    residual().save(path)
+    return str(path)
+
+
+def test_a_shared_setting_reaches_every_transport_and_an_option_goes_before_it(tls: list[str]) -> None:
+    argv = ["--transport", ",".join(WIRES), "--max-message", "1000", "--option", f"{WIRES[0]}.max_message=2000", *tls]
+    options = parse(argv)[0].options
+    made = {name: transports.make(name, options).options for name in WIRES}
+    assert {name: limits.max_message for name, limits in made.items()} == {**dict.fromkeys(WIRES, 1000), WIRES[0]: 2000}
+    assert all(limits.tls for limits in made.values())
+
+
+REFUSED = [
+    (["--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),
+    (["--host", "no.such.host.invalid"], "is no address of this machine"),
+    (["--tls-cert", "a.pem"], "tls_key and tls_ca missing"),
+    (["--tls-cert", "a", "--tls-key", "b", "--tls-ca", "c"], "cannot read a"),
+    (["--max-message", "0"], "--max-message: 0 is too small; valid: 1 or more"),
+    (["--max-message", "9999999999"], "is too large"),
+    (["--insecure", "maybe"], "valid: on, off"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[" ".join(argv) for argv, _ in REFUSED])
+def test_what_is_open_or_unusable_is_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(argv)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("words", [["--insecure"], ["--insecure", "on"]], ids=" ".join)
+def test_an_open_host_is_allowed_by_saying_so_and_warned_of(words: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    assert parse(["--host", "0.0.0.0", *words])[0].host == "0.0.0.0"
+    assert "0.0.0.0 can be reached from other machines" in caplog.text
+
+
+def test_a_record_holds_no_path_of_the_files(tls: list[str]) -> None:
+    record = json.dumps(to_record(parse(tls)[0]))
+    assert str(Path(tls[1]).parent) not in record
+
+
+def test_outputs_come_in_at_the_host_of_the_experiment() -> None:
+    mailbox = Mailbox({"grpc": transports.make("grpc")}, "127.0.0.2")
+    request = Request("r", Route("p", "eager", "grpc", flow="forward"), deadline=0.0)
+    with contextlib.closing(mailbox), mailbox.expect(request, ["y"]) as awaited:
+        assert awaited.request.reply_to.startswith("127.0.0.2:")
+
+
+@pytest.mark.slow
+def test_an_experiment_under_tls(
+    tls: list[str], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", model, "--transport", ",".join(WIRES), "--mode", "submodel", "--flow", "nested,forward"]
+    flags += ["--servers", "2", "--runs", "2", "--engine", "frozen", "--out", str(tmp_path / "out"), *tls]
+    assert run.main(flags) == 0, capsys.readouterr().err
+    assert "| TLS                 | mutual" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_message_above_the_limit_names_both_figures(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--model", model, "--transport", "none", "--mode", "submodel", "--servers", "2", "--max-message", "100"]
+    assert run.main([*flags, "--out", str(tmp_path / "out")]) == 1
+    assert "take 768 bytes, above the limit of 100 bytes" in capsys.readouterr().err

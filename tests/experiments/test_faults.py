@@ -1,0 +1,138 @@
+"""A node that is killed by the script of an experiment: what is written down, what is made of it, and a real one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from experiments import faults, report, samples
+from experiments.flags import parse
+from experiments.kill import Kill
+from experiments.specification import Cell
+from tests.models import residual
+from transports.errors import ConnectError, UsageError
+
+if TYPE_CHECKING:
+    from conftest import Maker
+
+ROOT = Path(__file__).parent.parent.parent
+CELL = Cell("grpc", "submodel")
+
+
+@pytest.mark.parametrize("text", ["node-1@20", "1@20"])
+def test_a_kill_names_a_node_and_a_request(text: str) -> None:
+    assert Kill.parse(text) == Kill(1, 20)
+    assert Kill.parse(text).name == "node-1"
+
+
+REFUSED = [
+    (["--kill", "registry@3"], "--kill: 'registry@3' is not of the form NODE@REQUEST, for example node-1@20"),
+    (["--kill", "node-5@3"], "--kill: there is no node-5; valid: node-0 to node-4"),
+    (["--kill", "node-4@3", "--servers", "2", "--replicas", "2"], "valid: node-0 to node-3"),
+    (["--kill", "node-1@50"], "--kill: there is no timed request 50; valid: 0 to 49"),
+    (["--kill", "node-1@3", "--transport", "none"], "no cell has any, with the transport none alone"),
+    (["--kill", "node-1@3", "--pin", "on"], "leave --pin off"),
+    (["--lease", "0.1"], "--lease: 0.1 is too small; valid: 0.2 or more"),
+    (["--replicas", "0"], "--replicas: 0 is too small; valid: 1 or more"),
+    (["--repeats", "0,-1"], "--repeats: -1 is too small; valid: 0 or more"),
+]
+
+
+@pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[" ".join(argv) for argv, _ in REFUSED])
+def test_what_hits_nobody_is_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(argv)
+    assert message in str(error.value)
+
+
+def test_nothing_is_repeated_where_nobody_can_be_lost() -> None:
+    made = parse(["--transport", "none,grpc", "--repeats", "0,3"])[0].cells
+    assert [(cell.transport, cell.repeats) for cell in made] == [("none", 0), ("grpc", 0), ("grpc", 3)]
+
+
+class Clock:
+    now = 10.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_disruption_happens_once_a_cell_and_explains_failures_for_a_while(tmp_path: Path) -> None:
+    clock, killed = Clock(), []
+    log = faults.writer(tmp_path)
+    script = faults.Disruption(Kill(1, 3), killed.append, log, clock, patience=5.0)
+    script.before(CELL, 2)
+    assert not script.expected(CELL)
+    for _ in range(2):
+        script.before(CELL, 3)
+    assert killed == ["node-1"]
+    assert script.expected(CELL)
+    assert not script.expected(Cell("rpyc", "submodel"))
+    script.failed(CELL, 3, 9.5, ConnectError("server 1: gone,\nreally"))
+    clock.now += 6
+    assert not script.expected(CELL)
+    log.close()
+    rows = faults.read(tmp_path).drop(columns="cell").to_numpy().tolist()
+    assert rows == [
+        [3, 10.0, 0.0, "kill", "node-1", ""],
+        [3, 9.5, 0.5, "failed", "connect", "server 1: gone,\nreally"],
+    ]
+
+
+def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> None:
+    folder = make_results([CELL], runs=0)
+    (folder / samples.NAME).unlink()
+    with samples.Writer(folder) as writer:
+        for run, (start, repeated) in enumerate([(1.0, 0), (2.5, 0), (3.0, 2), (4.0, 0)]):
+            writer.append(samples.Sample(CELL, run, 0.25, 0, start=start, repeated=repeated))
+    with faults.writer(folder) as log:
+        log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
+        for start in (2.0, 2.125):
+            log.append(faults.Fault(CELL, 1, start, 0.0625, "failed", "connect", "gone"))
+        log.append(faults.Fault(Cell("rpyc", "submodel"), 1, 2.0, 9.0, "failed", "connect", "of another cell"))
+    (found,) = faults.recoveries(faults.read(folder), samples.read(folder))
+    assert found == {
+        "cell": CELL.name,
+        "node": "node-1",
+        "request": 1,
+        "failed": 2,
+        "repeated": 1,
+        "answered": 0.75,
+        "undisturbed": 1.25,
+    }
+    text = report.build(folder).read_text()
+    assert "| node-1 |              1 |      2 |        1 |            0.750 |            1.25 |" in text
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    with faults.writer(tmp_path) as log:
+        log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
+    with (tmp_path / faults.NAME).open("a") as file:
+        file.write("cell,1,2.0,0.5,fai")
+    assert list(faults.read(tmp_path)["event"]) == ["kill"]
+
+
+@pytest.mark.slow
+def test_a_node_is_killed_and_replaced_amid_an_experiment(tmp_path: Path) -> None:
+    """Without repeats its requests fail until another has its portion; a client that repeats them loses none."""
+    residual().save(tmp_path / "residual.keras")
+    flags = ["--model", tmp_path / "residual.keras", "--mode", "submodel", "--servers", 2, "--flow", "nested,forward"]
+    flags += ["--runs", 12, "--kill", "node-1@4", "--lease", 0.5, "--repeats", "0,20", "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "experiments.run", *map(str, flags)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    frame = samples.read(tmp_path / "out")
+    assert frame.groupby("cell").size().tolist() == [12] * 5
+    found = faults.recoveries(faults.read(tmp_path / "out"), frame)
+    assert [kill["node"] for kill in found] == ["node-1"] * 4
+    for kill in found:
+        patient = kill["cell"].endswith("repeats=20")
+        assert (kill["failed"] == 0) is patient
+        assert (kill["repeated"] > 0) is patient
+        assert kill["answered"] > 0
+        assert kill["undisturbed"] > 0
+    assert "## Faults" in (tmp_path / "out" / "report.md").read_text()
