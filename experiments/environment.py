@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from experiments import model_servers, wire
+from experiments import wire
 from experiments.files import replace_file
 from experiments.settings import portable, to_record
 from experiments.specification import Experiment
@@ -104,7 +104,6 @@ def collect(
         "load_at_start": collect_load(),
         "load_at_end": None,
         "threads": dict(threads),
-        "model_server": model_servers.record(experiment),
         "variables": collect_variables(),
     }
 

@@ -18,8 +18,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cluster.serving import choice
-from experiments import charts, environment, faults, samples, sections, statistics
+from experiments import charts, engines, environment, faults, samples, sections, statistics
 from experiments.files import WriteError, replace_file
 from experiments.markdown import ABSENT, line, number
 from experiments.published import Figures, figures_for
@@ -29,7 +28,7 @@ from experiments.specification import CELL_FIELDS, local_of
 from experiments.statistics import none_of
 from transports.errors import UsageError
 
-__all__ = ["build", "main", "render_table", "summary_of", "titles_of"]
+__all__ = ["build", "main", "render_table", "summary_of"]
 
 
 def build(folder: Path) -> Path:
@@ -43,7 +42,7 @@ def build(folder: Path) -> Path:
     measured = samples.read(folder)
     summary = summary_of(measured, from_record(record["experiment"]).seed)
     replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    titles = titles_of(record)
+    titles = engines.titles_of(record)
     missing = _draw(summary, folder, titles)
     replace_file(folder / "report.md", _text(record, measured, summary, faults.read(folder), missing, titles))
     return folder / "report.md"
@@ -103,12 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", metavar="FOLDER", help="a results folder, for example results/reference/seed-layer")
     return parser
-
-
-def titles_of(record: Mapping[str, Any]) -> dict[str, str]:
-    """Engine -> what tables call it, for those that ran in model servers: which server `record` says that was."""
-    kind = (record.get("model_server") or {}).get("kind")
-    return {engine: choice.title(engine, str(kind)) for engine in choice.ENGINES} if kind else {}
 
 
 def _draw(summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cluster.serving import choice
+from experiments import engines
 from experiments.charts import NAME as CHART
 from experiments.markdown import ABSENT, count, interval, line, number, table
 from experiments.published import Figures, figures_for
@@ -23,8 +23,6 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any]
-Titles = Mapping[str, str]
-"""Engine that ran in model servers -> what tables call it: which server that was."""
 
 TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned"}
 
@@ -62,19 +60,6 @@ PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("Published x / Local", lambda figures: _ratio(figures.ratio)),
 )
 
-ENGINES: Mapping[str, str] = {
-    "eager": "each operation is called from Python, as the document timed it",
-    "graph": "a stage is traced once into a `tf.function`",
-    "frozen": "a stage is traced, and its variables are folded into constants",
-    "tfserving": "a stage is a SavedModel in a model server, called over gRPC",
-    "tfserving-rest": "a stage is a SavedModel in a model server, called over REST with JSON",
-}
-
-SERVERS: Mapping[str, str] = {
-    choice.REAL: "the model server was TensorFlow Serving's own",
-    choice.OURS: "the model server was this project's own, which answers as TensorFlow Serving does and is not it",
-}
-
 
 def banner(record: Mapping[str, Any], note: str) -> list[str]:
     """What is wrong with the experiment, so that nobody takes half of it for the whole."""
@@ -102,7 +87,7 @@ def chart(missing: str) -> list[str]:
     return [f"![How many times the local model's time each cell takes, with its 95 % interval]({CHART})"]
 
 
-def groups(summary: pd.DataFrame, titles: Titles) -> list[list[str]]:
+def groups(summary: pd.DataFrame, titles: engines.Titles) -> list[list[str]]:
     """A table for each way to split and execute, whose columns are what carried the tensors."""
     if summary.empty:
         return [["No request was timed."]]
@@ -118,7 +103,7 @@ def _beside(local: Cell, other: Cell) -> bool:
     return other != local and local_of(other) == local
 
 
-def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: Titles) -> list[str]:
+def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: engines.Titles) -> list[str]:
     local = local_of(key)
     columns = [cell for cell in dict.fromkeys([local, *cells]) if cell in rows]
     runs = sorted({rows[cell]["n"] for cell in columns})
@@ -151,20 +136,16 @@ def _column_title(cell: Cell) -> str:
     return transport_title(cell.transport) + (f" ({cell.codec})" if cell.codec != Cell.codec else "")
 
 
-def _group_title(key: Cell, titles: Titles) -> str:
+def _group_title(key: Cell, titles: engines.Titles) -> str:
     servers = f"{key.servers} server{'s' if key.servers != 1 else ''}"
     words = [
         f"Mode {key.mode}",
-        f"{key.engine} engine{_in_brackets(key.engine, titles)}",
+        engines.named(key.engine, titles, " engine"),
         f"batch {key.batch}",
         servers,
         f"flow {key.flow}",
     ]
     return ", ".join([*words, *_unusual(key)])
-
-
-def _in_brackets(engine: str, titles: Titles) -> str:
-    return f" ({titles[engine]})" if engine in titles else ""
 
 
 def _unusual(cell: Cell) -> list[str]:
@@ -173,7 +154,7 @@ def _unusual(cell: Cell) -> list[str]:
     return [f"{name.replace('_', '-')} {line(str(value))}" for name, value in named if value != getattr(Cell, name)]
 
 
-def full_table(summary: pd.DataFrame, titles: Titles) -> list[str]:
+def full_table(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
     if summary.empty:
         return []
     settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
@@ -183,8 +164,8 @@ def full_table(summary: pd.DataFrame, titles: Titles) -> list[str]:
     return ["## Every cell", "", *table(header, body, left=len(settings))]
 
 
-def _full_row(cell: Cell, row: Row, titles: Titles, figures: Sequence[str]) -> list[str]:
-    engine = cell.engine + _in_brackets(cell.engine, titles)
+def _full_row(cell: Cell, row: Row, titles: engines.Titles, figures: Sequence[str]) -> list[str]:
+    engine = engines.named(cell.engine, titles)
     settings = [cell.transport, cell.mode, cell.flow, engine, cell.codec, str(cell.batch), str(cell.servers)]
     other = ", ".join(_unusual(cell)) or "default"
     counts = [count(row["connects"]), count(row["lookups"])]
@@ -221,7 +202,7 @@ def faults(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## Faults", "", text, "", *table(header, body, left=2)]
 
 
-def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: Titles) -> list[str]:
+def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
     lines = [
         "- **Local** is the whole model in the client's own process (mode whole, transport none), with the same model, "
         "engine, batch and thread settings, measured in this experiment. Each ratio has its own.",
@@ -237,29 +218,11 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: Titles) -
         *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
         "- **Throughput** is requests per second, from the first start to the last end of each block of requests.",
         "- **Deviation** is the largest difference from the local model's output, over its largest value.",
-        *(f"- **{name}**: {ENGINES.get(name, 'an engine')}." for name in _engines(summary)),
-        *_served(summary, titles),
+        *engines.explained(dict.fromkeys(map(str, summary["engine"])), titles),
         "- **Published** figures are those of the source document, from its own machine and of a model that it does "
         "not name: compare the multiples, not the seconds.",
     ]
     return ["## How to read this", "", *lines]
-
-
-def _served(summary: pd.DataFrame, titles: Titles) -> list[str]:
-    """What is to be known of stages in model servers, where there are any."""
-    if not titles.keys() & set(_engines(summary)):
-        return []
-    kind = next(kind for kind in SERVERS if titles[choice.OWNER].startswith(kind))
-    return [
-        f"- **{kind}**: {SERVERS[kind]}.",
-        "- Under these engines nodes are collectors, and over None it is the client that calls the model servers. "
-        "**Local**, and the None of x / None, execute the same stages as `tf.function`s in one process (engine graph), "
-        "without any server. Calls to model servers count as time in stages and cross the wire, but are no messages.",
-    ]
-
-
-def _engines(summary: pd.DataFrame) -> list[str]:
-    return [str(name) for name in dict.fromkeys(summary["engine"])]
 
 
 def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:

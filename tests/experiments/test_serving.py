@@ -12,7 +12,7 @@ import pytest
 
 from cluster.serving.choice import OURS, REAL
 from experiments import environment, flags, report, run, samples
-from experiments.sections import SERVERS
+from experiments.engines import SERVERS
 from experiments.specification import Cell, engine_here, local_of
 from experiments.statistics import none_of
 from tests.running import Run, assert_gone
