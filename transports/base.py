@@ -161,6 +161,7 @@ class Transport(ABC):
 
     name: ClassVar[str]
     codecs: ClassVar[tuple[str, ...]] = ("raw",)
+    """How it can write tensors into a message. The first is its own, where nobody asks for another."""
     local: ClassVar[bool] = False
     """Whether the handler runs in the caller's own process and thread: no codec, no workers, no deadline."""
     Options: ClassVar[type[Limits]] = Limits
@@ -176,13 +177,14 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
         """Connect to `address`, waiting at most `timeout` seconds. Raises `ConnectError`."""
 
-    def check_codec(self, codec: str) -> None:
-        """Raises `UsageError` for a codec that the transport does not have."""
-        if codec not in self.codecs:
+    def check_codec(self, codec: str) -> str:
+        """`codec`, or the transport's own for "". Raises `UsageError` for one that the transport does not have."""
+        if codec and codec not in self.codecs:
             raise UsageError(f"transport {self.name!r} has no codec {codec!r}{suggest(codec, self.codecs)}")
+        return codec or self.codecs[0]
 
 
 def answer(handler: Handler, message: Message) -> Message:

@@ -102,8 +102,8 @@ class GrpcProtobuf(Transport):
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
         return GrpcServer(handler, Address(host, port), workers, self.options, self.options.chunk, self._tls)
 
-    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
-        self.check_codec(codec)
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
+        codec = self.check_codec(codec)
         channel = self._channel(address)
         try:
             _await_ready(channel, address, timeout)

@@ -70,24 +70,18 @@ class RpycStock(Transport):
             raise ConnectError(f"cannot bind {host}:{port}: {error}") from None
         return RpycServer(server, host)
 
-    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
         self.check_codec(codec)
         deadline = time.monotonic() + timeout
         try:
-            channel = self.channel(self._dialled(socket.create_connection(address, timeout), address.host))
+            sock = socket.create_connection(address, timeout)
+            channel = self.channel(tls.dialled(sock, address.host, self._tls))
         except OSError as error:
             raise ConnectError(f"no connection to {address}: {error}") from None
         return RpycConnection(channel, address, self.options, max(0.001, deadline - time.monotonic()))
 
     def _accepted(self, sock: socket.socket) -> BoundedChannel:
-        if self._tls:
-            sock = self._tls.server.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        return self.channel(sock)
-
-    def _dialled(self, sock: socket.socket, host: str) -> socket.socket:
-        if self._tls:
-            return self._tls.client.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-        return sock
+        return self.channel(tls.accepted(sock, self._tls))
 
     def channel(self, sock: socket.socket) -> BoundedChannel:
         """The channel over a connected `sock`, which it takes over: at either end, all that a subclass changes."""

@@ -25,25 +25,16 @@ from rpyc.utils import server as rpyc_server
 from transports.base import log
 from transports.brine_codec import survey
 from transports.errors import MessageTooLarge
-from transports.limits import ENVELOPE, Limits
-from transports.sockets import DeadlineSocket, Expired, deadline_socket
+from transports.limits import CONNECTIONS, ENVELOPE, GRACE, Limits
+from transports.sockets import DeadlineSocket, Expired, deadline_socket, keep_alive
 
 __all__ = ["BoundedChannel", "DeadlineStream", "ThreadedServer"]
 
 REFUSED = 2
 """Marks, where RPyC says 1 for compressed, a frame that tells a peer why its own one was thrown away."""
 
-GRACE = 5.0
-"""Seconds that a closing server waits for handlers that still run."""
-
-CONNECTIONS = 1024
-"""Connections that a server holds at a time. It closes what comes beyond them."""
-
 HANGUP = getattr(select, "POLLRDHUP", 0)
 """The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
-
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
 
 
 class DeadlineStream(SocketStream):  # type: ignore[misc]
@@ -140,14 +131,6 @@ PAYLOADS: dict[int, Callable[[BoundedChannel, Any], Any]] = {
     REFUSED: BoundedChannel._refused,
 }
 """Flag of a frame -> what makes its packet of its bytes."""
-
-
-def keep_alive(sock: socket.socket) -> None:
-    """Let the system find out whether an idle peer of `sock` is still there."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class ThreadedServer(rpyc_server.ThreadedServer):  # type: ignore[misc]
