@@ -97,7 +97,7 @@ class CarrierService(rpyc.Service):  # type: ignore[misc]
 
     def _connect(self, channel: BoundedChannel, config: Mapping[str, Any] = {}) -> Any:
         """What RPyC has answer one connection: a service that knows its peer."""
-        own = CarrierService(self._guarded, partial(self._guarded, gone=channel.stream.gone))
+        own = CarrierService(self._guarded, partial(self._guarded, gone=channel.stream.sock.gone))
         return super(CarrierService, own)._connect(channel, config)
 
     def exposed_carry(self, request: object) -> brine_codec.Packed:
