@@ -15,6 +15,7 @@ else
 	$(BIN)/python -m experiments.run --spec experiments/specs/seed-submodel.toml
 endif
 
+# A variable given to make is one of the tests' environment: TFS_BINARY=/path/to/tensorflow_model_server is the real server.
 test: .venv/.ready  ## the whole test suite, the fast tests first; make test ARGS="-k codec" runs a part of it
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -5,21 +5,27 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cluster.courier import Courier
 from cluster.manifest import verify
-from cluster.node import Node, Portion
+from cluster.node import Execute, Node, Portion
 from cluster.partition import Partition, partition_files, read_partitions
+from cluster.serving import choice
+from cluster.serving.stages import Callers
 from cluster.tenancy import Tenancy
+from partitioning.plan import Stage
 from transports.base import Address, Handler, Transport
 from transports.errors import WireError
 
 if TYPE_CHECKING:
     from partitioning.program import Program
 
-__all__ = ["LOOPBACK", "Host", "Portions", "load_portions", "make_portion", "serve_all"]
+__all__ = ["LOOPBACK", "Host", "Portions", "load_portions", "make_portions", "serve_all"]
 
 Portions = Mapping[tuple[str, str], Portion]
 LOOPBACK = Address("127.0.0.1", 0)
@@ -108,30 +114,50 @@ class Host:
         self._on_lost()
 
 
-def make_portion(partition: Partition, engine: str, server: int, program: Program) -> Portion:
-    """The stages of `server`, each made executable under `engine`."""
+def make_portions(partition: Partition, server: int, program: Callable[[], Program], callers: Callers) -> Portions:
+    """The stages of `server` under each engine of `partition`; none where the partition has fewer servers.
+
+    `program` is asked for where stages are executed here, `callers` where model servers do that.
+    """
+    names = partition.engines if server < partition.servers else ()
+    made: dict[tuple[str, str], Portion] = {}
+    if here := [engine for engine in names if engine not in choice.ENGINES]:
+        loaded = program()
+        made |= {(partition.name, engine): _portion_here(partition, engine, server, loaded) for engine in here}
+    for engine in names:
+        if engine in choice.ENGINES:
+            stages = callers.stages(partition, engine, server)
+            made[partition.name, engine] = Portion(partition, server, stages, np.asarray)
+    return made
+
+
+def _portion_here(partition: Partition, engine: str, server: int, program: Program) -> Portion:
     from partitioning import engines
 
-    stages = partition.portion(server)
-    execute = {stage.name: engines.build(engine, program, stage) for stage in stages}
-    return Portion(partition, server, execute, engines.to_array)
+    def executed(stage: Stage) -> Execute:
+        execute = engines.build(engine, program, stage)
+        return lambda inputs, remaining: execute(inputs)  # what computes here waits for nobody
+
+    return Portion(
+        partition, server, {stage.name: executed(stage) for stage in partition.portion(server)}, engines.to_array
+    )
 
 
-def load_portions(exports: Path, digest: str, server: int) -> Portions:
+def load_portions(exports: Path, digest: str, server: int, callers: Callers) -> Portions:
     """The portions of `server`, from the files that the launcher wrote (`cluster.partition`) and sealed under `digest`.
 
     Raises `Tampered` for a file that is not the one that was sealed, before anything is made of it.
     """
     from partitioning import archive
 
-    portions = {}
+    def program(name: str) -> Program:
+        verify(exports, digest, f"{name}/server-{server}")
+        return archive.load(exports / name / f"server-{server}")
+
+    portions: dict[tuple[str, str], Portion] = {}
     verify(exports, digest, *(path.relative_to(exports).as_posix() for path in partition_files(exports)))
     for partition in read_partitions(exports):
-        if server < partition.servers:
-            verify(exports, digest, f"{partition.name}/server-{server}")
-            program = archive.load(exports / partition.name / f"server-{server}")
-            for engine in partition.engines:
-                portions[partition.name, engine] = make_portion(partition, engine, server, program)
+        portions |= make_portions(partition, server, partial(program, partition.name), callers)
     settle()
     return portions
 

@@ -77,10 +77,10 @@ class Nursery:
         self._reader.join()
         self._stack.close()
 
-    def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Start `python -m cluster.process ARGUMENTS` under `name`."""
+    def start(self, name: str, arguments: Sequence[str], module: str = "cluster.process") -> None:
+        """Start `python -m MODULE ARGUMENTS` under `name`. It has a `main` that takes `argv` and `announce`."""
         self._started = True
-        order = {"name": name, "arguments": list(arguments), "log": str(self._log(name))}
+        order = {"name": name, "module": module, "arguments": list(arguments), "log": str(self._log(name))}
         assert self._process.stdin is not None
         with self._news:
             self._ended.pop(name, None)
@@ -109,8 +109,9 @@ class Nursery:
         with self._news:
             for name in names:
                 if name in self.pids:
-                    os.kill(self.pids[name], number)
-            self._news.wait_for(lambda: not any(name in self.pids for name in names), GRACE)
+                    with contextlib.suppress(ProcessLookupError):  # where nobody is left to say that it has ended
+                        os.kill(self.pids[name], number)
+            self._news.wait_for(lambda: self._all_gone(names), GRACE)
 
     def addresses(self, name: str) -> Mapping[str, Address]:
         """Where `name` listens, once it is ready. Raises `ClusterDown` where a process ends before that."""
@@ -126,6 +127,9 @@ class Nursery:
         with self._news:
             self._news.wait_for(lambda: self._ended, patience)
             self._raise_ended()
+
+    def _all_gone(self, names: Sequence[str]) -> bool:
+        return "nursery" in self._ended or not any(name in self.pids for name in names)
 
     def _raise_ended(self) -> None:
         for name, status in self._ended.items():
@@ -176,6 +180,8 @@ class Settings:
     """Nodes for each portion of the model."""
     lease: float = 10.0
     """Seconds until a node that is gone is absent from the registry."""
+    model_servers: tuple[Mapping[str, Address], ...] = ()
+    """By server: where the stages are executed of engines that call one."""
     host: str = "127.0.0.1"
     insecure: bool = False
     """Whether `host` may be an address beyond this machine without TLS."""
@@ -234,6 +240,8 @@ class Cluster:
         arguments = ["--portion", str(portion), "--patience", str(2 * settings.lease)]
         arguments += ["--exports", str(settings.exports), "--digest", self._digest]
         arguments += ["--threads", str(settings.threads), "--malloc", settings.malloc]
+        for server in settings.model_servers:
+            arguments += ["--model-server", ",".join(f"{name}={address}" for name, address in server.items())]
         registries = [f"{transport}={address}" for transport, address in self.registries.items()]
         self._start(name, "node", *arguments, "--workers", str(settings.workers), "--registry", *registries)
 

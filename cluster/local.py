@@ -7,10 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cluster.host import LOOPBACK, Host, Portions, make_portion, serve_all
+from cluster.host import LOOPBACK, Host, Portions, make_portions, serve_all
 from cluster.leases import Leases
+from cluster.node import Portion
 from cluster.partition import Partition
 from cluster.registry import Registry
+from cluster.serving.stages import Callers
 from transports.base import Address, Transport
 
 if TYPE_CHECKING:
@@ -22,14 +24,23 @@ __all__ = ["LocalCluster"]
 class LocalCluster:
     """Registry and nodes of `partitions` in this process, over the transport `none`. A context manager."""
 
-    def __init__(self, partitions: Sequence[Partition], program: Program, transport: Transport) -> None:
+    def __init__(
+        self,
+        partitions: Sequence[Partition],
+        program: Program,
+        transport: Transport,
+        model_servers: Sequence[Mapping[str, Address]] = (),
+    ) -> None:
+        """`model_servers`: by server, where the stages are executed of engines that call one."""
         self._partitions = partitions
         self._program = program
+        self._callers = Callers(model_servers)
         self._transports = {transport.name: transport}
         self._stack = contextlib.ExitStack()
         self.registries: Mapping[str, Address] = {}
 
     def __enter__(self) -> LocalCluster:
+        self._stack.callback(self._callers.close)
         servers = max(partition.servers for partition in self._partitions)
         registry = Registry(Leases(servers, ttl=math.inf))  # nobody here can end without the others
         self.registries = serve_all(registry.handle, self._transports, LOOPBACK, 1, self._stack)
@@ -42,9 +53,7 @@ class LocalCluster:
         self._stack.close()
 
     def _load(self, server: int) -> Portions:
-        return {
-            (partition.name, engine): make_portion(partition, engine, server, self._program)
-            for partition in self._partitions
-            if server < partition.servers
-            for engine in partition.engines
-        }
+        portions: dict[tuple[str, str], Portion] = {}
+        for partition in self._partitions:
+            portions |= make_portions(partition, server, lambda: self._program, self._callers)
+        return portions

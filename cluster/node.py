@@ -26,7 +26,7 @@ from partitioning.plan import Stage, Wire
 from transports.base import Array, Message
 from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
 
-__all__ = ["Node", "Portion"]
+__all__ = ["Execute", "Node", "Portion"]
 
 log = logging.getLogger("splitbench.cluster")
 
@@ -35,8 +35,9 @@ HANDS = 2
 WAITING = 256
 """Messages that may wait for them; one more is refused, so that memory stays bounded under any load."""
 
-Execute = Callable[[Sequence[Any]], list[Any]]
-"""A stage under an engine: its inputs in order (arrays, or what another stage gave) -> its outputs, opaque here."""
+Execute = Callable[[Sequence[Any], float], list[Any]]
+"""A stage under an engine: its inputs in order (arrays, or what another stage gave), and the seconds that it may take
+where it has to wait for somebody else -> its outputs, opaque here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +161,7 @@ class _Visit:
             if request.remaining <= 0:
                 raise DeadlineExceeded(f"request {request.id}: no time left for stage {stage.name!r}")
             with clock:
-                return _execute(portion, stage, inputs)
+                return _execute(portion, stage, inputs, request.remaining)
 
         cascade = portion.inbox.cascade(
             request.id, request.deadline, self._message.tensors, execute, local_calls=local_calls
@@ -198,9 +199,9 @@ class _Stopwatch:
         self.seconds += time.perf_counter() - self._start
 
 
-def _execute(portion: Portion, stage: Stage, inputs: list[Any]) -> list[Any]:
+def _execute(portion: Portion, stage: Stage, inputs: list[Any], remaining: float) -> list[Any]:
     try:
-        return portion.execute[stage.name](inputs)
+        return portion.execute[stage.name](inputs, remaining)
     except WireError:
         raise
     except Exception as error:

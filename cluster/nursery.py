@@ -4,7 +4,7 @@ Loading TensorFlow takes a process seconds of both cores; forked, five nodes hav
 Nothing of it has run when a child is forked (no session, no thread pool, no channel), which is what makes that safe.
 The children are processes in their own right: own session, own log, own sockets.
 
-    standard input    a line of JSON for each child: {"name": ..., "arguments": [...], "log": PATH}
+    standard input    a line of JSON for each child: {"name": ..., "module": ..., "arguments": [...], "log": PATH}
     standard output   `NAME PID n`, then `NAME READY ...` (`cluster.process`), and at last `NAME EXIT status`
 
 When standard input closes, every child is ended. When this process is killed, each child sees its own standard input
@@ -25,11 +25,9 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster import process
-
 __all__ = ["GRACE", "main"]
 
-PRELOADED = ("tensorflow", "partitioning.archive", "partitioning.engines", "cluster.host")
+PRELOADED = ("tensorflow", "partitioning.archive", "partitioning.engines", "cluster.host", "cluster.process")
 GRACE = 5.0
 """Seconds that a child has to end by itself before it is killed."""
 
@@ -65,7 +63,8 @@ def _become(order: Mapping[str, object], lifeline: int) -> None:
             Path("/proc/self/comm").write_text(str(order["name"]))  # what `ps` and `top` show; Linux alone has it
         _say(order["name"], f"PID {os.getpid()}")
         arguments = [str(word) for word in order["arguments"]]  # type: ignore[attr-defined]
-        status = process.main([*arguments, "--until-eof"], announce=lambda text: _say(order["name"], text))
+        program = importlib.import_module(str(order["module"]))
+        status = program.main([*arguments, "--until-eof"], announce=lambda text: _say(order["name"], text))
     except BaseException:
         traceback.print_exc()  # the log's last line is what the launcher quotes
     finally:

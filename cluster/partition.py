@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.serving import choice
 from partitioning.placement import Placement
 from partitioning.plan import Plan, Stage
 
@@ -72,6 +73,8 @@ def export(program: Program, partition: Partition, folder: Path) -> None:
         "engines": list(partition.engines),
     }
     (home / "partition.json").write_text(json.dumps(record), encoding="utf-8")
+    if all(engine in choice.ENGINES for engine in partition.engines):
+        return  # model servers have the weights, and nodes need none
     for server in range(partition.servers):
         operations = [operation for stage in partition.portion(server) for operation in stage.operations]
         archive.export(program, operations, home / f"server-{server}")

@@ -25,7 +25,7 @@ from partitioning.silence import silenced
 from transports.base import Address, Transport
 from transports.errors import SplitbenchError, UsageError
 
-__all__ = ["main", "parse_ready", "told_to_end", "tune"]
+__all__ = ["MALLOC", "MALLOPT", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
 
 DRAIN = 3.0
 """Seconds that requests under way have to finish in when a node is told to end."""
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
             transports.check_host(arguments.host, transport.options, arguments.insecure)
         with contextlib.ExitStack() as stack:
             service = arguments.run(arguments, chosen, stack, stop)
-            line = " ".join(["READY", *(f"{name}={address}" for name, address in service.addresses.items())])
+            line = ready_line(service.addresses)
             announce(line) if announce else print(line, flush=True)
             stop.wait()
             service.finish()
@@ -64,6 +64,11 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+def ready_line(addresses: Mapping[str, Address]) -> str:
+    """What a process says when others may call it."""
+    return " ".join(["READY", *(f"{name}={address}" for name, address in addresses.items())])
 
 
 def parse_ready(words: Iterable[str]) -> dict[str, Address]:
@@ -92,12 +97,15 @@ def _run_node(
     stop: threading.Event,
 ) -> Service:
     from cluster.host import Host, load_portions
+    from cluster.serving.stages import Callers
 
     tune(arguments.threads, arguments.malloc)
+    callers = Callers([parse_ready(word.split(",")) for word in arguments.model_server])
+    stack.callback(callers.close)
     host = Host(
         chosen,
         parse_ready(arguments.registry),
-        lambda server: load_portions(arguments.exports, arguments.digest, server),
+        lambda server: load_portions(arguments.exports, arguments.digest, server, callers),
         at=Address(arguments.host, arguments.port),
         workers=arguments.workers,
         claim=arguments.portion,
@@ -190,6 +198,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     node.add_argument("--threads", type=int, default=0, help="TensorFlow's intra-op threads (0: its own choice)")
     node.add_argument("--malloc", choices=MALLOC, default="keep", help="keep freed memory for the next message, or not")
+    node.add_argument(
+        "--model-server",
+        action="append",
+        default=[],
+        metavar="grpc=HOST:PORT,rest=HOST:PORT",
+        help="that executes the stages of a server, for the engines that call one; once for each server, in order",
+    )
     node.set_defaults(run=_run_node)
     return parser
 

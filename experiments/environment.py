@@ -31,8 +31,8 @@ __all__ = ["NAME", "begin", "finish", "read", "update"]
 
 NAME = "environment.json"
 PACKAGES = (
-    *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc", "h11"),
-    *("orjson", "pybase64"),
+    *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
+    *("h11", "orjson", "pybase64", "tensorflow-serving-api"),
     *("pandas", "pillow", "psutil", "rich", "matplotlib"),
 )
 VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import transports
+from cluster.serving import choice
 from experiments.settings import OWN, SETTINGS, Setting, cells_of, check, from_record, to_record, values_of
 from experiments.specification import PHOTOGRAPH, Experiment
 from transports.errors import UsageError
@@ -146,7 +147,11 @@ def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
 
 
 def _option_help() -> str:
-    return "what one transport alone has, such as grpc.send=stream or rpyc.max_message=1000000; may be repeated"
+    return (
+        "what one transport or engine alone has, such as grpc.send=stream or rpyc.max_message=1000000, and of both "
+        "engines that call model servers tfserving.binary=PROGRAM (none: ours) and tfserving.tensor_content=true; "
+        "may be repeated"
+    )
 
 
 def _given(argv: Sequence[str]) -> dict[str, Any]:
@@ -239,19 +244,13 @@ def _combine(file: _Source, flags: _Source) -> Experiment:
     defaults = {name: (item.default,) for name, item in SETTINGS.items() if item.of_cell} | {"codec": (OWN,)}
     cells = cells_of({**defaults, **block, **over} for block in file.blocks)
     values = {name: value[0] for name, value in {**file.values, **flags.values}.items()}
-    names = {cell.transport for cell in cells} if "transport" in over else set()
-    # What the file says of a transport that a flag has replaced is not the person's mistake.
-    kept = {
-        key: text
-        for key, text in file.option.items()
-        if not names or _named(key) not in transports.NAMES.keys() - names
-    }
+    # What the file says of a transport or an engine that a flag has replaced is not the person's mistake.
+    replaced = transports.NAMES.keys() - {cell.transport for cell in cells} if "transport" in over else set()
+    if "engine" in over and not any(cell.engine in choice.ENGINES for cell in cells):
+        replaced |= {choice.OWNER}
+    kept = {key: text for key, text in file.option.items() if key.partition(".")[0] not in replaced}
     cuts = [cut for block in file.blocks for cut in {**block, **over}.get("cut", ())]
     return check(Experiment(cells=cells, **values, option={**kept, **flags.option}), cuts)
-
-
-def _named(key: str) -> str:
-    return key.partition(".")[0]
 
 
 def _short_name(experiment: Experiment) -> str:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.route import Route
+from cluster.serving import choice
 from cluster.workers import workers_needed
 from experiments.inputs import is_image, load_image, variants
-from experiments.specification import Cell, Experiment
+from experiments.specification import Cell, Experiment, engine_here
 from partitioning.errors import PartitionError
 from partitioning.placement import PLACEMENTS
 from partitioning.strategies import make_plan
@@ -53,6 +54,12 @@ class Prepared:
         return [replace(partition, engines=tuple(names)) for partition, names in engines.items()]
 
     @property
+    def served(self) -> list[Partition]:
+        """The partitions whose stages run in model servers."""
+        cells = (cell for cell in self.partitions if cell.engine in choice.ENGINES)
+        return list(dict.fromkeys(self.partitions[cell] for cell in cells))
+
+    @property
     def transports(self) -> tuple[str, ...]:
         """The transports of the cells, each once."""
         return tuple(dict.fromkeys(cell.transport for cell in self.experiment.cells))
@@ -69,6 +76,7 @@ def prepare(experiment: Experiment) -> Prepared:
         whole = program.read(loaded.model)
         inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}
         partitions = _Planner(whole, inputs[batches[0]][0]).partitions(experiment.cells)
+        _check_listed(partitions)
     except PartitionError as error:
         raise UsageError(str(error)) from error
     expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
@@ -108,7 +116,7 @@ class _Planner:
         return {cell: made[words[cell]] for cell in cells}
 
     def _make(self, cell: Cell, name: str) -> Partition:
-        costs = self._cost(cell.engine) if cell.cut == "balanced" and cell.mode == "submodel" else None
+        costs = self._cost(engine_here(cell.engine)) if cell.cut == "balanced" and cell.mode == "submodel" else None
         plan = make_plan(self._program.graph, cell.mode, cell.cut, cell.servers, costs)
         if cell.servers > len(plan.stages):
             text = f"--servers {cell.servers}: the plan {cell.mode!r} of this model has {len(plan.stages)} stages"
@@ -128,7 +136,7 @@ def _words(cell: Cell) -> tuple[str, ...]:
     words = [cell.mode, f"s{cell.servers}", cell.placement]
     if cell.mode == "submodel":
         words.append(hashlib.sha256(cell.cut.encode()).hexdigest()[:8] if "+" in cell.cut else cell.cut)
-        words += [cell.engine] if cell.cut == "balanced" else []
+        words += [engine_here(cell.engine)] if cell.cut == "balanced" else []
     return tuple(words)
 
 
@@ -150,6 +158,20 @@ def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
     outputs = keras.tree.flatten(loaded.model(dict(inputs) if len(given) > 1 else given[0], training=False))
     arrays = (keras.ops.convert_to_numpy(output) for output in outputs)
     return dict(zip(program.graph.outputs, arrays, strict=True))
+
+
+def _check_listed(partitions: Mapping[Cell, Partition]) -> None:
+    """Raises `UsageError` for a tensor that would have to go over REST, and of whose type JSON has no list."""
+    rest = [partition for cell, partition in partitions.items() if cell.engine == "tfserving-rest"]
+    for partition in dict.fromkeys(rest):
+        from cluster.serving.json_arrays import LISTED  # not without the extra `serving`
+
+        for name, wire in partition.plan.wires.items():
+            if wire.dtype not in LISTED:
+                raise UsageError(
+                    f"--engine tfserving-rest: no {wire.dtype}, such as tensor {name!r}, goes over REST; "
+                    "valid with --engine tfserving"
+                )
 
 
 def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> int:

@@ -18,13 +18,14 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments import charts, environment, faults, samples, sections, statistics
+from experiments import charts, engines, environment, faults, samples, sections, statistics
 from experiments.files import WriteError, replace_file
 from experiments.markdown import ABSENT, line, number
 from experiments.published import Figures, figures_for
 from experiments.samples import cell_of
 from experiments.settings import from_record
 from experiments.specification import CELL_FIELDS, local_of
+from experiments.statistics import none_of
 from transports.errors import UsageError
 
 __all__ = ["build", "main", "render_table", "summary_of"]
@@ -41,8 +42,9 @@ def build(folder: Path) -> Path:
     measured = samples.read(folder)
     summary = summary_of(measured, from_record(record["experiment"]).seed)
     replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    missing = _draw(summary, folder)
-    replace_file(folder / "report.md", _text(record, measured, summary, faults.read(folder), missing))
+    titles = engines.titles_of(record)
+    missing = _draw(summary, folder, titles)
+    replace_file(folder / "report.md", _text(record, measured, summary, faults.read(folder), missing, titles))
     return folder / "report.md"
 
 
@@ -55,8 +57,11 @@ def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
     return summary.assign(**values)
 
 
-def render_table(summary: pd.DataFrame) -> Table:
-    """The summary for a terminal: a row per cell, named by the settings in which the cells other than local differ."""
+def render_table(summary: pd.DataFrame, titles: Mapping[str, str] = {}) -> Table:
+    """The summary for a terminal: a row per cell, named by the settings in which the cells other than local differ.
+
+    `titles`: what an engine is called that ran in model servers.
+    """
     others = summary.loc[pd.Series([not _is_local(row) for row in _rows(summary)], dtype=bool)]
     settings = ["transport", "mode"] + [name for name in CELL_FIELDS[2:] if others[name].nunique() > 1]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
@@ -69,7 +74,7 @@ def render_table(summary: pd.DataFrame) -> Table:
         table.add_column("1/s x Local", justify="right")
     for row in _rows(summary):
         throughput = [number(row["throughput_to_local"], 3)] if overlapping else []
-        table.add_row(*(str(row[name]) for name in settings), *_terminal_row(row), *throughput)
+        table.add_row(*(titles.get(row[name], str(row[name])) for name in settings), *_terminal_row(row), *throughput)
     return table
 
 
@@ -99,10 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _draw(summary: pd.DataFrame, folder: Path) -> str:
+def _draw(summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> str:
     """Draw the chart; what is missing for it, if anything."""
+    names = [
+        row["cell"].replace(f"/{row['engine']}/", f"/{titles.get(row['engine'], row['engine'])}/")
+        for row in _rows(summary)
+    ]
     try:
-        chart = charts.comparison(summary)
+        chart = charts.comparison(summary.assign(cell=names))
     except ModuleNotFoundError as error:
         return str(error.name)
     if chart:
@@ -111,7 +120,12 @@ def _draw(summary: pd.DataFrame, folder: Path) -> str:
 
 
 def _text(
-    record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFrame, killed: pd.DataFrame, missing: str
+    record: Mapping[str, Any],
+    measured: pd.DataFrame,
+    summary: pd.DataFrame,
+    killed: pd.DataFrame,
+    missing: str,
+    titles: Mapping[str, str],
 ) -> str:
     experiment = from_record(record["experiment"])
     parts = [
@@ -119,10 +133,10 @@ def _text(
         sections.banner(record, measured.attrs.get("note", "")),
         sections.overview(experiment),
         sections.chart(missing),
-        *sections.groups(summary),
+        *sections.groups(summary, titles),
         sections.faults(faults.recoveries(killed, measured)),
-        sections.full_table(summary),
-        sections.how_to_read(experiment, summary),
+        sections.full_table(summary, titles),
+        sections.how_to_read(experiment, summary, titles),
         sections.environment(record, experiment),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
@@ -146,7 +160,7 @@ def _terminal_row(row: Mapping[str, Any]) -> list[str]:
     ratios = [
         number(row["ratio_to_local"], 4),
         ABSENT if _is_local(row) else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
-        ABSENT if row["transport"] == "none" else number(row["ratio_to_none"], 4),
+        ABSENT if cell_of(row) == none_of(cell_of(row)) else number(row["ratio_to_none"], 4),
     ]
     return [number(row["mean"], 4), number(row["std"], 2), *ratios]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from cluster.launch import Nursery
 from cluster.process import tune
-from experiments import environment, faults, flags, report, samples
+from experiments import engines, environment, faults, flags, model_servers, report, samples
 from experiments.files import replace_file
 from experiments.progress import Progress
 from experiments.specification import Experiment
@@ -50,12 +50,14 @@ def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(experiment.runs * len(names), names))
         progress.phase("loading TensorFlow and the model")
-        remote = any(cell.transport != "none" for cell in experiment.cells)
+        remote = any(cell.transport != "none" for cell in experiment.cells) or model_servers.born(experiment)
         nursery = stack.enter_context(Nursery()) if remote else None
         settings = tune(experiment.threads, experiment.malloc)
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
+        if served := model_servers.record(experiment):
+            environment.update(folder, model_server=served)
         _measure(prepared, folder, progress, nursery)
     _show(folder)
     return 0
@@ -86,7 +88,8 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
 def _show(folder: Path) -> None:
     written = report.build(folder)
     console = Console()
-    console.print(report.render_table(pd.read_csv(folder / "summary.csv")))
+    titles = engines.titles_of(environment.read(folder))
+    console.print(report.render_table(pd.read_csv(folder / "summary.csv"), titles))
     console.print(f"results: {folder} (begin with {written.name})", soft_wrap=True)
 
 

@@ -21,7 +21,8 @@ from cluster.local import LocalCluster
 from cluster.mailbox import Mailbox
 from cluster.partition import export
 from cluster.pinning import cores, pin, pinned
-from experiments import gate, rows, wire
+from cluster.serving.fleet import Fleet
+from experiments import gate, model_servers, rows, wire
 from experiments.faults import Disruption
 from experiments.kill import Kill
 from experiments.prepare import Prepared, route_of
@@ -73,6 +74,7 @@ class _Bench:
 
     prepared: Prepared
     client: Client
+    fleet: Fleet
     cluster: Cluster | None
     disruption: Disruption | None
     began: float
@@ -144,6 +146,7 @@ class _Bench:
 
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:
         """Raise why a request failed: a process that ended, or the error itself."""
+        self.fleet.check()
         if self.cluster:
             self.cluster.check()
         raise type(error)(f"cell {cell.name}: {error}") from error
@@ -176,20 +179,25 @@ def _bench(
     # A call over `none` is a call: a chain of servers is a stack of Python frames, about ten for each hop.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 20 * len(prepared.program.graph.operations)))
     with contextlib.ExitStack() as stack:
+        fleet = stack.enter_context(model_servers.started(prepared, nursery, progress.phase))
         if nursery and prepared.chosen(remote=True):
-            cluster = _cluster(prepared, progress, nursery, stack)
+            cluster = _cluster(prepared, progress, nursery, fleet, stack)
             registries |= cluster.registries
         if direct := prepared.chosen(remote=False):
-            local = LocalCluster(direct, prepared.program, carriers["none"])
+            local = LocalCluster(direct, prepared.program, carriers["none"], fleet.wait(progress.phase))
             registries |= stack.enter_context(local).registries
+        if experiment.pin == "on":
+            model_servers.pin_each(fleet)
         courier = stack.enter_context(contextlib.closing(Courier(carriers, registries)))
         mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers, experiment.host)))
         began = time.perf_counter()
         disruption = _disruption(experiment, cluster, faults, lambda: time.perf_counter() - began)
-        yield _Bench(prepared, Client(courier, mailbox), cluster, disruption, began)
+        yield _Bench(prepared, Client(courier, mailbox), fleet, cluster, disruption, began)
 
 
-def _cluster(prepared: Prepared, progress: Progress, nursery: Nursery, stack: contextlib.ExitStack) -> Cluster:
+def _cluster(
+    prepared: Prepared, progress: Progress, nursery: Nursery, fleet: Fleet, stack: contextlib.ExitStack
+) -> Cluster:
     """The processes that hold what no cell of this process holds."""
     experiment, remote = prepared.experiment, prepared.chosen(remote=True)
     exports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
@@ -208,6 +216,7 @@ def _cluster(prepared: Prepared, progress: Progress, nursery: Nursery, stack: co
         lease=experiment.lease,
         host=experiment.host,
         insecure=experiment.insecure == "on",
+        model_servers=fleet.wait(progress.phase),
     )
     cluster = Cluster(settings, nursery, progress.phase)
     if experiment.pin == "on":

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments import engines
 from experiments.charts import NAME as CHART
 from experiments.markdown import ABSENT, count, interval, line, number, table
 from experiments.published import Figures, figures_for
@@ -59,13 +60,6 @@ PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("Published x / Local", lambda figures: _ratio(figures.ratio)),
 )
 
-ENGINES: Mapping[str, str] = {
-    "eager": "each operation is called from Python, as the document timed it",
-    "graph": "a stage is traced once into a `tf.function`",
-    "frozen": "a stage is traced, and its variables are folded into constants",
-    "tfserving": "a stage runs in a TensorFlow Serving server",
-}
-
 
 def banner(record: Mapping[str, Any], note: str) -> list[str]:
     """What is wrong with the experiment, so that nobody takes half of it for the whole."""
@@ -93,7 +87,7 @@ def chart(missing: str) -> list[str]:
     return [f"![How many times the local model's time each cell takes, with its 95 % interval]({CHART})"]
 
 
-def groups(summary: pd.DataFrame) -> list[list[str]]:
+def groups(summary: pd.DataFrame, titles: engines.Titles) -> list[list[str]]:
     """A table for each way to split and execute, whose columns are what carried the tensors."""
     if summary.empty:
         return [["No request was timed."]]
@@ -102,14 +96,14 @@ def groups(summary: pd.DataFrame) -> list[list[str]]:
     for cell in rows:
         if cell != local_of(cell) or not any(_beside(cell, other) for other in rows):
             found.setdefault(replace(cell, transport="none", codec=Cell.codec), []).append(cell)
-    return [_group(key, cells, rows) for key, cells in found.items()]
+    return [_group(key, cells, rows, titles) for key, cells in found.items()]
 
 
 def _beside(local: Cell, other: Cell) -> bool:
     return other != local and local_of(other) == local
 
 
-def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row]) -> list[str]:
+def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: engines.Titles) -> list[str]:
     local = local_of(key)
     columns = [cell for cell in dict.fromkeys([local, *cells]) if cell in rows]
     runs = sorted({rows[cell]["n"] for cell in columns})
@@ -118,7 +112,7 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row]) -> list[s
     shown = _figures([rows[cell] for cell in columns])
     body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in shown]
     body += _published_rows([figures_for(cell, key) for cell in columns])
-    return [f"## {_group_title(key)}", "", *table(header, body)]
+    return [f"## {_group_title(key, titles)}", "", *table(header, body)]
 
 
 def _figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
@@ -142,9 +136,15 @@ def _column_title(cell: Cell) -> str:
     return transport_title(cell.transport) + (f" ({cell.codec})" if cell.codec != Cell.codec else "")
 
 
-def _group_title(key: Cell) -> str:
+def _group_title(key: Cell, titles: engines.Titles) -> str:
     servers = f"{key.servers} server{'s' if key.servers != 1 else ''}"
-    words = [f"Mode {key.mode}", f"{key.engine} engine", f"batch {key.batch}", servers, f"flow {key.flow}"]
+    words = [
+        f"Mode {key.mode}",
+        engines.named(key.engine, titles, " engine"),
+        f"batch {key.batch}",
+        servers,
+        f"flow {key.flow}",
+    ]
     return ", ".join([*words, *_unusual(key)])
 
 
@@ -154,18 +154,19 @@ def _unusual(cell: Cell) -> list[str]:
     return [f"{name.replace('_', '-')} {line(str(value))}" for name, value in named if value != getattr(Cell, name)]
 
 
-def full_table(summary: pd.DataFrame) -> list[str]:
+def full_table(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
     if summary.empty:
         return []
     settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
     figures = _figures(_records(summary))
     header = [*settings, "n", *(label for label, _ in figures), "Resampled", "Connections", "Lookups", "Deviation"]
-    body = [_full_row(cell_of(row), row, [write(row) for _, write in figures]) for row in _records(summary)]
+    body = [_full_row(cell_of(row), row, titles, [write(row) for _, write in figures]) for row in _records(summary)]
     return ["## Every cell", "", *table(header, body, left=len(settings))]
 
 
-def _full_row(cell: Cell, row: Row, figures: Sequence[str]) -> list[str]:
-    settings = [cell.transport, cell.mode, cell.flow, cell.engine, cell.codec, str(cell.batch), str(cell.servers)]
+def _full_row(cell: Cell, row: Row, titles: engines.Titles, figures: Sequence[str]) -> list[str]:
+    engine = engines.named(cell.engine, titles)
+    settings = [cell.transport, cell.mode, cell.flow, engine, cell.codec, str(cell.batch), str(cell.servers)]
     other = ", ".join(_unusual(cell)) or "default"
     counts = [count(row["connects"]), count(row["lookups"])]
     deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"
@@ -201,7 +202,7 @@ def faults(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## Faults", "", text, "", *table(header, body, left=2)]
 
 
-def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
+def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
     lines = [
         "- **Local** is the whole model in the client's own process (mode whole, transport none), with the same model, "
         "engine, batch and thread settings, measured in this experiment. Each ratio has its own.",
@@ -217,15 +218,11 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame) -> list[str]:
         *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
         "- **Throughput** is requests per second, from the first start to the last end of each block of requests.",
         "- **Deviation** is the largest difference from the local model's output, over its largest value.",
-        *(f"- **{name}**: {ENGINES.get(name, 'an engine')}." for name in _engines(summary)),
+        *engines.explained(dict.fromkeys(map(str, summary["engine"])), titles),
         "- **Published** figures are those of the source document, from its own machine and of a model that it does "
         "not name: compare the multiples, not the seconds.",
     ]
     return ["## How to read this", "", *lines]
-
-
-def _engines(summary: pd.DataFrame) -> list[str]:
-    return [str(name) for name in dict.fromkeys(summary["engine"])]
 
 
 def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
@@ -238,6 +235,8 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
         "TLS": "mutual" if experiment.tls_cert else "none",
         "Options": pairs(experiment.option),
     }
+    if served := record.get("model_server"):
+        settings["Model server"] = pairs(served)
     return machine(record, settings)
 
 

@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 
 import transports
 from cluster.leases import LEAST_LEASE
+from cluster.serving import choice
 from experiments.kill import Kill
 from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
 from transports.errors import UsageError
@@ -169,9 +170,10 @@ def _canonical(cell: Cell) -> Cell:
     if cell.transport == "none":  # it writes no bytes
         cell = replace(cell, codec=Cell.codec)
     if cell.mode == "whole" and cell.transport == "none":
-        return local_of(cell)
-    if cell.transport == "none":  # nobody can be lost
-        cell = replace(cell, repeats=Cell.repeats)
+        local = local_of(cell)  # or, where a model server is called, that without all else that cannot matter
+        return (
+            local if cell.engine == local.engine else replace(local, engine=cell.engine, concurrency=cell.concurrency)
+        )
     if cell.mode == "whole":  # one stage lies on one server, and has neither neighbours nor cuts
         return replace(cell, servers=1, placement=Cell.placement, cut=Cell.cut, local_calls=Cell.local_calls)
     return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)
@@ -195,23 +197,30 @@ def _with_codecs(asked: Iterable[Cell]) -> tuple[Cell, ...]:
 def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     """`experiment` itself.
 
-    Raises `UsageError` for an option that nothing takes, `cuts` that nothing heeds, a host that is open to others, and
-    a kill that hits nobody.
+    Raises `UsageError` for an option that nothing takes, `cuts` that nothing heeds, a host that is open to others, a
+    kill that hits nobody, and an engine whose libraries are not there.
     """
-    names = {cell.transport for cell in experiment.with_locals().cells}
-    for key in experiment.option:
-        name = key.partition(".")[0]
-        if name not in names:
-            raise UsageError(
-                f"--option {key}: no transport {name!r} in this experiment{transports.suggest(name, sorted(names))}"
-            )
-        options = transports.make(name, experiment.options).options
-        if options.max_message < 1:
-            raise UsageError(f"--option {key}: {options.max_message} is too small; valid: 1 byte or more")
+    _check_options(experiment)
     _check_wires(experiment)
     if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
         raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
     return experiment
+
+
+def _check_options(experiment: Experiment) -> None:
+    served = choice.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
+    names = {cell.transport for cell in experiment.with_locals().cells}
+    for key in experiment.option:
+        name = key.partition(".")[0]
+        if served and name == choice.OWNER:
+            continue
+        if name not in names:
+            what = "engine with options" if name in choice.ENGINES else "transport"
+            valid = sorted(names | ({choice.OWNER} if served else set()))
+            raise UsageError(f"--option {key}: no {what} {name!r} in this experiment{transports.suggest(name, valid)}")
+        options = transports.make(name, experiment.options).options
+        if options.max_message < 1:
+            raise UsageError(f"--option {key}: {options.max_message} is too small; valid: 1 byte or more")
 
 
 def _check_wires(experiment: Experiment) -> None:

@@ -14,16 +14,17 @@ from typing import Any
 
 import transports
 from cluster.flows import FLOWS
+from cluster.serving import choice
 from partitioning.placement import PLACEMENTS
 from transports.limits import TLS_FILES, Limits
 
-__all__ = ["CELL_FIELDS", "PHOTOGRAPH", "Cell", "Experiment", "local_of"]
+__all__ = ["CELL_FIELDS", "PHOTOGRAPH", "Cell", "Experiment", "engine_here", "local_of"]
 
 PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
 """The bundled photograph; `data/README.md` names its source and licence."""
 
 MODES = ("whole", "layer", "submodel")
-ENGINES = ("eager", "graph", "frozen")
+ENGINES = ("eager", "graph", "frozen", *choice.ENGINES)
 MALLOC = ("keep", "default")
 CODECS = ("raw", "tensorproto", "json", "json-b64")
 SHARED = ("max_message", *TLS_FILES)
@@ -84,9 +85,14 @@ CELL_FIELDS = tuple(item.name for item in fields(Cell))
 _EXTRA = CELL_FIELDS[CELL_FIELDS.index("placement") :]
 
 
+def engine_here(engine: str) -> str:
+    """The engine with which a process does itself what `engine` does: a SavedModel is executed as a `tf.function`."""
+    return "graph" if engine in choice.ENGINES else engine
+
+
 def local_of(cell: Cell) -> Cell:
     """The local model that `cell` is compared with: `whole` x `none`, same engine and batch, one server."""
-    return Cell(transport="none", mode="whole", engine=cell.engine, batch=cell.batch, servers=1)
+    return Cell(transport="none", mode="whole", engine=engine_here(cell.engine), batch=cell.batch, servers=1)
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Experiment:
     tls_key: str = _setting("", "PEM file of its key, not encrypted")
     tls_ca: str = _setting("", "PEM file of the authority that signed it")
     option: Mapping[str, str] = field(
-        default_factory=dict, metadata={"help": "NAME.KEY=VALUE: what one transport alone has", "valid": None}
+        default_factory=dict, metadata={"help": "NAME.KEY=VALUE: what one transport or engine alone has", "valid": None}
     )
 
     @property

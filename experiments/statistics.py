@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 import transports
 from experiments.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
-from experiments.specification import CELL_FIELDS, ENGINES, MODES, Cell, local_of
+from experiments.specification import CELL_FIELDS, ENGINES, MODES, Cell, engine_here, local_of
 
 __all__ = ["COLUMNS", "none_of", "ratio_interval", "student_quantile", "summarise"]
 
@@ -52,7 +52,7 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
     """A row per cell with `COLUMNS`; seconds for mean, std, median, p90 and p99.
 
     `std` is the sample standard deviation (ddof=1), NaN for one sample. Percentiles interpolate linearly.
-    `ratio_to_none` is to the same cell carried by `none`. `messages`, `payload_bytes`, `lookups` and `connects` are
+    `ratio_to_none` is to `none_of` the cell. `messages`, `payload_bytes`, `lookups` and `connects` are
     means per request; `wire_bytes` is the median, since what others sent meanwhile is in some; `compute_share` is
     compute seconds over seconds, `deviation` is the largest seen. `throughput` is requests per second, over the time
     from the first start to the last end of each block.
@@ -64,13 +64,14 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def none_of(cell: Cell) -> Cell:
-    """The cell that differs from `cell` only in that no wire is crossed.
+    """The cell that differs from `cell` only in that no wire is crossed, neither to nodes nor to model servers.
 
     `none` writes no bytes, so that it has one codec; and it loses nobody, so that nothing is repeated.
     """
     if cell.mode == "whole":
         return local_of(cell)
-    return replace(cell, transport="none", codec=Cell.codec, repeats=Cell.repeats)
+    here = engine_here(cell.engine)
+    return replace(cell, transport="none", codec=Cell.codec, repeats=Cell.repeats, engine=here)
 
 
 def ratio_interval(cell: pd.DataFrame, base: pd.DataFrame, generator: np.random.Generator) -> tuple[float, float]:

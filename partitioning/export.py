@@ -34,15 +34,16 @@ what each is called, and server-<i>.config names to the i-th of --servers server
 exit status: 0 done; 2 a value cannot be used."""
 
 
-def export(program: Program, plan: Plan, folder: Path, placement: Placement | None = None) -> Served:
+def export(program: Program, plan: Plan, folder: Path, placement: Placement | None = None, family: str = "") -> Served:
     """Write every stage of `plan` below `folder`, which is made where it is not there; what is called how.
 
     The signature `serving_default` of a stage takes and gives tensors of the plan's shapes and dtypes; an extent that
-    the plan leaves open stays open. Without a placement, one server holds every stage. Raises `PartitionError` for a
-    folder that is not empty and for a stage that cannot be written.
+    the plan leaves open stays open. Without a placement, one server holds every stage. `family` begins the names of
+    the models (`Served.of`). Raises `PartitionError` for a folder that is not empty and for a stage that cannot be
+    written.
     """
     check_empty(folder)
-    served = Served.of(plan)
+    served = Served.of(plan, family)
     for stage in plan.stages:
         _save(program, stage, served, folder)
     served.write(folder, placement or dict.fromkeys(served.models, 0))

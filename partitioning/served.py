@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,7 +23,7 @@ from partitioning.errors import PartitionError
 from partitioning.placement import Placement
 from partitioning.plan import Plan, Stage
 
-__all__ = ["CONFIG", "Served", "config_of", "escape", "model_name", "signature_key", "unescape"]
+__all__ = ["CONFIG", "Served", "config_of", "escape", "model_name", "server_config", "signature_key", "unescape"]
 
 PLAN = "plan.json"
 CONFIG = "models.config"
@@ -39,10 +39,12 @@ class Served:
     keys: Mapping[str, str]
 
     @classmethod
-    def of(cls, plan: Plan) -> Self:
+    def of(cls, plan: Plan, family: str = "") -> Self:
+        """The names of `plan`'s own. Where one server holds several plans, each has a `family` name without a dot."""
+        before = f"{model_name(family)}." if family else ""
         return cls(
             plan,
-            {stage.name: model_name(stage.name) for stage in plan.stages},
+            {stage.name: before + model_name(stage.name) for stage in plan.stages},
             {tensor: signature_key(tensor) for tensor in plan.wires},
         )
 
@@ -54,10 +56,16 @@ class Served:
         """Write the plan with these names, and the files that name the models to servers."""
         record = json.loads(self.plan.to_json()) | {"serving": {"models": self.models, "keys": self.keys}}
         (folder / PLAN).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (folder / CONFIG).write_text(config_of(folder, self.models.values()), encoding="utf-8")
+        (folder / CONFIG).write_text(config_of(dict.fromkeys(self.models.values(), folder)), encoding="utf-8")
         for server in sorted(set(placement.values())):
-            held = [self.models[stage.name] for stage in self.plan.stages if placement[stage.name] == server]
-            (folder / f"server-{server}.config").write_text(config_of(folder, held), encoding="utf-8")
+            (folder / server_config(server)).write_text(
+                config_of(self.held(server, placement, folder)), encoding="utf-8"
+            )
+
+    def held(self, server: int, placement: Placement, folder: Path) -> dict[str, Path]:
+        """The models of `server`, each with the `folder` below which it lies."""
+        stages = (stage.name for stage in self.plan.stages if placement[stage.name] == server)
+        return {self.models[stage]: folder for stage in stages}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -75,12 +83,20 @@ class Served:
             ) from error
 
 
-def config_of(folder: Path, models: Iterable[str]) -> str:
-    """A `ModelServerConfig` in protobuf's text form. Servers want absolute paths: a moved folder needs a new one."""
+def server_config(server: int) -> str:
+    """The name of the file for the `server`-th of several servers."""
+    return f"server-{server}.config"
+
+
+def config_of(models: Mapping[str, Path]) -> str:
+    """A `ModelServerConfig` in protobuf's text form, for models by the folder below which each lies.
+
+    Servers want absolute paths: a moved folder needs a new one.
+    """
     entries = (
         f"  config {{ name: {_quoted(model)} base_path: {_quoted(str(folder.absolute() / model))} "
         'model_platform: "tensorflow" }\n'
-        for model in models
+        for model, folder in models.items()
     )
     return f"model_config_list {{\n{''.join(entries)}}}\n"
 

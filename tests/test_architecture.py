@@ -66,3 +66,10 @@ def test_choosing_a_transport_imports_no_other_library(name: str) -> None:
 
 def test_the_registry_loads_no_tensorflow() -> None:
     assert not loaded_by("import cluster.process, cluster.registry, cluster.client") & HEAVY
+
+
+def test_the_libraries_of_model_servers_wait_until_one_is_chosen() -> None:
+    loaded = loaded_by(
+        "import cluster.host, cluster.local, cluster.serving.fleet, experiments.flags, experiments.report"
+    )
+    assert not loaded & (HEAVY | {"tensorflow_serving", "orjson"})

@@ -28,6 +28,7 @@ __all__ = [
     "make",
     "parse_options",
     "suggest",
+    "values_of",
 ]
 
 NAMES: Mapping[str, str] = {
@@ -77,19 +78,28 @@ def make(name: str, options: Mapping[str, str] = {}) -> Transport:
     Raises `UsageError` for an unknown name or key, a value of another type, or a library that is not there.
     """
     kind = load(name)
-    defaults = {item.name: item.default for item in fields(kind.Options)}
+    values = values_of(kind.Options, name, options)
+    try:
+        return kind(kind.Options(**values))
+    except UsageError as error:
+        raise UsageError(f"--option {name}.{error}") from error
+
+
+def values_of(noun: type[Any], name: str, options: Mapping[str, str], what: str = "transport") -> dict[str, Any]:
+    """What `options` (NAME.FIELD -> text) say of the fields of the dataclass `noun`, each read as its default's type.
+
+    Raises `UsageError` for a field that it has not, and for a value of another type.
+    """
+    defaults = {item.name: item.default for item in fields(noun)}
     values: dict[str, Any] = {}
     for key, text in options.items():
         owner, _, option = key.partition(".")
         if owner != name:
             continue
         if option not in defaults:
-            raise UsageError(f"transport {name!r} has no option {option!r}{suggest(option, defaults)}")
+            raise UsageError(f"{what} {name!r} has no option {option!r}{suggest(option, defaults)}")
         values[option] = _parse(key, text, type(defaults[option]))
-    try:
-        return kind(kind.Options(**values))
-    except UsageError as error:
-        raise UsageError(f"--option {name}.{error}") from error
+    return values
 
 
 def _parse(key: str, text: str, kind: type) -> Any:

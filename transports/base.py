@@ -22,13 +22,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Self, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from transports.errors import (
+    ConnectionLost,
     MalformedMessage,
     MessageTooLarge,
     RemoteError,
@@ -45,6 +46,7 @@ __all__ = [
     "Address",
     "Array",
     "Connection",
+    "Guarded",
     "Handler",
     "Limits",
     "Message",
@@ -223,19 +225,28 @@ def respond(handler: Handler, request: Came, read: Callable[[Came], Message], wr
         return write(_failure(error))
 
 
-def guard(handler: Handler, limits: Limits, workers: int) -> Handler:
+class Guarded(Protocol):
+    """A handler that is told how to find out whether the caller is `gone`: nobody would take the answer."""
+
+    def __call__(self, message: Message, gone: Callable[[], bool] = lambda: False) -> Message: ...
+
+
+def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
     """`handler` behind the refusals that all servers share.
 
     It raises `ResourceExhausted` for a call beyond the `workers` that are being handled (`Limits.when_full`), at once
-    and without waiting, and `MessageTooLarge` for a request or an answer above the limit.
+    and without waiting, `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call
+    that nobody waits for any more: its caller's deadline has passed while it lay here, or waited for a worker.
     """
     free = threading.BoundedSemaphore(workers)
 
-    def guarded(message: Message) -> Message:
+    def guarded(message: Message, gone: Callable[[], bool] = lambda: False) -> Message:
         check_message(message, limits)
         if not free.acquire(blocking=limits.when_full == "wait"):
             raise ResourceExhausted(f"all {workers} workers of the server are busy; {message.method!r} was not begun")
         try:
+            if gone():
+                raise ConnectionLost(f"nobody waits for {message.method!r} any more; it was not begun")
             reply = handler(message)
         finally:
             free.release()

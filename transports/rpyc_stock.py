@@ -13,8 +13,9 @@ Rules:
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import rpyc
@@ -23,6 +24,7 @@ from transports import brine_codec, tls
 from transports.base import (
     Address,
     Connection,
+    Guarded,
     Handler,
     Limits,
     Message,
@@ -87,8 +89,14 @@ class RpycStock(Transport):
 class CarrierService(rpyc.Service):  # type: ignore[misc]
     """What a peer can reach: one method, which takes and gives plain tuples."""
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(self, guarded: Guarded, handler: Handler | None = None) -> None:
+        self._guarded = guarded
+        self._handler = handler or guarded
+
+    def _connect(self, channel: BoundedChannel, config: Mapping[str, Any] = {}) -> Any:
+        """What RPyC has answer one connection: a service that knows its peer."""
+        own = CarrierService(self._guarded, partial(self._guarded, gone=channel.stream.gone))
+        return super(CarrierService, own)._connect(channel, config)
 
     def exposed_carry(self, request: object) -> brine_codec.Packed:
         return respond(self._handler, request, brine_codec.unpack, brine_codec.pack)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Collection, Mapping
+from typing import Self
 
 import grpc
-import numpy as np
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_service_pb2_grpc,
@@ -21,13 +20,11 @@ from tensorflow_serving.apis import (
 )
 
 from cluster.serving.tensors import LIMIT, decode, encode_into
-from partitioning.plan import Stage
-from partitioning.served import Served
 from transports.base import Address, Array
 from transports.errors import ConnectError, DeadlineExceeded, MessageTooLarge, RemoteError, WireError
 from transports.grpc_protobuf import STATUS
 
-__all__ = ["Client", "ServedStage"]
+__all__ = ["Client"]
 
 OPTIONS = (
     ("grpc.max_receive_message_length", LIMIT),
@@ -88,7 +85,7 @@ class Client:
         return AVAILABLE if AVAILABLE in states else max(states, default=0)
 
     def predict(
-        self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str] = (), timeout: float = 30.0
+        self, model: str, inputs: Mapping[str, Array], outputs: Collection[str] = (), timeout: float = 30.0
     ) -> dict[str, Array]:
         """The outputs of that name (all, where none is named) of the model's signature `serving_default`.
 
@@ -115,23 +112,6 @@ class Client:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class ServedStage:
-    """A stage that a model server executes: an executable as those of `partitioning.engines`."""
-
-    def __init__(self, client: Client, served: Served, stage: Stage, timeout: float = 30.0) -> None:
-        self._client = client
-        self._model = served.models[stage.name]
-        self._inputs = [served.keys[name] for name in stage.inputs]
-        self._outputs = [served.keys[name] for name in stage.outputs]
-        self._timeout = timeout
-
-    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
-        """`stage.outputs` from `stage.inputs`, in their orders: read-only arrays. Raises a `WireError`."""
-        named = dict(zip(self._inputs, map(np.asarray, inputs), strict=True))
-        answer = self._client.predict(self._model, named, self._outputs, self._timeout)
-        return [answer[key] for key in self._outputs]
 
 
 def _error(error: grpc.RpcError, address: Address) -> WireError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,28 +21,20 @@ from typing import Self
 
 from cluster.errors import ClusterDown
 from cluster.process import parse_ready
+from cluster.serving.choice import Settings
 from cluster.serving.client import Client
 from cluster.serving.configuration import read_config
 from transports.base import Address
-from transports.errors import UsageError, WireError
+from transports.errors import WireError
 
-__all__ = ["BINARY", "OURS", "REAL", "ModelServer", "find_binary"]
+__all__ = ["ModelServer"]
 
-BINARY = "tensorflow_model_server"
-REAL, OURS = "TF Serving", "TFS-compatible"
 HOST = "127.0.0.1"
+SETTINGS = Settings()
 START = 300.0
 """Seconds until every model has to be available: loading a large model on a slow disk takes minutes."""
 GRACE = 10.0
 """Seconds that a server has to end by itself before it is killed."""
-
-
-def find_binary(named: str | None = None) -> str | None:
-    """The real server: `named`, else what PATH has, else None. Raises `UsageError` where `named` cannot be run."""
-    found = shutil.which(named or BINARY)
-    if named and found is None:
-        raise UsageError(f"{named!r} is no program that can be run; name a {BINARY}")
-    return found
 
 
 class ModelServer:
@@ -52,37 +43,47 @@ class ModelServer:
     Raises `ClusterDown`, with the server's last words, where it ends before that or does not get there in time.
     """
 
-    def __init__(
-        self, flags: Sequence[str], models: Sequence[str], *, binary: str | None = None, threads: int = 0
-    ) -> None:
-        """`flags` say which models there are. `binary` names the real server; None: ours. `threads`: of TensorFlow."""
-        self.kind = REAL if binary else OURS
+    def __init__(self, flags: Sequence[str], models: Sequence[str], settings: Settings) -> None:
+        """`flags` say which `models` there are."""
+        self.kind = settings.kind
         self.models = tuple(models)
-        self._flags = [*flags, f"--tensorflow_session_parallelism={threads}"] if threads else list(flags)
-        self._binary = binary
+        self._settings = settings
+        self._flags = [*flags, *settings.flags()]
         self._stack = contextlib.ExitStack()
 
     @classmethod
-    def of_stage(cls, folder: Path, model: str, *, binary: str | None = None, threads: int = 0) -> Self:
+    def of_stage(cls, folder: Path, model: str, settings: Settings = SETTINGS) -> Self:
         """A server for one model of an exported plan (`partitioning.export`)."""
         flags = [f"--model_name={model}", f"--model_base_path={(folder / model).absolute()}"]
-        return cls(flags, [model], binary=binary, threads=threads)
+        return cls(flags, [model], settings)
 
     @classmethod
-    def of_config(cls, config: Path, *, binary: str | None = None, threads: int = 0) -> Self:
+    def of_config(cls, config: Path, settings: Settings = SETTINGS) -> Self:
         """A server for all models of a `models.config`, or of a `server-<i>.config`. Raises `UsageError`."""
         models = [model.name for model in read_config(config)]
-        return cls([f"--model_config_file={config.absolute()}"], models, binary=binary, threads=threads)
+        return cls([f"--model_config_file={config.absolute()}"], models, settings)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-serving-")))
-            self._log = folder / "log"
-            self.grpc, self.rest = self._start_real() if self._binary else self._start_ours()
-            self._await_models()
+            self.start().wait()
             undo.pop_all()
         return self
+
+    def start(self) -> Self:
+        """Start the process and return at once: its models load meanwhile."""
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-serving-")))
+        self._log = folder / "log"
+        self._start_real() if self._settings.binary else self._start_ours()
+        return self
+
+    def wait(self) -> Mapping[str, Address]:
+        """The address of each interface, once every model is available."""
+        if not self._settings.binary:
+            ready = self._await_ready()
+            self.grpc, self.rest = ready["grpc"], ready["rest"]
+        self._await_models()
+        return {"grpc": self.grpc, "rest": self.rest}
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -92,36 +93,35 @@ class ModelServer:
         """The process that this one started: ours itself, or the keeper of the real one."""
         return self._process.pid
 
-    def check(self) -> None:
-        """Raise `ClusterDown` if the server has ended."""
-        if (status := self._process.poll()) is not None:
-            raise ClusterDown(f"the model server ({self.kind}) ended with status {status}{self._last_words()}")
+    def check(self, patience: float = 0.0) -> None:
+        """Raise `ClusterDown` if the server has ended, or ends within `patience` seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(patience)
+            raise ClusterDown(f"{self._settings.name} ({self.kind}) ended with status {status}{self._last_words()}")
 
     def close(self) -> None:
         """End the server. Idempotent."""
         self._stack.close()
 
-    def _start_ours(self) -> tuple[Address, Address]:
+    def _start_ours(self) -> None:
         flags = ["--port=0", "--rest_api_port=0", "--until-eof", *self._flags]
         self._start([sys.executable, "-m", "cluster.serving.server", *flags])
-        ready = self._await_ready()
-        return ready["grpc"], ready["rest"]
 
-    def _start_real(self) -> tuple[Address, Address]:
+    def _start_real(self) -> None:
         grpc, rest = _free_ports(2)
         flags = [f"--port={grpc}", f"--rest_api_port={rest}", *self._flags]
-        self._start([sys.executable, "-m", "cluster.serving.keeper", str(self._binary), *flags])
-        return Address(HOST, grpc), Address(HOST, rest)
+        self._start([sys.executable, "-m", "cluster.serving.keeper", str(self._settings.binary), *flags])
+        self.grpc, self.rest = Address(HOST, grpc), Address(HOST, rest)
 
     def _start(self, command: Sequence[str]) -> None:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if not self._binary else log,
+                stdout=subprocess.PIPE if not self._settings.binary else log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C reaches only this program, which then ends the server in order
-                env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+                env={"TF_CPP_MIN_LOG_LEVEL": "2", **self._settings.variables(), **os.environ},
             )
         self._stack.callback(self._end)
 
@@ -147,7 +147,7 @@ class ModelServer:
                 try:
                     client.wait_available(model, START, self.check)
                 except WireError as error:
-                    raise ClusterDown(f"the model server ({self.kind}): {error}{self._last_words()}") from error
+                    raise ClusterDown(f"{self._settings.name} ({self.kind}): {error}{self._last_words()}") from error
 
     def _end(self) -> None:
         process = self._process
@@ -168,9 +168,20 @@ class ModelServer:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now: the real server takes no 0. They are all held before any is let go."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in held:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in held]
+    """Ports that are free now, none of them given out before: the real server takes no 0, and takes its time.
+
+    Two servers on one port would share its calls, for the real one lets others have its port as well.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        with socket.socket() as held:
+            held.bind((HOST, 0))
+            port = held.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            ports.append(port)
+    return ports
+
+
+_given: set[int] = set()
+"""Ports that this process has given out."""

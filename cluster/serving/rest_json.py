@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cluster.serving import json_arrays
 from cluster.serving.status import Refusal, invalid, unimplemented
 from transports.base import Array
 
@@ -30,6 +31,8 @@ ANSWERS: Mapping[str, str] = {ROW: "predictions", COLUMN: "outputs"}
 BYTES = "_bytes"
 
 Dtypes = Mapping[str, tf.DType]
+Reader = Callable[[list[Any], set[type], tf.DType], Array]
+"""Values, the types that are among them, and the dtype that they are to have -> the array."""
 
 
 def parse(body: bytes | bytearray) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def parse(body: bytes | bytearray) -> dict[str, Any]:
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body)
+        document = json_arrays.parse(body)
     except (ValueError, RecursionError) as error:
         raise invalid(f"JSON Parse error: Invalid value. {error}") from error
     if not isinstance(document, dict):
@@ -64,8 +67,9 @@ def read_inputs(document: Mapping[str, Any], dtypes: Dtypes) -> tuple[str, dict[
 
 def write_outputs(form: str, outputs: Mapping[str, Array]) -> bytes:
     """The answer in the form of its request. Raises `Refusal` for what JSON cannot say."""
-    written = _written_rows(outputs) if form == ROW else _alone({name: _plain(name, a) for name, a in outputs.items()})
-    return json.dumps({ANSWERS[form]: written}).encode()
+    listed = {name: _listed(name, array) for name, array in outputs.items()}
+    written = _written_rows(outputs, listed) if form == ROW else _alone(listed)
+    return json_arrays.write({ANSWERS[form]: written}, outputs.values())
 
 
 def _rows(instances: Any, dtypes: Dtypes) -> dict[str, Array]:
@@ -140,9 +144,10 @@ def _tensor(value: Any, dtype: tf.DType) -> Array:
         for item in level:
             _check_list(item, depth, extent, len(shape))
         level = list(itertools.chain.from_iterable(level))
-    if any(isinstance(item, list) for item in level):
+    kinds = set(map(type, level))  # walking a hundred thousand values takes milliseconds: once
+    if list in kinds:
         raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
-    return READERS[dtype.name](level, dtype).reshape(shape)
+    return READERS[dtype.name](level, kinds, dtype).reshape(shape)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -164,9 +169,9 @@ def _check_list(item: Any, depth: int, extent: int, rank: int) -> None:
         raise invalid(f"Encountered list at unexpected size: {len(item)} at level: {depth} expected size: {extent}")
 
 
-def _numbers(values: list[Any], dtype: tf.DType, kinds: set[type], word: str) -> Array:
-    for value in values if set(map(type, values)) - kinds else ():
-        if type(value) not in kinds:
+def _numbers(values: list[Any], kinds: set[type], dtype: tf.DType, valid: set[type], word: str) -> Array:
+    for value in values if kinds - valid else ():
+        if type(value) not in valid:
             raise invalid(f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {word}")
     try:
         with np.errstate(over="ignore"):  # what overflows is refused below
@@ -174,24 +179,23 @@ def _numbers(values: list[Any], dtype: tf.DType, kinds: set[type], word: str) ->
     except OverflowError as error:
         raise invalid(f"JSON Value: {_shown(values)} is not of expected type: {word}: {error}") from error
     if dtype.is_floating:
-        _check_lossless(values, array, word)
+        _check_lossless(values, array, word, whole=int in kinds)
     return array
 
 
-def _check_lossless(values: list[Any], array: Array, word: str) -> None:
+def _check_lossless(values: list[Any], array: Array, word: str, *, whole: bool) -> None:
     """A whole number above what the type counts exactly, or a fraction above what it holds, is refused."""
     largest = MANTISSAS[word]
-    whole = int in set(map(type, values))
     for value, held in zip(values, array.tolist(), strict=True) if whole or not np.isfinite(array).all() else ():
         if (type(value) is int and abs(value) > largest) or (math.isinf(held) and not math.isinf(value)):
             raise invalid(f"Cannot convert JSON value: {value} to {word} without loss of precision.")
 
 
-def _reader(kinds: set[type], word: str) -> Callable[[list[Any], tf.DType], Array]:
-    return lambda values, dtype: _numbers(values, dtype, kinds, word)
+def _reader(valid: set[type], word: str) -> Reader:
+    return lambda values, kinds, dtype: _numbers(values, kinds, dtype, valid, word)
 
 
-def _strings(values: list[Any], _: tf.DType) -> Array:
+def _strings(values: list[Any], kinds: set[type], dtype: tf.DType) -> Array:
     array = np.empty(len(values), object)
     array[:] = [_string(value) for value in values]
     return array
@@ -213,17 +217,17 @@ def _string(value: Any) -> bytes:
 MANTISSAS: Mapping[str, int] = {"float": 2**24 - 1, "double": 2**53 - 1}
 """The largest whole number up to which the type has every one."""
 
-READERS: Mapping[str, Callable[[list[Any], tf.DType], Array]] = {
+READERS: Mapping[str, Reader] = {
     "float32": _reader({int, float}, "float"),
     "float64": _reader({int, float}, "double"),
     "bool": _reader({bool}, "bool"),
     "string": _strings,
     **{name: _reader({int}, name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")},
 }
-"""dtype -> what makes an array of a flat list; TensorFlow Serving reads no others from JSON."""
+"""dtype -> what makes an array of a flat list; TensorFlow Serving reads no others from JSON (`json_arrays.LISTED`)."""
 
 
-def _written_rows(outputs: Mapping[str, Array]) -> list[Any]:
+def _written_rows(outputs: Mapping[str, Array], listed: Mapping[str, Any]) -> list[Any]:
     sizes = {}
     for name, array in outputs.items():
         if not array.ndim:
@@ -231,23 +235,20 @@ def _written_rows(outputs: Mapping[str, Array]) -> list[Any]:
         sizes[name] = len(array)
         if (first := next(iter(sizes.values()))) != len(array):
             raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {first}")
-    columns = [_plain(name, array) for name, array in outputs.items()]
-    return [_alone(dict(zip(outputs, row, strict=True))) for row in zip(*columns, strict=True)]
+    return [_alone(dict(zip(outputs, row, strict=True))) for row in zip(*listed.values(), strict=True)]
 
 
 def _alone(named: Mapping[str, Any]) -> Any:
     return next(iter(named.values())) if len(named) == 1 else named
 
 
-def _plain(name: str, array: Array) -> Any:
-    """The array as nested lists; a float as the shortest decimal that means it in its own type."""
+def _listed(name: str, array: Array) -> Any:
+    """The array itself where it holds numbers; of bytes, nested lists."""
     if array.dtype == object:
         return np.vectorize(_binary if name.endswith(BYTES) else _text, otypes=[object])(array).tolist()
-    if array.dtype.name in ("float32", "float16"):
-        return array.astype(str).astype(float).tolist()
     if array.dtype.kind not in "fiub":
         raise invalid(f"Failed to write JSON value for tensor type: {array.dtype.name}")
-    return array.tolist()
+    return array
 
 
 def _binary(value: bytes) -> dict[str, str]:

@@ -12,10 +12,10 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cluster.process import told_to_end, tune
+from cluster.process import MALLOC, ready_line, told_to_end, tune
 from cluster.serving.configuration import Model, read_config
 from transports.base import Address
 from transports.errors import SplitbenchError, UsageError
@@ -25,14 +25,18 @@ __all__ = ["main"]
 WORKERS = 4 * (os.cpu_count() or 1)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to end; the exit status: 0 ended, 1 a port cannot be bound, 2 a value cannot be used."""
+def main(argv: Sequence[str] | None = None, announce: Callable[[str], None] | None = None) -> int:
+    """Serve until told to end; the exit status: 0 ended, 1 a port cannot be bound, 2 a value cannot be used.
+
+    `announce` takes the READY line; without it, it goes to standard output.
+    """
     arguments = _parser().parse_args(argv)
     stop = told_to_end(arguments.until_eof)
     try:
         with contextlib.ExitStack() as stack:
             addresses = _serve(arguments, stack)
-            print("READY", *(f"{name}={address}" for name, address in addresses.items()), flush=True)
+            line = ready_line(addresses)
+            announce(line) if announce else print(line, flush=True)
             stop.wait()
     except SplitbenchError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -45,7 +49,7 @@ def _serve(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Mappin
     chosen = read_config(config) if config else (Model.latest(arguments.model_name, arguments.model_base_path),)
     # TensorFlow is loaded here and not before: a wrong flag is answered at once.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    tune(arguments.tensorflow_session_parallelism, "keep")
+    tune(arguments.tensorflow_session_parallelism, arguments.malloc)
     from cluster.serving import models
     from cluster.serving.grpc_services import GrpcServer
     from cluster.serving.rest import RestServer
@@ -87,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--grpc_max_threads", type=int, default=WORKERS, metavar="N", help="requests at a time (%(default)s)")
     add("--rest_api_num_threads", type=int, default=WORKERS, metavar="N", help="requests at a time (%(default)s)")
     add("--tensorflow_session_parallelism", type=int, default=0, metavar="N", help="threads; 0: one a core (0)")
+    add("--malloc", choices=MALLOC, default="keep", help="keep freed memory for the next message, or not (%(default)s)")
     add("--tensor_content", action="store_true", help="answer with bytes; the real server answers with lists of values")
     add("--until-eof", action="store_true", help="end when standard input closes")
     return parser

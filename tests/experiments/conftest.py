@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from experiments import environment
 from experiments.samples import Sample, Writer
 from experiments.settings import to_record
 from experiments.specification import Cell, Experiment
+from tests.models import residual
+from tests.running import Run
 
 LEVELS = {"none": 1.0, "grpc": 2.5, "rpyc": 4.5, "rpyc-tuned": 2.75}
 
@@ -77,3 +79,27 @@ def make_results(tmp_path: Path) -> Maker:
 @pytest.fixture
 def make_sample() -> Callable[[Cell, int, int], Sample]:
     return sample_of
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model that takes photographs, as a `.keras` file."""
+    path = tmp_path_factory.mktemp("models") / "residual.keras"
+    residual().save(path)
+    return path
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Run]]:
+    """Starts runs, and sees to it that none outlives its test."""
+    runs: list[Run] = []
+
+    def start(*arguments: object, **options: Any) -> Run:
+        runs.append(Run(*arguments, **options))
+        return runs[-1]
+
+    yield start
+    for one in runs:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.communicate()

@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 import resource
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 
 from experiments import environment, report, run, samples, wire
@@ -23,71 +19,8 @@ from experiments.progress import Progress
 from experiments.runner import run as measure
 from experiments.specification import Cell, Experiment
 from partitioning.program import Program
-from tests.models import fork_join, residual
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that takes photographs, as a `.keras` file."""
-    path = tmp_path_factory.mktemp("models") / "residual.keras"
-    residual().save(path)
-    return path
-
-
-class Run:
-    """`python -m experiments.run` as a person starts it; its standard error is read line by line."""
-
-    def __init__(self, *arguments: object, **options: Any) -> None:
-        command = [sys.executable, "-m", "experiments.run", *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-        )
-        self.lines: list[str] = []
-
-    def wait_for(self, text: str) -> None:
-        """Read until a line has `text` in it."""
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if text in line:
-                return
-        pytest.fail(f"{text!r} never came: {''.join(self.lines)}")
-
-    def cluster(self) -> list[psutil.Process]:
-        """The nursery, and what it started: the registry and two nodes."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        assert {process.name() for process in found} >= {"registry", "node-0", "node-1"}
-        return found
-
-    def finish(self, timeout: float = 60.0) -> tuple[int, str]:
-        """(exit status, the last line of standard error)."""
-        out, err = self.process.communicate(timeout=timeout)
-        self.out = out
-        self.lines += err.splitlines()
-        return self.process.returncode, self.lines[-1].strip() if self.lines else ""
-
-
-@pytest.fixture
-def started() -> Iterator[Callable[..., Run]]:
-    """Starts runs, and sees to it that none outlives its test."""
-    runs: list[Run] = []
-
-    def start(*arguments: object, **options: Any) -> Run:
-        runs.append(Run(*arguments, **options))
-        return runs[-1]
-
-    yield start
-    for one in runs:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.communicate()
-
-
-def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=20)
-    assert not alive
+from tests.models import fork_join
+from tests.running import Run, assert_gone
 
 
 def assert_wire_bytes(frame: pd.DataFrame) -> None:

@@ -1,7 +1,8 @@
 """`python -m tests.cluster.serving.bench_stages FOLDER`: what a model server adds to the stages of an exported plan.
 
-The same SavedModels run one after the other, batch 1: in this process, in one server, and in a server for each stage.
-The server is the real one where PATH has it. Milliseconds of one request through all stages.
+The same SavedModels run one after the other, batch 1: in this process, in one server (its answers as lists of values,
+as `tensor_content`, and over REST), and in a server for each stage. The server is the real one where PATH has it, but
+for `tensor_content`, which only ours has. Milliseconds of one request through all stages.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from typing import Any
 import numpy as np
 
 from cluster.serving import configuration, models
-from cluster.serving.client import Client, ServedStage
-from cluster.serving.process import ModelServer, find_binary
+from cluster.serving.choice import OURS, Settings, find_binary
+from cluster.serving.client import Client
+from cluster.serving.process import ModelServer
+from cluster.serving.rest_client import RestClient
+from cluster.serving.stages import Predictor, ServedStage
 from partitioning.served import CONFIG, Served
 
 Stages = Mapping[str, Callable[[Sequence[Any]], list[Any]]]
-RUNS, WARMUP = 100, 10
+ROUNDS, RUNS, WARMUP = 10, 10, 2
 
 
 def here(served: Served, folder: Path) -> Stages:
@@ -36,34 +40,48 @@ def here(served: Served, folder: Path) -> Stages:
     return {each.name: stage(each.name, each.inputs, each.outputs) for each in served.plan.stages}
 
 
-def measure(what: str, served: Served, stages: Stages) -> None:
+def measure(served: Served, ways: Mapping[str, Stages]) -> None:
+    """Time a request in each way, in rounds, so that what disturbs the machine for a while disturbs all of them."""
     draw = np.random.default_rng(0)
     wires = [served.plan.wires[name] for name in served.plan.inputs]
     given = {wire.name: draw.random([extent or 1 for extent in wire.shape]).astype(wire.dtype) for wire in wires}
-    seconds = []
-    for _ in range(WARMUP + RUNS):
-        tensors = dict(given)
-        start = time.perf_counter()
-        for stage in served.plan.stages:
-            results = stages[stage.name]([tensors[name] for name in stage.inputs])
-            tensors.update(zip(stage.outputs, results, strict=True))
-        seconds.append(time.perf_counter() - start)
-    middle, least = (1e3 * of(seconds[WARMUP:]) for of in (statistics.median, min))
-    print(f"{what:32} median {middle:8.2f}   least {least:8.2f}")
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(ROUNDS):
+        for way, stages in ways.items():
+            times = [request(served, stages, given) for _ in range(WARMUP + RUNS)]
+            seconds[way] += times[WARMUP:]
+    for way, times in seconds.items():
+        print(f"{way:48} median {1e3 * statistics.median(times):8.2f}   least {1e3 * min(times):8.2f}")
+
+
+def request(served: Served, stages: Stages, given: Mapping[str, Any]) -> float:
+    tensors = dict(given)
+    start = time.perf_counter()
+    for stage in served.plan.stages:
+        results = stages[stage.name]([tensors[name] for name in stage.inputs])
+        tensors.update(zip(stage.outputs, results, strict=True))
+    return time.perf_counter() - start
+
+
+def called(client: Predictor, served: Served) -> Stages:
+    return {stage.name: ServedStage(client, served, stage) for stage in served.plan.stages}
 
 
 def main(folder: Path) -> None:
-    served, binary = Served.read(folder), find_binary()
-    plan = served.plan.stages
-    measure("in this process", served, here(served, folder))
-    with ModelServer.of_config(folder / CONFIG, binary=binary) as server, Client(server.grpc) as client:
-        measure(f"one server, {server.kind}", served, {s.name: ServedStage(client, served, s) for s in plan})
+    served, settings = Served.read(folder), Settings(find_binary())
+    kind = settings.kind
+    ways = {"in this process": here(served, folder)}
     with contextlib.ExitStack() as stack:
-        stages = {}
-        for stage in plan:
-            server = stack.enter_context(ModelServer.of_stage(folder, served.models[stage.name], binary=binary))
-            stages[stage.name] = ServedStage(stack.enter_context(Client(server.grpc)), served, stage)
-        measure(f"{len(plan)} servers, {server.kind}", served, stages)
+        start = lambda chosen: stack.enter_context(ModelServer.of_config(folder / CONFIG, chosen))  # noqa: E731
+        server, content = start(settings), start(Settings(tensor_content=True))
+        ways[f"{kind}, gRPC"] = called(stack.enter_context(Client(server.grpc)), served)
+        ways[f"{OURS}, gRPC, tensor_content"] = called(stack.enter_context(Client(content.grpc)), served)
+        ways[f"{kind}, REST"] = called(stack.enter_context(RestClient(server.rest)), served)
+        ways[f"{kind}, gRPC, a server for each stage"] = apart = {}
+        for stage in served.plan.stages:
+            own = stack.enter_context(ModelServer.of_stage(folder, served.models[stage.name], settings))
+            apart[stage.name] = ServedStage(stack.enter_context(Client(own.grpc)), served, stage)
+        measure(served, ways)
 
 
 if __name__ == "__main__":

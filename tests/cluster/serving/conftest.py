@@ -13,8 +13,9 @@ import pytest
 
 pytest.importorskip("tensorflow_serving", reason="the extra `serving` is not installed")
 
+from cluster.serving.choice import Settings, find_binary
 from cluster.serving.client import Client
-from cluster.serving.process import ModelServer, find_binary
+from cluster.serving.process import ModelServer
 from tests.cluster.serving import zoo
 
 BINARY = find_binary(os.environ.get("TFS_BINARY")) if "TFS_BINARY" in os.environ else None
@@ -30,7 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(models: Path) -> Iterator[ModelServer]:
-    with ModelServer.of_config(models / zoo.CONFIG, binary=BINARY, threads=1) as server:
+    with ModelServer.of_config(models / zoo.CONFIG, Settings(BINARY, threads=1)) as server:
         yield server
 
 

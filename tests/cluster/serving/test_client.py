@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from cluster.serving import client as module
-from cluster.serving.client import Client, ServedStage
+from cluster.serving.client import Client
 from cluster.serving.process import ModelServer
+from cluster.serving.stages import ServedStage
 from cluster.serving.tensors import LIMIT
 from tests.cluster.serving import zoo
 from tests.models import MODELS, flat_outputs, inputs_for

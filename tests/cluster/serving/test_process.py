@@ -16,8 +16,9 @@ import pytest
 
 from cluster.errors import ClusterDown
 from cluster.serving import process
+from cluster.serving.choice import Settings, find_binary
 from cluster.serving.client import Client
-from cluster.serving.process import ModelServer, find_binary
+from cluster.serving.process import ModelServer
 from tests.cluster.serving.conftest import BINARY
 from transports.errors import UsageError
 
@@ -38,7 +39,7 @@ def family(pid: int) -> list[int]:
 
 
 def test_a_server_of_one_stage(models: Path) -> None:
-    with ModelServer.of_stage(models, "scale", binary=BINARY, threads=1) as server, Client(server.grpc) as client:
+    with ModelServer.of_stage(models, "scale", Settings(BINARY, threads=1)) as server, Client(server.grpc) as client:
         answer = client.predict("scale", {"x": np.ones((1, 2), "float32")})
         assert answer["y"].tolist() == [[10.0, 10.0]]
         pids = family(server.pid)
@@ -48,8 +49,9 @@ def test_a_server_of_one_stage(models: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
+from cluster.serving.choice import Settings
 from cluster.serving.process import ModelServer
-with ModelServer.of_stage(Path(sys.argv[1]), "scale", binary=sys.argv[2] or None) as server:
+with ModelServer.of_stage(Path(sys.argv[1]), "scale", Settings(sys.argv[2] or None)) as server:
     print(server.pid, flush=True)
     time.sleep(600)
 """
@@ -121,7 +123,7 @@ def failing(tmp_path: Path) -> Path:
 
 
 def test_the_real_server_is_quoted_too(failing: Path, tmp_path: Path) -> None:
-    server = ModelServer.of_stage(tmp_path, "model", binary=find_binary(str(failing)))
+    server = ModelServer.of_stage(tmp_path, "model", Settings(find_binary(str(failing))))
     assert server.kind == "TF Serving"
     with pytest.raises(ClusterDown, match=r"TF Serving\) ended with status 3: no such luck"):
         server.__enter__()
@@ -151,3 +153,22 @@ def test_a_keeper_ends_what_it_keeps() -> None:
 
 def test_free_ports_differ() -> None:
     assert len(set(process._free_ports(20))) == 20
+
+
+IN_DOCKER = ROOT / "cluster" / "serving" / "in_docker.sh"
+GIVEN = ["--port=8500", "--rest_api_port=8501", "--model_config_file=/some where/server-0.config"]
+
+
+def test_the_official_image_is_given_the_flags_and_the_folder(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    docker.chmod(docker.stat().st_mode | stat.S_IXUSR)
+    assert find_binary(str(IN_DOCKER)) == str(IN_DOCKER)
+    for flags, mounted in ((GIVEN, ["--volume", "/some where:/some where:ro"]), (["--version"], [])):
+        variables = {"DOCKER": str(docker), "folder": "/elsewhere"}
+        said = subprocess.run([IN_DOCKER, *flags], env=variables, capture_output=True, text=True, check=True).stdout
+        words = said.splitlines()
+        assert words[:2] == ["run", "--rm"]
+        assert words[words.index("--network") + 1] == "host"
+        assert words[words.index("tensorflow/serving") :] == ["tensorflow/serving", *flags]
+        assert [word for word in words if word == "--volume" or ":ro" in word] == mounted

@@ -1,0 +1,180 @@
+"""Experiments whose stages run in model servers: end to end, what is recorded of it, how it ends, what is refused."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.serving.choice import OURS, REAL
+from experiments import environment, flags, report, run, samples
+from experiments.engines import SERVERS
+from experiments.specification import Cell, engine_here, local_of
+from experiments.statistics import none_of
+from tests.running import Run, assert_gone
+from transports.errors import UsageError
+
+MODEL_SERVERS = {"model-server-0", "model-server-1"}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program in the real server's place: it takes the real one's flags, and is started as the real one is."""
+    path = tmp_path_factory.mktemp("program") / "tensorflow_model_server"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m cluster.serving.server "$@"\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def family(going: Run) -> list[psutil.Process]:
+    return psutil.Process(going.process.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+def test_stages_in_model_servers(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    going = started(
+        *(
+            "--model",
+            model,
+            "--servers",
+            2,
+            "--transport",
+            "none,grpc",
+            "--mode",
+            "whole,submodel",
+            "--cut",
+            "balanced",
+        ),
+        *("--engine", "tfserving,tfserving-rest,graph", "--flow", "nested,hub", "--concurrency", "1,2"),
+        *("--option", "tfserving.binary=none", "--option", "tfserving.tensor_content=true"),
+        *("--pin", "on", "--threads", 1, "--runs", 3, "--warmup", 1, "--out", out),
+    )
+    going.wait_for(f"model-server-1 ready ({OURS})")
+    processes = family(going)
+    assert {process.name() for process in processes} >= MODEL_SERVERS
+    status, last = going.finish()
+    assert status == 0, last
+    assert_gone(processes)
+    frame = samples.read(out)
+    # (none and grpc x submodel, and grpc x whole) x 3 engines x 2 flows x 2 concurrencies; none x whole has no flow,
+    # and under graph it is the local model
+    assert frame["cell"].nunique() == 3 * 3 * 2 * 2 + 2 * 2 + 1
+    assert (frame["deviation"] <= 1e-3).all()
+    assert {path.name for path in out.glob("plan-*.json")} == {"plan-whole.json", "plan-submodel.json"}
+    record = environment.read(out)["model_server"]
+    assert (record["kind"], record["tensor_content"]) == (OURS, True)
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert f"tfserving engine ({OURS})" in text
+    assert f"tfserving-rest engine ({OURS} over REST)" in text
+    assert SERVERS[OURS] in text
+    assert f"| tfserving ({OURS})" in text
+    assert REAL not in text.replace(SERVERS[OURS], "")
+    written = (out / "report.md").read_bytes()
+    assert report.build(out).read_bytes() == written
+
+
+@pytest.mark.slow
+def test_a_model_server_that_dies_ends_the_run_with_the_cause(
+    started: Callable[..., Run], model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    going = started(
+        *("--model", model, "--servers", 2, "--transport", "none,grpc", "--engine", "tfserving,tfserving-rest"),
+        *("--option", "tfserving.binary=none", "--runs", 1_000_000, "--out", out),
+    )
+    going.wait_for("requests")
+    processes = family(going)
+    next(process for process in processes if process.name() == "model-server-1").kill()
+    assert going.finish() == (1, "error: model-server-1 was ended by SIGKILL")
+    assert_gone(processes)
+    assert len(samples.read(out)) >= 1
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_model_server(
+    started: Callable[..., Run], model: Path, program: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    going = started(
+        *("--model", model, "--servers", 1, "--transport", "none", "--flow", "hub", "--engine", "tfserving"),
+        *("--option", f"tfserving.binary={program}", "--runs", 1_000_000, "--out", out),
+    )
+    going.wait_for("requests")
+    processes = family(going)
+    serving = [process for process in processes if "cluster.serving.server" in process.cmdline()]
+    assert len(serving) == 1
+    going.process.kill()
+    assert_gone(processes)
+    assert environment.read(out)["model_server"]["kind"] == REAL
+
+
+REFUSED = {
+    "a program that is not there": (
+        ["tfserving", "tfserving.binary=/nowhere"],
+        "'/nowhere' is no program that can be run",
+    ),
+    "an unknown option": (["tfserving", "tfserving.binray=x"], "did you mean 'binary'?"),
+    "no truth": (["tfserving", "tfserving.tensor_content=maybe"], "'maybe' is no bool"),
+    "bytes from the real server": (
+        ["tfserving", "tfserving.tensor_content=true", "tfserving.binary={program}"],
+        "with lists of values",
+    ),
+    "bytes over REST": (["tfserving-rest", "tfserving.tensor_content=true"], "over REST no tensor has bytes"),
+    "an option of an engine that no cell uses": (
+        ["graph", "tfserving.binary=none"],
+        "no engine with options 'tfserving' in this experiment",
+    ),
+    "an option of the other engine's": (["tfserving-rest", "tfserving-rest.binary=none"], "did you mean 'tfserving'?"),
+    "an engine": (["tfservin"], "did you mean 'tfserving'?"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused(
+    case: str, program: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (engine, *options), hint = REFUSED[case]
+    words = [word for option in options for word in ("--option", option.format(program=program))]
+    out = tmp_path / "out"
+    assert run.main(["--model", str(model), "--engine", engine, *words, "--out", str(out)]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert hint in last
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("library", ["tensorflow_serving", "orjson"])
+def test_without_the_extra_the_engine_is_refused(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError, match=r"engine 'tfserving' needs the extra 'serving': pip install '\S+'"):
+        flags.parse(["--engine", "tfserving"])
+    assert flags.parse(["--engine", "graph"])
+
+
+def test_the_local_model_executes_what_the_server_does() -> None:
+    served = Cell("grpc", "submodel", engine="tfserving-rest", batch=8, concurrency=2)
+    assert engine_here(served.engine) == "graph"
+    assert local_of(served) == Cell("none", "whole", engine="graph", batch=8, servers=1)
+    assert none_of(served) == Cell("none", "submodel", engine="graph", batch=8, concurrency=2)
+    assert none_of(Cell("none", "submodel", engine="tfserving")) == Cell("none", "submodel", engine="graph")
+
+
+def test_the_whole_model_in_a_server_is_no_local_model() -> None:
+    words = ["--transport", "none", "--mode", "whole", "--engine", "tfserving,graph", "--flow", "nested,hub"]
+    experiment, _ = flags.parse([*words, "--concurrency", "1,2"])
+    local = local_of(Cell(engine="graph"))
+    served = Cell("none", "whole", engine="tfserving", servers=1)
+    assert set(experiment.cells) == {local, served, Cell("none", "whole", engine="tfserving", servers=1, concurrency=2)}
+
+
+def test_a_files_options_of_an_engine_that_a_flag_replaced_are_no_mistake(tmp_path: Path) -> None:
+    spec = tmp_path / "mine.toml"
+    spec.write_text('engine = "tfserving"\n[option]\ntfserving.binary = "none"\ngrpc.max_message = 1000\n')
+    experiment, _ = flags.parse(["--spec", str(spec), "--engine", "frozen"])
+    assert experiment.option == {"grpc.max_message": "1000"}
+    assert flags.parse(["--spec", str(spec)])[0].option["tfserving.binary"] == "none"

@@ -1,0 +1,53 @@
+"""Experiments as a person starts them: real processes, watched from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+__all__ = ["Run", "assert_gone"]
+
+ROOT = Path(__file__).parent.parent
+
+
+class Run:
+    """`python -m experiments.run` as a person starts it; its standard error is read line by line."""
+
+    def __init__(self, *arguments: object, **options: Any) -> None:
+        command = [sys.executable, "-m", "experiments.run", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+        self.lines: list[str] = []
+
+    def wait_for(self, text: str) -> None:
+        """Read until a line has `text` in it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if text in line:
+                return
+        pytest.fail(f"{text!r} never came: {''.join(self.lines)}")
+
+    def cluster(self) -> list[psutil.Process]:
+        """The nursery, and what it started: the registry and two nodes."""
+        found = psutil.Process(self.process.pid).children(recursive=True)
+        assert {process.name() for process in found} >= {"registry", "node-0", "node-1"}
+        return found
+
+    def finish(self, timeout: float = 60.0) -> tuple[int, str]:
+        """(exit status, the last line of standard error)."""
+        out, err = self.process.communicate(timeout=timeout)
+        self.out = out
+        self.lines += err.splitlines()
+        return self.process.returncode, self.lines[-1].strip() if self.lines else ""
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
