@@ -22,8 +22,8 @@ __all__ = ["HttpStream", "headers_of"]
 HEAD = 2**14
 """Bytes of a head at most: first line and headers."""
 
-PIECE = 2**18
-"""Bytes that are read at a time."""
+PIECE = 2**20
+"""Bytes that are read at a time: every piece costs h11 some work."""
 
 
 class HttpStream:

@@ -128,8 +128,7 @@ def _read_tensor(value: object) -> tuple[str, Array]:
 
 
 def _write_base64(tensor: Array) -> Mapping[str, Any]:
-    text = pybase64.b64encode(tensor.reshape(-1).view(np.uint8).data)
-    return {"b64": orjson.Fragment(b'"%b"' % text)}
+    return {"b64": pybase64.b64encode_as_string(tensor.reshape(-1).view(np.uint8).data)}
 
 
 def _read_base64(row: Mapping[str, Any]) -> bytes:
