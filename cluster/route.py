@@ -20,7 +20,8 @@ class Route:
     partition: str
     engine: str
     transport: str
-    codec: str = "raw"
+    codec: str = ""
+    """Empty: the transport's own."""
     flow: str = "nested"
     local_calls: bool = True
     registry: str = "cached"

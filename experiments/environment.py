@@ -32,7 +32,8 @@ __all__ = ["NAME", "begin", "finish", "read", "update"]
 NAME = "environment.json"
 PACKAGES = (
     *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
-    *("pandas", "pillow", "psutil", "rich", "matplotlib", "tensorflow-serving-api", "orjson"),
+    *("h11", "orjson", "pybase64", "tensorflow-serving-api"),
+    *("pandas", "pillow", "psutil", "rich", "matplotlib"),
 )
 VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")
 PRIVATE = re.compile(

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import transports
 from cluster.serving import choice
-from experiments.settings import SETTINGS, Setting, cells_of, check, from_record, to_record, values_of
+from experiments.settings import OWN, SETTINGS, Setting, cells_of, check, from_record, to_record, values_of
 from experiments.specification import PHOTOGRAPH, Experiment
 from transports.errors import UsageError
 
@@ -34,7 +34,8 @@ a matrix:
   A comma in a flag marked * makes a matrix: every value is combined with every value of the other flags.
   --cut NAME,NAME is one cut, before those operations; --cut equal,balanced is a matrix of two, and so is
   --cut equal,NAME+NAME.
-  A combination whose transport has no such codec is left out while the transport has another one.
+  A combination whose transport has no such codec is left out while the transport has another one; without --codec
+  each transport uses its own (raw; rest: json).
   The local model (transport none, mode whole) is always added.
 
 examples:
@@ -240,7 +241,7 @@ def _flat(option: Mapping[str, Any], path: Path) -> dict[str, str]:
 
 def _combine(file: _Source, flags: _Source) -> Experiment:
     over = flags.blocks[0]
-    defaults = {name: (item.default,) for name, item in SETTINGS.items() if item.of_cell}
+    defaults = {name: (item.default,) for name, item in SETTINGS.items() if item.of_cell} | {"codec": (OWN,)}
     cells = cells_of({**defaults, **block, **over} for block in file.blocks)
     values = {name: value[0] for name, value in {**file.values, **flags.values}.items()}
     # What the file says of a transport or an engine that a flag has replaced is not the person's mistake.

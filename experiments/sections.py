@@ -24,7 +24,7 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
-TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned"}
+TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned", "rest": "REST"}
 
 FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Mean (s)", lambda row: number(row["mean"])),

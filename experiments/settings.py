@@ -24,6 +24,7 @@ from transports.errors import UsageError
 from transports.limits import TLS_FILES
 
 __all__ = [
+    "OWN",
     "SETTINGS",
     "Setting",
     "cells_of",
@@ -43,6 +44,9 @@ LEAST: Mapping[str, float] = {
     "lease": LEAST_LEASE,
 }
 MOST: Mapping[str, int] = {"seed": 2**32 - 1}  # numpy and Keras take no larger one
+
+OWN = ""
+"""In place of a codec: each transport's own (the first of `Transport.codecs`), where the person has named none."""
 
 BUNDLED = f"{PHOTOGRAPH.name} (bundled)"
 """How a record names the photograph that comes with the package, wherever the package lies."""
@@ -153,16 +157,18 @@ _READERS: Mapping[Any, Callable[[Any, str], Any]] = {str: _text, int: _integer, 
 def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...]:
     """The product of the values of each block, one block after the other, each cell once.
 
-    A cell whose codec its transport does not have is left out. Raises `UsageError` where a transport would be left
-    without any, or where its library is not there.
+    `OWN` stands for the codec of each transport. A cell whose codec its transport does not have is left out. Raises
+    `UsageError` where a transport would be left without any, or where its library is not there.
     """
     products = (zip(itertools.repeat(tuple(block)), itertools.product(*block.values())) for block in blocks)
     cells = [_canonical(Cell(**dict(zip(*pair, strict=True)))) for pairs in products for pair in pairs]
-    return _with_codecs(tuple(dict.fromkeys(cells)))
+    return tuple(dict.fromkeys(_with_codecs(cells)))
 
 
 def _canonical(cell: Cell) -> Cell:
     """The cell without settings that cannot matter to it, so that a matrix does not time one thing twice."""
+    if cell.transport == "none":  # it writes no bytes
+        cell = replace(cell, codec=Cell.codec)
     if cell.mode == "whole" and cell.transport == "none":
         local = local_of(cell)  # or, where a model server is called, that without all else that cannot matter
         return (
@@ -173,8 +179,10 @@ def _canonical(cell: Cell) -> Cell:
     return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)
 
 
-def _with_codecs(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+def _with_codecs(asked: Iterable[Cell]) -> tuple[Cell, ...]:
+    cells = tuple(dict.fromkeys(asked))
     codecs = {name: transports.load(name).codecs for name in dict.fromkeys(cell.transport for cell in cells)}
+    cells = tuple(replace(cell, codec=cell.codec or codecs[cell.transport][0]) for cell in cells)
     kept = tuple(cell for cell in cells if cell.codec in codecs[cell.transport])
     for cell in cells:
         if cell.transport not in {other.transport for other in kept}:

@@ -26,7 +26,7 @@ PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
 MODES = ("whole", "layer", "submodel")
 ENGINES = ("eager", "graph", "frozen", *choice.ENGINES)
 MALLOC = ("keep", "default")
-CODECS = ("raw", "tensorproto")
+CODECS = ("raw", "tensorproto", "json", "json-b64")
 SHARED = ("max_message", *TLS_FILES)
 """Settings that are options of every transport."""
 
@@ -48,7 +48,11 @@ class Cell:
         tuple(FLOWS),
     )
     engine: str = _setting("eager", "how a stage is executed", ENGINES)
-    codec: str = _setting("raw", "how a tensor is written into a message (tensorproto: grpc only)", CODECS)
+    codec: str = _setting(
+        "raw",
+        "how a tensor is written into a message (tensorproto: grpc only; json, its own, and json-b64: rest only)",
+        CODECS,
+    )
     batch: int = _setting(1, "images in a request")
     servers: int = _setting(5, "node processes that share the stages")
     placement: str = _setting("contiguous", "which server holds which stage", tuple(PLACEMENTS))

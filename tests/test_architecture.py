@@ -22,7 +22,13 @@ ROOMS = {
 """Room -> the rooms that it may import."""
 HEAVY = {"tensorflow", "keras"}
 PURE = ["partitioning/plan.py", "partitioning/graph.py", "partitioning/strategies.py", "partitioning/placement.py"]
-LIBRARIES = {"none": set(), "rpyc": {"rpyc"}, "rpyc-tuned": {"rpyc"}, "grpc": {"grpc", "google"}}
+LIBRARIES = {
+    "none": set(),
+    "rpyc": {"rpyc"},
+    "rpyc-tuned": {"rpyc"},
+    "grpc": {"grpc", "google"},
+    "rest": {"h11", "orjson", "pybase64"},
+}
 
 
 def modules_of(path: Path) -> Iterator[str]:

@@ -36,10 +36,15 @@ NAMES: Mapping[str, str] = {
     "rpyc": "transports.rpyc_stock:RpycStock",
     "rpyc-tuned": "transports.rpyc_tuned:RpycTuned",
     "grpc": "transports.grpc_protobuf:GrpcProtobuf",
+    "rest": "transports.rest:Rest",
 }
 """Transport name -> "module:class"."""
 
-INSTALL: Mapping[str, str] = {"rpyc": "pip install rpyc", "grpc": "pip install grpcio protobuf"}
+INSTALL: Mapping[str, str] = {
+    "rpyc": "pip install rpyc",
+    "grpc": "pip install grpcio protobuf",
+    **dict.fromkeys(("h11", "orjson", "pybase64"), "pip install h11 orjson pybase64"),
+}
 """Imported library -> how to get it."""
 
 

@@ -22,13 +22,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Self, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from transports.errors import (
+    ConnectionLost,
     MalformedMessage,
     MessageTooLarge,
     RemoteError,
@@ -45,6 +46,7 @@ __all__ = [
     "Address",
     "Array",
     "Connection",
+    "Guarded",
     "Handler",
     "Limits",
     "Message",
@@ -159,6 +161,7 @@ class Transport(ABC):
 
     name: ClassVar[str]
     codecs: ClassVar[tuple[str, ...]] = ("raw",)
+    """How it can write tensors into a message. The first is its own, where nobody asks for another."""
     local: ClassVar[bool] = False
     """Whether the handler runs in the caller's own process and thread: no codec, no workers, no deadline."""
     Options: ClassVar[type[Limits]] = Limits
@@ -174,13 +177,14 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
         """Connect to `address`, waiting at most `timeout` seconds. Raises `ConnectError`."""
 
-    def check_codec(self, codec: str) -> None:
-        """Raises `UsageError` for a codec that the transport does not have."""
-        if codec not in self.codecs:
+    def check_codec(self, codec: str) -> str:
+        """`codec`, or the transport's own for "". Raises `UsageError` for one that the transport does not have."""
+        if codec and codec not in self.codecs:
             raise UsageError(f"transport {self.name!r} has no codec {codec!r}{suggest(codec, self.codecs)}")
+        return codec or self.codecs[0]
 
 
 def answer(handler: Handler, message: Message) -> Message:
@@ -221,19 +225,28 @@ def respond(handler: Handler, request: Came, read: Callable[[Came], Message], wr
         return write(_failure(error))
 
 
-def guard(handler: Handler, limits: Limits, workers: int) -> Handler:
+class Guarded(Protocol):
+    """A handler that is told how to find out whether the caller is `gone`: nobody would take the answer."""
+
+    def __call__(self, message: Message, gone: Callable[[], bool] = lambda: False) -> Message: ...
+
+
+def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
     """`handler` behind the refusals that all servers share.
 
     It raises `ResourceExhausted` for a call beyond the `workers` that are being handled (`Limits.when_full`), at once
-    and without waiting, and `MessageTooLarge` for a request or an answer above the limit.
+    and without waiting, `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call
+    that nobody waits for any more: its caller's deadline has passed while it lay here, or waited for a worker.
     """
     free = threading.BoundedSemaphore(workers)
 
-    def guarded(message: Message) -> Message:
+    def guarded(message: Message, gone: Callable[[], bool] = lambda: False) -> Message:
         check_message(message, limits)
         if not free.acquire(blocking=limits.when_full == "wait"):
             raise ResourceExhausted(f"all {workers} workers of the server are busy; {message.method!r} was not begun")
         try:
+            if gone():
+                raise ConnectionLost(f"nobody waits for {message.method!r} any more; it was not begun")
             reply = handler(message)
         finally:
             free.release()

@@ -36,7 +36,7 @@ class Direct(Transport):
         """`workers` binds nothing here: the calls run on as many threads as callers bring."""
         return _SERVED.add(DirectServer(handler, self.options), host, port)
 
-    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
         self.check_codec(codec)
         return DirectConnection(_SERVED.find(address), self.options)
 

@@ -7,6 +7,7 @@ that what it refuses becomes an answer of ours and not gRPC's INTERNAL. `grpc_se
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -101,8 +102,8 @@ class GrpcProtobuf(Transport):
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
         return GrpcServer(handler, Address(host, port), workers, self.options, self.options.chunk, self._tls)
 
-    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
-        self.check_codec(codec)
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
+        codec = self.check_codec(codec)
         channel = self._channel(address)
         try:
             _await_ready(channel, address, timeout)
@@ -128,7 +129,7 @@ CHANNEL_OPTIONS = (
 
 
 def _await_ready(channel: grpc.Channel, address: Address, timeout: float) -> None:
-    """Return when a server of ours answers on `channel`. Raises `ConnectError`, at once where nobody listens.
+    """Return when a server answers on `channel`, if only that it is full. Raises `ConnectError`, at once if nobody is.
 
     A call finds that out in a millisecond; gRPC's own `channel_ready_future` retries in silence until the timeout, and
     leaves a thread behind that makes closing the channel take 200 ms.
@@ -136,7 +137,8 @@ def _await_ready(channel: grpc.Channel, address: Address, timeout: float) -> Non
     try:
         channel.unary_unary(READY, request_serializer=None, response_deserializer=None)(b"", timeout=timeout)
     except grpc.RpcError as error:
-        raise ConnectError(f"no connection to {address}: {error.code().name}: {error.details()}") from None
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise ConnectError(f"no connection to {address}: {error.code().name}: {error.details()}") from None
 
 
 class GrpcConnection(Connection):
@@ -155,25 +157,48 @@ class GrpcConnection(Connection):
             reply = self._carry(request, timeout)
         except grpc.RpcError as error:
             raise self._lost(_error(error, self._address)) from None
+        except grpc.FutureTimeoutError:
+            text = f"{self._address} did not take the message within {timeout:g} s"
+            raise self._lost(DeadlineExceeded(text)) from None
         return check_message(raise_error(protobuf_codec.read(reply, self._options)), self._options)
 
     def _lost(self, error: WireError) -> WireError:
-        if isinstance(error, ConnectionLost):
-            self.close()
+        """`error`; the channel is closed where it may be the cause: a silent one stays open, and silent, for ever."""
+        if isinstance(error, (ConnectionLost, DeadlineExceeded)) and not self.closed:
+            self.closed = True
+            # Not by this thread: where a write is stuck, closing waits for its end.
+            threading.Thread(target=self._channel.close, name="grpc-close", daemon=True).start()
         return error
 
     def close(self) -> None:
-        self.closed = True
-        self._channel.close()
+        if not self.closed:
+            self.closed = True
+            self._channel.close()
 
 
 Carry = Callable[[list[Part], float], Part]
-"""The bytes of a request, in pieces, and seconds -> the bytes of its answer."""
+"""The bytes of a request, in pieces, and seconds -> the bytes of its answer. Raises gRPC's errors."""
+
+STUCK = 2**20
+"""Bytes of a message from which on a slow or frozen peer may not have taken it by its deadline. gRPC ends no call while
+a piece of it is being written: a thread that must not wait for that leaves the call to one of gRPC's."""
+LATE = 0.05
+"""Seconds after the deadline by which gRPC has ended every other call."""
 
 
 def _whole(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
     call = channel.unary_unary(METHODS[codec], request_serializer=None, response_deserializer=None)
-    return lambda parts, timeout: call(b"".join(parts), timeout=timeout)
+
+    def carry(parts: list[Part], timeout: float) -> bytes:
+        message = b"".join(parts)
+        answer: bytes
+        if len(message) < STUCK:
+            answer = call(message, timeout=timeout)
+        else:
+            answer = call.future(message, timeout=timeout).result(timeout + LATE)
+        return answer
+
+    return carry
 
 
 def _chunked(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:

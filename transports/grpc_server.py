@@ -15,7 +15,7 @@ from functools import partial
 import grpc
 
 from transports import protobuf_codec
-from transports.base import Address, Handler, Message, Server, guard, respond
+from transports.base import Address, Guarded, Handler, Message, Server, guard, respond
 from transports.errors import ConnectError, MalformedMessage
 from transports.grpc_stream import chunks, gather
 from transports.limits import ENVELOPE, Limits
@@ -97,7 +97,7 @@ def _bind(server: grpc.Server, address: Address, tls: Tls | None) -> int:
 
 
 def _methods(
-    handler: Handler, options: Limits, chunk: int, watchdog: Watchdog
+    handler: Guarded, options: Limits, chunk: int, watchdog: Watchdog
 ) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
     """Name of a method -> what answers it."""
     found = {
@@ -112,7 +112,12 @@ def _ready(request: bytes, _: grpc.ServicerContext) -> bytes:
     return b""
 
 
-def _whole(handler: Handler, codec: str, options: Limits, watchdog: Watchdog) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _told(handler: Guarded, context: grpc.ServicerContext) -> Handler:
+    """`handler`, which asks gRPC whether the caller of `context` has gone, or its deadline."""
+    return partial(handler, gone=lambda: not context.is_active())
+
+
+def _whole(handler: Guarded, codec: str, options: Limits, watchdog: Watchdog) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Unary on the wire. A stream to gRPC's Python, which leaves no other way to end a wait for the request."""
     write = partial(protobuf_codec.write, codec=codec)
 
@@ -122,13 +127,13 @@ def _whole(handler: Handler, codec: str, options: Limits, watchdog: Watchdog) ->
         raise MalformedMessage("a call came without a message")
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        return respond(handler, watchdog.waiting(requests, context), read, write)
+        return respond(_told(handler, context), watchdog.waiting(requests, context), read, write)
 
     return grpc.stream_unary_rpc_method_handler(serve_call)
 
 
 def _chunked(
-    handler: Handler, codec: str, options: Limits, chunk: int, watchdog: Watchdog
+    handler: Guarded, codec: str, options: Limits, chunk: int, watchdog: Watchdog
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     write = partial(protobuf_codec.parts, codec=codec)
 
@@ -136,7 +141,7 @@ def _chunked(
         return protobuf_codec.read(gather(stream, options), options)
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        reply = respond(handler, watchdog.waiting(requests, context), read, write)
+        reply = respond(_told(handler, context), watchdog.waiting(requests, context), read, write)
         yield from watchdog.sending(chunks(reply, chunk), context)
 
     return grpc.stream_stream_rpc_method_handler(serve_call)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transports.errors import UsageError
 
-__all__ = ["ENVELOPE", "NAME", "PARTS", "TEXT", "TLS_FILES", "Limits"]
+__all__ = ["CONNECTIONS", "ENVELOPE", "GRACE", "NAME", "PARTS", "TEXT", "TLS_FILES", "Limits"]
 
 ENVELOPE = 2**20
 """Bytes that a message may take on top of its tensors' own: method, fields, names, dtypes and shapes."""
@@ -19,6 +19,12 @@ NAME = 1024
 
 TEXT = 2**17
 """Characters of all names and text fields of a message; even at four bytes each they fit the `ENVELOPE`."""
+
+CONNECTIONS = 1024
+"""Connections that a server with a thread for each holds at a time. It closes what comes beyond them."""
+
+GRACE = 5.0
+"""Seconds that such a server, once it closes, waits for handlers that still run."""
 
 MOST = 2**31 - 1 - ENVELOPE
 """Bytes that protobuf can carry in one message."""

@@ -24,14 +24,13 @@ class Pool:
     dropped with it is every idle connection to that address, since the peer that closed one has closed them all.
     """
 
-    def __init__(self, transport: Transport, mode: str = "pooled", codec: str = "raw") -> None:
+    def __init__(self, transport: Transport, mode: str = "pooled", codec: str = "") -> None:
         """Raises `UsageError` for a mode that is none, or a codec that `transport` does not have."""
         if mode not in MODES:
             raise UsageError(f"no mode {mode!r}{suggest(mode, MODES)}")
-        transport.check_codec(codec)
         self.transport = transport
         self.mode = mode
-        self.codec = codec
+        self.codec = transport.check_codec(codec)
         self._lock = threading.Lock()
         self._idle: dict[Address, list[Connection]] = defaultdict(list)
         self._made = 0

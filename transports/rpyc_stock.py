@@ -13,8 +13,9 @@ Rules:
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import rpyc
@@ -23,6 +24,7 @@ from transports import brine_codec, tls
 from transports.base import (
     Address,
     Connection,
+    Guarded,
     Handler,
     Limits,
     Message,
@@ -67,23 +69,17 @@ class RpycStock(Transport):
             raise ConnectError(f"cannot bind {host}:{port}: {error}") from None
         return RpycServer(server, host)
 
-    def connect(self, address: Address, codec: str = "raw", timeout: float = 10.0) -> Connection:
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
         self.check_codec(codec)
         try:
-            channel = self.channel(self._dialled(socket.create_connection(address, timeout), address.host))
+            sock = socket.create_connection(address, timeout)
+            channel = self.channel(tls.dialled(sock, address.host, self._tls))
         except OSError as error:
             raise ConnectError(f"no connection to {address}: {error}") from None
         return RpycConnection(channel, address, self.options, timeout)
 
     def _accepted(self, sock: socket.socket) -> BoundedChannel:
-        if self._tls:
-            sock = self._tls.server.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        return self.channel(sock)
-
-    def _dialled(self, sock: socket.socket, host: str) -> socket.socket:
-        if self._tls:
-            return self._tls.client.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-        return sock
+        return self.channel(tls.accepted(sock, self._tls))
 
     def channel(self, sock: socket.socket) -> BoundedChannel:
         """The channel over a connected `sock`, which it takes over: at either end, all that a subclass changes."""
@@ -93,8 +89,14 @@ class RpycStock(Transport):
 class CarrierService(rpyc.Service):  # type: ignore[misc]
     """What a peer can reach: one method, which takes and gives plain tuples."""
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(self, guarded: Guarded, handler: Handler | None = None) -> None:
+        self._guarded = guarded
+        self._handler = handler or guarded
+
+    def _connect(self, channel: BoundedChannel, config: Mapping[str, Any] = {}) -> Any:
+        """What RPyC has answer one connection: a service that knows its peer."""
+        own = CarrierService(self._guarded, partial(self._guarded, gone=channel.stream.gone))
+        return super(CarrierService, own)._connect(channel, config)
 
     def exposed_carry(self, request: object) -> brine_codec.Packed:
         return respond(self._handler, request, brine_codec.unpack, brine_codec.pack)

@@ -9,6 +9,7 @@ RPyC's framing, compression and pieces are its own; only what a hostile or stall
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import threading
 import time
@@ -24,22 +25,16 @@ from rpyc.utils import server as rpyc_server
 from transports.base import log
 from transports.brine_codec import survey
 from transports.errors import MessageTooLarge
-from transports.limits import ENVELOPE, Limits
-from transports.sockets import DeadlineSocket, Expired, deadline_socket
+from transports.limits import CONNECTIONS, ENVELOPE, GRACE, Limits
+from transports.sockets import DeadlineSocket, Expired, deadline_socket, keep_alive
 
 __all__ = ["BoundedChannel", "DeadlineStream", "ThreadedServer"]
 
 REFUSED = 2
 """Marks, where RPyC says 1 for compressed, a frame that tells a peer why its own one was thrown away."""
 
-GRACE = 5.0
-"""Seconds that a closing server waits for handlers that still run."""
-
-CONNECTIONS = 1024
-"""Connections that a server holds at a time. It closes what comes beyond them."""
-
-KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
+HANGUP = getattr(select, "POLLRDHUP", 0)
+"""The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
 
 
 class DeadlineStream(SocketStream):  # type: ignore[misc]
@@ -57,6 +52,12 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
         """Whether there is something to read within `timeout` seconds."""
         held: bool = self.sock.held() or super().poll(timeout)
         return held
+
+    def gone(self) -> bool:
+        """Whether the peer has hung up, be there still something to read of it or not."""
+        poller = select.poll()
+        poller.register(self.sock, HANGUP)
+        return bool(poller.poll(0))
 
     def expire_in(self, timeout: float) -> None:
         """Let everything that follows raise `Expired` after `timeout` seconds. Raises `EOFError` when closed."""
@@ -130,14 +131,6 @@ PAYLOADS: dict[int, Callable[[BoundedChannel, Any], Any]] = {
     REFUSED: BoundedChannel._refused,
 }
 """Flag of a frame -> what makes its packet of its bytes."""
-
-
-def keep_alive(sock: socket.socket) -> None:
-    """Let the system find out whether an idle peer of `sock` is still there."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class ThreadedServer(rpyc_server.ThreadedServer):  # type: ignore[misc]

@@ -14,6 +14,7 @@ import numpy as np
 
 from transports.rpyc_stock import RpycStock
 from transports.rpyc_stream import BoundedChannel, DeadlineStream
+from transports.sockets import send_all
 
 __all__ = ["RpycTuned"]
 
@@ -53,22 +54,11 @@ class WholeStream(DeadlineStream):
 
     def write_all(self, parts: Sequence[bytes]) -> None:
         """Write `parts` one after the other, without joining them. Raises `EOFError`."""
-        left = [memoryview(part) for part in parts if part]
-        while left:
-            try:
-                sent = self.sock.sendmsg(left)
-            except OSError as error:
-                self.close()
-                raise EOFError(error) from None
-            left = _after(left, sent)
-
-
-def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
-    """What is left of `parts` when their first `sent` bytes are gone."""
-    while parts and sent >= len(parts[0]):
-        sent -= len(parts[0])
-        parts = parts[1:]
-    return [parts[0][sent:], *parts[1:]] if parts else []
+        try:
+            send_all(self.sock, parts)
+        except OSError as error:
+            self.close()
+            raise EOFError(error) from None
 
 
 class WholeChannel(BoundedChannel):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["DeadlineSocket", "Expired", "TlsSocket", "deadline_socket"]
+__all__ = ["DeadlineSocket", "Expired", "TlsSocket", "deadline_socket", "keep_alive", "send_all"]
 
 Result = TypeVar("Result")
+
+KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
 
 
 class Expired(Exception):
@@ -32,6 +36,12 @@ class DeadlineSocket(socket.socket):
     def held(self) -> bool:
         """Whether bytes have arrived that polling the descriptor does not show."""
         return False
+
+    def readable(self, timeout: float | None) -> bool:
+        """Whether there is something to read, or nothing will be any more, within `timeout` seconds (None: ever)."""
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        return self.held() or bool(poll.poll(None if timeout is None else timeout * 1000))
 
     def _within(self, operation: Callable[..., Result], *arguments: Any) -> Result:
         left = min(self.patience, self.deadline - time.monotonic())
@@ -77,3 +87,26 @@ def deadline_socket(sock: socket.socket) -> DeadlineSocket:
     if isinstance(sock, DeadlineSocket):
         return sock
     return DeadlineSocket(fileno=sock.detach())
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Let the system find out whether an idle peer of `sock` is still there."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def send_all(sock: DeadlineSocket, parts: Sequence[bytes]) -> None:
+    """Send `parts` one after the other, without joining them. Raises `Expired` and `OSError`."""
+    left = [memoryview(part) for part in parts if part]
+    while left:
+        left = _after(left, sock.sendmsg(left))
+
+
+def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
+    """What is left of `parts` when their first `sent` bytes are gone."""
+    while parts and sent >= len(parts[0]):
+        sent -= len(parts[0])
+        parts = parts[1:]
+    return [parts[0][sent:], *parts[1:]] if parts else []

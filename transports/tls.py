@@ -16,9 +16,9 @@ from pathlib import Path
 from transports.base import log
 from transports.errors import UsageError
 from transports.limits import TLS_FILES, Limits
-from transports.sockets import TlsSocket
+from transports.sockets import DeadlineSocket, TlsSocket, deadline_socket
 
-__all__ = ["Tls", "check_host", "load"]
+__all__ = ["Tls", "accepted", "check_host", "dialled", "load"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,20 @@ def _read(name: str, path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"{name}: cannot read {path}: {error.strerror or type(error).__name__}") from None
+
+
+def accepted(sock: socket.socket, own: Tls | None) -> DeadlineSocket:
+    """The socket over which a server talks to the peer of `sock`, which it takes over; `greet` shakes hands."""
+    if own is not None:
+        sock = own.server.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+    return deadline_socket(sock)
+
+
+def dialled(sock: socket.socket, host: str, own: Tls | None) -> DeadlineSocket:
+    """The same for a client that has dialled `host`."""
+    if own is not None:
+        sock = own.client.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    return deadline_socket(sock)
 
 
 def _server(options: Limits) -> ssl.SSLContext:

@@ -17,7 +17,7 @@ LISTED = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"
 """dtypes that a model server reads from JSON (`util/json_tensor.cc`)."""
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes | bytearray) -> Any:
     """What `data` says. Raises `ValueError`, and `RecursionError` for lists that are too deep."""
     try:
         return orjson.loads(data)

@@ -1,18 +1,14 @@
-"""The REST interface of a server of ours.
+"""The REST interface of a server of ours, over the HTTP server of the transport `rest`.
 
-On `http.server`: it is in the standard library, speaks HTTP/1.1 with connections that are kept, and has a thread for
-each of them, which is what this needs; an event loop would only hand the work on to threads. Handlers at work are
-counted, not connections: one that is kept and idle takes nobody's place.
+Handlers at work are counted, not connections: one that is kept and idle takes nobody's place.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import re
 import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,12 +19,11 @@ from cluster.serving import predict, rest_json
 from cluster.serving.models import DEFAULT, Models, Signature
 from cluster.serving.status import HTTP, invalid, of_exception, unimplemented
 from cluster.serving.tensors import LIMIT
-from transports.base import Address
-from transports.errors import ConnectError
+from transports.base import Address, Limits
+from transports.errors import MessageTooLarge, WireError
+from transports.http_server import Head, HttpServer, Reply
 
 __all__ = ["RestServer"]
-
-log = logging.getLogger("splitbench.serving")
 
 MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+))?"
 POST = re.compile(rf"(?i){MODEL}:(classify|regress|predict)")
@@ -39,77 +34,37 @@ class RestServer:
     """Serves `models` at `host`:`port` (0: a free one), with at most `workers` requests being handled at a time."""
 
     def __init__(self, models: Models, host: str, port: int, workers: int) -> None:
-        handler = type("Handler", (_Handler,), {"models": models, "free": threading.BoundedSemaphore(workers)})
-        try:
-            self._server = _Server((host, port), handler)
-        except OSError as error:
-            raise ConnectError(f"cannot bind {host}:{port}: {error.strerror}") from error
-        self.address = Address(host, self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="rest", daemon=True)
-        self._thread.start()
+        self._server = HttpServer(_Interface(models, workers), Address(host, port), Limits.stall)
+        self.address = self._server.address
 
     def close(self) -> None:
         """Take no more requests."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
+class _Interface:
+    """The `http_server.Application` of the models."""
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away amid an answer is no news; the standard would print it as the last words."""
-        log.debug("the connection of %s failed", client_address, exc_info=True)
+    def __init__(self, models: Models, workers: int) -> None:
+        self._models = models
+        self._free = threading.BoundedSemaphore(workers)
 
+    def admit(self, head: Head) -> int:
+        return LIMIT
 
-class _Handler(BaseHTTPRequestHandler):
-    models: Models
-    free: threading.BoundedSemaphore
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1  # head and body in one write
-    timeout = 300.0  # seconds that a connection may be idle
-
-    def _respond(self) -> None:
-        body = self._body()
-        if body is None:
-            return
+    def answer(self, head: Head, body: bytearray) -> Reply:
         try:
-            with self.free:
-                status, answer = 200, _answer(self.models, self.command, self.path.partition("?")[0], body)
+            with self._free:
+                return Reply(200, _answer(self._models, head.method, head.path.partition("?")[0], body))
         except Exception as error:
             refusal = of_exception(error)
-            status, answer = HTTP[refusal.code], _error_body(refusal.text)
-        self._send(status, answer)
+            return Reply(HTTP[refusal.code], _error_body(refusal.text))
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond
-
-    def _body(self) -> bytes | None:
-        """What the request carries; None once it is refused, for then nobody knows where the next one begins."""
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal() or int(length) > LIMIT:
-            self.close_connection = True
-            self._send(411, _error_body(f"a request must have a Content-Length of at most {LIMIT}"))
-            return None
-        body = self.rfile.read(int(length))
-        return body if len(body) == int(length) else None
-
-    def _send(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        log.debug(format, *args)
+    def refusal(self, error: WireError) -> Reply:
+        return Reply(413 if isinstance(error, MessageTooLarge) else 400, _error_body(str(error)))
 
 
-def _answer(models: Models, method: str, path: str, body: bytes) -> bytes:
+def _answer(models: Models, method: str, path: str, body: bytearray) -> bytes:
     """The body of the answer. Raises `Refusal`, and what TensorFlow raises."""
     if method == "POST" and (found := POST.fullmatch(path)):
         return VERBS[found[3].lower()](models, _spec(found), body)
@@ -129,7 +84,7 @@ def _spec(found: re.Match[str]) -> Any:
     return spec
 
 
-def _predict(models: Models, spec: Any, body: bytes) -> bytes:
+def _predict(models: Models, spec: Any, body: bytearray) -> bytes:
     document = rest_json.parse(body)
     signature = _signature(models, spec, document.get("signature_name", ""))
     form, inputs = rest_json.read_inputs(document, signature.dtypes)
@@ -144,7 +99,7 @@ def _signature(models: Models, spec: Any, name: str) -> Signature:
     return version.signature(name)
 
 
-def _absent(models: Models, spec: Any, body: bytes) -> bytes:
+def _absent(models: Models, spec: Any, body: bytearray) -> bytes:
     raise unimplemented("this server has predict, and neither classify nor regress")
 
 

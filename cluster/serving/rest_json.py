@@ -35,7 +35,7 @@ Reader = Callable[[list[Any], set[type], tf.DType], Array]
 """Values, the types that are among them, and the dtype that they are to have -> the array."""
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def parse(body: bytes | bytearray) -> dict[str, Any]:
     """The object in `body`. Raises `Refusal`."""
     if not body:
         raise invalid("JSON Parse error: The document is empty")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import transports
 from experiments.flags import from_record, parse, parser, to_record
 from experiments.settings import SETTINGS
 from experiments.specification import CELL_FIELDS, PHOTOGRAPH, Cell, Experiment, local_of
@@ -104,6 +105,25 @@ def test_a_codec_that_a_transport_lacks_is_left_out_while_it_has_another() -> No
     ]
 
 
+def test_the_codecs_are_those_of_the_transports() -> None:
+    found = dict.fromkeys(codec for name in transports.NAMES for codec in transports.load(name).codecs)
+    assert SETTINGS["codec"].valid == tuple(found)
+
+
+@pytest.mark.parametrize(
+    ("argv", "made"),
+    [
+        (["--transport", "rest"], ["rest/json"]),
+        (["--transport", "none,grpc,rest"], ["none/raw", "grpc/raw", "rest/json"]),
+        (["--transport", "grpc,rest", "--codec", "raw,json-b64"], ["grpc/raw", "rest/json-b64"]),
+        (["--transport", "rest", "--codec", "json,json-b64"], ["rest/json", "rest/json-b64"]),
+        (["--transport", "none,rest", "--codec", "json-b64"], ["none/raw", "rest/json-b64"]),
+    ],
+)
+def test_a_transport_uses_its_own_codec_unless_one_is_named(argv: list[str], made: list[str]) -> None:
+    assert [f"{cell.transport}/{cell.codec}" for cell in cells(*argv)] == made
+
+
 REFUSED = [
     (["--transport", "gprc"], "--transport: no transport 'gprc'; did you mean 'grpc'? valid: none, rpyc"),
     (["--mode", "layers"], "--mode: no mode 'layers'; did you mean 'layer'? valid: whole, layer, submodel"),
@@ -137,6 +157,10 @@ REFUSED = [
     (
         ["--transport", "rpyc", "--codec", "tensorproto"],
         "codec: transport 'rpyc' has no codec 'tensorproto'; valid: raw",
+    ),
+    (
+        ["--transport", "rest", "--codec", "raw"],
+        "codec: transport 'rest' has no codec 'raw'; valid: json, json-b64",
     ),
     (["--option", "grpc"], "--option 'grpc': give NAME.KEY=VALUE"),
     (
@@ -324,7 +348,7 @@ def test_what_is_no_record_is_refused(record: dict[str, object]) -> None:
 def test_help_imports_no_library_that_is_not_chosen() -> None:
     code = "import sys, experiments.flags as f; f.parse(['--transport', 'none']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"tensorflow", "grpc", "rpyc", "matplotlib", "pandas"} & set(done.stdout.split())
+    assert not {"tensorflow", "grpc", "rpyc", "h11", "orjson", "matplotlib", "pandas"} & set(done.stdout.split())
 
 
 SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.toml"))

@@ -26,7 +26,7 @@ class Case:
     """A transport in one of its codecs; what is made through it ends with the test."""
 
     name: str
-    codec: str
+    codec: str = ""
     variant: str = ""
     stack: ExitStack = field(default_factory=ExitStack)
 

@@ -23,13 +23,13 @@ from rpyc.core import brine
 import transports
 from transports import Message, Server, grpc_stream, protobuf_codec, rpyc_stream
 from transports.base import raise_error
-from transports.errors import ConnectError, MessageTooLarge, WireError
+from transports.errors import ConnectError, MessageTooLarge, ResourceExhausted, WireError
 from transports.grpc_server import CHUNKED, METHODS, SPARE
 from transports.limits import ENVELOPE, NAME, PARTS, TEXT
 from transports.rpyc_stock import RpycStock
 
 Result = TypeVar("Result")
-SOCKETS = ["rpyc", "rpyc-tuned", "grpc"]
+SOCKETS = ["rpyc", "rpyc-tuned", "grpc", "rest"]
 CONNECTIONS, SECONDS = 150, 4.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -40,7 +40,7 @@ def echo(message: Message) -> Message:
 
 @pytest.fixture(params=SOCKETS)
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
-    made = Case(request.param, "raw")
+    made = Case(request.param)
     with made.stack:
         yield made
 
@@ -58,6 +58,9 @@ def garbage(chance: random.Random) -> bytes:
             PREFACE + noise,
             PREFACE + struct.pack("!BHBBL", 0, len(noise), chance.randrange(10), chance.randrange(256), 1) + noise,
             b"\x16\x03\x01\x00\x05" + noise,
+            b"POST /v1/json HTTP/1.1\r\n" + noise,
+            b"POST /v1/json HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(noise) + noise,
+            b"POST /v1/json HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + noise,
         ]
     )
 
@@ -270,7 +273,8 @@ def test_a_full_server_says_so_and_keeps_nobody_waiting(ping: Message) -> None:
             call = channel.stream_stream(CHUNKED["raw"], request_serializer=None, response_deserializer=None)
             held = [call(_after(silence)) for _ in range(2 * (SPARE + 1))]
             assert held[-1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            with pytest.raises(ConnectError, match="RESOURCE_EXHAUSTED"):
-                case.connect(server.address)
+            connection = case.connect(server.address)
+            with pytest.raises(ResourceExhausted):
+                connection.call(ping, 5)
             silence.set()
         assert eventually(lambda: case.connect(server.address)).call(ping, 5) == ping

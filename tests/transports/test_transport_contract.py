@@ -158,7 +158,7 @@ def test_a_deadline_holds_while_the_handler_runs(remote_transport: Case, ping: M
 
 @pytest.mark.parametrize("size", [10, 20 * 2**20], ids=["that says nothing", "that takes nothing"])
 def test_a_deadline_holds_against_a_frozen_process(remote_transport: Case, size: int) -> None:
-    if remote_transport.codec != "raw":
+    if remote_transport.codec != transports.load(remote_transport.name).codecs[0]:
         pytest.skip("the wait is long, and what no peer reads is the same in every codec")
     with echo.process(remote_transport.name) as (found, child):
         connection = remote_transport.connect(found[remote_transport.name])
@@ -171,7 +171,7 @@ def test_a_deadline_holds_against_a_frozen_process(remote_transport: Case, size:
             connection.close()
         finally:
             os.kill(child.pid, signal.SIGCONT)
-        assert time.monotonic() - start < 8  # gRPC leaves a write that is stuck after five seconds
+        assert time.monotonic() - start < 2
 
 
 def test_a_call_beyond_the_workers_is_refused_at_once(remote_transport: Case, ping: Message) -> None:
@@ -391,5 +391,5 @@ def test_garbage_at_the_port_leaves_it_serving(remote_transport: Case, ping: Mes
 
 def test_an_unknown_codec_is_refused_with_the_valid_ones(remote_transport: Case) -> None:
     transport = transports.load(remote_transport.name)(Limits())
-    with pytest.raises(UsageError, match="raw"):
+    with pytest.raises(UsageError, match=", ".join(transport.codecs)):
         transport.connect(Address(HOST, 1), "pickle")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import socket
 from typing import Any
 
 import pytest
 
+from cluster.serving.process import ModelServer
 from tests.cluster.serving.conftest import Rest
 
 SCALE, MIXED, WORDS = (f"/v1/models/{name}:predict" for name in ("scale", "mixed", "words"))
@@ -192,3 +194,10 @@ def test_a_connection_is_kept_whatever_was_asked(rest: Rest) -> None:
         rest(method, path, body)
     assert kept is not None
     assert rest.connection.sock is kept
+
+
+def test_what_is_no_http_is_refused_and_others_are_served(server: ModelServer, rest: Rest) -> None:
+    with socket.create_connection(server.rest, 20) as peer:
+        peer.sendall(b"GET /v1/models/scale\r\n\r\n")
+        assert b" 400 " in peer.recv(10_000)
+    assert rest("GET", "/v1/models/scale/versions/2")[0] == 200

@@ -1,0 +1,193 @@
+"""Clusters of real processes whose every link, but that to the registry, goes through a proxy of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import transports
+from cluster.client import Client
+from cluster.courier import Courier
+from cluster.launch import Cluster, Nursery, Settings
+from cluster.mailbox import Mailbox
+from cluster.partition import Partition, export
+from cluster.registry import PREFIX
+from cluster.route import Request, Route, Tally
+from partitioning.placement import PLACEMENTS
+from partitioning.program import read
+from partitioning.strategies import make_plan
+from tests.faults.common import PATIENCE, REMOTE
+from tests.faults.proxy import Proxy
+from tests.models import SHAPES, flat_outputs, inputs_for
+from transports.base import Address, Array, Message, Transport
+from transports.pool import Pool
+
+SERVERS = 2
+PARTS = {"sequential": ("submodel", "contiguous"), "fork-join": ("layer", "round-robin")}
+"""Model -> how it is split: a chain over the two servers, and a graph whose joins await inputs from both."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A partition with inputs, and the right answer to them."""
+
+    partition: Partition
+    inputs: Mapping[str, Array]
+    expected: Mapping[str, Array]
+
+    def route(self, transport: str, flow: str = "nested") -> Route:
+        return Route(self.partition.name, "frozen", transport, flow=flow)
+
+    def done_by(self, client: Client, transport: str, flow: str, timeout: float = PATIENCE) -> None:
+        """Have it done, and compare."""
+        found = client.infer(self.partition, self.route(transport, flow), self.inputs, timeout).outputs
+        assert set(found) == set(self.expected)
+        for name, array in self.expected.items():
+            assert np.allclose(found[name], array, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="session")
+def works(exports: Path) -> Mapping[str, Work]:
+    """By the model's name."""
+    return {name: _work(name, exports) for name in PARTS}
+
+
+def _work(name: str, folder: Path) -> Work:
+    model, (mode, placement) = SHAPES[name](), PARTS[name]
+    program = read(model)
+    plan = make_plan(program.graph, mode, "equal", SERVERS)
+    partition = Partition(name, plan, PLACEMENTS[placement](plan, SERVERS), ("frozen",))
+    export(program, partition, folder)
+    inputs = inputs_for(model)
+    outputs = flat_outputs(model, inputs)
+    return Work(
+        partition,
+        dict(zip(program.graph.inputs, inputs, strict=True)),
+        dict(zip(program.graph.outputs, outputs, strict=True)),
+    )
+
+
+class ProxiedNursery(Nursery):
+    """Puts a server of its own before the registry: whoever registers is known by a proxy's address from then on."""
+
+    def __init__(self, carriers: Mapping[str, Transport]) -> None:
+        super().__init__()
+        self._carriers = carriers
+        self._links = contextlib.ExitStack()
+        self._proxies: dict[str, Proxy] = {}
+        self.proxied = True
+        """Whether the registry that is started next is to know proxies only."""
+        self.proxies: dict[tuple[int, str], Proxy] = {}
+        """By server and transport."""
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        self._links.close()
+
+    def addresses(self, name: str) -> Mapping[str, Address]:
+        found = super().addresses(name)
+        if name != "registry" or not self.proxied:
+            return found
+        return {transport: self._front(transport, address) for transport, address in found.items()}
+
+    def _front(self, transport: str, registry: Address) -> Address:
+        carrier = self._carriers[transport]
+        pool = self._links.enter_context(Pool(carrier))
+
+        def hand_on(message: Message) -> Message:
+            reply, _ = pool.call(registry, replace(message, fields=self._proxied(message)), PATIENCE)
+            if message.method == "register":
+                found = {
+                    key: self._proxies[str(text)] for key, text in message.fields.items() if key.startswith(PREFIX)
+                }
+                server = int(reply.fields["server"])
+                self.proxies |= {(server, key.removeprefix(PREFIX)): proxy for key, proxy in found.items()}
+            return reply
+
+        return self._links.enter_context(carrier.serve(hand_on, "127.0.0.1", 0, 16)).address
+
+    def _proxied(self, message: Message) -> dict[str, transports.base.Scalar]:
+        """The fields of `message` with the proxies' addresses in place of the servers' own."""
+        return {
+            key: str(self._proxy(str(value)).address) if key.startswith(PREFIX) else value
+            for key, value in message.fields.items()
+        }
+
+    def _proxy(self, address: str) -> Proxy:
+        if address not in self._proxies:
+            self._proxies[address] = self._links.enter_context(Proxy(Address.parse(address)))
+        return self._proxies[address]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A cluster, and how one talks to it."""
+
+    cluster: Cluster
+    nursery: ProxiedNursery
+    carriers: Mapping[str, Transport]
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Client]:
+        with self.courier() as courier, contextlib.closing(Mailbox(self.carriers)) as mailbox:
+            yield Client(courier, mailbox)
+
+    @contextlib.contextmanager
+    def courier(self) -> Iterator[Courier]:
+        with contextlib.closing(Courier(self.carriers, self.cluster.registries)) as courier:
+            yield courier
+
+
+def send(courier: Courier, request: Request, partition: Partition, tensors: Mapping[str, Array]) -> list[Message]:
+    """What the servers that await `tensors` answer to messages of `request`, sent as another server would.
+
+    The deadline of `request` travels with them and does not bound the sending. Raises `WireError`.
+    """
+    patient = replace(request, deadline=time.monotonic() + PATIENCE)
+    fields = request.fields() | Tally().fields()
+    return [
+        courier.call(
+            patient,
+            parcel.holder.address,
+            Message("infer", fields | {"epoch": parcel.holder.epoch}, parcel.tensors),
+        )[0]
+        for parcel, _ in courier.parcels(patient, partition, tensors)
+    ]
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[ProxiedNursery]:
+    with ProxiedNursery({name: transports.make(name) for name in REMOTE}) as nursery:
+        yield nursery
+
+
+def started(nursery: ProxiedNursery, exports: Path, proxied: bool) -> Iterator[Bench]:
+    """One cluster after the other in the same nursery, which has loaded TensorFlow once."""
+    nursery.proxied = proxied
+    settings = Settings(transports=REMOTE, servers=SERVERS, exports=exports, workers=32, threads=1)
+    cluster = Cluster(settings, nursery)
+    yield Bench(cluster, nursery, {name: transports.make(name) for name in REMOTE})
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def bench(nursery: ProxiedNursery, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
+    """A cluster with a proxy before every node."""
+    yield from started(nursery, exports, proxied=True)
+
+
+@pytest.fixture(scope="module")
+def plain(nursery: ProxiedNursery, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
+    """A cluster without proxies."""
+    yield from started(nursery, exports, proxied=False)

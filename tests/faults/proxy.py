@@ -1,0 +1,147 @@
+"""A TCP proxy that does to a connection what networks do: delay, throttle, swallow, truncate, cut.
+
+The fault may be changed while connections are open: `proxy.fault = Fault(rate=2e6)`, and `proxy.fault = NONE` ends it.
+A connection of which bytes were swallowed stays silent, as one does whose state a firewall has forgotten.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from transports import Address
+
+__all__ = ["NONE", "Fault", "Proxy", "Way"]
+
+PIECE = 16 * 2**10
+BUFFER = 64 * 2**10
+"""Bytes that the system may keep for the proxy in either direction: little, or a throttled link would hide in them."""
+HARD = struct.pack("ii", 1, 0)
+"""SO_LINGER of a socket whose closing is a reset."""
+
+Way = Literal["request", "answer"]
+"""From the client to the server, and back."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to the bytes of each connection from the moment on that this is set."""
+
+    delay: float = 0.0
+    """Seconds that each piece waits, one after the other."""
+    rate: float = 0.0
+    """Bytes a second, each way; 0 is as fast as it goes."""
+    end: Literal["nothing", "silence", "close", "reset"] = "nothing"
+    """What comes after `after` bytes of `way`: all is swallowed, or the connection ends politely, or with a reset."""
+    after: int = 0
+    way: Way = "request"
+
+
+NONE = Fault()
+
+
+@dataclass(eq=False)
+class _Link:
+    """A client's connection and the server's that belongs to it."""
+
+    client: socket.socket
+    server: socket.socket
+    silent: threading.Event = field(default_factory=threading.Event)
+
+    def end(self, how: str) -> None:
+        for sock in (self.client, self.server):
+            with suppress(OSError):
+                if how == "reset":
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, HARD)
+                # Wakes who waits in it. Only a polite end is told to the peer by that.
+                sock.shutdown(socket.SHUT_RD if how == "reset" else socket.SHUT_RDWR)
+            sock.close()
+
+
+class Proxy:
+    """Listens at `address` and hands every connection on to `target`. A context manager; any number of threads."""
+
+    def __init__(self, target: Address) -> None:
+        self.target = target
+        self.fault = NONE
+        self._links: set[_Link] = set()
+        self._closed = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        self.address = Address(*self._listener.getsockname())
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._closed.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Reset every connection that is open."""
+        for link in list(self._links):
+            link.end("reset")
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=work, args=arguments, name=f"proxy-{self.address.port}", daemon=True).start()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._start(self._open, client)
+
+    def _open(self, client: socket.socket) -> None:
+        server = socket.socket()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        link = _Link(client, server)
+        try:
+            server.connect(self.target)
+        except OSError:
+            link.end("reset")  # nobody listens there
+            return
+        for sock in (client, server):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._links.add(link)
+        self._start(self._pump, link, client, server, "request")
+        self._start(self._pump, link, server, client, "answer")
+
+    def _pump(self, link: _Link, source: socket.socket, sink: socket.socket, way: Way) -> None:
+        fault, passed = self.fault, 0
+        with suppress(OSError):
+            while piece := source.recv(PIECE):
+                if fault is not self.fault:
+                    fault, passed = self.fault, 0
+                kept = piece if fault.end == "nothing" or fault.way != way else piece[: max(0, fault.after - passed)]
+                passed += len(piece)
+                self._pass_on(link, kept, sink, fault)
+                if len(kept) < len(piece):
+                    ENDS[fault.end](link)
+        if not link.silent.is_set():
+            self._links.discard(link)
+            link.end("close")
+
+    def _pass_on(self, link: _Link, piece: bytes, sink: socket.socket, fault: Fault) -> None:
+        if wait := fault.delay + (len(piece) / fault.rate if fault.rate else 0.0):
+            self._closed.wait(wait)
+        if not link.silent.is_set():
+            sink.sendall(piece)
+
+
+ENDS: Mapping[str, Callable[[_Link], None]] = {
+    "silence": lambda link: link.silent.set(),
+    "close": lambda link: link.end("close"),
+    "reset": lambda link: link.end("reset"),
+}
+"""`Fault.end` -> what becomes of the connection."""

@@ -1,0 +1,79 @@
+"""A process whose handler can be slow and keeps count, and what starts it: the far end of the tests of faults.
+
+python -m tests.faults.server grpc rpyc      # READY grpc=127.0.0.1:40001 rpyc=127.0.0.1:40002
+
+A message with a field `wait` is answered after so many seconds; `begun` is answered with the count of those before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import transports
+from cluster.process import parse_ready
+from transports import Address, Message
+
+__all__ = ["WORKERS", "echoing"]
+
+WORKERS = 4
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Echo:
+    """A handler that gives every message back."""
+
+    def __init__(self) -> None:
+        self._begun = itertools.count()
+
+    def __call__(self, message: Message) -> Message:
+        count = next(self._begun)
+        if message.method == "begun":
+            return Message("begun", {"count": count})
+        if wait := float(message.fields.get("wait", 0.0)):
+            threading.Event().wait(wait)
+        return message
+
+
+@contextmanager
+def echoing(*names: str, options: Mapping[str, str] = {}, port: int = 0) -> Iterator[tuple[dict[str, Address], int]]:
+    """The addresses by transport, and the id, of a process that serves `names`, made with `options`."""
+    given = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+    command = [sys.executable, "-m", __name__, *names, *given, "--port", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ready, *words = process.stdout.readline().split() or ["nothing"]
+        assert ready == "READY", ready
+        try:
+            yield parse_ready(words), process.pid
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+def serve(names: list[str], options: Mapping[str, str], port: int) -> None:
+    with ExitStack() as servers:
+        echo = Echo()
+        made = {name: transports.make(name, options).serve(echo, "127.0.0.1", port, WORKERS) for name in names}
+        print("READY", *(f"{name}={servers.enter_context(one).address}" for name, one in made.items()), flush=True)
+        sys.stdin.read()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--option", action="append", default=[])
+    parser.add_argument("--port", type=int, default=0, help="of the one transport that is named; 0: free ones")
+    given = parser.parse_args()
+    serve(given.names, transports.parse_options(given.option), given.port)
+
+
+if __name__ == "__main__":
+    main()

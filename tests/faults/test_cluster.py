@@ -1,0 +1,92 @@
+"""What befalls the servers of a cluster and the links between them, in every flow over every transport."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from cluster.flows import FLOWS
+from cluster.mailbox import Mailbox
+from cluster.route import Request
+from tests.faults.common import DEADLINE, PATIENCE, REMOTE, at_once, failing, frozen
+from tests.faults.conftest import SERVERS, Bench, Work, send
+from tests.faults.proxy import NONE, Fault
+from transports.errors import DeadlineExceeded
+
+pytestmark = pytest.mark.slow
+
+WAYS = {f"{transport}, {flow}": (transport, flow) for transport, flow in itertools.product(REMOTE, FLOWS)}
+
+
+@contextmanager
+def stopped(bench: Bench, server: int) -> Iterator[None]:
+    with frozen(bench.nursery.pids[bench.cluster.nodes[server]]):
+        yield
+
+
+@contextmanager
+def faulty(bench: Bench, server: int, fault: Fault) -> Iterator[None]:
+    """Every link to `server` has `fault`."""
+    proxies = [proxy for (number, _), proxy in bench.nursery.proxies.items() if number == server]
+    for proxy in proxies:
+        proxy.fault = fault
+    try:
+        yield
+    finally:
+        for proxy in proxies:
+            proxy.fault = NONE
+
+
+FAULTS: Mapping[str, Callable[[Bench, int], AbstractContextManager[None]]] = {
+    "stopped": stopped,
+    "black hole": lambda bench, server: faulty(bench, server, Fault(end="silence")),
+    "slow": lambda bench, server: faulty(bench, server, Fault(delay=2 * DEADLINE)),
+}
+
+
+@pytest.mark.parametrize("server", range(SERVERS))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_request_fails_in_time_and_the_next_one_is_answered(
+    bench: Bench, works: Mapping[str, Work], fault: str, server: int
+) -> None:
+    work = works["sequential"]
+    with ExitStack() as stack:
+        clients = {way: stack.enter_context(bench.client()) for way in WAYS}
+
+        def fails(way: str) -> None:
+            with failing(DeadlineExceeded):
+                work.done_by(clients[way], *WAYS[way], timeout=DEADLINE)
+
+        def works_again(way: str) -> None:
+            work.done_by(clients[way], *WAYS[way])
+
+        at_once(works_again, WAYS)
+        with FAULTS[fault](bench, server):
+            at_once(fails, WAYS)
+        at_once(works_again, WAYS)
+
+
+@pytest.mark.parametrize("transport", REMOTE)
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_request_that_comes_after_its_deadline_executes_no_stage(
+    bench: Bench, works: Mapping[str, Work], transport: str, flow: str
+) -> None:
+    work = works["sequential"]
+    request = Request(uuid.uuid4().hex, work.route(transport, flow), time.monotonic() + PATIENCE)
+    mailbox = Mailbox(bench.carriers)
+    with mailbox.expect(request, work.partition.plan.outputs) as awaited, bench.courier() as courier:
+        late = replace(awaited.request, deadline=time.monotonic())
+
+        def ask() -> None:
+            assert [reply.method for reply in send(courier, late, work.partition, work.inputs)] == ["accepted"]
+            awaited.outputs()
+
+        with pytest.raises(DeadlineExceeded, match="no time left for stage"):
+            ask()
+    mailbox.close()

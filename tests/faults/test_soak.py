@@ -1,0 +1,120 @@
+"""Thousands of requests through one cluster: its processes take no more memory, descriptors or threads in the end."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import pytest
+
+from cluster.client import Client
+from cluster.courier import Courier
+from cluster.flows import FLOWS
+from cluster.route import Request
+from tests.faults.common import REMOTE
+from tests.faults.conftest import SERVERS, Bench, Work, send
+
+pytestmark = pytest.mark.slow
+
+WARMUP, REQUESTS = 1000, 10_000
+CLIENTS = 4
+"""Each with connections of its own, as several users are."""
+MEMORY = 16 * 2**20
+"""Bytes that a process may have grown by: what allocators and thread stacks vary by, and 1.6 kB a request at most."""
+
+Sender = TypeVar("Sender")
+WAYS = list(itertools.product(REMOTE, FLOWS))
+LONG = (REMOTE[0], "nested")
+"""The way that all requests go; every other has a hundredth as many, and no fewer than `MOMENT`."""
+MOMENT = 40
+
+ROWS, BRIEF = 1000, 0.2
+"""The batch of a request that never becomes complete (each row is some tens of bytes), and the seconds that it has."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process holds."""
+
+    memory: int
+    descriptors: int
+    threads: int
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Usage:
+        with process.oneshot():
+            return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
+
+    def is_flat(self, before: Usage) -> bool:
+        """A connection or a thread more is how the clients met; one for every hundredth request is a leak."""
+        few = CLIENTS * SERVERS
+        return (
+            self.memory - before.memory < MEMORY
+            and self.descriptors - before.descriptors <= few
+            and self.threads - before.threads <= few
+        )
+
+
+def usage(bench: Bench) -> dict[str, Usage]:
+    """Of every process of the cluster, and of this one, in which the clients are."""
+    found = {name: Usage.of(psutil.Process(pid)) for name, pid in bench.nursery.pids.items()}
+    return found | {"clients": Usage.of(psutil.Process())}
+
+
+def assert_flat(bench: Bench, work: Callable[[int], object]) -> None:
+    """Do `work(count)` with few requests and then with many; compare what the processes hold after each."""
+    work(WARMUP)
+    before = usage(bench)
+    work(REQUESTS)
+    after = usage(bench)
+    assert set(after) == set(before)
+    assert not {name: (before[name], after[name]) for name in after if not after[name].is_flat(before[name])}
+
+
+def together(clients: Sequence[Sender], run: Callable[[int, Sender], object]) -> None:
+    """Have each of `clients` do `run` in a thread of its own."""
+    with ThreadPoolExecutor(len(clients)) as threads:
+        list(threads.map(run, range(len(clients)), clients))
+
+
+def test_a_soak(plain: Bench, works: Mapping[str, Work]) -> None:
+    """All requests of one way, and some of every other, by several clients at once."""
+    work = works["sequential"]
+
+    def run(number: int, client: Client, count: int) -> None:
+        for way in WAYS:
+            for _ in range((count if way == LONG else max(MOMENT, count // 100)) // CLIENTS):
+                work.done_by(client, *way)
+
+    with ExitStack() as stack:
+        clients = [stack.enter_context(plain.client()) for _ in range(CLIENTS)]
+        assert_flat(plain, lambda count: together(clients, partial(run, count=count)))
+
+
+def test_a_join_whose_other_input_never_comes(plain: Bench, works: Mapping[str, Work]) -> None:
+    """What came of such a request is forgotten at its deadline, although no message about it follows."""
+    work = works["fork-join"]
+    partition = work.partition
+    joins = [stage for stage in partition.plan.stages if len(set(stage.inputs)) > 1]
+    name = next(name for stage in joins for name in stage.inputs if partition.destinations(name, local_calls=True))
+    half = {name: np.ones((ROWS, *partition.plan.wires[name].shape[1:]), np.float32)}
+
+    def begin(number: int, courier: Courier, count: int) -> None:
+        for turn in range(count // CLIENTS):
+            way = WAYS[(number + turn) % len(WAYS)]
+            request = Request(uuid.uuid4().hex, work.route(*way), time.monotonic() + BRIEF, reply_to="127.0.0.1:1")
+            assert send(courier, request, partition, half)
+
+    with ExitStack() as stack:
+        couriers = [stack.enter_context(plain.courier()) for _ in range(CLIENTS)]
+        assert_flat(plain, lambda count: together(couriers, partial(begin, count=count)))
+        work.done_by(stack.enter_context(plain.client()), *WAYS[0])

@@ -1,0 +1,106 @@
+"""One end of an HTTP/1.1 connection: h11 knows the protocol and does no I/O, the socket knows when time is up.
+
+Rules:
+  - A message leaves in one piece, head and body, unless the socket takes less.
+  - A body is read after its head has been looked at. One above a limit is thrown away as it comes, so that both ends
+    stay in step and the connection goes on.
+  - Every message of ours says its `Content-Length`: one that ends with its connection is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import h11
+
+from transports.errors import MessageTooLarge
+from transports.sockets import DeadlineSocket, send_all
+
+__all__ = ["HttpStream", "headers_of"]
+
+HEAD = 2**14
+"""Bytes of a head at most: first line and headers."""
+
+PIECE = 2**18
+"""Bytes that are read at a time."""
+
+
+class HttpStream:
+    """Takes `sock` over. All methods raise `Expired`, `EOFError`, `OSError` and `h11.ProtocolError`."""
+
+    def __init__(self, sock: DeadlineSocket, role: type[h11.CLIENT | h11.SERVER]) -> None:
+        self.sock = sock
+        self._protocol = h11.Connection(role, max_incomplete_event_size=HEAD)
+
+    def send(self, head: h11.Request | h11.Response, body: bytes) -> None:
+        """Send a whole message."""
+        parts = [self._protocol.send(head), *self._written(h11.Data(data=body)), *self._written(h11.EndOfMessage())]
+        send_all(self.sock, parts)
+
+    def _written(self, event: Any) -> list[bytes]:
+        return self._protocol.send_with_data_passthrough(event) or []
+
+    def head(self) -> Any:
+        """The next `h11.Request` or `h11.Response`."""
+        while isinstance(event := self._next(), h11.InformationalResponse):
+            pass
+        return event
+
+    def body(self, most: int, length: str | None) -> bytearray:
+        """What follows the head, whose `Content-Length` is `length`.
+
+        Raises `MessageTooLarge` for more than `most` bytes, before one is kept where the head has said so; `skip` then
+        brings the connection back into step.
+        """
+        _check_body(int(length or 0), most)
+        body = bytearray()  # and no list of pieces: a chunk may be a byte
+        while isinstance(event := self._next(), h11.Data):
+            body += event.data
+            _check_body(len(body), most)  # all the same: chunks need not keep to a length
+        return body
+
+    def skip(self) -> None:
+        """Throw away what is left of the peer's message."""
+        while self._protocol.their_state is h11.SEND_BODY:
+            self._next()
+
+    def renew(self) -> bool:
+        """Whether the connection goes on after both messages of an exchange."""
+        done = (self._protocol.our_state, self._protocol.their_state) == (h11.DONE, h11.DONE)
+        if done:
+            self._protocol.start_next_cycle()
+        return done
+
+    @property
+    def may_send(self) -> bool:
+        """Whether a response can still be sent, whatever the peer has done."""
+        return self._protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+
+    def readable(self, timeout: float | None) -> bool:
+        """Whether something more has come, or nothing will, within `timeout` seconds (None: ever)."""
+        return bool(self._protocol.trailing_data[0]) or self.sock.readable(timeout)
+
+    def _next(self) -> Any:
+        while (event := self._protocol.next_event()) is h11.NEED_DATA:
+            if self._protocol.they_are_waiting_for_100_continue:
+                go_on = h11.InformationalResponse(status_code=100, headers=[])
+                send_all(self.sock, [self._protocol.send(go_on) or b""])
+            self._protocol.receive_data(self._received())
+        return event
+
+    def _received(self) -> bytes:
+        data = self.sock.recv(PIECE)
+        if not data:
+            raise EOFError("the peer has closed the connection")
+        return data
+
+
+def _check_body(size: int, most: int) -> None:
+    if size > most:
+        raise MessageTooLarge(f"a body of {size} bytes or more is above the limit of {most} bytes")
+
+
+def headers_of(head: h11.Request | h11.Response) -> Mapping[str, str]:
+    """The headers by their names in lower case."""
+    return {name.decode(): value.decode("latin-1") for name, value in head.headers}

@@ -1,0 +1,103 @@
+"""The serving end of REST.
+
+    POST /v1/json, /v1/json-b64     a message (`json_codec`), answered by one in the same codec
+    GET  /v1/ready                  {"codecs": [...]} once calls are taken
+
+Rules:
+  - The path says the codec. An error is a message too, and the status goes with its kind (`STATUS`).
+  - `Splitbench-Payload` says how many bytes a message's tensors take, so that one above a limit is refused with that
+    figure before its body is read. Whoever leaves it out, or lies, meets the limit of the body and then of the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import orjson
+
+from transports import json_codec
+from transports.base import Address, Handler, Message, Server, guard, respond
+from transports.errors import MalformedMessage, MessageTooLarge, WireError
+from transports.http_server import Head, HttpServer, Reply
+from transports.limits import Limits
+from transports.tls import Tls
+
+__all__ = ["IS_READY", "PATHS", "READY", "RestServer", "body_limit", "heading"]
+
+READY = "/v1/ready"
+PATHS: Mapping[str, str] = {"json": "/v1/json", "json-b64": "/v1/json-b64"}
+"""Codec -> the path that is asked and answered in it."""
+IS_READY = orjson.dumps({"codecs": list(PATHS)})
+CODECS: Mapping[str, str] = {path: codec for codec, path in PATHS.items()}
+
+PAYLOAD = "Splitbench-Payload"
+
+STATUS: Mapping[str, int] = {
+    "connect": 502,
+    "connection-lost": 502,
+    "deadline": 504,
+    "too-large": 413,
+    "malformed": 400,
+    "exhausted": 503,
+    "remote": 500,
+}
+"""Kind of an error -> the status that a client of another make understands; 500 for any other."""
+
+
+def heading(message: Message) -> dict[str, str]:
+    """The header that announces `message`."""
+    return {PAYLOAD: str(message.payload)}
+
+
+def body_limit(headers: Mapping[str, str], codec: str, limits: Limits) -> int:
+    """Bytes that a body in `codec` may take after `headers`. Raises `MessageTooLarge`, and `MalformedMessage`."""
+    announced = headers.get(PAYLOAD.lower(), "0")
+    if not announced.isdecimal() or len(announced) > 18:
+        raise MalformedMessage(f"{PAYLOAD} must be a number of bytes, and is {announced[:40]!r}")
+    if int(announced) > limits.max_message:
+        raise MessageTooLarge(f"tensors of {announced} bytes are above the limit of {limits.max_message} bytes")
+    return json_codec.most(codec, limits)
+
+
+class RestServer(Server):
+    """Raises `ConnectError` when the port cannot be bound."""
+
+    def __init__(self, handler: Handler, address: Address, workers: int, options: Limits, own: Tls | None) -> None:
+        carrier = Carrier(guard(handler, options, workers), options)
+        self._server = HttpServer(carrier, address, options.stall, own)
+        self.address = self._server.address
+
+    def close(self) -> None:
+        """A handler that is still running is waited for, for a few seconds; its caller is told at once."""
+        self._server.close()
+
+
+class Carrier:
+    """The `http_server.Application` that hands messages to a handler."""
+
+    def __init__(self, handler: Handler, options: Limits) -> None:
+        self._handler = handler
+        self._options = options
+        self._read = partial(json_codec.read, limits=options)
+
+    def admit(self, head: Head) -> int | Reply:
+        if (head.method, head.path) == ("GET", READY):
+            return 0
+        if head.method == "POST" and head.path in CODECS:
+            return body_limit(head.headers, CODECS[head.path], self._options)
+        valid = ", ".join(["GET " + READY, *(f"POST {path}" for path in CODECS)])
+        return Reply(404, self.refusal(MalformedMessage(f"no {head.method} {head.path} (valid: {valid})")).body)
+
+    def answer(self, head: Head, body: bytearray) -> Reply:
+        if head.path == READY:
+            return Reply(200, IS_READY)
+        return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]))
+
+    def refusal(self, error: WireError) -> Reply:
+        return _written(Message("error", {"kind": error.kind, "text": str(error)}), "json")
+
+
+def _written(message: Message, codec: str) -> Reply:
+    status = STATUS.get(str(message.fields.get("kind")), 500) if message.method == "error" else 200
+    return Reply(status, json_codec.write(message, codec), heading(message))
