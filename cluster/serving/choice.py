@@ -43,6 +43,7 @@ ENGINES: Mapping[str, Engine] = {
 LIBRARIES: Mapping[str, str] = {
     "tensorflow_serving": "'tensorflow-serving-api>=2.20,<2.22'",
     "orjson": "'orjson>=3.10'",
+    "h11": "'h11>=0.16'",
 }
 """Imported library -> what pip calls it: the extra `serving`."""
 

@@ -99,9 +99,13 @@ def test_a_node_that_dies_ends_the_run_with_the_cause(started: Callable[..., Run
 @pytest.mark.slow
 def test_a_killed_run_leaves_nothing_running(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    going = started("--model", model, "--servers", 2, "--runs", 1_000_000, "--out", out)
+    going = started(
+        *("--model", model, "--servers", 2, "--engine", "eager,tfserving", "--option", "tfserving.binary=none"),
+        *("--runs", 1_000_000, "--out", out),
+    )
     going.wait_for("requests")
     processes = going.cluster()
+    assert {process.name() for process in processes} >= {"model-server-0", "model-server-1"}
     going.process.kill()
     assert_gone(processes)
     assert len(samples.read(out)) >= 1

@@ -79,24 +79,7 @@ def test_stages_in_model_servers(started: Callable[..., Run], model: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_a_model_server_that_dies_ends_the_run_with_the_cause(
-    started: Callable[..., Run], model: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    going = started(
-        *("--model", model, "--servers", 2, "--transport", "none,grpc", "--engine", "tfserving,tfserving-rest"),
-        *("--option", "tfserving.binary=none", "--runs", 1_000_000, "--out", out),
-    )
-    going.wait_for("requests")
-    processes = family(going)
-    next(process for process in processes if process.name() == "model-server-1").kill()
-    assert going.finish() == (1, "error: model-server-1 was ended by SIGKILL")
-    assert_gone(processes)
-    assert len(samples.read(out)) >= 1
-
-
-@pytest.mark.slow
-def test_a_killed_run_leaves_no_model_server(
+def test_a_server_in_the_real_ones_place_that_dies_ends_the_run_with_the_cause(
     started: Callable[..., Run], model: Path, program: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -106,10 +89,13 @@ def test_a_killed_run_leaves_no_model_server(
     )
     going.wait_for("requests")
     processes = family(going)
-    serving = [process for process in processes if "cluster.serving.server" in process.cmdline()]
-    assert len(serving) == 1
-    going.process.kill()
+    (serving,) = (process for process in processes if "cluster.serving.server" in process.cmdline())
+    serving.kill()
+    status, last = going.finish()
+    assert status == 1
+    assert last.startswith(f"error: model-server-0 ({REAL}) ended with status")
     assert_gone(processes)
+    assert len(samples.read(out)) >= 1
     assert environment.read(out)["model_server"]["kind"] == REAL
 
 
@@ -148,7 +134,7 @@ def test_what_cannot_be_used_is_refused(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("library", ["tensorflow_serving", "orjson"])
+@pytest.mark.parametrize("library", ["tensorflow_serving", "orjson", "h11"])
 def test_without_the_extra_the_engine_is_refused(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UsageError, match=r"engine 'tfserving' needs the extra 'serving': pip install '\S+'"):

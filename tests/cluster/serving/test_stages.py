@@ -6,6 +6,8 @@ The servers are real ones where `TFS_BINARY` names one, and ours elsewhere; thre
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,3 +157,23 @@ def test_a_server_of_ours_that_cannot_start_is_named(nursery: Nursery, tmp_path:
     with Fleet(Settings(), [config], nursery) as fleet, pytest.raises(ClusterDown) as caught:
         fleet.wait()
     assert str(caught.value).startswith("model-broken ended with status 2: error: no version of model 'm' below")
+
+
+def test_a_server_of_ours_that_dies_is_named(nursery: Nursery, tmp_path: Path, cases: Mapping[str, Case]) -> None:
+    program = cases["sequential"].program
+    plan = make_plan(program.graph, "whole", "equal", 1)
+    partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), tuple(ENGINES))
+    (config,) = export({partition: program}, tmp_path)
+    config = config.rename(tmp_path / "mortal.config")
+    inputs = [*cases["sequential"].inputs[0].values()]
+    with Fleet(Settings(), [config], nursery) as fleet, contextlib.closing(Callers(fleet.wait())) as callers:
+        stages = [callers.stages(partition, engine, 0)["stage-0"] for engine in ENGINES]
+        for stage in stages:
+            assert_right(dict(zip(plan.outputs, stage(inputs), strict=True)), cases["sequential"].expected[0])
+        fleet.check()
+        os.kill(*fleet.pids, signal.SIGKILL)
+        with pytest.raises(ClusterDown, match="model-mortal was ended by SIGKILL"):
+            fleet.check()
+        for stage in stages:
+            with pytest.raises((ConnectError, ConnectionLost)):
+                stage(inputs, 5.0)
