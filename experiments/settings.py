@@ -20,6 +20,7 @@ from cluster.leases import LEAST_LEASE
 from cluster.serving import choice
 from experiments.kill import Kill
 from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
+from partitioning.strategies import CUTS
 from transports.errors import UsageError
 from transports.limits import TLS_FILES
 
@@ -34,9 +35,6 @@ __all__ = [
     "to_record",
     "values_of",
 ]
-
-CUT_WORDS = ("equal", "balanced")
-"""Cuts that are found; any other value of `cut` names operations."""
 
 LEAST: Mapping[str, float] = {
     **dict.fromkeys(("batch", "servers", "concurrency", "runs", "replicas", "max_message"), 1),
@@ -100,7 +98,7 @@ def _cuts(raw: Any, where: str) -> list[Any]:
     if not isinstance(raw, str):
         return [raw]
     items = [item.strip() for item in raw.split(",")]
-    whole = [item in CUT_WORDS or "+" in item for item in items]
+    whole = [item in CUTS or "+" in item for item in items]
     if not all(whole) and any(whole):
         raise UsageError(f"{where}: {raw!r} mixes cuts and operations; join the operations of one cut with '+'")
     return items if all(whole) else ["+".join(items)]

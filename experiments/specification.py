@@ -16,6 +16,7 @@ import transports
 from cluster.flows import FLOWS
 from cluster.serving import choice
 from partitioning.placement import PLACEMENTS
+from partitioning.strategies import MODES
 from transports.limits import TLS_FILES, Limits
 
 __all__ = ["CELL_FIELDS", "PHOTOGRAPH", "Cell", "Experiment", "engine_here", "local_of"]
@@ -23,7 +24,6 @@ __all__ = ["CELL_FIELDS", "PHOTOGRAPH", "Cell", "Experiment", "engine_here", "lo
 PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
 """The bundled photograph; `data/README.md` names its source and licence."""
 
-MODES = ("whole", "layer", "submodel")
 ENGINES = ("eager", "graph", "frozen", *choice.ENGINES)
 MALLOC = ("keep", "default")
 CODECS = ("raw", "tensorproto", "json", "json-b64")

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 import transports
 from experiments.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
-from experiments.specification import CELL_FIELDS, ENGINES, MODES, Cell, engine_here, local_of
+from experiments.specification import CELL_FIELDS, ENGINES, Cell, engine_here, local_of
+from partitioning.strategies import MODES
 
 __all__ = ["COLUMNS", "none_of", "ratio_interval", "student_quantile", "summarise"]
 

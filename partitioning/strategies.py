@@ -19,6 +19,7 @@ __all__ = ["CUTS", "MODES", "at_cuts", "balanced", "equal", "layer", "make_plan"
 
 MODES = ("whole", "layer", "submodel")
 CUTS = ("equal", "balanced")
+"""Cuts that are found; any other names the operations with which groups begin."""
 
 SLACK = 1.05
 """How much above an even share the most expensive group may be, where that saves bytes."""
