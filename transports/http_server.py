@@ -17,7 +17,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -41,6 +41,8 @@ class Head:
     method: str
     path: str
     headers: Mapping[str, str]
+    gone: Callable[[], bool] = lambda: False
+    """Whether the peer has hung up, so that nobody would take an answer."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class HttpServer:
         stream.sock.deadline = time.monotonic() + self._stall
         request = stream.head()
         stream.sock.deadline = math.inf
-        return Head(request.method.decode(), request.target.decode("latin-1"), headers_of(request))
+        return Head(request.method.decode(), request.target.decode("latin-1"), headers_of(request), stream.sock.gone)
 
     def _reply(self, head: Head, stream: HttpStream) -> Reply:
         try:

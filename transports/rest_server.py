@@ -17,7 +17,7 @@ from functools import partial
 import orjson
 
 from transports import json_codec
-from transports.base import Address, Handler, Message, Server, guard, respond
+from transports.base import Address, Guarded, Handler, Message, Server, guard, respond
 from transports.errors import MalformedMessage, MessageTooLarge, WireError
 from transports.http_server import Head, HttpServer, Reply
 from transports.limits import Limits
@@ -76,7 +76,7 @@ class RestServer(Server):
 class Carrier:
     """The `http_server.Application` that hands messages to a handler."""
 
-    def __init__(self, handler: Handler, options: Limits) -> None:
+    def __init__(self, handler: Guarded, options: Limits) -> None:
         self._handler = handler
         self._options = options
         self._read = partial(json_codec.read, limits=options)
@@ -92,7 +92,9 @@ class Carrier:
     def answer(self, head: Head, body: bytearray) -> Reply:
         if head.path == READY:
             return Reply(200, IS_READY)
-        return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]))
+        return respond(
+            partial(self._handler, gone=head.gone), body, self._read, partial(_written, codec=CODECS[head.path])
+        )
 
     def refusal(self, error: WireError) -> Reply:
         return _written(Message("error", {"kind": error.kind, "text": str(error)}), "json")

@@ -9,7 +9,6 @@ RPyC's framing, compression and pieces are its own; only what a hostile or stall
 from __future__ import annotations
 
 import logging
-import select
 import socket
 import threading
 import time
@@ -33,9 +32,6 @@ __all__ = ["BoundedChannel", "DeadlineStream", "ThreadedServer"]
 REFUSED = 2
 """Marks, where RPyC says 1 for compressed, a frame that tells a peer why its own one was thrown away."""
 
-HANGUP = getattr(select, "POLLRDHUP", 0)
-"""The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
-
 
 class DeadlineStream(SocketStream):  # type: ignore[misc]
     """RPyC's own stream, over a `DeadlineSocket`."""
@@ -55,9 +51,7 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
 
     def gone(self) -> bool:
         """Whether the peer has hung up, be there still something to read of it or not."""
-        poller = select.poll()
-        poller.register(self.sock, HANGUP)
-        return bool(poller.poll(0))
+        return self.sock.gone()
 
     def expire_in(self, timeout: float) -> None:
         """Let everything that follows raise `Expired` after `timeout` seconds. Raises `EOFError` when closed."""

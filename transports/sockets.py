@@ -17,6 +17,9 @@ Result = TypeVar("Result")
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
 
+HANGUP = getattr(select, "POLLRDHUP", 0)
+"""The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
+
 
 class Expired(Exception):
     """A socket's time has passed. No `OSError`: RPyC takes every one for a closed connection."""
@@ -42,6 +45,12 @@ class DeadlineSocket(socket.socket):
         poll = select.poll()
         poll.register(self, select.POLLIN)
         return self.held() or bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def gone(self) -> bool:
+        """Whether the peer has hung up, be there still something to read of it or not."""
+        poll = select.poll()
+        poll.register(self, HANGUP)
+        return bool(poll.poll(0))
 
     def _within(self, operation: Callable[..., Result], *arguments: Any) -> Result:
         left = min(self.patience, self.deadline - time.monotonic())
