@@ -42,7 +42,7 @@ class Head:
     path: str
     headers: Mapping[str, str]
     gone: Callable[[], bool] = lambda: False
-    """Whether the client has hung up, so that nobody would take the answer."""
+    """Whether the client has closed its end: most then take no answer, but HTTP allows it."""
 
 
 @dataclass(frozen=True)

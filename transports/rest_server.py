@@ -92,7 +92,8 @@ class Carrier:
     def answer(self, head: Head, body: bytearray) -> Reply:
         if head.path == READY:
             return Reply(200, IS_READY)
-        handler = partial(self._handler, gone=head.gone)
+        # HTTP lets a client close its end and await the answer. Ours does not, and is known by what it announces.
+        handler = partial(self._handler, gone=head.gone) if PAYLOAD.lower() in head.headers else self._handler
         return respond(handler, body, self._read, partial(_written, codec=CODECS[head.path]))
 
     def refusal(self, error: WireError) -> Reply:
