@@ -20,7 +20,7 @@ from experiments.inputs import is_image, load_image, variants
 from experiments.specification import Cell, Experiment, engine_here
 from partitioning.errors import PartitionError
 from partitioning.placement import PLACEMENTS
-from partitioning.strategies import make_plan
+from partitioning.strategies import SLACKS, make_plan
 from transports.base import Array
 from transports.errors import UsageError
 
@@ -116,7 +116,7 @@ class _Planner:
         return {cell: made[words[cell]] for cell in cells}
 
     def _make(self, cell: Cell, name: str) -> Partition:
-        costs = self._cost(engine_here(cell.engine)) if cell.cut == "balanced" and cell.mode == "submodel" else None
+        costs = self._cost(engine_here(cell.engine)) if cell.cut in SLACKS and cell.mode == "submodel" else None
         plan = make_plan(self._program.graph, cell.mode, cell.cut, cell.servers, costs)
         if cell.servers > len(plan.stages):
             text = f"--servers {cell.servers}: the plan {cell.mode!r} of this model has {len(plan.stages)} stages"
@@ -136,7 +136,7 @@ def _words(cell: Cell) -> tuple[str, ...]:
     words = [cell.mode, f"s{cell.servers}", cell.placement]
     if cell.mode == "submodel":
         words.append(hashlib.sha256(cell.cut.encode()).hexdigest()[:8] if "+" in cell.cut else cell.cut)
-        words += [engine_here(cell.engine)] if cell.cut == "balanced" else []
+        words += [engine_here(cell.engine)] if cell.cut in SLACKS else []
     return tuple(words)
 
 

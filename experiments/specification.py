@@ -57,7 +57,9 @@ class Cell:
     servers: int = _setting(5, "node processes that share the stages")
     placement: str = _setting("contiguous", "which server holds which stage", tuple(PLACEMENTS))
     cut: str = _setting(
-        "equal", "where submodels are cut: equal, balanced, or operations, each the first of a new stage"
+        "equal",
+        "where submodels are cut: equal, balanced (by cost), narrow (where few bytes cross), or operations, each the "
+        "first of a new stage",
     )
     local_calls: str = _setting("on", "neighbouring stages on one server call each other directly", ("on", "off"))
     registry: str = _setting(

@@ -13,7 +13,7 @@ from partitioning.errors import PartitionError, suggest
 from partitioning.placement import PLACEMENTS, Placement
 from partitioning.plan import Plan
 from partitioning.silence import silenced
-from partitioning.strategies import CUTS, MODES, make_plan
+from partitioning.strategies import CUTS, MODES, SLACKS, make_plan
 
 if TYPE_CHECKING:
     from partitioning.program import Program
@@ -51,9 +51,13 @@ def parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
     add("--model", default="MobileNetV3Large", help="a name in keras.applications, or a .keras file (%(default)s)")
     add("--mode", default="submodel", help=f"what a stage is: {', '.join(MODES)} (%(default)s)")
     add("--servers", default="5", help="groups of a submodel plan, and servers that hold the stages (%(default)s)")
-    add("--cut", default="equal", help="equal, balanced, or NAME,NAME: operations that begin a group (%(default)s)")
+    add("--cut", default="equal", help=f"{', '.join(CUTS)}, or NAME,NAME: operations that begin a group (%(default)s)")
     add("--placement", default="contiguous", help=f"{', '.join(PLACEMENTS)} (%(default)s)")
-    add("--costs", default=None, help=f"engine to measure costs with: {', '.join(COSTS)} (none; eager if balanced)")
+    add(
+        "--costs",
+        default=None,
+        help=f"engine to measure costs with: {', '.join(COSTS)} (none; eager for {' and '.join(SLACKS)})",
+    )
     add("--json", default=None, metavar="FILE", help="write the plan to this file as well")
     return made
 
@@ -78,12 +82,12 @@ def planned(options: argparse.Namespace) -> Planned:
 def _checked(options: argparse.Namespace) -> str:
     """The engine of the costs."""
     choices = {"--mode": (options.mode, MODES), "--placement": (options.placement, tuple(PLACEMENTS))}
-    costs_of = options.costs or ("eager" if options.cut == "balanced" else "none")
+    costs_of = options.costs or ("eager" if options.cut in SLACKS else "none")
     for flag, (value, valid) in (choices | {"--costs": (costs_of, COSTS)}).items():
         if value not in valid:
             raise PartitionError(f"{flag} {value!r} is unknown{suggest(value, valid)}; valid: {', '.join(valid)}")
-    if options.cut == "balanced" and costs_of == "none":
-        raise PartitionError("--cut balanced needs costs: give --costs eager, graph or frozen")
+    if options.cut in SLACKS and costs_of == "none":
+        raise PartitionError(f"--cut {options.cut} needs costs: give --costs eager, graph or frozen")
     if not options.servers.isdecimal() or int(options.servers) < 1:
         raise PartitionError(f"--servers {options.servers!r}: give a whole number from 1")
     return costs_of

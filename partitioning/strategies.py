@@ -15,14 +15,16 @@ from partitioning.errors import PartitionError, suggest
 from partitioning.graph import Graph
 from partitioning.plan import Plan, build_plan
 
-__all__ = ["CUTS", "MODES", "at_cuts", "balanced", "equal", "layer", "make_plan", "whole"]
+__all__ = ["CUTS", "MODES", "SLACKS", "at_cuts", "balanced", "equal", "layer", "make_plan", "whole"]
 
 MODES = ("whole", "layer", "submodel")
-CUTS = ("equal", "balanced")
-"""Cuts that are found; any other names the operations with which groups begin."""
+SLACKS: Mapping[str, float] = {"balanced": 1.05, "narrow": 1.5}
+"""Cuts found by search -> how many times an even share the most expensive group may cost, where that saves bytes.
 
-SLACK = 1.05
-"""How much above an even share the most expensive group may be, where that saves bytes."""
+Requests that follow each other through the servers wait for the slowest one, so that a pipeline wants even groups. One
+request at a time takes the sum of all groups however they are shared out, and gains by few bytes alone."""
+CUTS = ("equal", *SLACKS)
+"""Cuts that are found; any other names the operations with which groups begin."""
 
 Numbers = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
@@ -61,16 +63,16 @@ def at_cuts(graph: Graph, names: Sequence[str]) -> Numbers:
     return tuple(np.cumsum([index in starts for index in range(len(order))]).tolist())
 
 
-def balanced(graph: Graph, n: int, costs: Mapping[str, float]) -> Numbers:
+def balanced(graph: Graph, n: int, costs: Mapping[str, float], slack: float = SLACKS["balanced"]) -> Numbers:
     """`n` groups of about the same cost (seconds by operation), cut where few bytes cross.
 
-    The most expensive group costs at most `max(T*, 1.05 * total / n)`, where `T*` is the smallest that `n` groups can
+    The most expensive group costs at most `max(T*, slack * total / n)`, where `T*` is the smallest that `n` groups can
     have. Of all such partitions, this is one that sends the fewest bytes, then the fewest tensors, from group to group.
     (Chains-on-chains partitioning, Pinar & Aykanat 2004, with the communication as second goal.)
     """
     _check_groups(graph, n)
     total = np.concatenate([[0.0], np.cumsum([max(0.0, costs[op.name]) for op in graph.operations])])
-    limit = max(_smallest_bottleneck(total, n), SLACK * total[-1] / n)
+    limit = max(_smallest_bottleneck(total, n), slack * total[-1] / n)
     # Sums of floats in another order differ in the last digits; a limit below its own bottleneck has no solution.
     return _numbers(_cheapest_cuts(total, n, limit * (1 + 1e-9), _traffic(graph)), len(graph.operations))
 
@@ -80,8 +82,8 @@ def make_plan(
 ) -> Plan:
     """The plan for a mode: `whole`, `layer`, or `submodel` cut into `groups`.
 
-    `cut` is `equal`, `balanced` (which needs `costs`) or the names of operations, each the first of a new group, with
-    `+` between them; then `groups` does not count. Raises `PartitionError` for a value that cannot be used.
+    `cut` is `equal`, one of `SLACKS` (which need `costs`) or the names of operations, each the first of a new group,
+    with `+` between them; then `groups` does not count. Raises `PartitionError` for a value that cannot be used.
     """
     if mode == "whole":
         return build_plan(graph, whole(graph), mode)
@@ -95,11 +97,11 @@ def make_plan(
 def _submodel(graph: Graph, cut: str, groups: int, costs: Mapping[str, float] | None) -> Numbers:
     if cut == "equal":
         return equal(graph, groups)
-    if cut != "balanced":
+    if cut not in SLACKS:
         return at_cuts(graph, [name.strip() for name in cut.split("+")])
     if costs is None:
-        raise PartitionError("the cut 'balanced' needs the cost of every operation: measure them first")
-    return balanced(graph, groups, costs)
+        raise PartitionError(f"the cut {cut!r} needs the cost of every operation: measure them first")
+    return balanced(graph, groups, costs, SLACKS[cut])
 
 
 def _check_groups(graph: Graph, n: int) -> None:

@@ -17,7 +17,7 @@ from partitioning.graph import Graph
 from partitioning.order import alive, narrow_order
 from partitioning.placement import PLACEMENTS
 from partitioning.plan import build_plan
-from partitioning.strategies import SLACK, at_cuts, balanced, equal, layer, make_plan, whole
+from partitioning.strategies import SLACKS, at_cuts, balanced, equal, layer, make_plan, whole
 from tests.partitioning.graphs import chain, graphs
 
 
@@ -47,15 +47,16 @@ def _all_partitions(size: int, n: int) -> list[tuple[int, ...]]:
     return [tuple(sum(index >= cut for cut in cuts) for index in range(size)) for cuts in choices]
 
 
-@given(tasks())
+@pytest.mark.parametrize("slack", [*SLACKS.values(), 1.3])
+@given(task=tasks())
 @settings(deadline=None)
-def test_balanced_is_the_best_of_all_partitions(task: tuple[Graph, int, dict[str, float]]) -> None:
+def test_balanced_is_the_best_of_all_partitions(slack: float, task: tuple[Graph, int, dict[str, float]]) -> None:
     graph, n, costs = task
     every = _all_partitions(len(graph.operations), n)
     smallest = min(_bottleneck(graph, numbers, costs) for numbers in every)
-    limit = max(smallest, SLACK * sum(costs.values()) / n) * (1 + 1e-8)
+    limit = max(smallest, slack * sum(costs.values()) / n) * (1 + 1e-8)
     allowed = [numbers for numbers in every if _bottleneck(graph, numbers, costs) <= limit]
-    numbers = balanced(graph, n, costs)
+    numbers = balanced(graph, n, costs, slack)
     assert numbers in allowed
     assert _sent(graph, numbers) == min(_sent(graph, other) for other in allowed)
 
@@ -63,11 +64,19 @@ def test_balanced_is_the_best_of_all_partitions(task: tuple[Graph, int, dict[str
 def test_balanced_takes_a_narrow_cut_within_the_slack() -> None:
     graph = chain(9, 9, 9, 9, 1, 9, 9, 9, 9, 9)
     costs = dict.fromkeys((operation.name for operation in graph.operations), 1.0)
-    assert balanced(graph, 2, costs) == (0,) * 5 + (1,) * 5
+    assert balanced(graph, 2, costs, 1.3) == (0,) * 5 + (1,) * 5
     graph = chain(9, 9, 9, 9, 9, 1, 9, 9, 9, 9)
-    assert balanced(graph, 2, costs) == (0,) * 6 + (1,) * 4
+    assert balanced(graph, 2, costs, 1.3) == (0,) * 6 + (1,) * 4
     graph = chain(9, 9, 9, 9, 9, 9, 1, 9, 9, 9)
-    assert max(balanced(graph, 2, costs).count(number) for number in (0, 1)) <= 6
+    assert max(balanced(graph, 2, costs, 1.3).count(number) for number in (0, 1)) <= 6
+
+
+def test_narrow_goes_further_for_few_bytes_than_balanced() -> None:
+    graph = chain(9, 9, 9, 9, 9, 9, 1, 9, 9, 9)
+    costs = dict.fromkeys((operation.name for operation in graph.operations), 1.0)
+    stages = {cut: make_plan(graph, "submodel", cut, 2, costs).stages for cut in SLACKS}
+    assert [len(stage.operations) for stage in stages["balanced"]] == [5, 5]
+    assert [len(stage.operations) for stage in stages["narrow"]] == [7, 3]
 
 
 @pytest.mark.parametrize("n", [1, 5, 100, 400, 800])
