@@ -165,8 +165,8 @@ def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...
 
 def _canonical(cell: Cell) -> Cell:
     """The cell without settings that cannot matter to it, so that a matrix does not time one thing twice."""
-    if cell.transport == "none":  # it writes no bytes
-        cell = replace(cell, codec=Cell.codec)
+    if cell.transport == "none":  # it writes no bytes, and loses nobody
+        cell = replace(cell, codec=Cell.codec, repeats=Cell.repeats)
     if cell.mode == "whole" and cell.transport == "none":
         local = local_of(cell)  # or, where a model server is called, that without all else that cannot matter
         return (

@@ -37,7 +37,7 @@ class Gate:
     def __init__(self) -> None:
         self.begun, self.open = threading.Event(), threading.Event()
 
-    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
+    def __call__(self, inputs: Sequence[Any], timeout: float) -> list[Any]:
         self.begun.set()
         assert self.open.wait(20)
         return [inputs[0] + 1]
@@ -66,7 +66,7 @@ def test_what_is_under_way_finishes_and_what_is_new_is_refused(
     build: Callable[..., tuple[list[Host], Client]], flow: str
 ) -> None:
     cut, gate = partition(chain(2), [0, 1]), Gate()
-    hosts, client = build(cut, {"a0": lambda inputs: [inputs[0] * 2], "a1": gate})
+    hosts, client = build(cut, {"a0": lambda inputs, _: [inputs[0] * 2], "a1": gate})
     route = Route(cut.name, "eager", "grpc", flow=flow)
     with ThreadPoolExecutor(2) as threads:
         under_way = threads.submit(client.infer, cut, route, INPUTS, 20.0)
@@ -83,7 +83,7 @@ def test_what_is_under_way_finishes_and_what_is_new_is_refused(
 
 def test_who_asks_the_registry_is_not_sent_there_any_more(build: Callable[..., tuple[list[Host], Client]]) -> None:
     cut = partition(chain(2), [0, 1])
-    hosts, client = build(cut, {"a0": lambda inputs: [inputs[0]], "a1": lambda inputs: [inputs[0]]})
+    hosts, client = build(cut, {"a0": lambda inputs, _: [inputs[0]], "a1": lambda inputs, _: [inputs[0]]})
     hosts[1].finish(20.0)
     with pytest.raises(NoServer, match="nobody holds stage 'a1' \\(server 1\\), which awaits tensor 'a0'"):
         client.infer(cut, Route(cut.name, "eager", "grpc"), INPUTS, 20.0)
@@ -91,7 +91,7 @@ def test_who_asks_the_registry_is_not_sent_there_any_more(build: Callable[..., t
 
 def test_a_node_that_is_idle_ends_at_once(build: Callable[..., tuple[list[Host], Client]]) -> None:
     cut = partition(chain(1), [0])
-    hosts, _ = build(cut, {"a0": lambda inputs: [inputs[0]]})
+    hosts, _ = build(cut, {"a0": lambda inputs, _: [inputs[0]]})
     start = time.monotonic()
     hosts[0].finish(20.0)
     assert time.monotonic() - start < 10

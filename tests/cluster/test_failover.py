@@ -166,14 +166,15 @@ def test_a_node_loads_nothing_but_what_was_exported(
 ) -> None:
     from cluster.errors import Tampered
     from cluster.host import load_portions
+    from cluster.serving.stages import Callers
 
     case = cases["fork-join"]
     plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
     export(case.program, Partition("p", plan, contiguous(plan, SERVERS), ("eager",)), tmp_path)
     digest = seal(tmp_path)
-    assert list(load_portions(tmp_path, digest, 0)) == [("p", "eager")]
+    assert list(load_portions(tmp_path, digest, 0, Callers([]))) == [("p", "eager")]
     changed = {"weights": "p/server-0/arrays.npz", "manifest": "manifest.json", "addition": "p/server-0/more.json"}
     path = tmp_path / changed[change]
     path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
     with pytest.raises(Tampered, match=path.name):
-        load_portions(tmp_path, digest, 0)
+        load_portions(tmp_path, digest, 0, Callers([]))
