@@ -10,7 +10,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cluster.courier import GONE, Courier
 from cluster.errors import NoServer
@@ -61,8 +61,11 @@ class Client:
             name = f"{self._prefix}-{number}.{attempt}"
             request = Request(name, route, time.monotonic() + share, turn=number + attempt, attempt=attempt)
             try:
-                return replace(self._ask(request, partition, inputs), repeats=attempt)
+                request, asked = self._courier.pinned(request)
+                answer = self._ask(request, partition, inputs)
+                return Answer(answer.outputs, answer.tally + asked, repeats=attempt)
             except (*GONE, NoServer):
+                self._courier.avoid(request)
                 pause = min(LONGEST, PAUSE * 2**attempt)
                 if attempt == repeats or time.monotonic() + pause > deadline:
                     raise

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from cluster.errors import Draining, NoServer, StaleEpoch
 from cluster.leases import Holder
@@ -23,6 +23,8 @@ log = logging.getLogger("splitbench.cluster")
 
 Holders = Mapping[int, tuple[Holder, ...]]
 """Portion -> the servers that hold it."""
+Key = tuple[str, str, str, str]
+"""Of what the registry was asked: method, partition, tensor, transport."""
 
 GONE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Draining)
 """Errors after which a server, or one behind it, may not be where it was."""
@@ -65,10 +67,33 @@ class Courier:
         self._transports = transports
         self._registries = registries
         self._pools: dict[tuple[str, str, str], Pool] = {}
-        self._known: dict[tuple[str, str, str], _Known] = {}
+        self._known: dict[Key, _Known] = {}
         self._shunned: dict[int, float] = {}
-        self._lease = 0.0
+        self._lease, self._replicas = 0.0, 1
+        self._closed = False
         self._lock = threading.Lock()
+
+    def pinned(self, request: Request) -> tuple[Request, Tally]:
+        """`request` with a server chosen for each portion that several hold, and what that cost.
+
+        They take turns, request by request. Whoever was `avoid`ed is left out while there is another.
+        """
+        if self._replicas < 2:
+            return request, Tally()
+        held, tally = self._ask(request, "who")
+        now = time.monotonic()
+        pins = {}
+        for server, holders in held.items():
+            there = [holder for holder in holders if self._shunned.get(holder.epoch, 0.0) <= now] or holders
+            pins[server] = there[request.turn % len(there)].epoch
+        return replace(request, pins=pins), tally
+
+    def avoid(self, request: Request) -> None:
+        """Leave the servers of `request`, which was lost, out of the turns for as long as a lease lasts."""
+        now = time.monotonic()
+        with self._lock:
+            self._shunned = {epoch: until for epoch, until in self._shunned.items() if now < until}
+            self._shunned |= dict.fromkeys(request.pins.values(), now + self._lease)
 
     def parcels(
         self, request: Request, partition: Partition, leaving: Mapping[str, Array]
@@ -84,9 +109,9 @@ class Courier:
             tally = Tally()
             for name in names:
                 if name not in found:
-                    found[name], asked = self._find(request, name)
+                    found[name], asked = self._find(request, name, to[name])
                     tally += asked
-                holder = self._choose(request, _holders(found[name], server, name, partition))
+                holder = _holder(request, found[name], server, name, partition)
             yield Parcel(server, holder, {name: leaving[name] for name in names}), tally
 
     def send(self, request: Request, parcel: Parcel, carry: Tally | None = None) -> tuple[Message, Tally]:
@@ -101,9 +126,8 @@ class Courier:
             reply, made = self.call(request, parcel.holder.address, message)
         except GONE as error:
             self._forget(parcel.holder)
-            if error.remote:
+            if error.remote or not isinstance(error, (ConnectError, ConnectionLost)):
                 raise
-            self._shun(parcel.holder)
             raise type(error)(f"server {parcel.server}: {error}") from error
         cost = Tally(messages=1, payload=message.payload + reply.payload, connects=made)
         return reply, cost
@@ -115,11 +139,13 @@ class Courier:
         )
 
     def excuse(self, request: Request, error: WireError) -> None:
-        """Tell the client why there will be no outputs. A client that is gone needs no telling."""
+        """Tell the client why there will be no outputs. One that is gone, or has given up, needs no telling."""
+        if request.remaining <= 0:
+            return
         fields = {"request": request.id, "kind": error.kind, "text": str(error)}
         try:
             pool = self._pool(request.route)
-            pool.call(Address.parse(request.reply_to), Message("failed", fields), timeout=EXCUSE)
+            pool.call(Address.parse(request.reply_to), Message("failed", fields), min(EXCUSE, request.remaining))
         except WireError as lost:
             log.warning("request %s: %s; and the client cannot be told: %s", request.id, error, lost)
 
@@ -131,24 +157,31 @@ class Courier:
         return reply, int(made)
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Let go of every connection, and make no more."""
         with self._lock:
+            self._closed = True
             pools, self._pools = self._pools, {}
         for pool in pools.values():
             pool.close()
 
-    def _find(self, request: Request, tensor: str) -> tuple[Holders, Tally]:
+    def _find(self, request: Request, tensor: str, awaited_by: frozenset[int]) -> tuple[Holders, Tally]:
+        """Where `tensor` is awaited. What is remembered has to have every server, and those of the request's pins."""
+        return self._ask(request, "where", tensor, lambda holders: _has(holders, awaited_by, request.pins))
+
+    def _ask(
+        self, request: Request, method: str, tensor: str = "", enough: Callable[[Holders], bool] = bool
+    ) -> tuple[Holders, Tally]:
+        """What the registry answers, or has answered within a lease, where that is `enough`; and what asking cost."""
         route = request.route
-        key = (route.partition, tensor, route.transport)
+        key = (method, route.partition, tensor, route.transport)
         known = self._known.get(key) if route.registry == "cached" and not request.attempt else None
-        if known and time.monotonic() < known.until:
+        if known and time.monotonic() < known.until and enough(known.holders):
             return known.holders, Tally()
-        question = Message("where", {"partition": route.partition, "tensor": tensor, "transport": route.transport})
+        question = Message(method, {"partition": route.partition, "tensor": tensor, "transport": route.transport})
         reply, made = self.call(request, self._registries[route.transport], question)
         found = parse_holders(str(reply.fields["servers"]))
-        if found:
-            self._lease = float(reply.fields["ttl"])
-            self._known[key] = _Known(found, time.monotonic() + self._lease)
+        self._lease, self._replicas = float(reply.fields["ttl"]), int(reply.fields["replicas"])
+        self._known[key] = _Known(found, time.monotonic() + self._lease)
         return found, Tally(lookups=1, connects=made)
 
     def _forget(self, holder: Holder) -> None:
@@ -157,36 +190,30 @@ class Courier:
             if any(holder in holders for holders in known.holders.values()):
                 self._known.pop(key, None)
 
-    def _shun(self, holder: Holder) -> None:
-        """Let others with its portion have its turns, until the registry knows as well, should it be gone."""
-        now = time.monotonic()
-        with self._lock:
-            self._shunned = {epoch: until for epoch, until in self._shunned.items() if now < until}
-            self._shunned[holder.epoch] = now + self._lease
-
-    def _choose(self, request: Request, holders: tuple[Holder, ...]) -> Holder:
-        """Those who hold a portion take turns, request by request.
-
-        Who was not there is left out, but not in a repeat: in that all senders of the request have to agree, who may
-        have met with different failures.
-        """
-        now = time.monotonic()
-        there = tuple(holder for holder in holders if self._shunned.get(holder.epoch, 0.0) <= now)
-        usable = holders if request.attempt else there or holders
-        return usable[request.turn % len(usable)]
-
     def _pool(self, route: Route) -> Pool:
         key = (route.transport, route.connections, route.codec)
         with self._lock:
+            if self._closed:
+                raise ConnectError("this end is closed, and sends nothing more")
             if key not in self._pools:
                 transport = self._transports[route.transport]
                 self._pools[key] = Pool(transport, mode=route.connections, codec=route.codec)
             return self._pools[key]
 
 
-def _holders(found: Holders, server: int, tensor: str, partition: Partition) -> tuple[Holder, ...]:
-    """Raises `NoServer` where there is none."""
-    if server not in found:
+def _has(holders: Holders, servers: frozenset[int], pins: Mapping[int, int]) -> bool:
+    """Whether there is somebody for each of `servers`, and where it is pinned, that one."""
+    epochs = {server: [holder.epoch for holder in holders.get(server, ())] for server in servers}
+    return all(found and pins.get(server, found[0]) in found for server, found in epochs.items())
+
+
+def _holder(request: Request, found: Holders, server: int, tensor: str, partition: Partition) -> Holder:
+    """Who serves the portion `server` of the request. Raises `NoServer` where nobody does."""
+    holders = found.get(server, ())
+    pin = request.pins.get(server)
+    meant = [holder for holder in holders if pin in (None, holder.epoch)]
+    if not meant:
         stages = [stage.name for stage in partition.portion(server) if tensor in stage.inputs]
-        raise NoServer(f"nobody holds stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
-    return found[server]
+        whom = "nobody holds" if pin is None or not holders else f"who was to serve the request (epoch {pin}) has left"
+        raise NoServer(f"{whom} stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
+    return meant[request.turn % len(meant)]

@@ -125,12 +125,12 @@ class Forward(Flow):
             return outputs, total + cost
 
     def answer(self, visit: Visit) -> Message:
-        visit.carried()
         visit.later(lambda: self._hand_on(visit))
         return Message("accepted", Tally().fields())
 
     def _hand_on(self, visit: Visit) -> None:
         try:
+            visit.carried()
             produced = visit.run()
             visit.owe(produced.cost)
             for parcel, asked in visit.courier.parcels(visit.request, visit.partition, produced.leaving):

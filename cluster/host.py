@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.courier import Courier
-from cluster.manifest import verify
+from cluster.manifest import sealed, verify
 from cluster.node import Execute, Node, Portion
-from cluster.partition import Partition, partition_files, read_partitions
+from cluster.partition import Partition, read_partitions
 from cluster.serving import choice
 from cluster.serving.stages import Callers
 from cluster.tenancy import Tenancy
@@ -55,14 +56,15 @@ class Host:
         workers: int = 8,
         claim: int | None = None,
         patience: float = 0.0,
-        on_lost: Callable[[], None] = lambda: None,
+        stop: threading.Event | None = None,
     ) -> None:
-        """`load`: the server's index -> its portions. `claim`, `patience` and `on_lost`: see `Tenancy`.
+        """`load`: the server's index -> its portions. `claim` and `patience`: see `Tenancy`. `stop` is set by who wants
+        the server to end, and where its portion is lost.
 
         Raises `NoPortion` when every portion is taken.
         """
         self._stack = contextlib.ExitStack()
-        self._on_lost = on_lost
+        self._stop = stop or threading.Event()
         self._lost: WireError | None = None
         self._tenancy: Tenancy | None = None
         with contextlib.ExitStack() as undo:
@@ -80,6 +82,7 @@ class Host:
                 self.addresses,
                 claim=claim,
                 patience=patience,
+                stop=self._stop,
                 lost=self._lose,
             )
             self._stack.callback(self._tenancy.close)
@@ -95,15 +98,15 @@ class Host:
         return self._tenancy.server
 
     def finish(self, seconds: float) -> None:
-        """Give the portion back, and let the requests that are here leave, for `seconds` at the most.
+        """Let the requests that are here leave, for `seconds` at the most, and give the portion back.
 
         Raises the `WireError` for which the portion was lost, if it was.
         """
+        assert self._tenancy is not None
+        self._node.drain(seconds)
         if self._lost:
             raise self._lost
-        assert self._tenancy is not None
         self._tenancy.leave()
-        self._node.drain(seconds)
 
     def close(self) -> None:
         """Stop serving, and let go of every connection."""
@@ -111,7 +114,7 @@ class Host:
 
     def _lose(self, error: WireError) -> None:
         self._lost = error
-        self._on_lost()
+        self._stop.set()
 
 
 def make_portions(partition: Partition, server: int, program: Callable[[], Program], callers: Callers) -> Portions:
@@ -155,8 +158,9 @@ def load_portions(exports: Path, digest: str, server: int, callers: Callers) -> 
         return archive.load(exports / name / f"server-{server}")
 
     portions: dict[tuple[str, str], Portion] = {}
-    verify(exports, digest, *(path.relative_to(exports).as_posix() for path in partition_files(exports)))
-    for partition in read_partitions(exports):
+    names = [name for name in sealed(exports, digest) if name.endswith("/partition.json")]
+    verify(exports, digest, *names)
+    for partition in read_partitions(exports / name for name in names):
         portions |= make_portions(partition, server, partial(program, partition.name), callers)
     settle()
     return portions

@@ -42,6 +42,9 @@ class Inbox:
 
     Values are whatever the caller puts in; one is looked at only beside another that came for it. A request that is not
     complete at its deadline is evicted, so that an input that never comes holds no memory for good.
+
+    What comes again counts once for as long as something of its request is awaited. Of a request that is complete
+    nothing is remembered: senders send once, and a repeat has an id of its own.
     """
 
     def __init__(self, stages: Sequence[Stage], clock: Callable[[], float] = time.monotonic) -> None:

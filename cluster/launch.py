@@ -43,6 +43,8 @@ class Nursery:
         self._started = False
         self._news = threading.Condition()
         self._ended: dict[str, int] = {}
+        self._meant: set[str] = set()
+        """Whose end is wanted, and is no failure."""
         self._ready: dict[str, Mapping[str, Address]] = {}
         self.pids: dict[str, int] = {}
         """Process id by name, of those that run."""
@@ -101,12 +103,14 @@ class Nursery:
         """Kill those of `names` that run, and forget them. Returns when all are gone."""
         self._signal(names, signal.SIGKILL)
         with self._news:
+            self._meant -= set(names)
             for name in names:
                 self._ended.pop(name, None)
 
     def _signal(self, names: Sequence[str], number: signal.Signals) -> None:
         """Send it to those of `names` that run, and wait until they end, for a while."""
         with self._news:
+            self._meant |= set(names)
             for name in names:
                 if name in self.pids:
                     with contextlib.suppress(ProcessLookupError):  # where nobody is left to say that it has ended
@@ -154,8 +158,9 @@ class Nursery:
         elif word == "READY":
             self._ready[name] = parse_ready(filter(None, rest))
         elif word == "EXIT":
-            self._ended[name] = int(rest[0])
             self.pids.pop(name, None)
+            if name not in self._meant:
+                self._ended[name] = int(rest[0])
 
     def _log(self, name: str) -> Path:
         return self._logs / name
@@ -198,12 +203,15 @@ class Cluster:
         self._settings = settings
         self._nursery = nursery
         self._digest = seal(settings.exports)
-        self._start_registry()
-        self.registries = nursery.addresses("registry")
         self.nodes = [f"node-{number}" for number in range(settings.servers * settings.replicas)]
-        for name in self.nodes:
-            self._start_node(name)
-        self.wait_ready(notify)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            self._start_registry()
+            self.registries = nursery.addresses("registry")
+            for name in self.nodes:
+                self._start_node(name)
+            self.wait_ready(notify)
+            undo.pop_all()
 
     def wait_ready(self, notify: Callable[[str], None] = lambda text: None) -> None:
         """Return once every node is. Raises `ClusterDown` where one ends before that."""

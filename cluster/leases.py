@@ -56,8 +56,8 @@ class Leases:
         self, servers: int, replicas: int = 1, ttl: float = 10.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.ttl = ttl
+        self.replicas = replicas
         self._servers = servers
-        self._replicas = replicas
         self._clock = clock
         self._began = self._last = time.time_ns() // 1000
         self._held: dict[int, Lease] = {}
@@ -94,14 +94,18 @@ class Leases:
 
     def where(self, partition: str, tensor: str, transport: str) -> dict[int, tuple[Holder, ...]]:
         """Portion -> its holders that await `tensor`, in the order of their epochs; empty where nobody does."""
+        return self._holders(transport, lambda lease: tensor in lease.awaited.get(partition, ()))
+
+    def who(self, partition: str, transport: str) -> dict[int, tuple[Holder, ...]]:
+        """Portion -> its holders that are ready for `partition`, in the order of their epochs."""
+        return self._holders(transport, lambda lease: partition in lease.awaited)
+
+    def _holders(self, transport: str, meant: Callable[[Lease], bool]) -> dict[int, tuple[Holder, ...]]:
         with self._lock:
-            awaiting = [
-                lease
-                for lease in sorted(self._live(), key=lambda lease: (lease.server, lease.epoch))
-                if transport in lease.addresses and tensor in lease.awaited.get(partition, ())
-            ]
+            live = sorted(self._live(), key=lambda lease: (lease.server, lease.epoch))
+            chosen = [lease for lease in live if transport in lease.addresses and meant(lease)]
         found: dict[int, tuple[Holder, ...]] = {}
-        for lease in awaiting:
+        for lease in chosen:
             found[lease.server] = (*found.get(lease.server, ()), Holder(lease.epoch, lease.addresses[transport]))
         return found
 
@@ -127,7 +131,7 @@ class Leases:
             raise NoPortion(f"there is no portion {claim}: the model has {self._servers}, from 0 on")
         wanted = range(self._servers) if claim is None else [claim]
         server = min(wanted, key=holders.count)
-        if holders.count(server) >= self._replicas:
+        if holders.count(server) >= self.replicas:
             taken = f"all {self._servers} portions of the model are" if claim is None else f"portion {claim} is"
             raise NoPortion(f"{taken} taken, and a server that is gone keeps its lease for {self.ttl:g} s")
         return server

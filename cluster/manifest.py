@@ -2,8 +2,8 @@
 
     FOLDER/manifest.json     path below FOLDER -> SHA-256, of every file
 
-The manifest's own digest travels on the node's command line, so that whoever can write to the folder after the launcher
-did still cannot have a node load anything.
+The manifest's own digest travels on the node's command line. Files are read again after they were verified: the folder
+has to be the user's alone, and what this finds are folders that were mixed up, kept from before, or tampered with.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 
 from cluster.errors import Tampered
 
-__all__ = ["seal", "verify"]
+__all__ = ["seal", "sealed", "verify"]
 
 MANIFEST = "manifest.json"
 
 
 def seal(folder: Path) -> str:
     """Write down every file that lies below `folder` by now; the digest of what was written down."""
-    record = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder)}
+    record = {name: _digest(folder / name) for name in _files(folder, folder)}
     manifest = json.dumps(record, indent=1).encode()
     (folder / MANIFEST).write_bytes(manifest)
     return hashlib.sha256(manifest).hexdigest()
@@ -33,16 +33,17 @@ def verify(folder: Path, digest: str, *below: str) -> None:
 
     Raises `Tampered` where one has changed, is missing, or was added since.
     """
-    record = _sealed(folder, digest)
+    record = sealed(folder, digest)
     for part in below:
         expected = {name: sha for name, sha in record.items() if name == part or name.startswith(f"{part}/")}
-        found = {path.relative_to(folder).as_posix(): _digest(path) for path in _files(folder / part)}
+        found = {name: _digest(folder / name) for name in _files(folder, folder / part)}
         if found != expected:
             name = min(name for name in {**found, **expected} if found.get(name) != expected.get(name))
             raise Tampered(f"{folder / name} is not what was exported; export it again")
 
 
-def _sealed(folder: Path, digest: str) -> dict[str, str]:
+def sealed(folder: Path, digest: str) -> dict[str, str]:
+    """Path below `folder` -> SHA-256, of every file that was sealed. Raises `Tampered` for another manifest."""
     try:
         manifest = (folder / MANIFEST).read_bytes()
     except OSError as error:
@@ -53,13 +54,11 @@ def _sealed(folder: Path, digest: str) -> dict[str, str]:
     return record
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """`path` itself where it is a file, and every file below it."""
-    if path.is_file():
-        yield path
-    for found in sorted(path.rglob("*")):
-        if found.is_file() and found.name != MANIFEST:
-            yield found
+def _files(folder: Path, below: Path) -> Iterator[str]:
+    """`below` itself where it is a file, and every file below it, as paths below `folder`; but for the manifest."""
+    for path in [below, *sorted(below.rglob("*"))]:
+        if path.is_file() and path != folder / MANIFEST:
+            yield path.relative_to(folder).as_posix()
 
 
 def _digest(path: Path) -> str:

@@ -6,11 +6,10 @@ a `Courier`. Several requests, of several clients, may be in it at a time.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from cluster.debts import Debts
 from cluster.errors import Draining, NotAwaited, StageFailed, StaleEpoch
 from cluster.flows import FLOWS, Produced
 from cluster.inbox import Inbox
+from cluster.occupants import Occupants
 from cluster.partition import Partition
 from cluster.route import Request, Tally
 from partitioning.plan import Stage, Wire
@@ -65,9 +65,7 @@ class Node:
         self._epoch = epoch
         self.courier = courier
         self.debts = Debts()
-        self._busy = 0
-        self._draining = False
-        self._changed = threading.Condition()
+        self._occupants = Occupants(self._awaits, self._awaits_any)
         self._later = ThreadPoolExecutor(HANDS, thread_name_prefix="node")
         self._room = threading.BoundedSemaphore(WAITING)
 
@@ -80,24 +78,29 @@ class Node:
         portion = self._portion(request)
         for name, tensor in message.tensors.items():
             _check_arrival(portion, name, tensor)
-        with self._at_work(request, portion):
+        with self._occupants.visit(request.id):
             return FLOWS[request.route.flow].answer(_Visit(self, request, portion, message))
 
-    def later(self, work: Callable[[], None]) -> None:
-        """Have `work` done by one of few threads. Raises `ResourceExhausted` where too much waits already."""
+    def later(self, request: Request, work: Callable[[], None]) -> None:
+        """Have `work` for `request` done by one of few threads, or its client told that it will not be.
+
+        Raises `ResourceExhausted` where too much waits already, and `Draining` where nothing is begun any more.
+        """
         if not self._room.acquire(blocking=False):
             raise ResourceExhausted(f"{WAITING} messages wait at this server already")
-        self._count(1)
-        self._later.submit(work).add_done_callback(self._done)
+        self._occupants.enter(request.id)
+        try:
+            self._later.submit(work).add_done_callback(lambda done: self._done(request, done))
+        except RuntimeError:
+            self._leave(request)
+            raise Draining("this server has ended, and begins nothing more") from None
 
-    def drain(self, seconds: float) -> bool:
-        """Begin no new request, and wait until those that are here have left; whether they have, within `seconds`."""
-        with self._changed:
-            self._draining = True
-            return self._changed.wait_for(self._idle, seconds)
+    def drain(self, seconds: float) -> None:
+        """Begin no new request, and wait up to `seconds` until those that are here have left."""
+        self._occupants.drain(seconds)
 
     def close(self) -> None:
-        """Begin nothing more of what waits."""
+        """Begin nothing more of what waits, and tell the clients."""
         self._later.shutdown(wait=False, cancel_futures=True)
 
     def _check_epoch(self, message: Message) -> None:
@@ -105,27 +108,20 @@ class Node:
         if meant != held:
             raise StaleEpoch(f"the message is meant for the holder of epoch {meant}; this server's is {held}")
 
-    @contextlib.contextmanager
-    def _at_work(self, request: Request, portion: Portion) -> Iterator[None]:
-        if self._draining and request.id not in portion.inbox:
-            raise Draining("this server is about to end, and begins no new request")
-        self._count(1)
-        try:
-            yield
-        finally:
-            self._count(-1)
+    def _done(self, request: Request, work: Future[None]) -> None:
+        self._leave(request)
+        if work.cancelled():
+            self.courier.excuse(request, Draining("the server ended before it came to this request"))
 
-    def _done(self, work: Future[None]) -> None:
+    def _leave(self, request: Request) -> None:
         self._room.release()
-        self._count(-1)
+        self._occupants.leave(request.id)
 
-    def _count(self, more: int) -> None:
-        with self._changed:
-            self._busy += more
-            self._changed.notify_all()
+    def _awaits(self, request: str) -> bool:
+        return any(request in portion.inbox for portion in self._portions.values())
 
-    def _idle(self) -> bool:
-        return not self._busy and not any(len(portion.inbox) for portion in self._portions.values())
+    def _awaits_any(self) -> bool:
+        return any(len(portion.inbox) for portion in self._portions.values())
 
     def _portion(self, request: Request) -> Portion:
         key = (request.route.partition, request.route.engine)
@@ -141,10 +137,9 @@ class _Visit:
         self.request = request
         self.partition = portion.partition
         self.courier = node.courier
-        self.later = node.later
+        self._node = node
         self._portion = portion
         self._message = message
-        self._debts = node.debts
 
     def run(self) -> Produced:
         """Run every stage that the message completes, and those that these complete: the document's local calls.
@@ -175,16 +170,19 @@ class _Visit:
                 outputs |= {name: arrays[name] for name in arrays if name in final}
         return Produced(outputs, leaving, Tally(compute=clock.seconds))
 
+    def later(self, work: Callable[[], None]) -> None:
+        self._node.later(self.request, work)
+
     def carried(self) -> None:
         """Take over what the message says of its request's cost, its own included."""
         message = self._message
         self.owe(Tally.of(message) + Tally(messages=1, payload=message.payload))
 
     def owe(self, cost: Tally) -> None:
-        self._debts.owe(self.request, cost)
+        self._node.debts.owe(self.request, cost)
 
     def settle(self) -> Tally:
-        return self._debts.settle(self.request)
+        return self._node.debts.settle(self.request)
 
 
 class _Stopwatch:

@@ -9,7 +9,7 @@ A node reads these from a folder named on its own command line; a peer never sen
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from partitioning.plan import Plan, Stage
 if TYPE_CHECKING:
     from partitioning.program import Program
 
-__all__ = ["Partition", "export", "partition_files", "read_partitions"]
+__all__ = ["Partition", "export", "read_partitions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +80,9 @@ def export(program: Program, partition: Partition, folder: Path) -> None:
         archive.export(program, operations, home / f"server-{server}")
 
 
-def partition_files(folder: Path) -> list[Path]:
-    """The file of every partition that was written below `folder`."""
-    return sorted(folder.glob("*/partition.json"))
-
-
-def read_partitions(folder: Path) -> Iterator[Partition]:
-    """Every partition that was written below `folder`."""
-    for path in partition_files(folder):
+def read_partitions(files: Iterable[Path]) -> Iterator[Partition]:
+    """The partition in each `partition.json`."""
+    for path in sorted(files):
         record = json.loads(path.read_text(encoding="utf-8"))
         plan = Plan.from_json(json.dumps(record["plan"]))
         yield Partition(path.parent.name, plan, record["placement"], tuple(record["engines"]))

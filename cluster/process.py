@@ -110,7 +110,7 @@ def _run_node(
         workers=arguments.workers,
         claim=arguments.portion,
         patience=arguments.patience,
-        on_lost=stop.set,
+        stop=stop,
     )
     stack.callback(host.close)
     return Service(host.addresses, lambda: host.finish(DRAIN))

@@ -6,12 +6,14 @@ The protocol, over any transport (`Registry.handle`):
     report     epoch, partition, tensors (lines)                      -> ok
     renew      epoch                                                  -> ok
     leave      epoch                                                  -> ok
-    where      partition, tensor, transport                           -> servers = "0=EPOCH@HOST:PORT,... 3=...", ttl
+    where      partition, tensor, transport                           -> servers, ttl, replicas
+    who        partition, transport                                   -> servers, ttl, replicas
 
-`ttl` is how long a lease lasts, in seconds: so often a server has to renew it, and so long an address may be relied on.
-A tensor may be awaited by several portions, and a portion be held by several servers, so that an answer is always a
-*list*. The registry holds addresses and names; no tensor passes through it and it loads no model. What it holds, its
-servers can tell a new one (`cluster.tenancy`).
+`servers` is "0=EPOCH@HOST:PORT,... 3=...": of those who await a tensor, or of all. `replicas` is how many servers a
+portion may have. `ttl` is how long a lease lasts, in seconds: so often a server has to renew it, and so long an address
+may be relied on. A tensor may be awaited by several portions, and a portion be held by several servers, so that an
+answer is always a *list*. The registry holds addresses and names; no tensor passes through it and it loads no model. What it
+holds, its servers can tell a new one (`cluster.tenancy`).
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class Registry:
             "renew": self._renew,
             "leave": self._leave,
             "where": self._where,
+            "who": self._who,
         }
 
     def handle(self, message: Message) -> Message:
@@ -73,9 +76,15 @@ class Registry:
 
     def _where(self, fields: Mapping[str, Scalar]) -> Message:
         found = self._leases.where(str(fields["partition"]), str(fields["tensor"]), str(fields["transport"]))
+        return self._answer(found)
+
+    def _who(self, fields: Mapping[str, Scalar]) -> Message:
+        return self._answer(self._leases.who(str(fields["partition"]), str(fields["transport"])))
+
+    def _answer(self, found: Mapping[int, tuple[Holder, ...]]) -> Message:
         lists = {server: ",".join(f"{epoch}@{address}" for epoch, address in held) for server, held in found.items()}
         servers = " ".join(f"{server}={held}" for server, held in lists.items())
-        return Message("awaited", {"servers": servers, "ttl": self._leases.ttl})
+        return Message("holders", {"servers": servers, "ttl": self._leases.ttl, "replicas": self._leases.replicas})
 
 
 def parse_holders(text: str) -> dict[int, tuple[Holder, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 
 from transports.base import Message, Scalar
@@ -85,9 +85,12 @@ class Request:
     reply_to: str = ""
     """Where outputs go that no call returns (flow `forward`)."""
     turn: int = 0
-    """Which of several servers with one portion has its turn: the same one for all tensors of the request."""
+    """The request's number, by which several servers with one portion take turns."""
     attempt: int = 0
     """How often the inference was tried before, in vain. Then nobody relies on an address that he remembers."""
+    pins: Mapping[int, int] = field(default_factory=dict)
+    """Portion -> the epoch that serves it, where several do: chosen once, by the client, or the inputs of a join could
+    meet different servers."""
 
     @property
     def remaining(self) -> float:
@@ -97,11 +100,15 @@ class Request:
     def fields(self) -> dict[str, Scalar]:
         fields: dict[str, Scalar] = {"request": self.id, "route": self.route.encode(), "remaining": self.remaining}
         fields |= {"turn": self.turn, "attempt": self.attempt}
-        return fields | {"reply_to": self.reply_to} if self.reply_to else fields
+        fields |= {"reply_to": self.reply_to} if self.reply_to else {}
+        pins = " ".join(f"{server}={epoch}" for server, epoch in self.pins.items())
+        return fields | {"pins": pins} if pins else fields
 
     @classmethod
     def of(cls, fields_: Mapping[str, Scalar]) -> Request:
         route = Route.decode(str(fields_["route"]))
         deadline = time.monotonic() + float(fields_["remaining"])
         reply_to, turn, attempt = str(fields_.get("reply_to", "")), int(fields_["turn"]), int(fields_["attempt"])
-        return cls(str(fields_["request"]), route, deadline, reply_to, turn, attempt)
+        pairs = (pair.split("=") for pair in str(fields_.get("pins", "")).split())
+        pins = {int(server): int(epoch) for server, epoch in pairs}
+        return cls(str(fields_["request"]), route, deadline, reply_to, turn, attempt, pins)

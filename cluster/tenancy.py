@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -18,8 +19,8 @@ __all__ = ["Tenancy"]
 
 log = logging.getLogger("splitbench.cluster")
 
-BEATS = 4
-"""Heartbeats within the life of a lease: three may be lost or late."""
+BEATS = 5
+"""Heartbeats within the life of a lease: three in a row may be lost."""
 ANSWER = 30.0
 """Seconds that the registry may take for a question while a server starts."""
 BEAT = 1.0
@@ -43,9 +44,10 @@ class Tenancy:
         *,
         claim: int | None = None,
         patience: float = 0.0,
+        stop: threading.Event | None = None,
         lost: Callable[[WireError], None] = lambda error: None,
     ) -> None:
-        """Take portion `claim` (None: one that is missing), waiting up to `patience` seconds for a free one.
+        """Take portion `claim` (None: one that is missing), waiting up to `patience` seconds for a free one, or `stop`.
 
         Raises `NoPortion` where there is none by then, and any other `WireError` of asking.
         """
@@ -57,8 +59,12 @@ class Tenancy:
         self._lost = lost
         self._over = threading.Event()
         self._lock = threading.Lock()
-        self.server, self.epoch, ttl = self._first(claim, time.monotonic() + patience)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._pool.close)
+            self.server, self.epoch, ttl = self._first(claim, time.monotonic() + patience, stop or self._over)
+            undo.pop_all()
         """The portion's index, and the epoch under which this server may be sent anything."""
+        self._answer = min(BEAT, ttl / BEATS)
         self._thread = threading.Thread(target=self._beat, args=(ttl / BEATS,), name="heartbeat", daemon=True)
         if ttl < math.inf:
             self._thread.start()
@@ -86,12 +92,12 @@ class Tenancy:
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _first(self, claim: int | None, until: float) -> tuple[int, int, float]:
+    def _first(self, claim: int | None, until: float, stop: threading.Event) -> tuple[int, int, float]:
         while True:
             try:
                 return self._register({} if claim is None else {"server": claim}, ANSWER)
             except NoPortion:
-                if time.monotonic() > until or self._over.wait(RETRY):
+                if time.monotonic() > until or stop.wait(RETRY):
                     raise
 
     def _register(self, known: Mapping[str, int], timeout: float) -> tuple[int, int, float]:
@@ -104,11 +110,13 @@ class Tenancy:
         self._told = True
 
     def _beat(self, interval: float) -> None:
-        while not self._over.wait(interval):
+        due = time.monotonic() + interval
+        while not self._over.wait(max(0.0, due - time.monotonic())):
+            due = max(due, time.monotonic() - interval) + interval
             try:
                 with self._lock:
                     if not self._over.is_set():
-                        self._keep(BEAT)
+                        self._keep(self._answer)
             except NoPortion as error:
                 self._lost(error)
                 return

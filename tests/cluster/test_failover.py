@@ -160,7 +160,15 @@ def test_servers_with_one_portion_take_turns(double: Ward) -> None:
     assert min(spent) > 0.25 * max(spent)
 
 
-@pytest.mark.parametrize("change", ["weights", "manifest", "addition"])
+CHANGED = {
+    "weights": "p/server-0/arrays.npz",
+    "manifest": "manifest.json",
+    "addition": "p/server-0/more.json",
+    "removal": "p/partition.json",
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
 def test_a_node_loads_nothing_but_what_was_exported(
     nursery: Nursery, cases: Mapping[str, Case], tmp_path: Path, change: str
 ) -> None:
@@ -173,8 +181,16 @@ def test_a_node_loads_nothing_but_what_was_exported(
     export(case.program, Partition("p", plan, contiguous(plan, SERVERS), ("eager",)), tmp_path)
     digest = seal(tmp_path)
     assert list(load_portions(tmp_path, digest, 0, Callers([]))) == [("p", "eager")]
-    changed = {"weights": "p/server-0/arrays.npz", "manifest": "manifest.json", "addition": "p/server-0/more.json"}
+    changed = {
+        "weights": "p/server-0/arrays.npz",
+        "manifest": "manifest.json",
+        "addition": "p/server-0/more.json",
+        "removal": "p/partition.json",
+    }
     path = tmp_path / changed[change]
-    path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
+    if change == "removal":
+        path.unlink()
+    else:
+        path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
     with pytest.raises(Tampered, match=path.name):
         load_portions(tmp_path, digest, 0, Callers([]))

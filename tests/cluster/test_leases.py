@@ -115,3 +115,15 @@ def test_a_tensor_is_awaited_by_a_list_of_servers(clock: Clock) -> None:
     assert made.where("layer", "x", "grpc") == {0: ((epochs[0], A["grpc"]),)}
     for partition, tensor, transport in (("other", "x", "grpc"), ("layer", "y", "grpc"), ("layer", "x", "none")):
         assert made.where(partition, tensor, transport) == {}
+
+
+def test_who_holds_a_partition_are_those_who_are_ready_for_it(clock: Clock) -> None:
+    made = leases(clock, replicas=2)
+    epochs = [made.take(addresses).epoch for addresses in (A, B, C, D)]
+    for epoch in epochs[:3]:
+        made.report(epoch, "p", [])
+    found = made.who("p", "grpc")
+    assert {server: [epoch for epoch, _ in held] for server, held in found.items()} == {
+        0: [epochs[0], epochs[2]],
+        1: [epochs[1]],
+    }
