@@ -29,7 +29,7 @@ Key = tuple[str, str, str, str]
 GONE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Draining)
 """Errors after which a server, or one behind it, may not be where it was."""
 
-EXCUSE = 5.0
+EXCUSE = 1.0
 """Seconds that telling a client of a failure may take, whatever is left of its request."""
 
 
@@ -139,13 +139,11 @@ class Courier:
         )
 
     def excuse(self, request: Request, error: WireError) -> None:
-        """Tell the client why there will be no outputs. One that is gone, or has given up, needs no telling."""
-        if request.remaining <= 0:
-            return
+        """Tell the client why there will be no outputs. One that is gone needs no telling."""
         fields = {"request": request.id, "kind": error.kind, "text": str(error)}
         try:
             pool = self._pool(request.route)
-            pool.call(Address.parse(request.reply_to), Message("failed", fields), min(EXCUSE, request.remaining))
+            pool.call(Address.parse(request.reply_to), Message("failed", fields), EXCUSE)
         except WireError as lost:
             log.warning("request %s: %s; and the client cannot be told: %s", request.id, error, lost)
 

@@ -11,9 +11,11 @@ The protocol, over any transport (`Registry.handle`):
 
 `servers` is "0=EPOCH@HOST:PORT,... 3=...": of those who await a tensor, or of all. `replicas` is how many servers a
 portion may have. `ttl` is how long a lease lasts, in seconds: so often a server has to renew it, and so long an address
-may be relied on. A tensor may be awaited by several portions, and a portion be held by several servers, so that an
-answer is always a *list*. The registry holds addresses and names; no tensor passes through it and it loads no model. What it
-holds, its servers can tell a new one (`cluster.tenancy`).
+may be relied on.
+
+A tensor may be awaited by several portions, and a portion be held by several servers, so that an answer is always a
+*list*. The registry holds addresses and names; no tensor passes through it and it loads no model. What it holds, its
+servers can tell a new one (`cluster.tenancy`).
 """
 
 from __future__ import annotations
