@@ -124,7 +124,7 @@ class _Bench:
                 seconds, answer, deviation = self._request(cell, number)
                 break
             except WireError as error:
-                if not (self.disruption and self.disruption.expected(cell)):
+                if not (self.disruption and self.disruption.expected(cell, error)):
                     self._fail(cell, error)
                 self.disruption.failed(cell, number, start, error)
         tally = answer.tally

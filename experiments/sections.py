@@ -186,18 +186,20 @@ def faults(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What `faults.recoveries` found: nothing where nothing was killed."""
     if not found:
         return []
-    header = ["Cell", "Killed", "Before request", "Failed", "Repeated", "First answer (s)", "Undisturbed (s)"]
+    counted = ("Failed", "Failed attempts", "Repeated")
+    header = ["Cell", "Killed", "Before request", *counted, "First answer (s)", "Undisturbed (s)"]
     body = [
         [
-            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "repeated")),
+            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "attempts", "repeated")),
             *(number(kill[name], 3) for name in ("answered", "undisturbed")),
         ]
         for kill in found
     ]
     text = (
         "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
-        "requests are in no other table; each was made again until it was answered. **Repeated** ones were answered by "
-        "a later attempt of their client. Times count from the kill: to the end of the first request that was begun "
+        "requests were made again until they were answered; their **failed attempts** are in no other table. "
+        "**Repeated** ones were answered by a later attempt of their client. Both count from those on that were under "
+        "way at the kill. Times count from the kill: to the end of the first request that was begun "
         "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
     )
     return ["## Faults", "", text, "", *table(header, body, left=2)]
