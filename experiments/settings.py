@@ -235,14 +235,23 @@ def _check_kill(experiment: Experiment, wires: Sequence[Cell]) -> None:
         kill = Kill.parse(experiment.kill)
     except ValueError as error:
         raise UsageError(f"--kill: {error}") from None
-    nodes = experiment.replicas * max((cell.servers for cell in wires), default=0)
-    if kill.node >= nodes:
-        valid = f"valid: node-0 to node-{nodes - 1}" if nodes else "no cell has any, with the transport none alone"
-        raise UsageError(f"--kill: there is no {kill.name}; {valid}")
+    _check_node(kill, wires, experiment.replicas)
     if kill.request >= experiment.runs:
         raise UsageError(f"--kill: there is no timed request {kill.request}; valid: 0 to {experiment.runs - 1}")
     if experiment.pin == "on":
         raise UsageError("--kill: a node that starts anew is not pinned; leave --pin off")
+
+
+def _check_node(kill: Kill, wires: Sequence[Cell], replicas: int) -> None:
+    """Node N holds the portion N % M, where M is the most servers that a cell has; it has to have one in every cell."""
+    if not wires:
+        raise UsageError(f"--kill: there is no {kill.name}; no cell has any, with the transport none alone")
+    most, fewest = max(cell.servers for cell in wires), min(wires, key=lambda cell: cell.servers)
+    nodes = range(replicas * most)
+    hit = [f"node-{node}" for node in nodes if node % most < fewest.servers]
+    if kill.name not in hit:
+        why = f"{kill.name} holds nothing for cell {fewest.name}" if kill.node in nodes else f"there is no {kill.name}"
+        raise UsageError(f"--kill: {why}; valid: {', '.join(hit)}")
 
 
 def portable(path: str | Path) -> str:

@@ -42,8 +42,16 @@ def test_a_kill_names_a_node_and_a_request(text: str) -> None:
 
 REFUSED = [
     (["--kill", "registry@3"], "--kill: 'registry@3' is not of the form NODE@REQUEST, for example node-1@20"),
-    (["--kill", "node-5@3"], "--kill: there is no node-5; valid: node-0 to node-4"),
-    (["--kill", "node-4@3", "--servers", "2", "--replicas", "2"], "valid: node-0 to node-3"),
+    (["--kill", "node-5@3"], "--kill: there is no node-5; valid: node-0, node-1, node-2, node-3, node-4"),
+    (["--kill", "node-4@3", "--servers", "2", "--replicas", "2"], "valid: node-0, node-1, node-2, node-3"),
+    (
+        ["--kill", "node-2@3", "--mode", "submodel", "--servers", "2,3"],
+        "--kill: node-2 holds nothing for cell grpc/submodel/nested/eager/raw/b1/s2; valid: node-0, node-1",
+    ),
+    (
+        ["--kill", "node-1@3", "--mode", "whole,submodel", "--servers", "2", "--replicas", "2"],
+        "--kill: node-1 holds nothing for cell grpc/whole/nested/eager/raw/b1/s1; valid: node-0, node-2",
+    ),
     (["--kill", "node-1@50"], "--kill: there is no timed request 50; valid: 0 to 49"),
     (["--kill", "node-1@3", "--transport", "none"], "no cell has any, with the transport none alone"),
     (["--kill", "node-1@3", "--pin", "on"], "leave --pin off"),
@@ -58,6 +66,11 @@ def test_what_hits_nobody_is_refused(argv: list[str], message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(argv)
     assert message in str(error.value)
+
+
+def test_a_node_that_every_cell_has_may_be_killed() -> None:
+    flags = ["--mode", "whole,submodel", "--transport", "none,grpc", "--servers", "2", "--replicas", "2"]
+    assert parse([*flags, "--kill", "node-2@3"])[0].kill == "node-2@3"
 
 
 def test_nothing_is_repeated_where_nobody_can_be_lost() -> None:
