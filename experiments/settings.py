@@ -19,6 +19,7 @@ import transports
 from cluster.leases import LEAST_LEASE
 from cluster.serving import choice
 from experiments.kill import Kill
+from experiments.paths import nameless, portable
 from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
 from partitioning.strategies import CUTS
 from transports.errors import UsageError
@@ -31,7 +32,6 @@ __all__ = [
     "cells_of",
     "check",
     "from_record",
-    "portable",
     "to_record",
     "values_of",
 ]
@@ -254,12 +254,6 @@ def _check_node(kill: Kill, wires: Sequence[Cell], replicas: int) -> None:
         raise UsageError(f"--kill: {why}; valid: {', '.join(hit)}")
 
 
-def portable(path: str | Path) -> str:
-    """`path` as others may read it: below the working directory it is relative, elsewhere only its name is kept."""
-    full = Path(path).resolve()
-    return full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else full.name
-
-
 def to_record(experiment: Experiment) -> dict[str, Any]:
     """The experiment as JSON takes it, without a path of this machine."""
     model = portable(experiment.model) if experiment.model.endswith(".keras") else experiment.model
@@ -267,7 +261,7 @@ def to_record(experiment: Experiment) -> dict[str, Any]:
     record = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
     record |= {name: portable(record[name]) for name in TLS_FILES if record[name]}
     cells = [asdict(cell) for cell in experiment.cells]
-    return record | {"model": model, "input": source, "option": dict(experiment.option), "cells": cells}
+    return record | {"model": model, "input": source, "option": nameless(experiment.option), "cells": cells}
 
 
 def from_record(record: Mapping[str, Any]) -> Experiment:
