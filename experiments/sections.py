@@ -187,7 +187,7 @@ _WIRE_IS = (
     "HTTP/2, the headers of TCP and IP, acknowledgements and questions to the registry. Its packets take up to 64 kB; "
     "on Ethernet headers add some 4 %. It is not told for overlapping requests; what compresses may send less than "
     "its payload; over None nothing crosses but calls of model servers. Under model servers **Wire / payload** has the "
-    "bytes to and from them in Wire, but in payload only those that nodes send each other.",
+    "bytes to and from them in Wire, but in payload only those that client and nodes send each other.",
 )
 
 
