@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from cluster.courier import GONE
 from cluster.errors import NoServer
 from experiments import rows
 from experiments.kill import Kill
+from experiments.markdown import line, number, table
 from experiments.specification import Cell
 from transports.errors import ResourceExhausted, WireError
 
-__all__ = ["NAME", "Disruption", "Fault", "read", "recoveries", "writer"]
+__all__ = ["NAME", "Disruption", "Fault", "read", "recoveries", "section", "writer"]
 
 NAME = "faults.csv"
 EXPECTED = (*GONE, NoServer, ResourceExhausted)
@@ -141,3 +142,26 @@ def _since(kill: Any, frame: pd.DataFrame) -> pd.DataFrame:
     own = own.assign(end=own["start"] + own["seconds"] - kill["start"])
     since: pd.DataFrame = own[own["end"] >= 0]
     return since
+
+
+def section(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The section of report.md about what `recoveries` found: nothing where nothing was killed."""
+    if not found:
+        return []
+    counted = ("Failed", "Failed attempts", "Repeated")
+    header = ["Cell", "Killed", "Before request", *counted, "First answer (s)", "Undisturbed (s)"]
+    body = [
+        [
+            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "attempts", "repeated")),
+            *(number(kill[name], 3) for name in ("answered", "undisturbed")),
+        ]
+        for kill in found
+    ]
+    text = (
+        "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
+        "requests were made again until they were answered; their **failed attempts** are in no other table. "
+        "**Repeated** ones were answered by a later attempt of their client. Both count from those on that were under "
+        "way at the kill. Times count from the kill: to the end of the first request that was begun "
+        "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
+    )
+    return ["## Faults", "", text, "", *table(header, body, left=2)]

@@ -17,7 +17,7 @@ from experiments.samples import EXTRA_FIELDS, cell_of
 from experiments.specification import Cell, Experiment, local_of
 
 __all__ = [
-    *("banner", "chart", "environment", "faults", "full_table", "groups", "how_to_read", "machine", "overview"),
+    *("banner", "chart", "environment", "full_table", "groups", "how_to_read", "machine", "overview"),
     "pairs",
     "transport_title",
 ]
@@ -189,29 +189,6 @@ _WIRE_IS = (
     "its payload; over None nothing crosses but calls of model servers. Under model servers **Wire / payload** has the "
     "bytes to and from them in Wire, but in payload only those that client and nodes send each other.",
 )
-
-
-def faults(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What `faults.recoveries` found: nothing where nothing was killed."""
-    if not found:
-        return []
-    counted = ("Failed", "Failed attempts", "Repeated")
-    header = ["Cell", "Killed", "Before request", *counted, "First answer (s)", "Undisturbed (s)"]
-    body = [
-        [
-            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "attempts", "repeated")),
-            *(number(kill[name], 3) for name in ("answered", "undisturbed")),
-        ]
-        for kill in found
-    ]
-    text = (
-        "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
-        "requests were made again until they were answered; their **failed attempts** are in no other table. "
-        "**Repeated** ones were answered by a later attempt of their client. Both count from those on that were under "
-        "way at the kill. Times count from the kill: to the end of the first request that was begun "
-        "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
-    )
-    return ["## Faults", "", text, "", *table(header, body, left=2)]
 
 
 def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
