@@ -1,7 +1,7 @@
 """What ran where: `environment.json`, from which one judges whether two experiments may be compared.
 
-No host name, no user name and no absolute path of the machine goes into it, so that it can be published: paths are
-relative to the working directory, or only their last part is kept.
+No user name, no absolute path and no host name of the machine goes into it, but for a `--host` that was given, so that
+it can be published: paths are relative to the working directory, or only their last part is kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import psutil
 
 from experiments import wire
 from experiments.files import replace_file
-from experiments.settings import portable, to_record
+from experiments.paths import anonymous
+from experiments.settings import to_record
 from experiments.specification import Experiment
 from transports.errors import UsageError
 
@@ -41,7 +42,6 @@ PRIVATE = re.compile(
 )
 """Names that say nothing of TensorFlow (Terraform shares its prefix), or whose values may be nobody's business."""
 UNFINISHED = "the run did not finish: it is still going on, or was killed before it could say why"
-_PATH = re.compile(r"(?<![\w./:])(?:~|/|[A-Za-z]:\\)[^\s'\",:;=()]*")
 
 
 def begin(
@@ -179,11 +179,6 @@ def collect_variables() -> dict[str, str]:
         if VARIABLES.fullmatch(name) and not PRIVATE.search(name)
     }
     return {name: host.sub("localhost", anonymous(value)) for name, value in found.items()}
-
-
-def anonymous(text: str) -> str:
-    """`text` with every absolute path in it made portable, so that it tells nothing of this machine."""
-    return _PATH.sub(lambda found: portable(Path(found[0]).expanduser()) or "/", text)
 
 
 def _now() -> str:

@@ -12,21 +12,26 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cluster.courier import GONE
+from cluster.errors import NoServer
 from experiments import rows
 from experiments.kill import Kill
+from experiments.markdown import line, number, table
 from experiments.specification import Cell
-from transports.errors import WireError
+from transports.errors import ResourceExhausted, WireError
 
-__all__ = ["NAME", "Disruption", "Fault", "read", "recoveries", "writer"]
+__all__ = ["NAME", "Disruption", "Fault", "read", "recoveries", "section", "writer"]
 
 NAME = "faults.csv"
+EXPECTED = (*GONE, NoServer, ResourceExhausted)
+"""What may come of a kill: a server is not where it was, nobody holds its stages yet, or the others are full."""
 COLUMNS = ("cell", "run", "start", "seconds", "event", "what", "text")
 PAUSE = 0.1
 """Seconds after a failed request: who is refused at once must not spin."""
@@ -79,14 +84,15 @@ class Disruption:
             self._log.append(Fault(cell, run, now, 0.0, "kill", self._kill.name))
             self._replace(self._kill.name)
 
-    def expected(self, cell: Cell) -> bool:
-        """Whether a request of `cell` that fails now may do so because of the kill."""
-        return self._clock() - self._killed.get(cell, -math.inf) < self._patience
+    def expected(self, cell: Cell, error: WireError) -> bool:
+        """Whether a request of `cell` that fails now with `error` may do so because of the kill."""
+        return isinstance(error, EXPECTED) and self._clock() - self._killed.get(cell, -math.inf) < self._patience
 
     def failed(self, cell: Cell, run: int, start: float, error: WireError) -> None:
         """Write down that a request begun at `start` failed."""
+        seconds = self._clock() - start  # before the lock, which is held as long as a node is being replaced
         with self._lock:
-            self._log.append(Fault(cell, run, start, self._clock() - start, "failed", error.kind, str(error)))
+            self._log.append(Fault(cell, run, start, seconds, "failed", error.kind, str(error)))
         time.sleep(PAUSE)
 
 
@@ -103,9 +109,10 @@ def read(folder: Path) -> pd.DataFrame:
 def recoveries(faults: pd.DataFrame, samples: pd.DataFrame) -> list[dict[str, Any]]:
     """For each kill: `cell`, `node`, `request`, and what came of it until the cell's end.
 
-    `failed`: requests that failed. `repeated`: requests that were answered after repeats. Seconds since the kill:
-    `answered`, when a request that was begun after it was first answered; `undisturbed`, when the last one that failed
-    or was repeated had ended (0: there was none).
+    `failed`: requests that failed after it, and `attempts`: how often they did. `repeated`: requests that were answered
+    after repeats. Those count that were under way at the kill as well. Seconds since the kill: `answered`, when a
+    request that was begun after it was first answered; `undisturbed`, when the last one that failed or was repeated
+    had ended (0: there was none).
     """
     kills = faults[faults["event"] == "kill"]
     return [_recovery(kill, faults, samples) for kill in kills.to_dict("records")]
@@ -113,14 +120,16 @@ def recoveries(faults: pd.DataFrame, samples: pd.DataFrame) -> list[dict[str, An
 
 def _recovery(kill: Any, faults: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any]:
     failed = _since(kill, faults[faults["event"] == "failed"])
-    answered = _since(kill, samples)
-    repeated = answered[answered["repeated"] > 0]
+    ended = _since(kill, samples)
+    repeated = ended[ended["repeated"] > 0]
+    answered = ended[ended["start"] >= kill["start"]]
     hurt = pd.concat([failed["end"], repeated["end"]])
     return {
         "cell": kill["cell"],
         "node": kill["what"],
         "request": kill["run"],
-        "failed": len(failed),
+        "failed": failed["run"].nunique(),
+        "attempts": len(failed),
         "repeated": len(repeated),
         "answered": float(answered["end"].min()) if len(answered) else math.nan,
         "undisturbed": float(hurt.max()) if len(hurt) else 0.0,
@@ -128,6 +137,31 @@ def _recovery(kill: Any, faults: pd.DataFrame, samples: pd.DataFrame) -> dict[st
 
 
 def _since(kill: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the kill's cell that were begun after it, with `end`, in seconds since then."""
-    own: pd.DataFrame = frame[(frame["cell"] == kill["cell"]) & (frame["start"] >= kill["start"])]
-    return own.assign(end=own["start"] + own["seconds"] - kill["start"])
+    """The rows of the kill's cell that ended after it, with `end`, in seconds since then."""
+    own = frame[frame["cell"] == kill["cell"]]
+    own = own.assign(end=own["start"] + own["seconds"] - kill["start"])
+    since: pd.DataFrame = own[own["end"] >= 0]
+    return since
+
+
+def section(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The section of report.md about what `recoveries` found: nothing where nothing was killed."""
+    if not found:
+        return []
+    counted = ("Failed", "Failed attempts", "Repeated")
+    header = ["Cell", "Killed", "Before request", *counted, "First answer (s)", "Undisturbed (s)"]
+    body = [
+        [
+            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "attempts", "repeated")),
+            *(number(kill[name], 3) for name in ("answered", "undisturbed")),
+        ]
+        for kill in found
+    ]
+    text = (
+        "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
+        "requests were made again until they were answered; their **failed attempts** are in no other table. "
+        "**Repeated** ones were answered by a later attempt of their client. Both count from those on that were under "
+        "way at the kill. Times count from the kill: to the end of the first request that was begun "
+        "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
+    )
+    return ["## Faults", "", text, "", *table(header, body, left=2)]

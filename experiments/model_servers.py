@@ -67,7 +67,10 @@ def started(prepared: Prepared, nursery: Nursery | None, notify: Callable[[str],
 
 
 def pin_each(fleet: Fleet) -> None:
-    """Pin each model server to the core of the node that calls it."""
+    """Pin each model server to a core, in turn: to that of the first node that calls it.
+
+    With `--replicas` other nodes call it as well, which may be on other cores.
+    """
     for number, pid in enumerate(fleet.pids):
         keeper = psutil.Process(pid)
         for process in (keeper, *keeper.children(recursive=True)):

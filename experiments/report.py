@@ -134,7 +134,7 @@ def _text(
         sections.overview(experiment),
         sections.chart(missing),
         *sections.groups(summary, titles),
-        sections.faults(faults.recoveries(killed, measured)),
+        faults.section(faults.recoveries(killed, measured)),
         sections.full_table(summary, titles),
         sections.how_to_read(experiment, summary, titles),
         sections.environment(record, experiment),

@@ -60,9 +60,7 @@ def run(
             bench.warm_up(cell)
         settle()
         concurrency = [cell.concurrency for cell in experiment.cells]
-        # A kill is the business of one cell: it has recovered before the next one has its turn.
-        order = "blocked" if experiment.kill else experiment.order
-        for block in blocks(concurrency, experiment.runs, order, experiment.seed):
+        for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed):
             for sample in bench.measure(block):
                 samples.append(sample)
                 progress.advance(sample.cell.name, sample.seconds)
@@ -124,7 +122,7 @@ class _Bench:
                 seconds, answer, deviation = self._request(cell, number)
                 break
             except WireError as error:
-                if not (self.disruption and self.disruption.expected(cell)):
+                if not (self.disruption and self.disruption.expected(cell, error)):
                     self._fail(cell, error)
                 self.disruption.failed(cell, number, start, error)
         tally = answer.tally

@@ -17,7 +17,7 @@ from experiments.samples import EXTRA_FIELDS, cell_of
 from experiments.specification import Cell, Experiment, local_of
 
 __all__ = [
-    *("banner", "chart", "environment", "faults", "full_table", "groups", "how_to_read", "machine", "overview"),
+    *("banner", "chart", "environment", "full_table", "groups", "how_to_read", "machine", "overview"),
     "pairs",
     "transport_title",
 ]
@@ -54,6 +54,12 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
 WIRE = ("Wire (MB)", "Wire / payload")
 """Rows that are left out of a table in which nothing was seen to cross."""
 
+GIVEN = (
+    *(("Pinned to cores", "pin"), ("Lease (s)", "lease"), ("Kill", "kill")),
+    *(("Host", "host"), ("Largest message (B)", "max_message")),
+)
+"""Settings that the environment names where they are not the default."""
+
 PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("Published mean (s)", lambda figures: number(figures.mean)),
     ("Published std dev (s)", lambda figures: number(figures.std, 4)),
@@ -73,9 +79,12 @@ def banner(record: Mapping[str, Any], note: str) -> list[str]:
 
 def overview(experiment: Experiment) -> list[str]:
     warm = f"{experiment.warmup} warm-up requests" if experiment.warmup != 1 else "1 warm-up request"
+    levels = sorted({cell.concurrency for cell in experiment.cells})
+    known = f"with {' or '.join(map(str, levels))} requests under way at a time"
+    client = known if levels[-1:] > [1] else "without concurrent requests"
     return [
         f"Model {line(experiment.model)} ({experiment.weights} weights), {experiment.runs} timed requests in each cell "
-        f"after {warm}, one client without concurrent requests, order {experiment.order}."
+        f"after {warm}, one client {client}, order {experiment.turns}."
     ]
 
 
@@ -177,29 +186,9 @@ _WIRE_IS = (
     "- **Wire** is the median of what the loopback interface sent during a request: tensors, serialisation, framing, "
     "HTTP/2, the headers of TCP and IP, acknowledgements and questions to the registry. Its packets take up to 64 kB; "
     "on Ethernet headers add some 4 %. It is not told for overlapping requests; what compresses may send less than "
-    "its payload; over None nothing crosses.",
+    "its payload; over None nothing crosses but calls of model servers. Under model servers **Wire / payload** has the "
+    "bytes to and from them in Wire, but in payload only those that client and nodes send each other.",
 )
-
-
-def faults(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What `faults.recoveries` found: nothing where nothing was killed."""
-    if not found:
-        return []
-    header = ["Cell", "Killed", "Before request", "Failed", "Repeated", "First answer (s)", "Undisturbed (s)"]
-    body = [
-        [
-            *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "repeated")),
-            *(number(kill[name], 3) for name in ("answered", "undisturbed")),
-        ]
-        for kill in found
-    ]
-    text = (
-        "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
-        "requests are in no other table; each was made again until it was answered. **Repeated** ones were answered by "
-        "a later attempt of their client. Times count from the kill: to the end of the first request that was begun "
-        "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
-    )
-    return ["## Faults", "", text, "", *table(header, body, left=2)]
 
 
 def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
@@ -232,12 +221,21 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
         "Time limit (s)": f"{experiment.timeout:g}",
         "Workers": str(experiment.workers or "as many as needed"),
         "Nodes for a portion": str(experiment.replicas),
-        "TLS": "mutual" if experiment.tls_cert else "none",
+        "TLS": _tls(experiment),
         "Options": pairs(experiment.option),
     }
+    given = ((title, name, getattr(experiment, name)) for title, name in GIVEN)
+    settings |= {title: str(value) for title, name, value in given if value != getattr(Experiment, name)}
     if served := record.get("model_server"):
         settings["Model server"] = pairs(served)
     return machine(record, settings)
+
+
+def _tls(experiment: Experiment) -> str:
+    """Which transports have it, be it said of one or of all."""
+    names = [key.partition(".")[0] for key, value in experiment.options.items() if key.endswith(".tls_cert") and value]
+    secured = [name for name in dict.fromkeys(names) if name != "none"]
+    return f"mutual ({', '.join(secured)})" if secured else "none"
 
 
 def machine(record: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:

@@ -19,6 +19,7 @@ import transports
 from cluster.leases import LEAST_LEASE
 from cluster.serving import choice
 from experiments.kill import Kill
+from experiments.paths import nameless, portable
 from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
 from partitioning.strategies import CUTS
 from transports.errors import UsageError
@@ -31,7 +32,6 @@ __all__ = [
     "cells_of",
     "check",
     "from_record",
-    "portable",
     "to_record",
     "values_of",
 ]
@@ -235,20 +235,23 @@ def _check_kill(experiment: Experiment, wires: Sequence[Cell]) -> None:
         kill = Kill.parse(experiment.kill)
     except ValueError as error:
         raise UsageError(f"--kill: {error}") from None
-    nodes = experiment.replicas * max((cell.servers for cell in wires), default=0)
-    if kill.node >= nodes:
-        valid = f"valid: node-0 to node-{nodes - 1}" if nodes else "no cell has any, with the transport none alone"
-        raise UsageError(f"--kill: there is no {kill.name}; {valid}")
+    _check_node(kill, wires, experiment.replicas)
     if kill.request >= experiment.runs:
         raise UsageError(f"--kill: there is no timed request {kill.request}; valid: 0 to {experiment.runs - 1}")
     if experiment.pin == "on":
         raise UsageError("--kill: a node that starts anew is not pinned; leave --pin off")
 
 
-def portable(path: str | Path) -> str:
-    """`path` as others may read it: below the working directory it is relative, elsewhere only its name is kept."""
-    full = Path(path).resolve()
-    return full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else full.name
+def _check_node(kill: Kill, wires: Sequence[Cell], replicas: int) -> None:
+    """Node N holds the portion N % M, where M is the most servers that a cell has; it has to have one in every cell."""
+    if not wires:
+        raise UsageError(f"--kill: there is no {kill.name}; no cell has any, with the transport none alone")
+    most, fewest = max(cell.servers for cell in wires), min(wires, key=lambda cell: cell.servers)
+    nodes = range(replicas * most)
+    hit = [f"node-{node}" for node in nodes if node % most < fewest.servers]
+    if kill.name not in hit:
+        why = f"{kill.name} holds nothing for cell {fewest.name}" if kill.node in nodes else f"there is no {kill.name}"
+        raise UsageError(f"--kill: {why}; valid: {', '.join(hit)}")
 
 
 def to_record(experiment: Experiment) -> dict[str, Any]:
@@ -258,7 +261,7 @@ def to_record(experiment: Experiment) -> dict[str, Any]:
     record = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
     record |= {name: portable(record[name]) for name in TLS_FILES if record[name]}
     cells = [asdict(cell) for cell in experiment.cells]
-    return record | {"model": model, "input": source, "option": dict(experiment.option), "cells": cells}
+    return record | {"model": model, "input": source, "option": nameless(experiment.option), "cells": cells}
 
 
 def from_record(record: Mapping[str, Any]) -> Experiment:

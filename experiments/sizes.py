@@ -97,6 +97,10 @@ def _ways(names: str, codecs: str | None) -> tuple[Way, ...]:
     for codec in wanted or ():
         if codec not in known:
             raise UsageError(f"--codec: none of the transports has {codec!r}{transports.suggest(codec, known)}")
+    for name in chosen:
+        if not ways_of([name], wanted):
+            valid = ", ".join(transports.load(name).codecs)
+            raise UsageError(f"--codec: transport {name!r} has none of these; valid: add one of {valid}")
     return tuple(dict.fromkeys(ways_of(chosen, wanted)))
 
 

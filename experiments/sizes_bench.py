@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 import transports
 from experiments import echo, rows, wire
+from experiments.paths import nameless
 from experiments.progress import Progress
 from transports import Connection, Message
 from transports.errors import MessageTooLarge, SplitbenchError, WireError
@@ -77,7 +78,7 @@ class Study:
 
     def record(self) -> dict[str, Any]:
         """For environment.json, and back with `from_record`."""
-        return asdict(self) | {"kind": "sizes"}
+        return asdict(self) | {"kind": "sizes", "option": nameless(self.option)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Study:

@@ -63,7 +63,7 @@ class Cell:
     )
     local_calls: str = _setting("on", "neighbouring stages on one server call each other directly", ("on", "off"))
     registry: str = _setting(
-        "cached", "ask the registry where a tensor is awaited: once, or at every hop", ("cached", "per-hop")
+        "cached", "ask the registry where a tensor is awaited: once a lease, or at every hop", ("cached", "per-hop")
     )
     connections: str = _setting(
         "pooled", "keep connections, or make a new one for every message", ("pooled", "per-hop")
@@ -124,7 +124,9 @@ class Experiment:
     replicas: int = _setting(1, "node processes for each portion of the model; they take turns")
     lease: float = _setting(10.0, "seconds until the registry takes a node that is silent as gone")
     kill: str = _setting(
-        "", "NODE@REQUEST: kill that node before that timed request of each cell, and start another (node-1@20)"
+        "",
+        "NODE@REQUEST: kill that node before that timed request of each cell, and start another (node-1@20); "
+        "its cells run one after the other",
     )
     max_message: int = _setting(Limits.max_message, "largest payload of a message, in bytes, over every transport")
     host: str = _setting("127.0.0.1", "address at which every process listens; beyond this machine it takes TLS")
@@ -135,6 +137,11 @@ class Experiment:
     option: Mapping[str, str] = field(
         default_factory=dict, metadata={"help": "NAME.KEY=VALUE: what one transport or engine alone has", "valid": None}
     )
+
+    @property
+    def turns(self) -> str:
+        """The order in which cells have theirs: a kill is the business of one cell, which recovers before the next."""
+        return "blocked" if self.kill else self.order
 
     @property
     def options(self) -> Mapping[str, str]:

@@ -3,7 +3,8 @@
 What is counted is all that crosses between two readings: tensors, serialisation, framing, HTTP/2, the headers of TCP
 and IP, acknowledgements, questions to the registry, connections that are made. Rules:
   - Only a request that is under way alone can be told apart: there is no figure for several at a time.
-  - Over `none` nothing crosses, so its figure is 0, and not what others sent meanwhile.
+  - Over `none` nothing crosses, so its figure is 0, and not what others sent meanwhile. With an engine that calls a
+    model server those calls do cross, and are counted.
   - The interface counts for the whole machine. Heartbeats (some hundred bytes every few seconds) and other programs
     are in the figure of a request that they hit: take the median of many.
   - An acknowledgement that TCP delays comes after the answer, and is then missing: up to some 500 bytes a connection.
@@ -18,6 +19,7 @@ from collections.abc import Callable
 
 import psutil
 
+from cluster.serving import choice
 from experiments.specification import Cell
 
 __all__ = ["counting", "mtu", "sent"]
@@ -43,7 +45,7 @@ def mtu() -> int | None:
 
 def counting(cell: Cell) -> Callable[[], float]:
     """Begin to count what a request of `cell` sends; what is returned says it. NaN where nobody can tell."""
-    if cell.transport == "none":
+    if cell.transport == "none" and cell.engine not in choice.ENGINES:
         return lambda: 0
     if cell.concurrency > 1:
         return lambda: math.nan

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from experiments import environment
-from experiments.environment import anonymous
 from experiments.files import WriteError
+from experiments.paths import anonymous
 from experiments.settings import from_record
 from experiments.specification import Cell, Experiment
 from transports.errors import UsageError
@@ -89,6 +89,7 @@ def test_nothing_tells_whose_machine_it_was(tmp_path: Path, monkeypatch: pytest.
         ("no file '/home/me/a b.jpg'", "no file 'a b.jpg'"),
         ("(/etc/passwd)", "(passwd)"),
         ("mine/results", "mine/results"),
+        ("~no-such-user/mine", "mine"),
         ("see https://example.org/a/b", "see https://example.org/a/b"),
     ],
 )

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster.errors import Draining, NoServer, NotAwaited, StageFailed
 from experiments import faults, report, samples
 from experiments.flags import parse
 from experiments.kill import Kill
 from experiments.specification import Cell
 from tests.models import residual
-from transports.errors import ConnectError, UsageError
+from transports.errors import (
+    ConnectError,
+    ConnectionLost,
+    DeadlineExceeded,
+    MalformedMessage,
+    ResourceExhausted,
+    UsageError,
+    WireError,
+)
 
 if TYPE_CHECKING:
     from conftest import Maker
 
 ROOT = Path(__file__).parent.parent.parent
 CELL = Cell("grpc", "submodel")
+GONE = ConnectError("server 1: gone")
 
 
 @pytest.mark.parametrize("text", ["node-1@20", "1@20"])
@@ -31,8 +42,16 @@ def test_a_kill_names_a_node_and_a_request(text: str) -> None:
 
 REFUSED = [
     (["--kill", "registry@3"], "--kill: 'registry@3' is not of the form NODE@REQUEST, for example node-1@20"),
-    (["--kill", "node-5@3"], "--kill: there is no node-5; valid: node-0 to node-4"),
-    (["--kill", "node-4@3", "--servers", "2", "--replicas", "2"], "valid: node-0 to node-3"),
+    (["--kill", "node-5@3"], "--kill: there is no node-5; valid: node-0, node-1, node-2, node-3, node-4"),
+    (["--kill", "node-4@3", "--servers", "2", "--replicas", "2"], "valid: node-0, node-1, node-2, node-3"),
+    (
+        ["--kill", "node-2@3", "--mode", "submodel", "--servers", "2,3"],
+        "--kill: node-2 holds nothing for cell grpc/submodel/nested/eager/raw/b1/s2; valid: node-0, node-1",
+    ),
+    (
+        ["--kill", "node-1@3", "--mode", "whole,submodel", "--servers", "2", "--replicas", "2"],
+        "--kill: node-1 holds nothing for cell grpc/whole/nested/eager/raw/b1/s1; valid: node-0, node-2",
+    ),
     (["--kill", "node-1@50"], "--kill: there is no timed request 50; valid: 0 to 49"),
     (["--kill", "node-1@3", "--transport", "none"], "no cell has any, with the transport none alone"),
     (["--kill", "node-1@3", "--pin", "on"], "leave --pin off"),
@@ -47,6 +66,11 @@ def test_what_hits_nobody_is_refused(argv: list[str], message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(argv)
     assert message in str(error.value)
+
+
+def test_a_node_that_every_cell_has_may_be_killed() -> None:
+    flags = ["--mode", "whole,submodel", "--transport", "none,grpc", "--servers", "2", "--replicas", "2"]
+    assert parse([*flags, "--kill", "node-2@3"])[0].kill == "node-2@3"
 
 
 def test_nothing_is_repeated_where_nobody_can_be_lost() -> None:
@@ -66,15 +90,15 @@ def test_a_disruption_happens_once_a_cell_and_explains_failures_for_a_while(tmp_
     log = faults.writer(tmp_path)
     script = faults.Disruption(Kill(1, 3), killed.append, log, clock, patience=5.0)
     script.before(CELL, 2)
-    assert not script.expected(CELL)
+    assert not script.expected(CELL, GONE)
     for _ in range(2):
         script.before(CELL, 3)
     assert killed == ["node-1"]
-    assert script.expected(CELL)
-    assert not script.expected(Cell("rpyc", "submodel"))
+    assert script.expected(CELL, GONE)
+    assert not script.expected(Cell("rpyc", "submodel"), GONE)
     script.failed(CELL, 3, 9.5, ConnectError("server 1: gone,\nreally"))
     clock.now += 6
-    assert not script.expected(CELL)
+    assert not script.expected(CELL, GONE)
     log.close()
     rows = faults.read(tmp_path).drop(columns="cell").to_numpy().tolist()
     assert rows == [
@@ -83,29 +107,77 @@ def test_a_disruption_happens_once_a_cell_and_explains_failures_for_a_while(tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionLost("gone"), True),
+        (DeadlineExceeded("late"), True),
+        (Draining("soon"), True),
+        (NoServer("nobody"), True),
+        (ResourceExhausted("full"), True),
+        (StageFailed("a bug"), False),
+        (MalformedMessage("a bug"), False),
+        (NotAwaited("a bug"), False),
+    ],
+)
+def test_only_what_comes_of_a_kill_is_booked_to_it(error: WireError, expected: bool, tmp_path: Path) -> None:
+    with faults.writer(tmp_path) as log:
+        script = faults.Disruption(Kill(1, 0), lambda _: None, log, Clock(), patience=5.0)
+        script.before(CELL, 0)
+        assert script.expected(CELL, error) is expected
+
+
+def test_a_failure_took_until_it_failed_and_not_until_the_node_was_replaced(tmp_path: Path) -> None:
+    clock, begun, asked = Clock(), threading.Event(), threading.Event()
+
+    def stamped() -> float:
+        now = clock.now
+        if threading.current_thread() is failing:
+            asked.set()
+        return now
+
+    def replace(_: str) -> None:
+        begun.set()
+        assert asked.wait(10)
+        clock.now += 3
+
+    with faults.writer(tmp_path) as log:
+        script = faults.Disruption(Kill(1, 0), replace, log, stamped, patience=5.0)
+        failing = threading.Thread(target=script.failed, args=(CELL, 1, 9.0, GONE))
+        killing = threading.Thread(target=script.before, args=(CELL, 0))
+        killing.start()
+        assert begun.wait(10)
+        failing.start()
+        failing.join()
+        killing.join()
+    assert faults.read(tmp_path)["seconds"].tolist() == [0.0, 1.0]
+
+
 def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> None:
     folder = make_results([CELL], runs=0)
     (folder / samples.NAME).unlink()
     with samples.Writer(folder) as writer:
-        for run, (start, repeated) in enumerate([(1.0, 0), (2.5, 0), (3.0, 2), (4.0, 0)]):
+        for run, (start, repeated) in enumerate([(1.0, 1), (1.875, 1), (2.5, 0), (3.0, 2), (4.0, 0)]):
             writer.append(samples.Sample(CELL, run, 0.25, 0, start=start, repeated=repeated))
     with faults.writer(folder) as log:
         log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
-        for start in (2.0, 2.125):
-            log.append(faults.Fault(CELL, 1, start, 0.0625, "failed", "connect", "gone"))
+        for run, start in ((2, 1.5), (2, 1.96875), (3, 2.0), (3, 2.125)):
+            log.append(faults.Fault(CELL, run, start, 0.0625, "failed", "connect", "gone"))
         log.append(faults.Fault(Cell("rpyc", "submodel"), 1, 2.0, 9.0, "failed", "connect", "of another cell"))
     (found,) = faults.recoveries(faults.read(folder), samples.read(folder))
     assert found == {
         "cell": CELL.name,
         "node": "node-1",
         "request": 1,
-        "failed": 2,
-        "repeated": 1,
+        "failed": 2,  # the second time of one that was under way at the kill, and one that was begun then
+        "attempts": 3,
+        "repeated": 2,
         "answered": 0.75,
         "undisturbed": 1.25,
     }
     text = report.build(folder).read_text()
-    assert "| node-1 |              1 |      2 |        1 |            0.750 |            1.25 |" in text
+    (row,) = (line.split("|") for line in text.splitlines() if "| node-1 |" in line)
+    assert [field.strip() for field in row[2:-1]] == ["node-1", "1", "2", "3", "2", "0.750", "1.25"]
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
@@ -132,6 +204,7 @@ def test_a_node_is_killed_and_replaced_amid_an_experiment(tmp_path: Path) -> Non
     for kill in found:
         patient = kill["cell"].endswith("repeats=20")
         assert (kill["failed"] == 0) is patient
+        assert kill["attempts"] >= kill["failed"]
         assert (kill["repeated"] > 0) is patient
         assert kill["answered"] > 0
         assert kill["undisturbed"] > 0

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import transports
 from experiments.flags import from_record, parse, parser, to_record
 from experiments.settings import SETTINGS
+from experiments.sizes_bench import Study, Way
 from experiments.specification import CELL_FIELDS, PHOTOGRAPH, Cell, Experiment, local_of
 from transports.errors import UsageError
 
@@ -337,6 +338,17 @@ def test_a_record_holds_no_path_of_the_machine(tmp_path: Path) -> None:
     assert to_record(experiment)["input"] == "me.jpg"
     assert to_record(experiment)["model"] == "my.keras"
     assert to_record(replace(experiment, input=str(PHOTOGRAPH)))["input"] == "astronaut.jpg (bundled)"
+
+
+def test_no_option_tells_a_path_of_the_machine(tmp_path: Path) -> None:
+    option = {
+        "grpc.tls_key": str(tmp_path / "a folder" / "my.pem"),
+        "tfserving.binary": f"wrapper --log={tmp_path}/mine.log",
+        "grpc.max_message": "1000",
+    }
+    kept = {"grpc.tls_key": "my.pem", "tfserving.binary": "wrapper --log=mine.log", "grpc.max_message": "1000"}
+    assert to_record(Experiment((Cell(),), option=option))["option"] == kept
+    assert Study((Way("grpc"),), (4,), option=option).record()["option"] == kept
 
 
 @pytest.mark.parametrize("record", [{}, {"cells": 3}, {"cells": [{"wheels": 4}]}, {"cells": [], "colour": "red"}])

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from experiments import samples
+from experiments import samples, sections
 from experiments.markdown import ABSENT, count, line, number, table
 from experiments.published import figures_for
 from experiments.report import build, main, render_table, summary_of
-from experiments.specification import Cell, local_of
+from experiments.specification import Cell, Experiment, local_of
 
 if TYPE_CHECKING:
     from conftest import Maker
@@ -166,6 +166,35 @@ def test_where_nothing_was_seen_to_cross_the_report_is_as_before(make_results: M
     none = build(_with_wire(make_results(LAYER, name="none"), {"none": 0})).read_text(encoding="utf-8")
     assert "Wire" not in plain
     assert none == plain
+
+
+def words_of(experiment: Experiment) -> tuple[str, dict[str, str]]:
+    """What a report says of it above the tables, and its settings in the last one."""
+    (first,) = sections.overview(experiment)
+    (rows,) = tables_of("\n".join(sections.environment({"experiment": {}}, experiment)))
+    return first, dict(rows)
+
+
+def test_the_overview_tells_the_order_and_the_clients_as_they_were() -> None:
+    plain, _ = words_of(Experiment((Cell(),)))
+    assert plain.endswith("one client without concurrent requests, order shuffled.")
+    crowded, _ = words_of(Experiment((Cell(concurrency=4),), kill="node-1@20").with_locals())
+    assert crowded.endswith("one client with 1 or 4 requests under way at a time, order blocked.")
+
+
+def test_the_environment_tells_settings_that_are_not_the_default() -> None:
+    _, plain = words_of(Experiment((Cell(),)))
+    assert plain["TLS"] == "none"
+    told = {"Pinned to cores": "on", "Lease (s)": "1.0", "Kill": "node-1@20", "Host": "::1", "Largest message (B)": "9"}
+    assert not set(told) & set(plain)
+    _, given = words_of(Experiment((Cell(),), pin="on", lease=1.0, kill="node-1@20", host="::1", max_message=9))
+    assert given == plain | told
+
+
+@pytest.mark.parametrize("setting", [{"tls_cert": "mine.pem"}, {"option": {"grpc.tls_cert": "mine.pem"}}])
+def test_tls_is_told_of_the_transports_that_have_it(setting: dict[str, Any]) -> None:
+    _, words = words_of(Experiment((Cell("none"), Cell("grpc")), **setting))
+    assert words["TLS"] == "mutual (grpc)"
 
 
 def test_an_incomplete_experiment_says_so_first(make_results: Maker) -> None:

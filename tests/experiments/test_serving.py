@@ -5,12 +5,13 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cluster.serving.choice import OURS, REAL
+from cluster.serving.choice import ENGINES, OURS, REAL
 from experiments import environment, flags, report, run, samples
 from experiments.engines import SERVERS
 from experiments.specification import Cell, engine_here, local_of
@@ -18,6 +19,7 @@ from experiments.statistics import none_of
 from tests.running import Run, assert_gone
 from transports.errors import UsageError
 
+SPEC = Path(run.__file__).parent / "specs" / "serving.toml"
 MODEL_SERVERS = {"model-server-0", "model-server-1"}
 
 
@@ -148,6 +150,15 @@ def test_the_local_model_executes_what_the_server_does() -> None:
     assert local_of(served) == Cell("none", "whole", engine="graph", batch=8, servers=1)
     assert none_of(served) == Cell("none", "submodel", engine="graph", batch=8, concurrency=2)
     assert none_of(Cell("none", "submodel", engine="tfserving")) == Cell("none", "submodel", engine="graph")
+
+
+def test_the_experiment_that_comes_along_has_what_each_cell_is_compared_with() -> None:
+    experiment, _ = flags.parse(["--spec", str(SPEC)])
+    served = [cell for cell in experiment.cells if cell.engine in ENGINES]
+    ways = {("none", "hub"), ("grpc", "nested"), ("grpc", "forward")}
+    assert {(cell.transport, cell.flow) for cell in served} == ways
+    for cell in served:
+        assert {none_of(cell), replace(cell, engine="graph")} <= set(experiment.cells)
 
 
 def test_the_whole_model_in_a_server_is_no_local_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 import transports
+from cluster.serving import choice
 from experiments import wire
 from experiments.specification import Cell
 from transports import Connection, Message
@@ -53,6 +55,19 @@ def test_over_none_nothing_crosses_and_overlapping_requests_are_not_told_apart()
     assert wire.counting(Cell("none"))() == 0
     assert wire.counting(Cell("none", concurrency=3))() == 0
     assert math.isnan(wire.counting(Cell("grpc", concurrency=3))())
+
+
+@pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
+@pytest.mark.parametrize("engine", choice.ENGINES)
+def test_over_none_what_crosses_to_a_model_server_is_counted(engine: str) -> None:
+    made = transports.make("rest")
+    cell = Cell("none", "submodel", engine=engine)
+    with (
+        made.serve(lambda message: message, "127.0.0.1", 0, 2) as server,
+        made.connect(server.address, "json") as connection,
+    ):
+        assert least(cell, connection, Message("echo"), times=3) > 20
+    assert math.isnan(wire.counting(replace(cell, concurrency=2))())
 
 
 @pytest.mark.parametrize("found", [{}, {"eth0": psutil.net_io_counters()}, OSError("no /proc")])
