@@ -6,6 +6,8 @@ The tables come from the registries of names: a new transport, placement or flow
 from __future__ import annotations
 
 import contextlib
+import random
+import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from cluster.courier import Courier
 from cluster.flows import FLOWS
 from cluster.mailbox import Mailbox
 from cluster.partition import Partition
+from cluster.registry import parse_holders
 from cluster.route import Route
 from partitioning.placement import PLACEMENTS
 from tests.cluster.conftest import MODES, WIRES, Bench, Case, assert_right
 from tests.models import SHAPES
+from transports.base import Message
 
 pytestmark = pytest.mark.slow
 
@@ -148,3 +152,18 @@ def test_what_a_request_costs_is_counted(
     client.infer(partition, kept, case.inputs[0], timeout=20.0)
     again = client.infer(partition, kept, case.inputs[0], timeout=20.0).tally
     assert (again.messages, again.lookups, again.connects) == (hops, 0, 0)
+
+
+@pytest.mark.parametrize("transport", WIRES)
+def test_random_bytes_on_its_port_stop_no_node(rig: Rig, transport: str) -> None:
+    name = "sequential.layer.round-robin"
+    with rig.bench.carriers[transport].connect(rig.bench.registries[transport]) as registry:
+        reply = registry.call(Message("who", {"partition": name, "transport": transport}), 20.0)
+    nodes = [holder.address for held in parse_holders(str(reply.fields["servers"])).values() for holder in held]
+    assert len(nodes) == rig.partitions[name].servers
+    noise = random.Random(transport)
+    for address in nodes:
+        for size in (1, 16, 300, 5000):
+            with socket.create_connection(address) as peer, contextlib.suppress(ConnectionError):
+                peer.sendall(noise.randbytes(size))
+    rig.assert_right(name, lambda partition: Route(name, "eager", transport, transports.load(transport).codecs[0]), 0)
