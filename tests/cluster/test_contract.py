@@ -31,6 +31,11 @@ from transports.base import Message
 pytestmark = pytest.mark.slow
 
 OTHER_CODECS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs[1:]]
+SPLITS = [
+    ("whole", "contiguous"),
+    *((mode, placement) for mode in MODES if mode != "whole" for placement in PLACEMENTS),
+]
+"""Mode and placement; a single stage has but one."""
 DOCUMENT = {"registry": "per-hop", "connections": "per-hop", "send": "tensor"}
 SWITCHES: Mapping[str, Mapping[str, object]] = {
     "tuned": {},
@@ -69,8 +74,7 @@ def rig(
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "placement"), SPLITS)
 @pytest.mark.parametrize("model", SHAPES)
 @pytest.mark.parametrize("transport", transports.NAMES)
 def test_equals_the_local_model(rig: Rig, transport: str, model: str, mode: str, placement: str, flow: str) -> None:
