@@ -60,13 +60,16 @@ def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
 def render_table(summary: pd.DataFrame, titles: Mapping[str, str] = {}) -> Table:
     """The summary for a terminal: a row per cell, named by the settings in which the cells other than local differ.
 
-    `titles`: what an engine is called that ran in model servers.
+    `titles`: what an engine is called that ran in model servers; it is shown in any case.
     """
     others = summary.loc[pd.Series([not _is_local(row) for row in _rows(summary)], dtype=bool)]
-    settings = ["transport", "mode"] + [name for name in CELL_FIELDS[2:] if others[name].nunique() > 1]
+    # The kind of a model server is never left to be guessed, be it the same in all rows.
+    served = {"engine"} if titles.keys() & set(others["engine"]) else set()
+    shown = [name for name in CELL_FIELDS[2:] if others[name].nunique() > 1 or name in served]
+    settings = ["transport", "mode", *shown]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in settings:
-        table.add_column(name.replace("_", "-"), no_wrap=name == "transport")
+        table.add_column(name.replace("_", "-"), no_wrap=name == "transport", overflow="fold")
     for name in ("mean", "std", "x Local", "95 %", "x None"):
         table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
     overlapping = bool((summary["concurrency"] > 1).any())

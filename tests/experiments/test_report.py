@@ -275,6 +275,14 @@ def test_the_terminal_table_fits_eighty_columns(make_results: Maker) -> None:
     assert "…" not in text.getvalue()
 
 
+def test_the_terminal_table_says_which_model_server_it_was(make_results: Maker) -> None:
+    folder = make_results([Cell(engine="tfserving", mode="submodel")])
+    text = io.StringIO()
+    table = render_table(summary_of(samples.read(folder), 0), {"tfserving": "TFS-compatible"})
+    Console(file=text, width=100).print(table)
+    assert "TFS-compatible" in text.getvalue()
+
+
 def _spoil(folder: Path, kind: str) -> list[str]:
     if kind == "no environment":
         (folder / "environment.json").unlink()
