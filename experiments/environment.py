@@ -6,6 +6,7 @@ it can be published: paths are relative to the working directory, or only their 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,9 +27,9 @@ from experiments.files import replace_file
 from experiments.paths import anonymous
 from experiments.settings import to_record
 from experiments.specification import Experiment
-from transports.errors import UsageError
+from transports.errors import SplitbenchError, UsageError
 
-__all__ = ["NAME", "begin", "finish", "read", "update"]
+__all__ = ["NAME", "begin", "finish", "finishing", "read", "update"]
 
 NAME = "environment.json"
 PACKAGES = (
@@ -70,6 +71,22 @@ def finish(folder: Path, failure: str = "") -> None:
     """Mark the run as complete, or say by which `failure` it is not."""
     times = {"ended": _now(), "load_at_end": collect_load()}
     update(folder, complete=not failure, failure=anonymous(failure), **times)
+
+
+@contextlib.contextmanager
+def finishing(folder: Path, salvage: Callable[[], object]) -> Iterator[None]:
+    """Around the measuring: `finish` however it ends, and where that is not well, `salvage` what was measured."""
+    failure = "it was interrupted"
+    try:
+        yield
+        failure = ""
+    except (SplitbenchError, OSError) as error:
+        failure = str(error)
+        raise
+    finally:
+        finish(folder, failure)
+        if failure:
+            salvage()
 
 
 def read(folder: Path) -> dict[str, Any]:

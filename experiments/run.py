@@ -67,22 +67,16 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
     """Run, and leave behind a report of whatever was measured, with the reason where that is not all."""
     from experiments.runner import run
 
-    failure = "it was interrupted"
-    try:
+    def salvage() -> None:
+        if samples.read(folder).size:
+            report.build(folder)
+
+    with environment.finishing(folder, salvage), contextlib.ExitStack() as stack:
         for partition in dict.fromkeys(prepared.partitions.values()):
             replace_file(folder / f"plan-{partition.name}.json", partition.plan.to_json())
-        with contextlib.ExitStack() as stack:
-            writer = stack.enter_context(samples.Writer(folder))
-            log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
-            run(prepared, writer, progress, nursery, log)
-        failure = ""
-    except (SplitbenchError, OSError) as error:
-        failure = str(error)
-        raise
-    finally:
-        environment.finish(folder, failure)
-        if failure and samples.read(folder).size:
-            report.build(folder)
+        writer = stack.enter_context(samples.Writer(folder))
+        log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
+        run(prepared, writer, progress, nursery, log)
 
 
 def _show(folder: Path) -> None:

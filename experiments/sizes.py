@@ -160,7 +160,6 @@ def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
     _check_memory(study.sizes[-1])
     samples.claim(folder)
     environment.begin(folder, study.record(), argv)
-    failure = "it was interrupted"
     missing: dict[str, str] = {}
 
     def left_out(way: Way, reason: str) -> None:
@@ -168,17 +167,11 @@ def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
         environment.update(folder, left_out=missing)
         print(f"{way.name} is left out {reason}", file=sys.stderr)
 
-    try:
-        with rows.Writer(folder / samples.NAME, COLUMNS) as writer:
-            measure(study, writer, lambda text: print(text, file=sys.stderr), left_out)
-        failure = ""
-    except (SplitbenchError, OSError) as error:
-        failure = str(error)
-        raise
-    finally:
-        environment.finish(folder, failure)
-        if failure:
-            sizes_report.build(folder)
+    with (
+        environment.finishing(folder, lambda: sizes_report.build(folder)),
+        rows.Writer(folder / samples.NAME, COLUMNS) as writer,
+    ):
+        measure(study, writer, lambda text: print(text, file=sys.stderr), left_out)
 
 
 def parser() -> argparse.ArgumentParser:
