@@ -61,7 +61,7 @@ class Client:
             name = f"{self._prefix}-{number}.{attempt}"
             request = Request(name, route, time.monotonic() + share, turn=number + attempt, attempt=attempt)
             try:
-                request, asked = self._courier.pinned(request)
+                request, asked = self._courier.pinned(request, partition)
                 answer = self._ask(request, partition, inputs)
                 return Answer(answer.outputs, answer.tally + asked, repeats=attempt)
             except (*GONE, NoServer):

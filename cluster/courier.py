@@ -73,14 +73,15 @@ class Courier:
         self._closed = False
         self._lock = threading.Lock()
 
-    def pinned(self, request: Request) -> tuple[Request, Tally]:
-        """`request` with a server chosen for each portion that several hold, and what that cost.
+    def pinned(self, request: Request, partition: Partition) -> tuple[Request, Tally]:
+        """`request` with a server chosen for each portion of `partition` that several may hold, and what that cost.
 
         They take turns, request by request. Whoever was `avoid`ed is left out while there is another.
         """
         if self._replicas < 2:
             return request, Tally()
-        held, tally = self._ask(request, "who")
+        everyone = frozenset(range(partition.servers))
+        held, tally = self._ask(request, "who", enough=lambda holders: everyone <= holders.keys())
         now = time.monotonic()
         pins = {}
         for server, holders in held.items():
@@ -164,10 +165,10 @@ class Courier:
 
     def _find(self, request: Request, tensor: str, awaited_by: frozenset[int]) -> tuple[Holders, Tally]:
         """Where `tensor` is awaited. What is remembered has to have every server, and those of the request's pins."""
-        return self._ask(request, "where", tensor, lambda holders: _has(holders, awaited_by, request.pins))
+        return self._ask(request, "where", tensor, enough=lambda found: _has(found, awaited_by, request.pins))
 
     def _ask(
-        self, request: Request, method: str, tensor: str = "", enough: Callable[[Holders], bool] = bool
+        self, request: Request, method: str, tensor: str = "", *, enough: Callable[[Holders], bool]
     ) -> tuple[Holders, Tally]:
         """What the registry answers, or has answered within a lease, where that is `enough`; and what asking cost."""
         route = request.route

@@ -62,16 +62,16 @@ def port_of(courier: Courier, asked: Request) -> int:
 
 def test_servers_with_one_portion_take_turns_whoever_sends(couriers: list[Courier]) -> None:
     for turn in range(6):
-        pinned, _ = couriers[0].pinned(request(turn))
+        pinned, _ = couriers[0].pinned(request(turn), CUT)
         again = Request.of(pinned.fields())
         assert {port_of(courier, again) for courier in couriers} == {2 + turn % 2}
 
 
 def test_a_sender_that_knows_an_older_view_asks_again(couriers: list[Courier], leases: Leases) -> None:
-    pinned, _ = couriers[0].pinned(request(1))
+    pinned, _ = couriers[0].pinned(request(1), CUT)
     leases.leave(pinned.pins[1])
     epoch = _join(leases, 4, 1)
-    fresh, _ = couriers[1].pinned(request(1, attempt=1))
+    fresh, _ = couriers[1].pinned(request(1, attempt=1), CUT)
     assert fresh.pins[1] == epoch
     assert [port_of(courier, fresh) for courier in couriers] == [4, 4]
     with pytest.raises(NoServer, match=r"who was to serve the request .* has left stage 'a1'"):
@@ -79,10 +79,10 @@ def test_a_sender_that_knows_an_older_view_asks_again(couriers: list[Courier], l
 
 
 def test_servers_of_a_request_that_was_lost_are_left_out(couriers: list[Courier]) -> None:
-    lost, _ = couriers[0].pinned(request(0))
+    lost, _ = couriers[0].pinned(request(0), CUT)
     couriers[0].avoid(lost)
     for turn in range(4):
-        pinned, _ = couriers[0].pinned(request(turn))
+        pinned, _ = couriers[0].pinned(request(turn), CUT)
         assert pinned.pins[1] != lost.pins[1]
         assert pinned.pins[0] == lost.pins[0]  # there is no other
 
@@ -95,3 +95,13 @@ def test_a_portion_that_nobody_holds_is_not_remembered_as_such(leases: Leases, c
         port_of(couriers[0], asked)
     _join(leases, 5, 1)
     assert port_of(couriers[0], request(0)) == 5
+
+
+def test_a_view_without_everyone_is_not_remembered(leases: Leases, couriers: list[Courier]) -> None:
+    for epoch, _ in leases.who(CUT.name, "none")[1]:
+        leases.leave(epoch)
+    partial, _ = couriers[0].pinned(request(0), CUT)
+    assert set(partial.pins) == {0}
+    epoch = _join(leases, 5, 1)
+    pinned, _ = couriers[0].pinned(request(1), CUT)
+    assert pinned.pins[1] == epoch
