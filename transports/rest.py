@@ -7,9 +7,7 @@ it, nothing is sent twice, no proxy is looked for in the environment, and Nagle'
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import h11
 
@@ -23,19 +21,15 @@ from transports.base import (
     Server,
     Transport,
     check_message,
+    guard,
     raise_error,
 )
-from transports.errors import (
-    ConnectError,
-    ConnectionLost,
-    DeadlineExceeded,
-    MessageTooLarge,
-    RemoteError,
-    WireError,
-)
+from transports.errors import RemoteError, WireError
+from transports.http_server import HttpServer
 from transports.http_stream import HttpStream, headers_of
-from transports.rest_server import IS_READY, PATHS, READY, RestServer, body_limit, heading
-from transports.sockets import DeadlineSocket, Expired
+from transports.rest_server import IS_READY, PATHS, READY, Carrier, body_limit, heading
+from transports.socket_connection import SocketConnection, dial
+from transports.sockets import Deadline, DeadlineSocket
 
 __all__ = ["Rest"]
 
@@ -51,46 +45,33 @@ class Rest(Transport):
         self._tls = tls.load(self.options)
 
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
-        return RestServer(handler, Address(host, port), workers, self.options, self._tls)
+        carrier = Carrier(guard(handler, self.options, workers), self.options)
+        return HttpServer(carrier, Address(host, port), self.options.stall, self._tls)
 
     def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
         codec = self.check_codec(codec)
-        deadline = time.monotonic() + timeout
-        try:
-            sock = tls.dialled(socket.create_connection(address, timeout), address.host, self._tls)
-        except OSError as error:
-            raise ConnectError(f"no connection to {address}: {error}") from None
+        deadline = Deadline.after(timeout)
+        sock = dial(address, self._tls, deadline)
         return RestConnection(sock, address, codec, self.options, deadline)
 
 
-class RestConnection(Connection):
-    """Raises `ConnectError` when no server of ours is ready at the other end by `deadline`."""
+class RestConnection(SocketConnection):
+    protocol = "REST"
 
-    def __init__(self, sock: DeadlineSocket, address: Address, codec: str, options: Limits, deadline: float) -> None:
-        self.sock = sock
-        self._address = address
+    def __init__(self, sock: DeadlineSocket, address: Address, codec: str, options: Limits, deadline: Deadline) -> None:
         self._codec = codec
-        self._options = options
         self._stream = HttpStream(sock, h11.CLIENT)
-        try:
-            with self._errors(deadline):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.greet()
-                self._check_ready()
-        except WireError as error:
-            self.close()
-            raise ConnectError(f"nobody serves splitbench over REST there: {error}") from None
+        super().__init__(sock, address, options, deadline)
 
     def call(self, message: Message, timeout: float) -> Message:
-        if self.closed:
-            raise ConnectionLost(f"the connection to {self._address} is closed")
-        deadline = time.monotonic() + timeout
+        deadline = Deadline.after(timeout)
         body = json_codec.write(check_message(message, self._options), self._codec)
-        with self._errors(deadline):
+        with self._until(deadline):
             answer = self._exchange("POST", PATHS[self._codec], body, heading(message))
         return check_message(raise_error(json_codec.read(answer, self._options)), self._options)
 
-    def _check_ready(self) -> None:
+    def _meet(self, deadline: Deadline) -> None:
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if (said := self._exchange("GET", READY, b"", {})) != IS_READY:
             raise RemoteError(f"it is not ready, but says {said[:40]!r}")
 
@@ -114,27 +95,5 @@ class RestConnection(Connection):
         if not self._stream.renew():
             self.close()
 
-    @contextmanager
-    def _errors(self, deadline: float) -> Iterator[None]:
-        """The one place where what h11 and sockets raise becomes an error of ours."""
-        self.sock.deadline = deadline
-        begun = time.monotonic()
-        try:
-            yield
-        except MessageTooLarge:  # the body was thrown away whole: the connection is still in step
-            raise
-        except Expired:
-            waited = deadline - begun
-            raise self._dropped(DeadlineExceeded(f"{self._address} gave no answer within {waited:.3g} s")) from None
-        except (EOFError, OSError) as error:
-            raise self._dropped(ConnectionLost(f"{self._address} went away: {error}")) from None
-        except (h11.ProtocolError, WireError) as error:
-            raise self._dropped(RemoteError(f"{self._address} broke the protocol: {error}")) from None
-
-    def _dropped(self, error: WireError) -> WireError:
-        self.close()
-        return error
-
-    def close(self) -> None:
-        self.closed = True
-        self.sock.close()
+    def _violation(self, error: Exception) -> str | None:
+        return str(error) if isinstance(error, (h11.ProtocolError, WireError)) else None

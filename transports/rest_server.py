@@ -17,13 +17,12 @@ from functools import partial
 import orjson
 
 from transports import json_codec
-from transports.base import Address, Guarded, Handler, Message, Server, guard, respond
+from transports.base import Guarded, Message, respond
 from transports.errors import MalformedMessage, MessageTooLarge, WireError
-from transports.http_server import Head, HttpServer, Reply
+from transports.http_server import Head, Reply
 from transports.limits import Limits
-from transports.tls import Tls
 
-__all__ = ["IS_READY", "PATHS", "READY", "RestServer", "body_limit", "heading"]
+__all__ = ["IS_READY", "PATHS", "READY", "Carrier", "body_limit", "heading"]
 
 READY = "/v1/ready"
 PATHS: Mapping[str, str] = {"json": "/v1/json", "json-b64": "/v1/json-b64"}
@@ -60,24 +59,11 @@ def body_limit(headers: Mapping[str, str], codec: str, limits: Limits) -> int:
     return json_codec.most(codec, limits)
 
 
-class RestServer(Server):
-    """Raises `ConnectError` when the port cannot be bound."""
-
-    def __init__(self, handler: Handler, address: Address, workers: int, options: Limits, own: Tls | None) -> None:
-        carrier = Carrier(guard(handler, options, workers), options)
-        self._server = HttpServer(carrier, address, options.stall, own)
-        self.address = self._server.address
-
-    def close(self) -> None:
-        """A handler that is still running is waited for, for a few seconds; its caller is told at once."""
-        self._server.close()
-
-
 class Carrier:
     """The `http_server.Application` that hands messages to a handler."""
 
-    def __init__(self, handler: Guarded, options: Limits) -> None:
-        self._handler = handler
+    def __init__(self, guarded: Guarded, options: Limits) -> None:
+        self._handler = guarded
         self._options = options
         self._read = partial(json_codec.read, limits=options)
 

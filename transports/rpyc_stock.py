@@ -13,9 +13,6 @@ Rules:
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,7 +22,6 @@ from transports import brine_codec, tls
 from transports.base import (
     Address,
     Connection,
-    Guarded,
     Handler,
     Limits,
     Message,
@@ -36,11 +32,13 @@ from transports.base import (
     raise_error,
     respond,
 )
-from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, MessageTooLarge, RemoteError, WireError
-from transports.rpyc_stream import BoundedChannel, DeadlineStream, ThreadedServer
-from transports.sockets import Expired
+from transports.errors import MessageTooLarge
+from transports.listener import Listener
+from transports.rpyc_stream import BoundedChannel, DeadlineStream
+from transports.socket_connection import SocketConnection, dial
+from transports.sockets import Deadline, DeadlineSocket
 
-__all__ = ["RpycConnection", "RpycServer", "RpycStock"]
+__all__ = ["RpycConnection", "RpycStock"]
 
 PROTOCOL: dict[str, Any] = {
     "allow_all_attrs": False,
@@ -63,25 +61,18 @@ class RpycStock(Transport):
         self._tls = tls.load(self.options)
 
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
-        service = CarrierService(guard(handler, self.options, workers))
-        try:
-            server = ThreadedServer(service, host, port, PROTOCOL, self._accepted, self.options.stall)
-        except OSError as error:
-            raise ConnectError(f"cannot bind {host}:{port}: {error}") from None
-        return RpycServer(server, host)
+        guarded = guard(handler, self.options, workers)
+
+        def serve_peer(sock: DeadlineSocket) -> None:
+            converse(CarrierService(partial(guarded, gone=sock.gone)), self.channel(sock))
+
+        return Listener(serve_peer, Address(host, port), self.options.stall, self._tls)
 
     def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
         self.check_codec(codec)
-        deadline = time.monotonic() + timeout
-        try:
-            sock = socket.create_connection(address, timeout)
-            channel = self.channel(tls.dialled(sock, address.host, self._tls))
-        except OSError as error:
-            raise ConnectError(f"no connection to {address}: {error}") from None
-        return RpycConnection(channel, address, self.options, max(0.001, deadline - time.monotonic()))
-
-    def _accepted(self, sock: socket.socket) -> BoundedChannel:
-        return self.channel(tls.accepted(sock, self._tls))
+        deadline = Deadline.after(timeout)
+        sock = dial(address, self._tls, deadline)
+        return RpycConnection(self.channel(sock), address, self.options, deadline)
 
     def channel(self, sock: socket.socket) -> BoundedChannel:
         """The channel over a connected `sock`, which it takes over: at either end, all that a subclass changes."""
@@ -91,73 +82,55 @@ class RpycStock(Transport):
 class CarrierService(rpyc.Service):  # type: ignore[misc]
     """What a peer can reach: one method, which takes and gives plain tuples."""
 
-    def __init__(self, guarded: Guarded, handler: Handler | None = None) -> None:
-        self._guarded = guarded
-        self._handler = handler or guarded
-
-    def _connect(self, channel: BoundedChannel, config: Mapping[str, Any] = {}) -> Any:
-        """What RPyC has answer one connection: a service that knows its peer."""
-        own = CarrierService(self._guarded, partial(self._guarded, gone=channel.stream.sock.gone))
-        return super(CarrierService, own)._connect(channel, config)
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
 
     def exposed_carry(self, request: object) -> brine_codec.Packed:
         return respond(self._handler, request, brine_codec.unpack, brine_codec.pack)
 
 
-class RpycServer(Server):
-    def __init__(self, server: ThreadedServer, host: str) -> None:
-        self._server = server
-        self.address = Address(host, server.port)
+def converse(service: rpyc.Service, channel: BoundedChannel) -> None:
+    """Let the peer at the other end of `channel` call `service` until one of them closes. Raises what RPyC does."""
+    connection = service._connect(channel, PROTOCOL)
+    try:
+        while not connection.closed:
+            _serve_one(connection, channel)
+    finally:
+        channel.close()  # first, or RPyC says farewell to a peer that may be gone
+        connection.close()
 
-    def close(self) -> None:
-        """A handler that is still running is waited for, for a few seconds; its caller is told at once."""
-        self._server.close()
+
+def _serve_one(connection: rpyc.Connection, channel: BoundedChannel) -> None:
+    try:
+        connection.serve(None)
+    except MessageTooLarge as error:
+        channel.refuse(str(error))
 
 
-class RpycConnection(Connection):
-    """Raises `ConnectError` when the peer does not serve our one method within `timeout` seconds."""
+class RpycConnection(SocketConnection):
+    protocol = "RPyC"
 
-    def __init__(self, channel: BoundedChannel, address: Address, options: Limits, timeout: float) -> None:
+    def __init__(self, channel: BoundedChannel, address: Address, options: Limits, deadline: Deadline) -> None:
         self.channel = channel
-        self._address = address
-        self._options = options
-        self._peer = rpyc.VoidService._connect(channel, {**PROTOCOL, "sync_request_timeout": timeout})
-        try:
-            with self._errors(timeout):
-                channel.stream.sock.greet()
-                self._carry = rpyc.async_(self._peer.root.carry)
-        except WireError as error:
-            self.close()
-            raise ConnectError(f"nobody serves splitbench over RPyC there: {error}") from None
+        # RPyC's own wait for the first answer; those of later calls are set with each.
+        self._peer = rpyc.VoidService._connect(channel, {**PROTOCOL, "sync_request_timeout": deadline.given})
+        super().__init__(channel.stream.sock, address, options, deadline)
+
+    def _meet(self, deadline: Deadline) -> None:
+        self._carry = rpyc.async_(self._peer.root.carry)
 
     def call(self, message: Message, timeout: float) -> Message:
-        if self.closed:
-            raise ConnectionLost(f"the connection to {self._address} is closed")
+        deadline = Deadline.after(timeout)
         request = brine_codec.pack(check_message(message, self._options))
-        with self._errors(timeout):
+        with self._until(deadline):
             result = self._carry(request)
-            result.set_expiry(self.channel.stream.left())
+            result.set_expiry(deadline.left())
             reply = result.value
         return check_message(raise_error(brine_codec.unpack(reply)), self._options)
 
-    @contextmanager
-    def _errors(self, timeout: float) -> Iterator[None]:
-        """The one place where what RPyC and sockets raise becomes an error of ours."""
-        self.channel.stream.expire_in(timeout)
-        try:
-            yield
-        except MessageTooLarge:  # the frame was thrown away whole: the connection is still in step
-            raise
-        except (Expired, TimeoutError):
-            raise self._dropped(DeadlineExceeded(f"{self._address} gave no answer within {timeout:.3g} s")) from None
-        except (EOFError, OSError) as error:
-            raise self._dropped(ConnectionLost(f"{self._address} went away: {error}")) from None
-        except Exception as error:
-            raise self._dropped(RemoteError(f"{self._address} broke the protocol: {type(error).__name__}")) from None
-
-    def _dropped(self, error: WireError) -> WireError:
-        self.close()
-        return error
+    def _violation(self, error: Exception) -> str:
+        """Whatever it is: RPyC raises of every type what a peer sent. Not its text, which is the peer's too."""
+        return type(error).__name__
 
     def close(self) -> None:
         """Without RPyC's farewell, which would wait for a peer that may be busy or gone."""

@@ -8,9 +8,10 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["DeadlineSocket", "Expired", "TlsSocket", "deadline_socket", "keep_alive", "send_all"]
+__all__ = ["Deadline", "DeadlineSocket", "Expired", "TlsSocket", "deadline_socket", "keep_alive", "send_all"]
 
 Result = TypeVar("Result")
 
@@ -19,6 +20,24 @@ KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 HANGUP = getattr(select, "POLLRDHUP", 0)
 """The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The moment by which something is to be done, and how long that was when it was begun: an error names this."""
+
+    moment: float
+    """In seconds of `time.monotonic()`."""
+    given: float
+    """Seconds."""
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        return cls(time.monotonic() + seconds, seconds)
+
+    def left(self) -> float:
+        """Seconds that are left, 0 at least."""
+        return max(0.0, self.moment - time.monotonic())
 
 
 class Expired(Exception):

@@ -30,16 +30,11 @@ POST = re.compile(rf"(?i){MODEL}:(classify|regress|predict)")
 GET = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+))?(?:/(metadata))?")
 
 
-class RestServer:
+class RestServer(HttpServer):
     """Serves `models` at `host`:`port` (0: a free one), with at most `workers` requests being handled at a time."""
 
     def __init__(self, models: Models, host: str, port: int, workers: int) -> None:
-        self._server = HttpServer(_Interface(models, workers), Address(host, port), Limits.stall)
-        self.address = self._server.address
-
-    def close(self) -> None:
-        """Take no more requests."""
-        self._server.close()
+        super().__init__(_Interface(models, workers), Address(host, port), Limits.stall)
 
 
 class _Interface:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import HOST, Case
 
-from transports import Message, Server, http_server, json_codec
+from transports import Address, Message, Server, json_codec
 from transports.base import raise_error
 from transports.errors import ConnectError, ConnectionLost, MessageTooLarge, RemoteError, WireError
 from transports.http_stream import HEAD
@@ -227,17 +227,6 @@ def test_an_announced_length_takes_no_memory_before_its_bytes_have_come(case: Ca
         assert psutil.Process().memory_info().rss - before < 200 * 2**20
 
 
-def test_connections_beyond_the_most_are_turned_away(
-    case: Case, monkeypatch: pytest.MonkeyPatch, ping: Message
-) -> None:
-    monkeypatch.setattr(http_server, "CONNECTIONS", 3)
-    server = case.serve(echo)
-    held = [case.connect(server.address) for _ in range(3)]
-    with pytest.raises(ConnectError):
-        case.connect(server.address)
-    assert [connection.call(ping, 5) for connection in held] == [ping] * 3
-
-
 def test_a_server_that_is_none_of_ours_is_refused(case: Case) -> None:
     """It knows no such path, or says something that is no HTTP."""
     for answer in (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b"220 smtp ready\r\n", b""):
@@ -246,7 +235,7 @@ def test_a_server_that_is_none_of_ours_is_refused(case: Case) -> None:
             thread = threading.Thread(target=_answer_one, args=(listener, answer))
             thread.start()
             with pytest.raises(ConnectError, match="nobody serves splitbench over REST there"):
-                case.connect(http_server.Address(*address))
+                case.connect(Address(*address))
             thread.join(5)
 
 
@@ -281,7 +270,7 @@ def test_an_answer_that_is_none_is_an_error_of_ours(
 
         thread = threading.Thread(target=serve)
         thread.start()
-        connection = case.connect(http_server.Address(*listener.getsockname()))
+        connection = case.connect(Address(*listener.getsockname()))
         with pytest.raises(error):
             connection.call(ping, 5)
         thread.join(5)
@@ -291,7 +280,7 @@ def test_both_ends_send_at_once_and_notice_a_vanished_peer(case: Case, ping: Mes
     server = case.serve(echo)
     connection = case.connect(server.address)
     connection.call(ping, 5)
-    ends = [connection.sock, *server._server._peers.values()]  # type: ignore[attr-defined]
+    ends = [connection.sock, *server._peers.values()]  # type: ignore[attr-defined]
     assert [end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for end in ends] == [1, 1]
     assert ends[1].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 

@@ -16,14 +16,13 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-import rpyc
 from conftest import HOST, Case
 from rpyc.core import brine
 
 import transports
-from transports import Message, Server, grpc_stream, protobuf_codec, rpyc_stream
+from transports import Message, Server, grpc_stream, protobuf_codec
 from transports.base import raise_error
-from transports.errors import ConnectError, MessageTooLarge, ResourceExhausted, WireError
+from transports.errors import MessageTooLarge, ResourceExhausted, WireError
 from transports.grpc_server import CHUNKED, METHODS, SPARE
 from transports.limits import ENVELOPE, NAME, PARTS, TEXT
 from transports.rpyc_stock import RpycStock
@@ -224,32 +223,6 @@ def test_a_swarm_of_small_values_is_refused_before_brine_sees_it(kind: type[Rpyc
             with pytest.raises(MessageTooLarge, match="values or more, above the limit of"):
                 channel.recv()
         channel.close()
-
-
-def test_a_failed_accept_does_not_end_the_server(monkeypatch: pytest.MonkeyPatch, ping: Message) -> None:
-    accept, failures = rpyc.utils.server.Server.accept, iter([True, True])
-
-    def fail_twice(self: object) -> None:
-        if next(failures, False):
-            raise EOFError("too many open files")
-        accept(self)
-
-    monkeypatch.setattr(rpyc.utils.server.Server, "accept", fail_twice)
-    case = Case("rpyc", "raw")
-    with case.stack:
-        assert case.echo().call(ping, 5) == ping
-
-
-def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch, ping: Message) -> None:
-    monkeypatch.setattr(rpyc_stream, "CONNECTIONS", 3)
-    case = Case("rpyc", "raw")
-    with case.stack:
-        server = case.serve(echo)
-        held = [case.connect(server.address) for _ in range(3)]
-        with pytest.raises(ConnectError):
-            case.connect(server.address)
-        held[0].close()
-        assert eventually(lambda: case.connect(server.address).call(ping, 5)) == ping
 
 
 def eventually(action: Callable[[], Result]) -> Result:

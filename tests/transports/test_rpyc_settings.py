@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ import transports
 from transports import Limits, Message
 from transports.errors import ConnectError, MessageTooLarge, RemoteError
 from transports.limits import ENVELOPE
-from transports.rpyc_stock import PROTOCOL, RpycConnection, RpycStock
-from transports.rpyc_stream import BoundedChannel, ThreadedServer
+from transports.listener import Listener
+from transports.rpyc_stock import RpycConnection, RpycStock, converse
+from transports.rpyc_stream import BoundedChannel
 from transports.rpyc_tuned import RpycTuned
 
 NAMES = ["rpyc", "rpyc-tuned"]
@@ -152,6 +154,18 @@ def test_a_deadline_holds_inside_a_frame(kind: type[RpycStock], answers: bytes) 
         assert 0.2 < time.monotonic() - start < 1
 
 
+def test_an_error_names_the_time_that_was_given(kind: type[RpycStock], monkeypatch: pytest.MonkeyPatch) -> None:
+    dial = socket.create_connection
+
+    def slowly(*arguments: Any) -> socket.socket:
+        time.sleep(0.1)
+        return dial(*arguments)
+
+    monkeypatch.setattr(socket, "create_connection", slowly)
+    with peer_that(b"") as address, pytest.raises(ConnectError, match=r"no answer within 0\.3 s"):
+        kind().connect(address, timeout=0.3)
+
+
 @pytest.mark.parametrize(
     "answers",
     [frame(4, 7, b"xxxx\n"), frame(4, 1, b"none\n"), frame(4, 0, b"\x02zzz\n"), frame(0, 0, b"\n")],
@@ -203,8 +217,8 @@ def test_an_answer_that_is_no_answer_drops_the_connection(kind: type[RpycStock])
         def exposed_carry(self, request: object) -> object:
             raise KeyError("odd")
 
-    server = ThreadedServer(OddService(), HOST, 0, PROTOCOL, kind().channel)
-    with kind().connect(transports.Address(HOST, server.port)) as connection:
+    server = Listener(lambda sock: converse(OddService(), kind().channel(sock)), transports.Address(HOST, 0), 5)
+    with kind().connect(server.address) as connection:
         with pytest.raises(RemoteError, match="KeyError"):
             connection.call(Message("x"), 2)
         assert connection.closed

@@ -1,0 +1,99 @@
+"""What the servers over our own sockets share: who is let in, and that all of them leave."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from conftest import HOST
+
+from transports import Address, listener
+from transports.errors import ConnectError
+from transports.listener import Listener
+from transports.sockets import DeadlineSocket
+
+PATIENCE = 5
+
+
+def say_again(sock: DeadlineSocket) -> None:
+    """A conversation: what is said comes back, until the peer is gone or says "fail"."""
+    while said := sock.recv(100):
+        if said == b"fail":
+            raise KeyError("a conversation went wrong")
+        sock.sendall(said)
+
+
+@pytest.fixture
+def server() -> Iterator[Listener]:
+    made = Listener(say_again, Address(HOST, 0), PATIENCE)
+    yield made
+    made.close()
+
+
+def dialled(server: Listener, stack: ExitStack) -> socket.socket:
+    return stack.enter_context(socket.create_connection(server.address, PATIENCE))
+
+
+def answers(peer: socket.socket, said: bytes) -> bytes:
+    """What comes back; nothing where the connection has been closed."""
+    try:
+        peer.sendall(said)
+        return peer.recv(100)
+    except ConnectionError:
+        return b""
+
+
+def test_a_peer_beyond_the_most_is_turned_away_until_another_leaves(
+    server: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "CONNECTIONS", 3)
+    with ExitStack() as stack:
+        held = [dialled(server, stack) for _ in range(3)]
+        assert [answers(peer, b"here") for peer in held] == [b"here"] * 3
+        assert answers(dialled(server, stack), b"too many") == b""
+        held.pop().close()
+        until_one_is_let_in = iter(lambda: answers(dialled(server, stack), b"room?"), b"room?")
+        assert set(until_one_is_let_in) <= {b""}
+        assert [answers(peer, b"still") for peer in held] == [b"still"] * 2
+
+
+def test_a_failed_accept_ends_nothing(server: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept, failures = socket.socket.accept, iter([True, True])
+
+    def fail_twice(self: socket.socket) -> tuple[socket.socket, object]:
+        taken = accept(self)
+        if next(failures, False):
+            taken[0].close()
+            raise OSError("too many open files")
+        return taken
+
+    monkeypatch.setattr(socket.socket, "accept", fail_twice)
+    with ExitStack() as stack:
+        came = [answers(dialled(server, stack), b"here") for _ in range(5)]
+    assert (came.count(b""), came[-1]) == (2, b"here")
+
+
+def test_a_conversation_that_fails_ends_no_other(server: Listener, caplog: pytest.LogCaptureFixture) -> None:
+    with ExitStack() as stack:
+        first, second = dialled(server, stack), dialled(server, stack)
+        assert (answers(first, b"here"), answers(second, b"fail"), answers(first, b"still")) == (b"here", b"", b"still")
+    assert "KeyError: 'a conversation went wrong'" in caplog.text
+
+
+def test_all_leave_when_it_closes(server: Listener) -> None:
+    with ExitStack() as stack:
+        silent, talking = dialled(server, stack), dialled(server, stack)
+        assert answers(talking, b"here") == b"here"
+        server.close()
+        server.close()
+        assert (silent.recv(1), talking.recv(1)) == (b"", b"")
+    assert not [thread for thread in threading.enumerate() if str(server.address.port) in thread.name]
+    Listener(say_again, server.address, PATIENCE).close()
+
+
+def test_a_port_in_use_is_a_connect_error(server: Listener) -> None:
+    with pytest.raises(ConnectError, match=f"cannot bind {server.address}"):
+        Listener(say_again, server.address, PATIENCE)
