@@ -207,9 +207,12 @@ def _chunked(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
     def carry(parts: list[Part], timeout: float) -> bytearray:
         answer = call(chunks(parts, options.chunk), timeout=timeout)
         try:
-            return gather(answer, options)
+            whole = gather(answer, options)
+            for _ in answer:  # the call is over when the server says so: until then it holds one of its threads
+                raise MalformedMessage("a chunk came after the end of its message")
+            return whole
         finally:
-            answer.cancel()  # type: ignore[no-untyped-call]  # does nothing to one that has come whole
+            answer.cancel()  # type: ignore[no-untyped-call]  # does nothing to one that is over
 
     return carry
 

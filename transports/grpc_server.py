@@ -2,7 +2,7 @@
 
 Rules:
   - A call's thread is gRPC's from its first frame on; a worker (`base.guard`) is taken once the message is whole. So
-    there are `SPARE` threads beyond the workers, for the calls that are still arriving and for those that are refused.
+    there are more `threads` than workers: for calls that are still arriving, that are refused, or whose answer is out.
   - What a peer lets wait for longer than `Limits.stall` is cancelled (`watchdog`), and so is a handshake.
 """
 
@@ -22,7 +22,7 @@ from transports.limits import ENVELOPE, Limits
 from transports.tls import Tls
 from transports.watchdog import Watchdog
 
-__all__ = ["CHUNKED", "METHODS", "READY", "STALL", "GrpcServer", "message_limits", "target"]
+__all__ = ["CHUNKED", "METHODS", "READY", "STALL", "GrpcServer", "message_limits", "target", "threads"]
 
 SERVICE = "splitbench.v1.Carrier"
 READY = f"/{SERVICE}/Ready"
@@ -30,9 +30,6 @@ METHODS: Mapping[str, str] = {"raw": f"/{SERVICE}/Raw", "tensorproto": f"/{SERVI
 """Codec -> the method that is asked and answered in it."""
 CHUNKED: Mapping[str, str] = {codec: f"{path}Chunks" for codec, path in METHODS.items()}
 """Codec -> the method that is asked and answered in chunks of it."""
-
-SPARE = 8
-"""Threads beyond the workers. They are started when they are needed."""
 
 STALL = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 5_000))
 """No pings to speak of, but TCP_USER_TIMEOUT, which gRPC sets with them: a write that a frozen peer does not take ends
@@ -45,11 +42,11 @@ class GrpcServer(Server):
     def __init__(
         self, handler: Handler, address: Address, workers: int, options: Limits, chunk: int, tls: Tls | None
     ) -> None:
-        self._executor = ThreadPoolExecutor(workers + SPARE, thread_name_prefix="grpc-worker")
+        self._executor = ThreadPoolExecutor(threads(workers), thread_name_prefix="grpc-worker")
         self._server = grpc.server(
             self._executor,
             options=_server_options(options),
-            maximum_concurrent_rpcs=workers + SPARE if options.when_full == "refuse" else None,
+            maximum_concurrent_rpcs=threads(workers) if options.when_full == "refuse" else None,
         )
         self.address = Address(address.host, _bind(self._server, address, tls))
         self._watchdog = Watchdog(options.stall)
@@ -62,6 +59,14 @@ class GrpcServer(Server):
         self._server.stop(None).wait()
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._watchdog.close()
+
+
+def threads(workers: int) -> int:
+    """How many calls a server holds at a time, each in a thread that is started when it is needed.
+
+    Two for each worker, since an answer is out before its thread is free: its caller's next call may meet it.
+    """
+    return 2 * workers + 8
 
 
 def message_limits(options: Limits) -> tuple[tuple[str, int], ...]:

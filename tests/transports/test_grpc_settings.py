@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -14,6 +16,8 @@ from conftest import HOST
 from transports import Address, Message, stubs
 from transports.errors import ConnectError, WireError
 from transports.grpc_protobuf import STATUS, GrpcProtobuf
+from transports.grpc_server import threads
+from transports.watchdog import Cancellable, Watchdog
 
 
 @pytest.mark.parametrize("status", grpc.StatusCode)
@@ -30,6 +34,23 @@ def test_two_connections_are_two() -> None:
     ):
         assert one.call(Message("x"), 5) == other.call(Message("x"), 5)
         assert len([c for c in made("tcp") if c.raddr and c.raddr.port == server.address.port]) == 2
+
+
+def test_a_call_in_chunks_is_over_when_the_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread is still the call's after the last chunk; a caller who went on at once would find none left."""
+    sending = Watchdog.sending
+
+    def slow_to_end(self: Watchdog, stream: Iterator[bytes], call: Cancellable) -> Iterator[bytes]:
+        yield from sending(self, stream, call)
+        threading.Event().wait(0.1)
+
+    monkeypatch.setattr(Watchdog, "sending", slow_to_end)
+    transport = GrpcProtobuf(GrpcProtobuf.Options(send="stream"))
+    with (
+        transport.serve(lambda message: message, HOST, 0, 1) as server,
+        transport.connect(server.address) as connection,
+    ):
+        assert {connection.call(Message("x"), 5).method for _ in range(threads(1) + 2)} == {"x"}
 
 
 def test_a_grpc_server_of_somebody_else_is_refused() -> None:

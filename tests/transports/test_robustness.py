@@ -23,7 +23,7 @@ import transports
 from transports import Message, Server, grpc_stream, protobuf_codec
 from transports.base import raise_error
 from transports.errors import MessageTooLarge, ResourceExhausted, WireError
-from transports.grpc_server import CHUNKED, METHODS, SPARE
+from transports.grpc_server import CHUNKED, METHODS, threads
 from transports.limits import ENVELOPE, NAME, PARTS, TEXT
 from transports.rpyc_stock import RpycStock
 
@@ -138,7 +138,7 @@ def test_calls_without_a_message_keep_no_thread(path: str, ping: Message) -> Non
         channel = stack.enter_context(grpc.insecure_channel(str(server.address)))
         stack.callback(silence.set)
         call = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
-        held = [call(_after(silence)) for _ in range(2 * (SPARE + 1))]
+        held = [call(_after(silence)) for _ in range(2 * threads(1))]
         assert {one.code() for one in held} <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED}
         connection = case.connect(server.address)
         for _ in range(20):
@@ -158,7 +158,7 @@ def test_readers_that_stop_keep_no_thread_of_grpc(ping: Message) -> None:
         with grpc.insecure_channel(str(server.address)) as channel:
             call = channel.stream_stream(CHUNKED["raw"], request_serializer=None, response_deserializer=None)
             request = protobuf_codec.parts(Message("x", {"big": True}))
-            held = [call(grpc_stream.chunks(request, 2**20)) for _ in range(2 * (SPARE + 4))]
+            held = [call(grpc_stream.chunks(request, 2**20)) for _ in range(2 * threads(4))]
             assert eventually(lambda: [case.connect(server.address).call(ping, 5) for _ in range(20)]) == [ping] * 20
             del held
 
@@ -238,13 +238,13 @@ def eventually(action: Callable[[], Result]) -> Result:
 
 
 def test_a_full_server_says_so_and_keeps_nobody_waiting(ping: Message) -> None:
-    """gRPC has as many threads as workers and `SPARE`; a call that finds none is refused at once."""
+    """A call that finds no thread is refused at once."""
     case, silence = Case("grpc", "raw"), threading.Event()
     with case.stack:
         server = case.serve(echo, workers=1)
         with grpc.insecure_channel(str(server.address)) as channel:
             call = channel.stream_stream(CHUNKED["raw"], request_serializer=None, response_deserializer=None)
-            held = [call(_after(silence)) for _ in range(2 * (SPARE + 1))]
+            held = [call(_after(silence)) for _ in range(2 * threads(1))]
             assert held[-1].code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             connection = case.connect(server.address)
             with pytest.raises(ResourceExhausted):
