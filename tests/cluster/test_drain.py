@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,6 +24,7 @@ from cluster.partition import Partition
 from cluster.registry import Registry
 from cluster.route import Route
 from tests.cluster.plans import chain, partition
+from tests.lateness import in_time
 from transports.base import Address
 
 INPUTS = {"x": np.ones((1_000_000, 2), np.float32)}
@@ -98,6 +98,5 @@ def test_who_asks_the_registry_is_not_sent_there_any_more(build: Callable[..., t
 def test_a_node_that_is_idle_ends_at_once(build: Callable[..., tuple[list[Host], Client]]) -> None:
     cut = partition(chain(1), [0])
     hosts, _ = build(cut, {"a0": lambda inputs, _: [inputs[0]]})
-    start = time.monotonic()
-    hosts[0].finish(20.0)
-    assert time.monotonic() - start < 10
+    with in_time(10):
+        hosts[0].finish(20.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import psutil
 import pytest
 
 import transports
+from tests.lateness import in_time
 from transports.errors import WireError
 
 __all__ = ["ALLOWANCE", "DEADLINE", "PATIENCE", "REMOTE", "WIRES", "at_once", "failing", "frozen"]
@@ -20,7 +20,7 @@ __all__ = ["ALLOWANCE", "DEADLINE", "PATIENCE", "REMOTE", "WIRES", "at_once", "f
 DEADLINE = 1.0
 """Seconds that a request may take which a fault befalls."""
 ALLOWANCE = 0.5
-"""Seconds more, beside a tenth, until it has to have failed: what waking up takes on a busy machine."""
+"""Seconds more, beside a tenth, until it has to have failed."""
 
 PATIENCE = 20.0
 """Seconds for what is to succeed."""
@@ -51,11 +51,8 @@ def at_once(check: Callable[[str], object], wires: Iterable[str] = WIRES) -> Non
 @contextmanager
 def failing(*errors: type[WireError], within: float = DEADLINE) -> Iterator[pytest.ExceptionInfo[WireError]]:
     """One of `errors` is raised inside, not much later than after `within` seconds."""
-    start = time.monotonic()
-    with pytest.raises(errors) as caught:
+    with in_time(1.1 * within + ALLOWANCE), pytest.raises(errors) as caught:
         yield caught
-    took = time.monotonic() - start
-    assert took < 1.1 * within + ALLOWANCE, f"{took:.2f} s: {caught.value!r}"
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from rpyc.core.channel import Channel
 from rpyc.core.consts import STREAM_CHUNK
 
 import transports
+from tests.lateness import in_time
 from transports import Limits, Message
 from transports.errors import ConnectError, MessageTooLarge, RemoteError
 from transports.limits import ENVELOPE
@@ -149,9 +150,9 @@ def frame(length: int, flag: int, data: bytes) -> bytes:
 def test_a_deadline_holds_inside_a_frame(kind: type[RpycStock], answers: bytes) -> None:
     with peer_that(answers) as address:
         start = time.monotonic()
-        with pytest.raises(ConnectError, match=r"0\.3 s"):
+        with in_time(1), pytest.raises(ConnectError, match=r"0\.3 s"):
             kind().connect(address, timeout=0.3)
-        assert 0.2 < time.monotonic() - start < 1
+        assert time.monotonic() - start > 0.2
 
 
 def test_an_error_names_the_time_that_was_given(kind: type[RpycStock], monkeypatch: pytest.MonkeyPatch) -> None:

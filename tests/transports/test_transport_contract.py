@@ -17,6 +17,7 @@ from conftest import HOST, Case
 
 import transports
 from experiments import echo
+from tests.lateness import in_time
 from transports import Address, Limits, Message
 from transports.base import DTYPES
 from transports.errors import (
@@ -150,9 +151,9 @@ def test_a_deadline_holds_while_the_handler_runs(remote_transport: Case, ping: M
     server = remote_transport.serve(lambda message: (release.wait(10), message)[1])
     connection = remote_transport.connect(server.address)
     start = time.monotonic()
-    with pytest.raises(DeadlineExceeded):
+    with in_time(1), pytest.raises(DeadlineExceeded):
         connection.call(ping, 0.2)
-    assert 0.15 < time.monotonic() - start < 1
+    assert time.monotonic() - start > 0.15
     release.set()
 
 
@@ -162,16 +163,18 @@ def test_a_deadline_holds_against_a_frozen_process(remote_transport: Case, size:
         pytest.skip("the wait is long, and what no peer reads is the same in every codec")
     with echo.process(remote_transport.name) as (found, child):
         connection = remote_transport.connect(found[remote_transport.name])
+        message = Message("x", {}, {"x": np.random.default_rng(0).random(size // 8 + 1)})
+        start = time.monotonic()
+        connection.call(message, 20)
+        usual = time.monotonic() - start  # writing it is done before anything can be seen to take too long
         os.kill(child.pid, signal.SIGSTOP)
         os.waitpid(child.pid, os.WUNTRACED)
-        start = time.monotonic()
         try:
-            with pytest.raises(DeadlineExceeded):
-                connection.call(Message("x", {}, {"x": np.random.default_rng(0).random(size // 8 + 1)}), 0.5)
+            with in_time(2 + usual), pytest.raises(DeadlineExceeded):
+                connection.call(message, 0.5)
             connection.close()
         finally:
             os.kill(child.pid, signal.SIGCONT)
-        assert time.monotonic() - start < 2
 
 
 def test_a_call_beyond_the_workers_is_refused_at_once(remote_transport: Case, ping: Message) -> None:
@@ -187,11 +190,10 @@ def test_a_call_beyond_the_workers_is_refused_at_once(remote_transport: Case, pi
         held = [threads.submit(remote_transport.connect(server.address).call, ping, 10) for _ in range(2)]
         assert all(begun.acquire(timeout=5) for _ in held)
         connection = remote_transport.connect(server.address)
-        start = time.monotonic()
-        for _ in range(5):
-            with pytest.raises(ResourceExhausted, match="2 workers"):
-                connection.call(ping, 5)
-        assert time.monotonic() - start < 1
+        with in_time(1):
+            for _ in range(5):
+                with pytest.raises(ResourceExhausted, match="2 workers"):
+                    connection.call(ping, 5)
         release.set()
         assert [future.result() for future in held] == [ping, ping]
     assert connection.call(ping, 5) == ping
@@ -240,18 +242,16 @@ def test_a_server_closed_during_a_call_is_lost(remote_transport: Case, ping: Mes
 def test_a_dead_address_fails_fast(any_transport: Case) -> None:
     server = any_transport.serve(lambda message: message)
     server.close()
-    start = time.monotonic()
-    with pytest.raises(ConnectError, match=str(server.address.port)):
+    with in_time(1), pytest.raises(ConnectError, match=str(server.address.port)):
         any_transport.connect(server.address)
-    assert time.monotonic() - start < 1
 
 
 def test_a_silent_peer_fails_at_the_timeout(remote_transport: Case) -> None:
     with socket.create_server((HOST, 0)) as silent:
         start = time.monotonic()
-        with pytest.raises(ConnectError, match=str(silent.getsockname()[1])):
+        with in_time(1.5), pytest.raises(ConnectError, match=str(silent.getsockname()[1])):
             remote_transport.connect(Address(*silent.getsockname()), timeout=0.3)
-        assert 0.2 < time.monotonic() - start < 1.5
+        assert time.monotonic() - start > 0.2
 
 
 def test_a_port_in_use_cannot_be_bound(any_transport: Case) -> None:
