@@ -83,11 +83,11 @@ def _run_registry(
     stack: contextlib.ExitStack,
     stop: threading.Event,
 ) -> Service:
-    from cluster.host import serve_all
+    from cluster.host import addresses, serve_all
 
     registry = Registry(Leases(arguments.servers, arguments.replicas, arguments.lease))
     at = Address(arguments.host, arguments.port)
-    return Service(serve_all(registry.handle, chosen, at, arguments.workers, stack))
+    return Service(addresses(serve_all(registry.handle, chosen, at, arguments.workers, stack)))
 
 
 def _run_node(
@@ -99,12 +99,16 @@ def _run_node(
     from cluster.host import Host, load_portions
     from cluster.serving.stages import Callers
 
+    registries = _given("--registry", arguments.registry)
+    if missing := chosen.keys() - registries:
+        raise UsageError(f"--registry: where does it listen over {', '.join(sorted(missing))}? give NAME=HOST:PORT")
+    servers = [_given("--model-server", word.split(",")) for word in arguments.model_server]
     tune(arguments.threads, arguments.malloc)
-    callers = Callers([parse_ready(word.split(",")) for word in arguments.model_server])
+    callers = Callers(servers)
     stack.callback(callers.close)
     host = Host(
         chosen,
-        parse_ready(arguments.registry),
+        registries,
         lambda server: load_portions(arguments.exports, arguments.digest, server, callers),
         at=Address(arguments.host, arguments.port),
         workers=arguments.workers,
@@ -114,6 +118,14 @@ def _run_node(
     )
     stack.callback(host.close)
     return Service(host.addresses, lambda: host.finish(DRAIN))
+
+
+def _given(flag: str, words: Iterable[str]) -> dict[str, Address]:
+    """What `flag` says. Raises `UsageError`."""
+    try:
+        return parse_ready(words)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def tune(threads: int, malloc: str) -> dict[str, int | str]:

@@ -57,8 +57,8 @@ class Limits:
     """PEM file of the authority that must have signed the peer's certificate."""
 
     def __post_init__(self) -> None:
-        if self.max_message > MOST:
-            raise UsageError(f"max_message: {self.max_message} is too large; valid: up to {MOST} bytes")
+        if not 1 <= self.max_message <= MOST:
+            raise UsageError(f"max_message: {self.max_message} bytes cannot be a limit; valid: 1 to {MOST}")
         if not 0 < self.stall <= DAY:
             raise UsageError(f"stall: {self.stall:g} s is no time to wait; valid: more than 0, up to {DAY} seconds")
         if self.when_full not in WHEN_FULL:

@@ -170,7 +170,7 @@ REFUSED = [
     ),
     (["--option", "grpc.max_mesage=5"], "'max_mesage'; did you mean 'max_message'?"),
     (["--option", "grpc.max_message=lots"], "--option grpc.max_message=lots: 'lots' is no int"),
-    (["--option", "grpc.max_message=0"], "--option grpc.max_message: 0 is too small; valid: 1 byte or more"),
+    (["--option", "grpc.max_message=0"], "--option grpc.max_message: 0 bytes cannot be a limit; valid: 1 to"),
     (["--trasport", "grpc"], "no flag '--trasport'; did you mean '--transport'?"),
     (["--trans", "grpc"], "no flag '--trans'"),
     (["grpc"], "no flag 'grpc'"),

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-from conftest import HOST, Case
 
 import transports
 from experiments import echo
 from tests.lateness import in_time
+from tests.transports.conftest import HOST, Case
 from transports import Address, Limits, Message
 from transports.base import DTYPES
 from transports.errors import (
@@ -237,6 +237,33 @@ def test_a_server_closed_during_a_call_is_lost(remote_transport: Case, ping: Mes
             call.result(3)
         release.set()
         closing.result(5)
+
+
+def test_who_drains_lets_the_last_answer_out(remote_transport: Case) -> None:
+    done, big = threading.Event(), np.random.default_rng(0).integers(0, 256, 2**23, np.uint8)
+
+    def give(message: Message) -> Message:
+        done.set()
+        return Message("big", {}, {"x": big})
+
+    server = remote_transport.serve(give)
+    connection = remote_transport.connect(server.address)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(connection.call, Message("x"), 20)
+        assert done.wait(5)
+        server.drain(20)
+        server.close()
+        assert np.array_equal(call.result().tensors["x"], big)
+    with pytest.raises(ConnectError):
+        remote_transport.connect(server.address)
+
+
+def test_an_idle_server_drains_at_once(any_transport: Case, ping: Message) -> None:
+    server = any_transport.serve(lambda message: message)
+    connection = any_transport.connect(server.address)
+    connection.call(ping, 5)
+    with in_time(1):
+        server.drain(20)
 
 
 def test_a_dead_address_fails_fast(any_transport: Case) -> None:
