@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import settings
 
 from partitioning import engines
 from partitioning.plan import Plan
 from partitioning.program import Program
 
 Array = npt.NDArray[Any]
-
-# A busy machine is no failure.
-settings.register_profile("splitbench", deadline=None)
-settings.load_profile("splitbench")
 
 
 def executables(engine: str, program: Program, plan: Plan) -> dict[str, engines.Executable]:
