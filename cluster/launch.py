@@ -28,7 +28,7 @@ __all__ = ["Cluster", "Nursery", "Settings"]
 
 START = 300.0
 """Seconds until every process has to be ready: loading a large model on a slow disk takes minutes."""
-HINDSIGHT = 1.0
+HINDSIGHT = 5.0
 """Seconds until the end of a process is known, at the most, after its peers have seen their connections close."""
 
 
@@ -223,9 +223,10 @@ class Cluster:
         """End its processes; the nursery is there for the next cluster."""
         self._nursery.stop([*self.nodes, "registry"])
 
-    def check(self) -> None:
-        """Raise `ClusterDown` if a process has ended: to be asked once a request has failed."""
-        self._nursery.check(patience=HINDSIGHT)
+    def check(self, patience: float = HINDSIGHT) -> None:
+        """Raise `ClusterDown` if a process has ended, or ends within `patience` seconds: to be asked once a request
+        has failed."""
+        self._nursery.check(patience)
 
     def replace(self, name: str) -> None:
         """Kill the node `name`, and start another in its place, which takes the portion when that is free again.

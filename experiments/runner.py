@@ -15,8 +15,9 @@ from typing import NoReturn
 import transports
 from cluster.client import Answer, Client
 from cluster.courier import Courier
+from cluster.errors import NoServer
 from cluster.host import settle
-from cluster.launch import Cluster, Nursery, Settings
+from cluster.launch import HINDSIGHT, Cluster, Nursery, Settings
 from cluster.local import LocalCluster
 from cluster.mailbox import Mailbox
 from cluster.partition import export
@@ -31,12 +32,14 @@ from experiments.samples import Sample, Writer
 from experiments.schedule import Block, blocks
 from experiments.specification import Cell, Experiment
 from transports.base import Address
-from transports.errors import WireError
+from transports.errors import ConnectError, ConnectionLost, WireError
 
 __all__ = ["run"]
 
 RECOVERY = 60.0
 """Seconds that a node which was killed may take to be replaced, on top of two leases, before a failure is one."""
+ENDED = (ConnectError, ConnectionLost, NoServer)
+"""What a request fails with whose server has ended: the one failure after which that is worth waiting for."""
 
 
 def run(
@@ -144,9 +147,10 @@ class _Bench:
 
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:
         """Raise why a request failed: a process that ended, or the error itself."""
-        self.fleet.check()
+        patience = HINDSIGHT if isinstance(error, ENDED) else 0.0
+        self.fleet.check(patience)
         if self.cluster:
-            self.cluster.check()
+            self.cluster.check(patience)
         raise type(error)(f"cell {cell.name}: {error}") from error
 
     def _request(self, cell: Cell, number: int) -> tuple[float, Answer, float]:

@@ -98,10 +98,11 @@ class Fleet:
             notify(f"model-{config.stem} ready ({self._settings.kind})")
         return tuple(self._addresses)
 
-    def check(self) -> None:
-        """Raise `ClusterDown` if a server has ended: to be asked once a request has failed."""
+    def check(self, patience: float = HINDSIGHT) -> None:
+        """Raise `ClusterDown` if a server has ended, or the first one ends within `patience` seconds: to be asked once
+        a request has failed."""
         for number, server in enumerate(self._servers):
-            server.check(0.0 if number else HINDSIGHT)
+            server.check(0.0 if number else patience)
 
     @property
     def pids(self) -> list[int]:

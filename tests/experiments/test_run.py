@@ -90,7 +90,7 @@ def test_a_node_that_dies_ends_the_run_with_the_cause(started: Callable[..., Run
     next(process for process in processes if process.name() == "node-1").kill()
     status, last = going.finish()
     assert status == 1
-    assert last == "error: node-1 was ended by SIGKILL"
+    assert last.startswith("error: node-1 was ended by SIGKILL")  # and what it said last, if anything
     assert_gone(processes)
     assert len(samples.read(out)) >= 1
     assert "SIGKILL" in environment.read(out)["failure"]
