@@ -13,7 +13,7 @@ from experiments.report import build
 from experiments.specification import Cell
 
 if TYPE_CHECKING:
-    from conftest import Maker
+    from tests.experiments.conftest import Maker
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "comparison.ipynb"

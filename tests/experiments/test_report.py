@@ -29,7 +29,7 @@ from experiments.report import build, main, render_table, summary_of
 from experiments.specification import Cell, Experiment, local_of
 
 if TYPE_CHECKING:
-    from conftest import Maker
+    from tests.experiments.conftest import Maker
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYER = [Cell(name) for name in ("none", "rpyc", "rpyc-tuned", "grpc")]
