@@ -40,7 +40,7 @@ class Run:
         assert {process.name() for process in found} >= {"registry", "node-0", "node-1"}
         return found
 
-    def finish(self, timeout: float = 60.0) -> tuple[int, str]:
+    def finish(self, timeout: float = 600.0) -> tuple[int, str]:
         """(exit status, the last line of standard error)."""
         out, err = self.process.communicate(timeout=timeout)
         self.out = out
@@ -49,5 +49,5 @@ class Run:
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive

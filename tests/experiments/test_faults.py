@@ -27,7 +27,7 @@ from transports.errors import (
 )
 
 if TYPE_CHECKING:
-    from conftest import Maker
+    from tests.experiments.conftest import Maker
 
 ROOT = Path(__file__).parent.parent.parent
 CELL = Cell("grpc", "submodel")
@@ -193,7 +193,7 @@ def test_a_node_is_killed_and_replaced_amid_an_experiment(tmp_path: Path) -> Non
     """Without repeats its requests fail until another has its portion; a client that repeats them loses none."""
     residual().save(tmp_path / "residual.keras")
     flags = ["--model", tmp_path / "residual.keras", "--mode", "submodel", "--servers", 2, "--flow", "nested,forward"]
-    flags += ["--runs", 12, "--kill", "node-1@4", "--lease", 0.5, "--repeats", "0,20", "--out", tmp_path / "out"]
+    flags += ["--runs", 12, "--kill", "node-1@4", "--lease", 2, "--repeats", "0,20", "--out", tmp_path / "out"]
     command = [sys.executable, "-m", "experiments.run", *map(str, flags)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -41,7 +41,8 @@ def test_the_first_line_of_the_documentation_works_alone() -> None:
     assert not folder.exists()
 
 
-def test_every_field_is_a_flag_with_help_and_default() -> None:
+def test_every_field_is_a_flag_with_help_and_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "500")  # or a word with a hyphen may be broken
     text = " ".join(parser().format_help().split())
     for setting in SETTINGS.values():
         assert f"{setting.flag} " in text

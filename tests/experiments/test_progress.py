@@ -94,10 +94,10 @@ def test_a_terminal_without_control_codes_gets_lines(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 def test_nothing_runs_beside_the_requests(stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    before = threading.active_count()
+    before = {*threading.enumerate()}
     with Progress(10, CELLS, stream()) as progress:
         progress.advance(CELLS[0], 0.1)
-        assert threading.active_count() == before
+        assert {*threading.enumerate()} <= before  # others of the process may end
 
 
 @pytest.mark.parametrize("stream", [Gone, GoneTerminal])

@@ -7,9 +7,15 @@ import pytest
 from experiments import threads
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is as wide as it likes, whatever the terminal."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.mark.slow
 def test_too_few_workers_block_nested_calls_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--transport", "grpc", "--depth", "4", "--servers", "2", "--timeout", "1"]
+    words = ["--transport", "grpc", "--depth", "4", "--servers", "2", "--timeout", "4"]
     assert threads.main(words) == 0
     out = capsys.readouterr().out
     assert "predicted 2, observed 2" in out
@@ -21,7 +27,7 @@ def test_too_few_workers_block_nested_calls_alone(capsys: pytest.CaptureFixture[
 
 @pytest.mark.slow
 def test_too_few_workers_are_refused_at_once_where_servers_do_not_wait(capsys: pytest.CaptureFixture[str]) -> None:
-    assert threads.main(["--depth", "4", "--servers", "2", "--when-full", "refuse"]) == 0
+    assert threads.main(["--depth", "4", "--servers", "2", "--when-full", "refuse", "--timeout", "30"]) == 0
     assert "refused" in capsys.readouterr().out
 
 

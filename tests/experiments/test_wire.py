@@ -22,14 +22,24 @@ WRITTEN = {"rest": ("json-b64", 4 / 3)}
 """Transport -> a codec in which all bytes take as many as others, and how many; "" and 1 for the rest."""
 
 
-def least(cell: Cell, connection: Connection, message: Message, times: int = 30) -> float:
-    """Of what a call sends: others on the machine only add. The first one, which sets up much, does not count."""
-    counts = []
-    for _ in range(times + 1):
+MOST = 300
+"""Calls, until one of them has the loopback interface to itself: others on the machine count there, too."""
+
+
+def least(cell: Cell, connection: Connection, message: Message, below: float) -> float:
+    """Of what a call sends, over thirty calls and on until it is less than `below`: others on the machine only add.
+
+    The first call, which sets up much, does not count.
+    """
+    connection.call(message, 30)
+    found = math.inf
+    for number in range(MOST):
+        if number >= 30 and found < below:
+            break
         crossed = wire.counting(cell)
         connection.call(message, 30)
-        counts.append(crossed())
-    return min(counts[1:])
+        found = min(found, crossed())
+    return found
 
 
 @pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
@@ -43,12 +53,14 @@ def test_what_crosses_is_the_payload_and_little_else(name: str) -> None:
         made.serve(lambda message: message, "127.0.0.1", 0, 2) as server,
         made.connect(server.address, codec) as connection,
     ):
-        nothing = least(Cell(name), connection, Message("echo"))
-        large = least(Cell(name), connection, Message("echo", {}, {"x": noise}))
-        zeros = least(Cell(name), connection, Message("echo", {}, {"x": np.zeros_like(noise)}))
+        payload = 2 * factor * noise.nbytes
+        most = 0.1 * payload if name in COMPRESSING else 1.1 * payload
+        nothing = least(Cell(name), connection, Message("echo"), 4_000)
+        large = least(Cell(name), connection, Message("echo", {}, {"x": noise}), 1.1 * payload)
+        zeros = least(Cell(name), connection, Message("echo", {}, {"x": np.zeros_like(noise)}), most)
     assert 20 < nothing < 4_000
-    assert 1 < large / (2 * factor * noise.nbytes) < 1.1
-    assert (zeros < 0.1 * large) if name in COMPRESSING else zeros == pytest.approx(large, rel=0.1)
+    assert payload < large < 1.1 * payload
+    assert (zeros < most) if name in COMPRESSING else payload < zeros < most
 
 
 def test_over_none_nothing_crosses_and_overlapping_requests_are_not_told_apart() -> None:
@@ -66,7 +78,7 @@ def test_over_none_what_crosses_to_a_model_server_is_counted(engine: str) -> Non
         made.serve(lambda message: message, "127.0.0.1", 0, 2) as server,
         made.connect(server.address, "json") as connection,
     ):
-        assert least(cell, connection, Message("echo"), times=3) > 20
+        assert least(cell, connection, Message("echo"), 4_000) > 20
     assert math.isnan(wire.counting(replace(cell, concurrency=2))())
 
 

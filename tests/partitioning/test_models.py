@@ -125,10 +125,12 @@ def test_a_failed_download_names_the_file_to_place(monkeypatch: pytest.MonkeyPat
     """The address is real, the way to it is a closed port: what a machine without internet sees."""
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
     with pytest.raises(PartitionError) as caught:
-        models.load("NASNetMobile", weights="imagenet")
-    assert f"Place that file at {tmp_path}/models/nasnet_mobile.h5, or use random weights" in str(caught.value)
+        models.load("MobileNetV3Small", weights="imagenet")
+    assert f"Place that file at {tmp_path}/models/weights_mobilenet_v3_small_224_1.0_float.h5, or use random weights" in str(caught.value)
     assert "https://storage.googleapis.com/" in str(caught.value)
 
 

@@ -83,9 +83,9 @@ def test_narrow_goes_further_for_few_bytes_than_balanced() -> None:
 def test_balanced_is_fast_enough_for_nasnet(n: int) -> None:
     graph = chain(*[1 + index * 7919 % 97 for index in range(800)])
     costs = {operation.name: 1.0 + index % 13 for index, operation in enumerate(graph.operations)}
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert len(set(balanced(graph, n, costs))) == n
-    assert time.perf_counter() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 @given(graphs(), st.data())
