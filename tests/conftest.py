@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,9 @@ for name, steady in PROFILES.items():
         name, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=steady, print_blob=True
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+# What a shell starts in the background ignores Ctrl-C, and so would every process of a test that presses it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

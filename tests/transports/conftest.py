@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,23 @@ def made(request: pytest.FixtureRequest) -> Iterator[Case]:
 
 any_transport = pytest.fixture(params=CASES)(made)
 remote_transport = pytest.fixture(params=REMOTE)(made)
+
+
+def peers_that_say(said: bytes, server: Server, stack: ExitStack, count: int = 20) -> list[socket.socket]:
+    """Connections on which nothing more comes; one that was dropped before it had said all is one of them."""
+    peers = [stack.enter_context(socket.create_connection(server.address, 20)) for _ in range(count)]
+    for peer in peers:
+        with suppress(OSError):
+            peer.sendall(said)
+    return peers
+
+
+def assert_hung_up(peers: Iterable[socket.socket]) -> None:
+    """The other end closes every one; `TimeoutError` after 20 seconds if it does not."""
+    for peer in peers:
+        with suppress(ConnectionResetError):
+            while peer.recv(1000):
+                pass
 
 
 @pytest.fixture
