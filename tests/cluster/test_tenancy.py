@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,12 +17,23 @@ from cluster.errors import NoPortion, StaleEpoch
 from cluster.leases import Leases
 from cluster.registry import Registry
 from cluster.tenancy import Tenancy
-from transports.base import Address, Server, Transport
+from transports.base import Address, Message, Server, Transport
 from transports.errors import WireError
 
 LEASE = 0.4
-PATIENCE = 20.0
+"""Seconds: of the tenants' clock, which says when they send heartbeats. The registry's stands still until a test sets
+it, so that a lease runs out when that is meant, however long the machine stalls."""
+PATIENCE = 60.0
 HERE, EPHEMERAL = Address("127.0.0.1", 7), Address("127.0.0.1", 0)
+
+
+class Clock:
+    """The registry's."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @dataclass
@@ -27,14 +41,27 @@ class Office:
     """A registry that can be closed, and opened anew at the same port with nothing in its memory."""
 
     transport: Transport
+    clock: Clock = field(default_factory=Clock)
+    asked: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Method -> when such questions had their answers (`time.monotonic()`)."""
+    answering: threading.Lock = field(default_factory=threading.Lock)
+    """Whoever has it keeps every question waiting."""
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     address: Address = EPHEMERAL
 
-    def open(self, ttl: float = LEASE) -> None:
-        self.leases = Leases(2, ttl=ttl)
-        self.server: Server = self.transport.serve(Registry(self.leases).handle, *self.address, workers=8)
+    def open(self) -> None:
+        self.leases = Leases(2, ttl=LEASE, clock=self.clock)
+        self._registry = Registry(self.leases)
+        self.server: Server = self.transport.serve(self._handle, *self.address, workers=8)
         self.address = self.server.address
         self.stack.callback(self.server.close)
+
+    def _handle(self, message: Message) -> Message:
+        with self.answering:
+            try:
+                return self._registry.handle(message)
+            finally:
+                self.asked[message.method].append(time.monotonic())
 
     def tenant(self, address: Address = HERE, **how: object) -> Tenancy:
         made = Tenancy(self.transport, self.address, {"grpc": address}, **how)  # type: ignore[arg-type]
@@ -66,9 +93,22 @@ def eventually(true: Callable[[], object]) -> None:
 
 def test_heartbeats_keep_a_lease_for_longer_than_it_lasts(office: Office) -> None:
     tenant = office.tenant()
+    epoch = tenant.epoch
     tenant.report({"p": ["x"]})
-    threading.Event().wait(3 * LEASE)
-    assert office.awaited() == {0: tenant.epoch}
+    for _ in range(5):
+        with office.answering:
+            office.clock.now += 0.9 * LEASE
+        seen = len(office.asked["renew"])
+        eventually(lambda seen=seen: len(office.asked["renew"]) > seen)
+    assert office.awaited() == {0: epoch} == {0: tenant.epoch}
+
+
+def test_several_heartbeats_are_sent_within_the_life_of_a_lease(office: Office) -> None:
+    """Some three, at least: where the machine stalls, others are further apart."""
+    office.tenant()
+    eventually(lambda: len(office.asked["renew"]) > 10)
+    beats = office.asked["renew"]
+    assert min(third - first for first, third in zip(beats, beats[2:], strict=False)) < LEASE
 
 
 def test_a_server_that_leaves_is_absent_at_once(office: Office) -> None:
@@ -82,16 +122,20 @@ def test_a_server_that_falls_silent_is_absent_after_its_lease_and_its_epoch_is_r
     tenant = office.tenant()
     tenant.report({"p": ["x"]})
     tenant.close()
-    eventually(lambda: office.awaited() == {})
+    office.clock.now += 0.9 * LEASE
+    assert office.awaited() == {0: tenant.epoch}
+    office.clock.now += 0.2 * LEASE
+    assert office.awaited() == {}
     with pytest.raises(StaleEpoch):
         office.leases.renew(tenant.epoch)
 
 
 def test_a_lease_that_ran_out_is_taken_anew_under_another_epoch(office: Office) -> None:
     tenant = office.tenant()
-    tenant.report({"p": ["x"]})
     before = tenant.epoch
-    office.leases.leave(before)  # to the server it is as if it had been silent for too long
+    tenant.report({"p": ["x"]})
+    assert office.awaited() == {0: before}
+    office.clock.now += 1.1 * LEASE
     eventually(lambda: office.awaited() not in ({}, {0: before}))
     assert office.awaited() == {0: tenant.epoch}
 
@@ -110,12 +154,10 @@ def test_a_registry_that_starts_anew_is_told_by_its_servers(office: Office) -> N
 def test_a_server_whose_portion_was_taken_meanwhile_is_told_once(office: Office) -> None:
     told: list[WireError] = []
     tenant = office.tenant(claim=1, lost=told.append)
-    with contextlib.suppress(StaleEpoch):
+    with office.answering:
         office.leases.leave(tenant.epoch)
-    other = office.leases.take({"grpc": Address("127.0.0.1", 9)}, claim=1)
-    office.leases.report(other.epoch, "p", ["x"])
-    office.leases.ttl = 1e9
-    office.leases.renew(other.epoch)
+        other = office.leases.take({"grpc": Address("127.0.0.1", 9)}, claim=1)
+        office.leases.report(other.epoch, "p", ["x"])
     eventually(lambda: told)
     assert [type(error) for error in told] == [NoPortion]
     assert office.awaited() == {1: other.epoch}
@@ -123,11 +165,14 @@ def test_a_server_whose_portion_was_taken_meanwhile_is_told_once(office: Office)
 
 def test_it_waits_for_a_portion_that_is_not_free_yet(office: Office) -> None:
     office.leases.take({"grpc": Address("127.0.0.1", 9)}, claim=0)
-    assert office.tenant(claim=0, patience=PATIENCE).server == 0  # the other one sends no heartbeats
+    with ThreadPoolExecutor() as threads:
+        tenant = threads.submit(office.tenant, claim=0, patience=PATIENCE)
+        eventually(lambda: len(office.asked["register"]) > 1)
+        office.clock.now += 1.1 * LEASE  # the other one sends no heartbeats
+        assert tenant.result().server == 0
 
 
 def test_it_is_refused_at_once_where_it_does_not_wait(office: Office) -> None:
-    office.leases.ttl = 1e9
     office.leases.take({"grpc": Address("127.0.0.1", 9)}, claim=0)
     with pytest.raises(NoPortion, match="portion 0 is taken"):
         office.tenant(claim=0)
