@@ -18,6 +18,8 @@ from transports import Address
 
 __all__ = ["NONE", "Fault", "Proxy", "Way"]
 
+PATIENCE = 60.0
+"""Seconds until those who hang up have hung up, on the slowest of machines."""
 PIECE = 16 * 2**10
 BUFFER = 64 * 2**10
 """Bytes that the system may keep for the proxy in either direction: little, or a throttled link would hide in them."""
@@ -68,9 +70,10 @@ class Proxy:
 
     def __init__(self, target: Address) -> None:
         self.target = target
-        self.fault = NONE
+        self._fault = NONE
         self._links: set[_Link] = set()
-        self._closed = threading.Event()
+        self._closed = False
+        self._news = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self.address = Address(*self._listener.getsockname())
@@ -80,11 +83,28 @@ class Proxy:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._closed.set()
+        self._closed = True
+        self.fault = NONE
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
+
+    @property
+    def fault(self) -> Fault:
+        """What happens to the bytes that come from now on; a wait for the one before ends when another is set."""
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Fault) -> None:
+        with self._news:
+            self._fault = fault
+            self._news.notify_all()
+
+    def await_hang_up(self) -> None:
+        """Return once every connection has ended, and both ends could know."""
+        with self._news:
+            assert self._news.wait_for(lambda: not self._links, PATIENCE)
 
     def cut(self) -> None:
         """Reset every connection that is open."""
@@ -95,7 +115,7 @@ class Proxy:
         threading.Thread(target=work, args=arguments, name=f"proxy-{self.address.port}", daemon=True).start()
 
     def _accept(self) -> None:
-        while not self._closed.is_set():
+        while not self._closed:
             try:
                 client, _ = self._listener.accept()
             except OSError:
@@ -129,12 +149,15 @@ class Proxy:
                 if len(kept) < len(piece):
                     ENDS[fault.end](link)
         if not link.silent.is_set():
-            self._links.discard(link)
             link.end("close")
+            with self._news:
+                self._links.discard(link)
+                self._news.notify_all()
 
     def _pass_on(self, link: _Link, piece: bytes, sink: socket.socket, fault: Fault) -> None:
         if wait := fault.delay + (len(piece) / fault.rate if fault.rate else 0.0):
-            self._closed.wait(wait)
+            with self._news:
+                self._news.wait_for(lambda: self._closed or self._fault is not fault, wait)
         if not link.silent.is_set():
             sink.sendall(piece)
 

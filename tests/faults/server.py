@@ -2,13 +2,13 @@
 
 python -m tests.faults.server grpc rpyc      # READY grpc=127.0.0.1:40001 rpyc=127.0.0.1:40002
 
-A message with a field `wait` is answered after so many seconds; `begun` is answered with the count of those before it.
+A message with a field `wait` is answered after so many seconds, and `hold` once `release` has come; `begun` is answered
+with the count of those that were begun, over any transport, beside such questions.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import subprocess
 import sys
 import threading
@@ -30,13 +30,20 @@ class Echo:
     """A handler that gives every message back."""
 
     def __init__(self) -> None:
-        self._begun = itertools.count()
+        self._lock = threading.Lock()
+        self._begun = 0
+        self._released = threading.Event()
 
     def __call__(self, message: Message) -> Message:
-        count = next(self._begun)
         if message.method == "begun":
-            return Message("begun", {"count": count})
-        if wait := float(message.fields.get("wait", 0.0)):
+            return Message("begun", {"count": self._begun})
+        with self._lock:
+            self._begun += 1
+        if message.method == "release":
+            self._released.set()
+        elif message.method == "hold":
+            self._released.wait()
+        elif wait := float(message.fields.get("wait", 0.0)):
             threading.Event().wait(wait)
         return message
 
@@ -55,7 +62,7 @@ def echoing(*names: str, options: Mapping[str, str] = {}, port: int = 0) -> Iter
             yield parse_ready(words), process.pid
         finally:
             process.stdin.close()
-            process.wait(10)
+            process.wait(60)
 
 
 def serve(names: list[str], options: Mapping[str, str], port: int) -> None:

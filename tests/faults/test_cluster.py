@@ -46,7 +46,7 @@ def faulty(bench: Bench, server: int, fault: Fault) -> Iterator[None]:
 FAULTS: Mapping[str, Callable[[Bench, int], AbstractContextManager[None]]] = {
     "stopped": stopped,
     "black hole": lambda bench, server: faulty(bench, server, Fault(end="silence")),
-    "slow": lambda bench, server: faulty(bench, server, Fault(delay=2 * DEADLINE)),
+    "slow": lambda bench, server: faulty(bench, server, Fault(delay=30 * DEADLINE)),
 }
 
 
