@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from threading import Barrier
 from typing import TypeVar
 
 import numpy as np
@@ -31,14 +32,17 @@ CLIENTS = 4
 MEMORY = 16 * 2**20
 """Bytes that a process may have grown by: what allocators and thread stacks vary by, and 1.6 kB a request at most."""
 
+MEETING = 300.0
+"""Seconds until the others are there, who do the same."""
+
 Sender = TypeVar("Sender")
 WAYS = list(itertools.product(REMOTE, FLOWS))
 LONG = (REMOTE[0], "nested")
 """The way that all requests go; every other has a hundredth as many, and no fewer than `MOMENT`."""
 MOMENT = 40
 
-ROWS, BRIEF = 1000, 0.2
-"""The batch of a request that never becomes complete (each row is some tens of bytes), and the seconds that it has."""
+HALVES, ROWS, BRIEF = 3000, 1000, 0.2
+"""Requests that never become complete, the batch of each (a row is some tens of bytes), and the seconds that it has."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,11 @@ def usage(bench: Bench) -> dict[str, Usage]:
     return found | {"clients": Usage.of(psutil.Process())}
 
 
-def assert_flat(bench: Bench, work: Callable[[int], object]) -> None:
-    """Do `work(count)` with few requests and then with many; compare what the processes hold after each."""
+def assert_flat(bench: Bench, work: Callable[[int], object], many: int) -> None:
+    """Do `work(count)` with few requests and then with `many`; compare what the processes hold after each."""
     work(WARMUP)
     before = usage(bench)
-    work(REQUESTS)
+    work(many)
     after = usage(bench)
     assert set(after) == set(before)
     assert not {name: (before[name], after[name]) for name in after if not after[name].is_flat(before[name])}
@@ -89,15 +93,17 @@ def together(clients: Sequence[Sender], run: Callable[[int, Sender], object]) ->
 def test_a_soak(plain: Bench, works: Mapping[str, Work]) -> None:
     """All requests of one way, and some of every other, by several clients at once."""
     work = works["sequential"]
+    meeting = Barrier(CLIENTS, timeout=MEETING)
 
     def run(number: int, client: Client, count: int) -> None:
         for way in WAYS:
+            meeting.wait()  # so that few requests meet as many others as many do
             for _ in range((count if way == LONG else max(MOMENT, count // 100)) // CLIENTS):
                 work.done_by(client, *way)
 
     with ExitStack() as stack:
         clients = [stack.enter_context(plain.client()) for _ in range(CLIENTS)]
-        assert_flat(plain, lambda count: together(clients, partial(run, count=count)))
+        assert_flat(plain, lambda count: together(clients, partial(run, count=count)), REQUESTS)
 
 
 def test_a_join_whose_other_input_never_comes(plain: Bench, works: Mapping[str, Work]) -> None:
@@ -116,5 +122,5 @@ def test_a_join_whose_other_input_never_comes(plain: Bench, works: Mapping[str, 
 
     with ExitStack() as stack:
         couriers = [stack.enter_context(plain.courier()) for _ in range(CLIENTS)]
-        assert_flat(plain, lambda count: together(couriers, partial(begin, count=count)))
+        assert_flat(plain, lambda count: together(couriers, partial(begin, count=count)), HALVES)
         work.done_by(stack.enter_context(plain.client()), *WAYS[0])
