@@ -130,7 +130,8 @@ def test_a_failed_download_names_the_file_to_place(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
     with pytest.raises(PartitionError) as caught:
         models.load("MobileNetV3Small", weights="imagenet")
-    assert f"Place that file at {tmp_path}/models/weights_mobilenet_v3_small_224_1.0_float.h5, or use random weights" in str(caught.value)
+    file = f"{tmp_path}/models/weights_mobilenet_v3_small_224_1.0_float.h5"
+    assert f"Place that file at {file}, or use random weights" in str(caught.value)
     assert "https://storage.googleapis.com/" in str(caught.value)
 
 

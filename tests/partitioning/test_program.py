@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import keras
@@ -30,17 +31,23 @@ STRATEGIES: dict[str, Callable[[Graph], tuple[int, ...]]] = {
 }
 
 
+@cache
+def _answered(name: str) -> tuple[Program, list[tuple[list[Any], list[Any]]]]:
+    """The model of that name, and what it answers to two batches: (inputs, outputs) each."""
+    model = MODELS[name]()
+    asked = [inputs_for(model, batch) for batch in (1, 3)]
+    return read(model), [(inputs, flat_outputs(model, inputs)) for inputs in asked]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", MODELS)
 def test_chained_stages_equal_the_model(name: str, engine: str, strategy: str) -> None:
-    model = MODELS[name]()
-    program = read(model)
+    program, answered = _answered(name)
     plan = build_plan(program.graph, STRATEGIES[strategy](program.graph), strategy)
     stages = executables(engine, program, plan)
-    for batch in (1, 3):
-        inputs = inputs_for(model, batch)
-        for got, expected in zip(run_chained(plan, stages, inputs), flat_outputs(model, inputs), strict=True):
+    for inputs, outputs in answered:
+        for got, expected in zip(run_chained(plan, stages, inputs), outputs, strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -28,8 +28,8 @@ WAIT = 30.0
 
 def gone(pids: list[int]) -> bool:
     """Whether all of these processes end soon."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for pid in pids:
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait(WAIT)
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
 
