@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from partitioning.cuts import cut_table
@@ -49,7 +49,6 @@ def _all_partitions(size: int, n: int) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("slack", [*SLACKS.values(), 1.3])
 @given(task=tasks())
-@settings(deadline=None)
 def test_balanced_is_the_best_of_all_partitions(slack: float, task: tuple[Graph, int, dict[str, float]]) -> None:
     graph, n, costs = task
     every = _all_partitions(len(graph.operations), n)

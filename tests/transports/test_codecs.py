@@ -110,7 +110,7 @@ def test_damaged_bytes_are_read_or_refused_and_nothing_else(codec: str, message:
 
 
 @pytest.mark.parametrize("codec", ["raw", "json"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.binary(max_size=200))
 def test_random_bytes_are_read_or_refused_and_nothing_else(codec: str, data: bytes) -> None:
     assert_read_or_refused(codec, data)
@@ -144,7 +144,7 @@ almost = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(document=st.one_of(documents, almost))
 def test_any_json_is_read_or_refused_and_nothing_else(document: object) -> None:
     assert_read_or_refused("json", json.dumps(document).encode())
@@ -232,7 +232,7 @@ nearly = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(anything, nearly))
 def test_tuples_of_anything_are_read_or_refused_and_nothing_else(value: object) -> None:
     try:
