@@ -277,6 +277,15 @@ def test_options_of_a_transport_that_a_flag_replaced_are_no_mistake(tmp_path: Pa
     assert made.option == {"grpc.max_message": "3000"}
 
 
+def test_a_cut_of_the_file_is_no_mistake_where_a_flag_replaced_the_mode(tmp_path: Path) -> None:
+    text = "mode = 'submodel'\ncut = 'narrow'"
+    assert spec(tmp_path, text, "--mode", "layer").cells == (Cell(),)
+    assert [cell.cut for cell in spec(tmp_path, text, "--mode", "layer,submodel").cells] == ["equal", "narrow"]
+    for words in (["--mode", "layer", "--cut", "narrow"], ["--cut", "balanced"]):
+        with pytest.raises(UsageError, match="no cell is of mode submodel"):
+            spec(tmp_path, text.replace("submodel", "layer"), *words)
+
+
 def test_the_folder_is_named_by_the_file(tmp_path: Path) -> None:
     (tmp_path / "seed-layer.toml").write_text("", encoding="utf-8")
     experiment, folder = parse(["--spec", str(tmp_path / "seed-layer.toml")])
