@@ -145,6 +145,14 @@ REFUSED = [
     (["--threads", "1.5"], "--threads: '1.5' is no whole number"),
     (["--seed", "-1"], "--seed: -1 is too small; valid: 0 or more"),
     (["--seed", str(2**32)], "--seed: 4294967296 is too large; valid: 4294967295 or less"),
+    (["--batch", "100000000"], "--batch: 100000000 is too large; valid: 1000000 or less"),
+    (["--replicas", "100000"], "--replicas: 100000 is too large; valid: 64 or less"),
+    (["--concurrency", "1,1000000"], "--concurrency: 1000000 is too large; valid: 256 or less"),
+    (["--runs", "9" * 4000], "is too large; valid: 10000000 or less"),
+    (["--threads", "100000"], "--threads: 100000 is too large; valid: 1024 or less"),
+    (["--workers", "1000000"], "--workers: 1000000 is too large; valid: 65536 or less"),
+    (["--lease", "1e300"], "--lease: 1e+300 is too large; valid: 86400 or less"),
+    (["--timeout", "1e300"], "--timeout: 1e+300 is too large; valid: 86400 or less"),
     (["--timeout", "0"], "--timeout: 0 is too small; valid: more than 0 seconds"),
     (["--timeout", "nan"], "--timeout: 'nan' is no number"),
     (["--timeout", "inf"], "--timeout: 'inf' is no number"),
@@ -314,7 +322,7 @@ EXPERIMENTS = st.builds(
     title=st.text(st.characters(codec="ascii", min_codepoint=33), max_size=20),
     runs=st.integers(1, 10**6),
     seed=st.integers(0, 2**32 - 1),
-    timeout=st.floats(1e-3, 1e6),
+    timeout=st.floats(1e-3, 86_400),
     option=st.just({}) | st.fixed_dictionaries({"none.max_message": st.integers(1, 10**9).map(str)}),
 )
 
