@@ -41,7 +41,7 @@ __all__ = [
 NAME = "samples.csv"
 RESULTS = (
     *(NAME, "summary.csv", "report.md", "environment.json", "comparison.svg"),
-    *("faults.csv", "sizes.svg", "plan-*.json"),
+    *("faults.csv", "sizes.svg", "threads.csv", "plan-*.json"),
 )
 """What a folder that already holds an experiment holds some of."""
 
