@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import transports
+from cluster.flows import FLOWS
 from experiments.flags import from_record, parse, parser, to_record
 from experiments.settings import SETTINGS
 from experiments.sizes_bench import Study, Way
@@ -386,3 +387,24 @@ SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.tom
 @pytest.mark.parametrize("path", SPECS, ids=[path.stem for path in SPECS])
 def test_the_files_that_come_along_can_be_used(path: Path) -> None:
     assert parse(["--spec", str(path)])[0].cells
+
+
+@pytest.mark.parametrize("name", ["wire", "flows"])
+def test_files_that_are_read_beside_each_other_name_one_cut(name: str) -> None:
+    """A search measures costs anew for each engine and each run: other cuts, other bytes."""
+    cuts = {
+        cell.cut
+        for path in SPECS
+        if path.stem in (name, "tuned-submodel")
+        for cell in parse(["--spec", str(path)])[0].cells
+    }
+    assert len(cuts) == 1
+    assert "+" in cuts.pop()
+
+
+def test_every_flow_is_compared_over_every_plain_transport() -> None:
+    (path,) = (path for path in SPECS if path.stem == "flows")
+    compared = parse(["--spec", str(path)])[0].cells
+    assert {cell.flow for cell in compared} == set(FLOWS)
+    assert len({(cell.transport, cell.flow) for cell in compared}) == len(compared) == 3 * len(FLOWS)
+    assert len({replace(cell, transport="none", flow="nested") for cell in compared}) == 1
