@@ -76,17 +76,24 @@ def finish(folder: Path, failure: str = "") -> None:
 @contextlib.contextmanager
 def finishing(folder: Path, salvage: Callable[[], object]) -> Iterator[None]:
     """Around the measuring: `finish` however it ends, and where that is not well, `salvage` what was measured."""
-    failure = "it was interrupted"
+    failure = ""
     try:
         yield
-        failure = ""
-    except (SplitbenchError, OSError) as error:
-        failure = str(error)
+    except BaseException as error:
+        failure = _cause(error)
         raise
     finally:
         finish(folder, failure)
         if failure:
             salvage()
+
+
+def _cause(error: BaseException) -> str:
+    """Why a run ended, for its record: what was foreseen says so itself, anything else by its type as well."""
+    if isinstance(error, KeyboardInterrupt):  # Ctrl-C, and SIGTERM
+        return "it was interrupted"
+    foreseen = isinstance(error, (SplitbenchError, OSError))
+    return str(error) if foreseen else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def read(folder: Path) -> dict[str, Any]:

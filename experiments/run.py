@@ -17,6 +17,7 @@ from cluster.launch import Nursery
 from cluster.process import tune
 from experiments import engines, environment, faults, flags, model_servers, report, samples
 from experiments.files import replace_file
+from experiments.inputs import check_image
 from experiments.progress import Progress
 from experiments.specification import Experiment
 from transports.errors import SplitbenchError, UsageError
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
-    from experiments.prepare import prepare  # not for a flag that is refused: it takes its time
+    samples.refuse_taken(folder, experiment.title)
+    check_image(experiment.input)
+    from experiments.prepare import prepare  # not for what is refused until here: it takes its time
 
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:

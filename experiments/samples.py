@@ -35,12 +35,13 @@ __all__ = [
     "cell_of",
     "claim",
     "read",
+    "refuse_taken",
 ]
 
 NAME = "samples.csv"
 RESULTS = (
     *(NAME, "summary.csv", "report.md", "environment.json", "comparison.svg"),
-    *("faults.csv", "sizes.svg", "plan-*.json"),
+    *("faults.csv", "sizes.svg", "threads.csv", "plan-*.json"),
 )
 """What a folder that already holds an experiment holds some of."""
 
@@ -108,11 +109,18 @@ def claim(folder: Path, title: str = "") -> Path:
         raise UsageError(f"--out {folder}: not a folder; give one that is new or empty") from error
     except OSError as error:
         raise UsageError(f"--out {folder}: cannot be written to ({error.strerror}); give another folder") from error
+    refuse_taken(folder, title)
+    return folder
+
+
+def refuse_taken(folder: Path, title: str = "") -> None:
+    """Raise `UsageError` where `folder` holds an experiment already, or is no folder; nothing is made."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: not a folder; give one that is new or empty")
     found = sorted(path.name for pattern in RESULTS for path in folder.glob(pattern))
     if found:
         asked = f"; {title!r} needs another" if title else "; give another"
         raise UsageError(f"--out {folder}: already holds an experiment ({', '.join(found)}){asked}")
-    return folder
 
 
 def read(folder: Path) -> pd.DataFrame:

@@ -20,11 +20,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 
 import transports
-from experiments import environment, rows, samples, sizes_report
+from experiments import environment, memory, rows, samples, sizes_report
 from experiments.flags import timestamp
 from experiments.sizes_bench import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
 from transports.errors import SplitbenchError, UsageError
@@ -146,18 +145,10 @@ def _options(texts: Sequence[str], ways: Sequence[Way]) -> dict[str, str]:
     return options
 
 
-def _check_memory(size: int) -> None:
-    free, needed = psutil.virtual_memory().available, COPIES * size
-    if needed > free:
-        raise UsageError(
-            f"a tensor of {megabytes(size)} takes up to {needed / 1e9:.1f} GB in both processes, and {free / 1e9:.1f} "
-            f"are free; give at most {free // COPIES // MB} MB"
-        )
-
-
 def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
     """Measure, and leave behind a report of whatever was measured, with the reason where that is not all."""
-    _check_memory(study.sizes[-1])
+    most = study.sizes[-1]
+    memory.check(f"a tensor of {megabytes(most)} in both processes", most / MB, COPIES * MB, "MB")
     samples.claim(folder)
     environment.begin(folder, study.record(), argv)
     missing: dict[str, str] = {}

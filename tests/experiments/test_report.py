@@ -248,6 +248,14 @@ def test_without_matplotlib_the_report_says_how_to_get_it(make_results: Maker, m
     assert (folder / "summary.csv").exists()
 
 
+@pytest.mark.filterwarnings("error:constrained_layout not applied")
+def test_named_cuts_leave_the_chart_its_room(make_results: Maker) -> None:
+    cut = "+".join(f"expanded_conv_{number}_project_bn" for number in range(4))
+    folder = make_results([Cell("grpc", "submodel", cut=cut)])
+    build(folder)
+    assert ">grpc/submodel/nested/eager/raw/b1/s5/cut=named<" in (folder / "comparison.svg").read_text()
+
+
 def test_the_chart_is_an_svg_with_every_cell(make_results: Maker) -> None:
     folder = build(make_results(LAYER)).parent
     text = (folder / "comparison.svg").read_text()

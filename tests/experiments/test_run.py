@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +167,25 @@ def test_a_folder_that_holds_an_experiment_is_refused(
     assert run.main(words) == 2
     assert "already holds an experiment" in capsys.readouterr().err
     assert (tmp_path / "out" / "samples.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("case", ["a folder that is taken", "a file for a folder", "no input", "an input of text"])
+def test_what_is_seen_at_once_is_refused_before_anything_is_loaded(case: str, tmp_path: Path) -> None:
+    taken, file = tmp_path / "taken", tmp_path / "file"
+    taken.mkdir()
+    for path in (taken / "samples.csv", file):
+        path.touch()
+    words = {
+        "a folder that is taken": ["--out", str(taken)],
+        "a file for a folder": ["--out", str(file)],
+        "no input": ["--input", str(tmp_path / "nowhere.jpg"), "--out", str(tmp_path / "out")],
+        "an input of text": ["--input", __file__, "--out", str(tmp_path / "out")],
+    }[case]
+    code = "import sys; from experiments import run; run.main(sys.argv[1:]); print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert done.stderr.startswith(f"error: {words[0]}")
+    assert done.stderr.count("\n") == 1
 
 
 def swapped(program: Program, operation: str) -> Program:
