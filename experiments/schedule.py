@@ -26,6 +26,11 @@ class Block:
     lead: int
     runs: range
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of every request, in order: those that are not counted are below zero."""
+        return [*range(-self.lead, 0), *self.runs]
+
 
 def blocks(concurrency: Sequence[int], runs: int, order: str, seed: int) -> Iterator[Block]:
     """Every block of an experiment, in the order of execution.
