@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -69,7 +69,7 @@ def run(
             bench.warm_up(cell)
         settle()
         concurrency = [cell.concurrency for cell in experiment.cells]
-        for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed):
+        for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed, experiment.replicas):
             bench.measure(block, keep)
 
 
@@ -164,6 +164,8 @@ class _Bench:
         """(seconds from arrays in the client's memory to arrays in the client's memory, answer, its deviation)."""
         partition = self.prepared.partitions[cell]
         route = route_of(cell, partition)
+        if self.disruption and number < 0:  # a node that took another's place is to be met now, not after a lease
+            route = replace(route, registry="per-hop")
         variant = number % len(self.prepared.inputs[cell.batch])
         inputs = self.prepared.inputs[cell.batch][variant]
         start = time.perf_counter()

@@ -33,6 +33,13 @@ def test_shuffled_blocks_are_short_and_led_by_requests_that_do_not_count() -> No
     assert {block.lead for block in made if block.cell == 0} == {1}
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_each_of_several_nodes_is_led_to(order: str) -> None:
+    """They take turns: as many requests that do not count for each of them."""
+    assert {(block.cell, block.lead) for block in blocks([1, 3], 60, order, 0, replicas=2)} == {(0, 2), (1, 6)}
+    assert next(blocks([3], 1, order, 0)).numbers == [-3, -2, -1, 0]
+
+
 def test_the_seed_decides_the_order() -> None:
     orders = [[block.cell for block in blocks([1] * 5, 50, "shuffled", seed)] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
@@ -40,8 +47,8 @@ def test_the_seed_decides_the_order() -> None:
 
 def test_blocked_is_one_cell_after_the_other() -> None:
     assert [(block.cell, len(block.runs), block.lead) for block in blocks([1, 1], 50, "blocked", 0)] == [
-        (0, 50, 0),
-        (1, 50, 0),
+        (0, 50, 1),
+        (1, 50, 1),
     ]
 
 
