@@ -180,6 +180,20 @@ def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> N
     assert [field.strip() for field in row[2:-1]] == ["node-1", "1", "2", "3", "2", "0.750", "1.25"]
 
 
+def test_a_request_that_failed_disturbs_until_it_is_answered(make_results: Maker) -> None:
+    """And not until its last attempt failed, when nobody had been answered yet."""
+    folder = make_results([CELL], runs=0)
+    (folder / samples.NAME).unlink()
+    with samples.Writer(folder) as writer:
+        for run, start in enumerate([1.0, 3.0, 4.0]):
+            writer.append(samples.Sample(CELL, run, 0.25, 0, start=start))
+    with faults.writer(folder) as log:
+        log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
+        log.append(faults.Fault(CELL, 1, 2.0, 0.5, "failed", "connect", "gone"))
+    (found,) = faults.recoveries(faults.read(folder), samples.read(folder))
+    assert (found["answered"], found["undisturbed"]) == (1.25, 1.25)
+
+
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     with faults.writer(tmp_path) as log:
         log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
