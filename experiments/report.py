@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -160,9 +161,10 @@ def _is_local(row: Mapping[str, Any]) -> bool:
 
 
 def _terminal_row(row: Mapping[str, Any]) -> list[str]:
+    unsure = _is_local(row) or math.isnan(row["ratio_low"])
     ratios = [
         number(row["ratio_to_local"], 4),
-        ABSENT if _is_local(row) else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
+        ABSENT if unsure else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
         ABSENT if cell_of(row) == none_of(cell_of(row)) else number(row["ratio_to_none"], 4),
     ]
     return [number(row["mean"], 4), number(row["std"], 2), *ratios]

@@ -212,7 +212,7 @@ def test_a_killed_run_is_reported_up_to_its_last_whole_line(make_results: Maker)
     assert (
         "> **INCOMPLETE**: the run did not say why\n>\n> **NOTE**: the last line of samples.csv is incomplete" in text
     )
-    assert "| Data on 49 to 50 runs |" in text
+    assert "| Data on 49 to 50 runs " in text
 
 
 def test_a_run_that_measured_nothing(make_results: Maker) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.flags import parse
 from experiments.schedule import BLOCK, blocks
+from experiments.statistics import MIN_BLOCKS
 
 ORDERS = ("shuffled", "blocked")
+SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.toml"))
 
 
 @given(
@@ -55,3 +59,12 @@ def test_blocked_is_one_cell_after_the_other() -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_last_block_may_be_shorter(order: str) -> None:
     assert sum(len(block.runs) for block in blocks([1], 23, order, 0)) == 23
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
+def test_every_cell_of_a_comparison_has_the_blocks_of_an_interval(spec: Path) -> None:
+    """One with a kill compares no means."""
+    experiment, _ = parse(["--spec", str(spec)])
+    concurrency = [cell.concurrency for cell in experiment.with_locals().cells]
+    counted = Counter(block.cell for block in blocks(concurrency, experiment.runs, experiment.turns, 0))
+    assert experiment.kill or min(counted.values()) >= MIN_BLOCKS
