@@ -25,7 +25,7 @@ from experiments.markdown import ABSENT, line, number
 from experiments.published import Figures, figures_for
 from experiments.samples import cell_of
 from experiments.settings import from_record
-from experiments.specification import CELL_FIELDS, local_of
+from experiments.specification import CELL_FIELDS, Experiment, local_of
 from experiments.statistics import none_of
 from transports.errors import UsageError
 
@@ -33,7 +33,7 @@ __all__ = ["build", "main", "render_table", "summary_of"]
 
 
 def build(folder: Path) -> Path:
-    """Write summary.csv, comparison.svg and report.md into `folder`, and return the path of the report.
+    """Write summary.csv, comparison.svg (but for a `kill`) and report.md into `folder`; the path of the report.
 
     Raises `UsageError` where `folder` holds no experiment, and `WriteError` where a file could not be written.
     """
@@ -43,9 +43,7 @@ def build(folder: Path) -> Path:
     measured = samples.read(folder)
     summary = summary_of(measured, from_record(record["experiment"]).seed)
     replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    titles = engines.titles_of(record)
-    missing = _draw(summary, folder, titles)
-    replace_file(folder / "report.md", _text(record, measured, summary, faults.read(folder), missing, titles))
+    replace_file(folder / "report.md", _text(folder, record, measured, summary))
     return folder / "report.md"
 
 
@@ -123,27 +121,34 @@ def _draw(summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> str
     return "" if chart else "a ratio to draw"
 
 
-def _text(
-    record: Mapping[str, Any],
-    measured: pd.DataFrame,
-    summary: pd.DataFrame,
-    killed: pd.DataFrame,
-    missing: str,
-    titles: Mapping[str, str],
-) -> str:
-    experiment = from_record(record["experiment"])
+def _text(folder: Path, record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFrame) -> str:
+    """The report. Whatever compares cells is left out where a kill hit them; else the chart is drawn as well."""
+    experiment, titles = from_record(record["experiment"]), engines.titles_of(record)
     parts = [
         [f"# {line(experiment.title) or 'Comparison of distributed inference'}"],
         sections.banner(record, measured.attrs.get("note", "")),
         sections.overview(experiment),
-        sections.chart(missing),
-        *sections.groups(summary, titles),
-        faults.section(faults.recoveries(killed, measured)),
-        sections.full_table(summary, titles),
-        sections.how_to_read(experiment, summary, titles),
+        *(_disrupted(folder, measured) if experiment.kill else _compared(folder, experiment, summary, titles)),
         sections.environment(record, experiment),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _disrupted(folder: Path, measured: pd.DataFrame) -> list[list[str]]:
+    """The sections about an experiment in which nodes were killed."""
+    return [sections.incomparable(), faults.section(faults.recoveries(faults.read(folder), measured))]
+
+
+def _compared(
+    folder: Path, experiment: Experiment, summary: pd.DataFrame, titles: Mapping[str, str]
+) -> list[list[str]]:
+    """The sections that compare cells, the first of them with the chart, which is drawn."""
+    return [
+        sections.chart(_draw(summary, folder, titles)),
+        *sections.groups(summary, titles),
+        sections.full_table(summary, titles),
+        sections.how_to_read(experiment, summary, titles),
+    ]
 
 
 def _published(row: Mapping[str, Any]) -> Figures | None:

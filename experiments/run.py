@@ -82,8 +82,10 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
 def _show(folder: Path) -> None:
     written = report.build(folder)
     console = Console()
-    titles = engines.titles_of(environment.read(folder))
-    console.print(report.render_table(pd.read_csv(folder / "summary.csv"), titles))
+    record = environment.read(folder)
+    if not record["experiment"]["kill"]:  # after a kill there is nothing to compare
+        summary = pd.read_csv(folder / "summary.csv")
+        console.print(report.render_table(summary, engines.titles_of(record)))
     console.print(f"results: {folder} (begin with {written.name})", soft_wrap=True)
 
 

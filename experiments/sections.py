@@ -18,9 +18,8 @@ from experiments.specification import Cell, Experiment, local_of
 from experiments.statistics import MIN_BLOCKS, RESAMPLES
 
 __all__ = [
-    *("banner", "chart", "environment", "full_table", "groups", "how_to_read", "machine", "overview"),
-    "pairs",
-    "transport_title",
+    *("banner", "chart", "environment", "full_table", "groups", "how_to_read", "incomparable", "machine"),
+    *("overview", "pairs", "transport_title"),
 ]
 
 Row = Mapping[str, Any]
@@ -86,6 +85,15 @@ def overview(experiment: Experiment) -> list[str]:
     return [
         f"Model {line(experiment.model)} ({experiment.weights} weights), {experiment.runs} timed requests in each cell "
         f"after {warm}, one client {client}, order {experiment.turns}."
+    ]
+
+
+def incomparable() -> list[str]:
+    """Why cells are not compared where a kill hit them."""
+    return [
+        "Means, and how many times local they are, are not shown: the outage is in the seconds of a request that its "
+        "client repeated, but not in those of one that failed and was begun anew, so that they would compare different "
+        "things."
     ]
 
 

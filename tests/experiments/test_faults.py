@@ -154,7 +154,7 @@ def test_a_failure_took_until_it_failed_and_not_until_the_node_was_replaced(tmp_
 
 
 def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> None:
-    folder = make_results([CELL], runs=0)
+    folder = make_results([CELL], runs=0, kill="node-1@1")
     (folder / samples.NAME).unlink()
     with samples.Writer(folder) as writer:
         for run, (start, repeated) in enumerate([(1.0, 1), (1.875, 1), (2.5, 0), (3.0, 2), (4.0, 0)]):
@@ -178,6 +178,19 @@ def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> N
     text = report.build(folder).read_text()
     (row,) = (line.split("|") for line in text.splitlines() if "| node-1 |" in line)
     assert [field.strip() for field in row[2:-1]] == ["node-1", "1", "2", "3", "2", "0.750", "1.25"]
+
+
+def test_a_report_of_a_kill_compares_no_means(make_results: Maker) -> None:
+    """The outage is in the seconds of a repeated request, and not in those of one that was begun anew."""
+    folder = make_results([CELL, Cell("grpc", "submodel", repeats=8)], kill="node-1@20")
+    with faults.writer(folder) as log:
+        log.append(faults.Fault(CELL, 20, 2.0, 0.0, "kill", "node-1"))
+    text = report.build(folder).read_text()
+    assert "would compare different things" in text
+    assert "| node-1 |" in text
+    for absent in ("Mean (s)", "x / Local", "comparison.svg"):
+        assert absent not in text
+    assert not (folder / "comparison.svg").exists()
 
 
 def test_a_request_that_failed_disturbs_until_it_is_answered(make_results: Maker) -> None:

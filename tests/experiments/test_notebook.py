@@ -43,6 +43,8 @@ def test_several_experiments_from_the_notebook_folder(
 ) -> None:
     build(make_results([Cell("none"), Cell("rpyc"), Cell()], name="results/seed-layer"))
     build(make_results([Cell(mode="submodel")], name="results/other", runs=12))
+    build(make_results([Cell(mode="submodel")], name="results/killed", kill="node-1@20"))
+    (tmp_path / "results" / "killed" / "faults.csv").touch()
     path = tmp_path / "results" / "other" / "samples.csv"
     path.write_bytes(path.read_bytes()[:-40])
     monkeypatch.setenv("SPLITBENCH_RESULTS", str(tmp_path / "results"))
