@@ -28,7 +28,7 @@ from experiments.kill import Kill
 from experiments.prepare import Prepared, route_of
 from experiments.progress import Progress
 from experiments.samples import Sample, Writer
-from experiments.schedule import Block, blocks
+from experiments.schedule import Block, blocks, warm_ups
 from experiments.specification import Cell, Experiment
 from transports.base import Address
 from transports.errors import WireError
@@ -87,7 +87,7 @@ class _Bench:
 
     def warm_up(self, cell: Cell) -> None:
         """Requests that are not timed, with every variant of the input at least once."""
-        for number in range(max(self.prepared.experiment.warmup, len(self.prepared.inputs[cell.batch]))):
+        for number in range(warm_ups(self.prepared.experiment.warmup, len(self.prepared.inputs[cell.batch]))):
             try:
                 self._request(cell, number)
             except WireError as error:

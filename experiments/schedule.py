@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["BLOCK", "Block", "blocks", "lead"]
+__all__ = ["BLOCK", "Block", "blocks", "lead", "warm_ups"]
 
 BLOCK = 10
 """Timed requests in a block of the order `shuffled`, for each request that is under way at a time."""
@@ -31,6 +31,11 @@ class Block:
     def numbers(self) -> list[int]:
         """Of every request, in order: those that are not counted are below zero."""
         return [*range(-self.lead, 0), *self.runs]
+
+
+def warm_ups(asked: int, variants: int) -> int:
+    """Requests of a cell before its first block: those that were asked for, and each variant of the input once."""
+    return max(asked, variants)
 
 
 def lead(concurrency: int, replicas: int) -> int:

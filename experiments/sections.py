@@ -11,9 +11,11 @@ import pandas as pd
 
 from experiments import engines
 from experiments.charts import NAME as CHART
+from experiments.inputs import COUNT
 from experiments.markdown import ABSENT, count, interval, line, number, table
 from experiments.published import Figures, figures_for
 from experiments.samples import EXTRA_FIELDS, cell_of
+from experiments.schedule import BLOCK, lead, warm_ups
 from experiments.specification import Cell, Experiment, local_of
 from experiments.statistics import MIN_BLOCKS, RESAMPLES
 
@@ -78,13 +80,14 @@ def banner(record: Mapping[str, Any], note: str) -> list[str]:
 
 
 def overview(experiment: Experiment) -> list[str]:
-    warm = f"{experiment.warmup} warm-up requests" if experiment.warmup != 1 else "1 warm-up request"
     levels = sorted({cell.concurrency for cell in experiment.cells})
+    leads = sorted({lead(cell.concurrency, experiment.replicas) for cell in experiment.cells})
     known = f"with {' or '.join(map(str, levels))} requests under way at a time"
     client = known if levels[-1:] > [1] else "without concurrent requests"
     return [
         f"Model {line(experiment.model)} ({experiment.weights} weights), {experiment.runs} timed requests in each cell "
-        f"after {warm}, one client {client}, order {experiment.turns}."
+        f"after {warm_ups(experiment.warmup, COUNT)} warm-up requests, one client {client}, order {experiment.turns}. "
+        f"Requests at the begin of each block that are not counted: {' or '.join(map(str, leads))}."
     ]
 
 
@@ -211,7 +214,8 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.T
         f"- **95 % interval** is that of x / Local: a bootstrap over {RESAMPLES} resamples of whole blocks of both "
         f"cells (seed {experiment.seed}), since requests of a block are not independent; its percentiles are widened "
         f"for few blocks (Hesterberg 2015). Those of x / None and of Throughput x Local are found in the same way. "
-        f"Where a cell has fewer than {MIN_BLOCKS} blocks there is none: it would promise too much.",
+        f"Where a cell has fewer than {MIN_BLOCKS} blocks there is none: it would promise too much. A block is {BLOCK} "
+        "requests for each that is under way at a time, or (order blocked) all of a cell.",
         "- **Outside the stages** is the mean of a request's seconds less those spent in stages: what partition and "
         "transport took. It tells columns apart where x / Local, with one noisy local model below all, does not. "
         "Requests that overlap wait for each other in it; of stages that overlap each is taken off.",

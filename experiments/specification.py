@@ -111,7 +111,7 @@ class Experiment:
     )
     input: str = _setting(str(PHOTOGRAPH), "an image file")
     runs: int = _setting(50, "timed requests in each cell")
-    warmup: int = _setting(5, "requests in each cell before the first timed one")
+    warmup: int = _setting(5, "requests in each cell before the first timed one; each input once at the least")
     order: str = _setting(
         "shuffled", "shuffled = short randomised blocks; blocked = one cell after the other", ("shuffled", "blocked")
     )

@@ -23,6 +23,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from experiments import samples, sections
+from experiments.inputs import COUNT
 from experiments.markdown import ABSENT, count, line, number, table
 from experiments.published import figures_for
 from experiments.report import build, main, render_table, summary_of
@@ -177,9 +178,19 @@ def words_of(experiment: Experiment) -> tuple[str, dict[str, str]]:
 
 def test_the_overview_tells_the_order_and_the_clients_as_they_were() -> None:
     plain, _ = words_of(Experiment((Cell(),)))
-    assert plain.endswith("one client without concurrent requests, order shuffled.")
+    assert "after 5 warm-up requests, one client without concurrent requests, order shuffled. " in plain
+    assert plain.endswith("begin of each block that are not counted: 1.")
     crowded, _ = words_of(Experiment((Cell(concurrency=4),), kill="node-1@20").with_locals())
-    assert crowded.endswith("one client with 1 or 4 requests under way at a time, order blocked.")
+    assert "one client with 1 or 4 requests under way at a time, order blocked. " in crowded
+    assert crowded.endswith("begin of each block that are not counted: 1 or 4.")
+    twins, _ = words_of(Experiment((Cell(),), replicas=2))
+    assert twins.endswith("begin of each block that are not counted: 2.")
+
+
+@pytest.mark.parametrize(("asked", "made"), [(0, COUNT), (1, COUNT), (COUNT + 1, COUNT + 1)])
+def test_the_overview_tells_the_warm_up_requests_that_were_made(asked: int, made: int) -> None:
+    """Every variant of the input is checked once, whatever was asked for."""
+    assert f"after {made} warm-up requests" in words_of(Experiment((Cell(),), warmup=asked))[0]
 
 
 def test_the_environment_tells_settings_that_are_not_the_default() -> None:
