@@ -37,6 +37,14 @@ PAUSE = 0.1
 """Seconds after a failed request: who is refused at once must not spin."""
 
 
+INCOMPARABLE = (
+    "Means, and how many times local they are, are not shown: the outage is in the seconds of a request that its "
+    "client repeated, but not in those of one that failed and was begun anew, so that they would compare different "
+    "things."
+)
+"""Why the report of an experiment with a kill has nothing else in it."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """A row of faults.csv."""
@@ -166,4 +174,4 @@ def section(found: Sequence[Mapping[str, Any]]) -> list[str]:
         "was begun, or begun anew, after it. **Undisturbed after**: until the last of the requests that failed or "
         "were repeated was answered (0: there was none)."
     )
-    return ["## Faults", "", text, "", *table(header, body, left=2)]
+    return ["## Faults", "", text, "", *table(header, body, left=2), "", INCOMPARABLE]

@@ -135,8 +135,8 @@ def _text(folder: Path, record: Mapping[str, Any], measured: pd.DataFrame, summa
 
 
 def _disrupted(folder: Path, measured: pd.DataFrame) -> list[list[str]]:
-    """The sections about an experiment in which nodes were killed."""
-    return [sections.incomparable(), faults.section(faults.recoveries(faults.read(folder), measured))]
+    """The section about what came of the kills."""
+    return [faults.section(faults.recoveries(faults.read(folder), measured))]
 
 
 def _compared(

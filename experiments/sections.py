@@ -20,8 +20,8 @@ from experiments.specification import Cell, Experiment, local_of
 from experiments.statistics import MIN_BLOCKS, RESAMPLES
 
 __all__ = [
-    *("banner", "chart", "environment", "full_table", "groups", "how_to_read", "incomparable", "machine"),
-    *("overview", "pairs", "transport_title"),
+    *("banner", "chart", "environment", "full_table", "groups", "how_to_read", "machine", "overview"),
+    *("pairs", "transport_title"),
 ]
 
 Row = Mapping[str, Any]
@@ -88,15 +88,6 @@ def overview(experiment: Experiment) -> list[str]:
         f"Model {line(experiment.model)} ({experiment.weights} weights), {experiment.runs} timed requests in each cell "
         f"after {warm_ups(experiment.warmup, COUNT)} warm-up requests, one client {client}, order {experiment.turns}. "
         f"Requests at the begin of each block that are not counted: {' or '.join(map(str, leads))}."
-    ]
-
-
-def incomparable() -> list[str]:
-    """Why cells are not compared where a kill hit them."""
-    return [
-        "Means, and how many times local they are, are not shown: the outage is in the seconds of a request that its "
-        "client repeated, but not in those of one that failed and was begun anew, so that they would compare different "
-        "things."
     ]
 
 
