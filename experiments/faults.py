@@ -21,15 +21,14 @@ import pandas as pd
 
 from cluster.courier import GONE
 from cluster.errors import NoServer
-from experiments import rows
+from experiments import files, rows
 from experiments.kill import Kill
 from experiments.markdown import line, number, table
 from experiments.specification import Cell
 from transports.errors import ResourceExhausted, WireError
 
-__all__ = ["NAME", "Disruption", "Fault", "read", "recoveries", "section", "writer"]
+__all__ = ["Disruption", "Fault", "read", "recoveries", "section", "writer"]
 
-NAME = "faults.csv"
 EXPECTED = (*GONE, NoServer, ResourceExhausted)
 """What may come of a kill: a server is not where it was, nobody holds its stages yet, or the others are full."""
 COLUMNS = ("cell", "run", "start", "seconds", "event", "what", "text")
@@ -64,7 +63,7 @@ class Fault:
 
 def writer(folder: Path) -> rows.Writer:
     """Makes faults.csv and appends to it. Raises `WriteError`."""
-    return rows.Writer(folder / NAME, COLUMNS)
+    return rows.Writer(folder / files.FAULTS, COLUMNS)
 
 
 class Disruption:
@@ -106,7 +105,7 @@ class Disruption:
 
 def read(folder: Path) -> pd.DataFrame:
     """The faults of an experiment; no row where nothing was killed. Raises `UsageError` for another file."""
-    path = folder / NAME
+    path = folder / files.FAULTS
     frame = rows.read(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
     frame["run"] = rows.numbers(frame["run"], path, whole=True)
     for column in ("start", "seconds"):

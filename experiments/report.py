@@ -19,7 +19,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments import charts, engines, environment, faults, samples, sections, statistics
+from experiments import charts, engines, environment, faults, files, samples, sections, statistics
 from experiments.files import WriteError, replace_file
 from experiments.markdown import ABSENT, line, number
 from experiments.published import Figures, figures_for
@@ -42,9 +42,9 @@ def build(folder: Path) -> Path:
     record = environment.read(folder)
     measured = samples.read(folder)
     summary = summary_of(measured, from_record(record["experiment"]).seed)
-    replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    replace_file(folder / "report.md", _text(folder, record, measured, summary))
-    return folder / "report.md"
+    replace_file(folder / files.SUMMARY, summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    replace_file(folder / files.REPORT, _text(folder, record, measured, summary))
+    return folder / files.REPORT
 
 
 def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -117,7 +117,7 @@ def _draw(summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> str
     except ModuleNotFoundError as error:
         return str(error.name)
     if chart:
-        replace_file(folder / charts.NAME, chart)
+        replace_file(folder / files.CHART, chart)
     return "" if chart else "a ratio to draw"
 
 

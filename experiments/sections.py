@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import engines
-from experiments.charts import NAME as CHART
+from experiments import engines, files
 from experiments.inputs import COUNT
 from experiments.markdown import ABSENT, count, interval, line, number, table
 from experiments.published import Figures, figures_for
@@ -96,7 +95,7 @@ def chart(missing: str) -> list[str]:
         return []
     if missing:
         return [f"No chart: it needs {missing}, which is in the extra `charts` (`pip install 'matplotlib>=3.9'`)."]
-    return [f"![How many times the local model's time each cell takes, with its 95 % interval]({CHART})"]
+    return [f"![How many times the local model's time each cell takes, with its 95 % interval]({files.CHART})"]
 
 
 def groups(summary: pd.DataFrame, titles: engines.Titles) -> list[list[str]]:
