@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -108,10 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _draw(summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> str:
     """Draw the chart; what is missing for it, if anything."""
-    names = [
-        row["cell"].replace(f"/{row['engine']}/", f"/{titles.get(row['engine'], row['engine'])}/")
-        for row in _rows(summary)
-    ]
+    names = [_label(row, titles) for row in _rows(summary)]
     try:
         chart = charts.comparison(summary.assign(cell=names))
     except ModuleNotFoundError as error:
@@ -149,6 +147,12 @@ def _compared(
         sections.full_table(summary, titles),
         sections.how_to_read(experiment, summary, titles),
     ]
+
+
+def _label(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """The name of a cell in the chart: with what served it, and without the operations at which it is cut."""
+    served = row["cell"].replace(f"/{row['engine']}/", f"/{titles.get(row['engine'], row['engine'])}/")
+    return re.sub(r"cut=[^/]*\+[^/]*", "cut=named", served)
 
 
 def _published(row: Mapping[str, Any]) -> Figures | None:

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,6 +268,15 @@ def test_the_chart_is_an_svg_with_every_cell(make_results: Maker) -> None:
     for name in pd.read_csv(folder / "summary.csv")["cell"]:
         assert name in text
     assert "published" in text
+
+
+def test_the_chart_has_room_beside_long_names(make_results: Maker) -> None:
+    """Names of operations fill it: matplotlib then warns, and lets the axes vanish."""
+    cut = "+".join(f"expanded_conv_{stage}_expand" for stage in (4, 7, 11, 13))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder = build(make_results([Cell(mode="submodel", cut=cut)])).parent
+    assert "cut=named" in (folder / "comparison.svg").read_text()
 
 
 def test_the_summary_is_read_back_as_it_was(make_results: Maker) -> None:
