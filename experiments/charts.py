@@ -9,10 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["NAME", "SIZES", "comparison", "growth"]
+__all__ = ["comparison", "growth"]
 
-NAME = "comparison.svg"
-SIZES = "sizes.svg"
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2")
 SETTINGS: Any = {"svg.hashsalt": "splitbench", "svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True}
 """A fixed salt and no date make the same numbers the same bytes."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from experiments import wire
+from experiments import files, wire
 from experiments.files import replace_file
 from experiments.paths import anonymous
 from experiments.settings import to_record
@@ -31,7 +31,7 @@ from transports.errors import SplitbenchError, UsageError
 
 __all__ = ["NAME", "begin", "finish", "finishing", "read", "update"]
 
-NAME = "environment.json"
+NAME = files.ENVIRONMENT
 PACKAGES = (
     *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
     *("h11", "orjson", "pybase64", "tensorflow-serving-api"),

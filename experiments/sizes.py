@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 import transports
-from experiments import environment, memory, rows, samples, sizes_report
+from experiments import environment, files, memory, rows, samples, sizes_report
 from experiments.flags import timestamp
 from experiments.sizes_bench import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
 from transports.errors import SplitbenchError, UsageError
@@ -160,7 +160,7 @@ def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
 
     with (
         environment.finishing(folder, lambda: sizes_report.build(folder)),
-        rows.Writer(folder / samples.NAME, COLUMNS) as writer,
+        rows.Writer(folder / files.SAMPLES, COLUMNS) as writer,
     ):
         measure(study, writer, lambda text: print(text, file=sys.stderr), left_out)
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import charts, environment, rows, sections
+from experiments import charts, environment, files, rows, sections
 from experiments.files import replace_file
 from experiments.growth import Curve, exponent, fit
 from experiments.markdown import ABSENT, line, number, table
-from experiments.samples import NAME
 from experiments.sizes_bench import COLUMNS, MB, Study, Way, megabytes
 from transports.errors import UsageError
 
@@ -45,7 +44,7 @@ Medians = Mapping[tuple[str, int], float]
 
 def read(folder: Path) -> pd.DataFrame:
     """The samples. Raises `UsageError` for a file that is missing or is none of these."""
-    path = folder / NAME
+    path = folder / files.SAMPLES
     frame = rows.read(path, COLUMNS)
     for column in ("bytes", "round", "run"):
         frame[column] = rows.numbers(frame[column], path, whole=True)
@@ -105,19 +104,19 @@ def build(folder: Path) -> Path:
     study = Study.from_record(record["experiment"])
     samples = read(folder)
     summary = summarise(samples, study.ways)
-    replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    replace_file(folder / "report.md", _text(record, study, samples, summary, _chart(summary, folder)))
-    return folder / "report.md"
+    replace_file(folder / files.SUMMARY, summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    replace_file(folder / files.REPORT, _text(record, study, samples, summary, _chart(summary, folder)))
+    return folder / files.REPORT
 
 
 def _chart(summary: pd.DataFrame, folder: Path) -> list[str]:
     if summary.empty:
         return []
     try:
-        replace_file(folder / charts.SIZES, charts.growth(summary))
+        replace_file(folder / files.SIZES, charts.growth(summary))
     except ModuleNotFoundError as error:
         return sections.chart(str(error.name))
-    return [f"![Median seconds by the size of the tensor, a line for each way]({charts.SIZES})"]
+    return [f"![Median seconds by the size of the tensor, a line for each way]({files.SIZES})"]
 
 
 def _text(

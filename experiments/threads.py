@@ -37,7 +37,7 @@ from cluster.partition import Partition, export
 from cluster.process import tune
 from cluster.route import Route
 from cluster.workers import workers_needed
-from experiments import environment, rows, samples, threads_report
+from experiments import environment, files, rows, samples, threads_report
 from experiments.settings import SETTINGS, values_of
 from experiments.threads_report import Chain, Outcome, observed_minimum
 from partitioning.placement import round_robin
@@ -156,7 +156,7 @@ def _recorded(chain: Chain, folder: Path, argv: Sequence[str]) -> tuple[int, lis
     environment.begin(folder, chain.record(), argv)
     with (
         environment.finishing(folder, lambda: threads_report.build(folder)),
-        rows.Writer(folder / threads_report.NAME, threads_report.COLUMNS) as writer,
+        rows.Writer(folder / files.THREADS, threads_report.COLUMNS) as writer,
     ):
         needed, outcomes = observe(chain, _say, writer.append)
         environment.update(folder, predicted=needed)

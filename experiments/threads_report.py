@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.flows import FLOWS
-from experiments import environment, rows, sections
-from experiments.files import replace_file
+from experiments import environment, files, rows, sections
 from experiments.markdown import ABSENT, line, number, table
 from transports.errors import UsageError
 
-__all__ = ["COLUMNS", "NAME", "Chain", "Outcome", "build", "grid", "observed_minimum"]
+__all__ = ["COLUMNS", "Chain", "Outcome", "build", "grid", "observed_minimum"]
 
-NAME = "threads.csv"
 COLUMNS = ("workers", "flow", "outcome", "seconds")
 KIND = "threads"
 
@@ -72,8 +70,8 @@ def build(folder: Path) -> Path:
     record = environment.read(folder)
     if record["experiment"].get("kind") != KIND:
         raise UsageError(f"{folder} holds another experiment; give one that python -m experiments.threads has written")
-    replace_file(folder / "report.md", _text(record, _read(folder / NAME)))
-    return folder / "report.md"
+    files.replace_file(folder / files.REPORT, _text(record, _read(folder / files.THREADS)))
+    return folder / files.REPORT
 
 
 def _read(path: Path) -> list[Outcome]:
