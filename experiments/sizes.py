@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 import transports
+from cluster.process import MALLOC, keep_memory
 from experiments import environment, files, memory, rows, samples, sizes_report
 from experiments.flags import timestamp
 from experiments.sizes_bench import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
@@ -80,7 +81,7 @@ def parse(given: argparse.Namespace) -> Study:
         raise UsageError(f"--longest: {given.longest} is too small; give more than 0 seconds")
     if seed < 0 or seed != int(seed):
         raise UsageError(f"--seed: {given.seed} is none; give a whole number from 0 on")
-    study = Study(ways, sizes, int(repeats), longest, int(seed), _options(given.option, ways))
+    study = Study(ways, sizes, int(repeats), longest, int(seed), _options(given.option, ways), given.malloc)
     for name in dict.fromkeys(way.transport for way in ways):
         transports.make(name, study.options)
     return study
@@ -152,6 +153,8 @@ def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
     samples.claim(folder)
     environment.begin(folder, study.record(), argv)
     missing: dict[str, str] = {}
+    if study.malloc == "keep":
+        keep_memory()
 
     def left_out(way: Way, reason: str) -> None:
         missing[way.name] = reason
@@ -185,6 +188,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--seed", default="0", metavar="N", help="of the noise and of the order (default: %(default)s)")
     add("--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="what one transport alone has")
+    add("--malloc", choices=MALLOC, default=MALLOC[0], help="keep freed memory for the next message (default: keep)")
     add("--out", metavar="FOLDER", help="where results go (default: results/<UTC timestamp>-sizes)")
     add("--report", metavar="FOLDER", help="derive the report of earlier results again, and measure nothing")
     return made

@@ -124,7 +124,7 @@ def _text(
 ) -> str:
     found = medians(summary)
     ways = [way for way in study.ways if way.name in set(summary["way"])]
-    settings = {"Seed": str(study.seed), "Options": sections.pairs(study.options)}
+    settings = {"Seed": str(study.seed), "Memory": MEMORY[study.malloc], "Options": sections.pairs(study.options)}
     parts = [
         ["# How time grows with the message"],
         sections.banner(record, samples.attrs.get("note", "")),
@@ -143,6 +143,9 @@ def _text(
         sections.machine(record, settings),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+MEMORY = {"keep": "the C library keeps what a message has left", "default": "as the C library does by default"}
 
 
 def title(way: Way) -> str:
