@@ -304,6 +304,15 @@ def test_the_terminal_table_fits_eighty_columns(make_results: Maker) -> None:
     assert "…" not in text.getvalue()
 
 
+def test_a_cell_of_few_blocks_has_a_dash_for_its_interval(make_results: Maker) -> None:
+    folder = make_results([Cell()], runs=12)
+    (layer, *_) = tables_of(build(folder).read_text(encoding="utf-8"))
+    assert layer[4] == ["95 % interval", ABSENT, ABSENT]
+    table = render_table(summary_of(samples.read(folder), 0))
+    (shown,) = (list(column.cells) for column in table.columns if column.header == "95 %")
+    assert shown == [ABSENT, ABSENT]
+
+
 def test_the_terminal_table_says_which_model_server_it_was(make_results: Maker) -> None:
     folder = make_results([Cell(engine="tfserving", mode="submodel")])
     text = io.StringIO()
