@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import environment, rows, threads, threads_report
+from experiments import environment, files, rows, threads, threads_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ def test_what_is_kept_is_like_the_results_of_other_experiments(
 def test_a_report_of_what_was_cut_off(tmp_path: Path) -> None:
     chain = threads_report.Chain("rpyc", 12, 3, 2.0, "refuse")
     environment.begin(tmp_path, chain.record(), [])
-    with rows.Writer(tmp_path / threads_report.NAME, threads_report.COLUMNS) as writer:
+    with rows.Writer(tmp_path / files.THREADS, threads_report.COLUMNS) as writer:
         writer.append(threads_report.Outcome(1, "hub", "completes", 0.25))
     environment.finish(tmp_path, "it was interrupted")
     text = threads_report.build(tmp_path).read_text()
@@ -74,7 +74,7 @@ def test_a_report_of_what_was_cut_off(tmp_path: Path) -> None:
 
 def test_every_column_is_described() -> None:
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    for name in (*threads_report.COLUMNS, threads_report.NAME, "predicted"):
+    for name in (*threads_report.COLUMNS, files.THREADS, "predicted"):
         assert f"`{name}`" in text, name
 
 
