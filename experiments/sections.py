@@ -19,8 +19,8 @@ from experiments.specification import Cell, Experiment, local_of
 from experiments.statistics import MIN_BLOCKS, RESAMPLES
 
 __all__ = [
-    *("banner", "chart", "environment", "full_table", "groups", "how_to_read", "machine", "overview"),
-    *("pairs", "transport_title"),
+    *("FIGURES", "banner", "chart", "environment", "full_table", "groups", "how_to_read", "machine", "overview"),
+    *("column_title", "pairs", "transport_title"),
 ]
 
 Row = Mapping[str, Any]
@@ -119,7 +119,7 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: e
     columns = [cell for cell in dict.fromkeys([local, *cells]) if cell in rows]
     runs = sorted({rows[cell]["n"] for cell in columns})
     header = [f"Data on {' to '.join(str(n) for n in dict.fromkeys([runs[0], runs[-1]]))} runs"]
-    header += ["Local" if cell == local else _column_title(cell) for cell in columns]
+    header += ["Local" if cell == local else column_title(cell) for cell in columns]
     shown = _figures([rows[cell] for cell in columns])
     body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in shown]
     body += _published_rows([figures_for(cell, key) for cell in columns])
@@ -143,7 +143,7 @@ def transport_title(name: str) -> str:
     return TITLES.get(name, name)
 
 
-def _column_title(cell: Cell) -> str:
+def column_title(cell: Cell) -> str:
     return transport_title(cell.transport) + (f" ({cell.codec})" if cell.codec != Cell.codec else "")
 
 

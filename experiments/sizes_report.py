@@ -162,8 +162,8 @@ def _by_size(head: str, sizes: Sequence[int], columns: Mapping[str, Callable[[in
     return table([head, *columns], body)
 
 
-def _by_way(found: Medians, ways: Sequence[Way]) -> list[str]:
-    """A row for each size, a column for each way."""
+def by_way(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """The table of `found`: a row for each size, a column for each way."""
     return _by_size("Tensor", _sizes(found), {title(way): partial(_of, found, way) for way in ways})
 
 
@@ -172,7 +172,7 @@ def _of(found: Medians, way: Way, size: int) -> float:
 
 
 def _seconds(found: Medians, ways: Sequence[Way]) -> list[str]:
-    return ["## Median seconds", "", *_by_way(found, ways)] if found else ["Nothing was timed."]
+    return ["## Median seconds", "", *by_way(found, ways)] if found else ["Nothing was timed."]
 
 
 def _left_out(record: Mapping[str, Any]) -> list[str]:
@@ -239,7 +239,7 @@ def _wire(summary: pd.DataFrame, ways: Sequence[Way]) -> list[str]:
         (str(row["way"]), int(row["bytes"])): row["wire_bytes"] / (2 * row["bytes"])
         for row in crossed.to_dict("records")
     }
-    return ["## Bytes on the wire / payload", "", *_by_way(shares, ways)]
+    return ["## Bytes on the wire / payload", "", *by_way(shares, ways)]
 
 
 HOW_TO_READ = [

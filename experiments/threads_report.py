@@ -12,7 +12,7 @@ from experiments import environment, files, rows, sections
 from experiments.markdown import ABSENT, line, number, table
 from transports.errors import UsageError
 
-__all__ = ["COLUMNS", "Chain", "Outcome", "build", "grid", "observed_minimum"]
+__all__ = ["COLUMNS", "Chain", "Outcome", "build", "grid", "observed_minimum", "table_of"]
 
 COLUMNS = ("workers", "flow", "outcome", "seconds")
 KIND = "threads"
@@ -102,11 +102,20 @@ def _asked(chain: Mapping[str, Any]) -> str:
     )
 
 
-def _outcomes(needed: int | None, outcomes: Sequence[Outcome]) -> list[str]:
+def table_of(folder: Path) -> list[str]:
+    """The table in the report of `folder`. Raises `UsageError` where it holds none."""
+    return _table(environment.read(folder).get("predicted"), _read(folder / files.THREADS))
+
+
+def _table(needed: int | None, outcomes: Sequence[Outcome]) -> list[str]:
     body = [[line(cell) for cell in row] for row in grid(needed, outcomes)]
+    return table(["Workers of each server", *FLOWS], body)
+
+
+def _outcomes(needed: int | None, outcomes: Sequence[Outcome]) -> list[str]:
     observed = observed_minimum(outcomes, "nested")
     minimum = f"Workers that nested calls need: predicted {needed or ABSENT}, observed {observed or ABSENT}."
-    return [*table(["Workers of each server", *FLOWS], body), "", minimum]
+    return [*_table(needed, outcomes), "", minimum]
 
 
 WHEN_FULL = {"wait": "let a call wait until a worker is free", "refuse": "refuse a call that no worker is free for"}
