@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import flags, sizes
+from experiments import flags, readme, sizes
 from experiments.settings import SETTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +78,11 @@ def test_every_flag_is_described_with_its_default() -> None:
     for setting in SETTINGS.values():
         if setting.name not in ("input", "title"):
             assert rows[setting.flag].strip(" `") == str(setting.default)
+
+
+def test_every_table_is_what_the_results_say() -> None:
+    assert set(re.findall(r"<!-- table ([\w-]+) -->", README)) == set(readme.TABLES)
+    assert readme.fill(README) == README
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
