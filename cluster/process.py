@@ -25,7 +25,7 @@ from partitioning.silence import silenced
 from transports.base import Address, Transport
 from transports.errors import SplitbenchError, UsageError
 
-__all__ = ["MALLOC", "MALLOPT", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
+__all__ = ["MALLOC", "MALLOPT", "keep_memory", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
 
 DRAIN = 3.0
 """Seconds that requests under way have to finish in when a node is told to end."""
@@ -145,12 +145,12 @@ def tune(threads: int, malloc: str) -> dict[str, int | str]:
     return {
         "intra_op": setting.get_intra_op_parallelism_threads(),
         "inter_op": setting.get_inter_op_parallelism_threads(),
-        "malloc": "keep" if malloc == "keep" and _keep_memory() else "default",
+        "malloc": "keep" if malloc == "keep" and keep_memory() else "default",
     }
 
 
-def _keep_memory() -> bool:
-    """Whether the C library took it all; only glibc does."""
+def keep_memory() -> bool:
+    """Have the C library keep freed memory for the next message; whether it does. Only glibc can."""
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         taken = [mallopt(parameter, value) == 1 for parameter, value in MALLOPT.values()]

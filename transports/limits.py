@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transports.errors import UsageError
 
-__all__ = ["CONNECTIONS", "ENVELOPE", "GRACE", "NAME", "PARTS", "TEXT", "TLS_FILES", "Limits"]
+__all__ = ["CONNECTIONS", "DAY", "ENVELOPE", "GRACE", "NAME", "PARTS", "TEXT", "TLS_FILES", "Limits"]
 
 ENVELOPE = 2**20
 """Bytes that a message may take on top of its tensors' own: method, fields, names, dtypes and shapes."""
@@ -30,6 +30,7 @@ MOST = 2**31 - 1 - ENVELOPE
 """Bytes that protobuf can carry in one message."""
 
 DAY = 86_400
+"""Seconds that anything here waits for something, at the most."""
 WHEN_FULL = ("refuse", "wait")
 TLS_FILES = ("tls_cert", "tls_key", "tls_ca")
 

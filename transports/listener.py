@@ -15,7 +15,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 
 from transports import tls
 from transports.base import Address, Server, log
@@ -100,15 +100,15 @@ class Listener(Server):
 
     def _serve(self, sock: DeadlineSocket) -> None:
         try:
-            with closing(sock):
-                self._admit(sock)
-                self._converse(sock)
+            self._admit(sock)
+            self._converse(sock)
         except EOFError:
             pass
         except Exception as error:
             level = logging.WARNING if self._open else logging.DEBUG
             log.log(level, "dropped a connection to port %s: %s: %s", self.address.port, type(error).__name__, error)
         finally:
+            sock.close()
             del self._peers[threading.current_thread()]
 
     def _admit(self, sock: DeadlineSocket) -> None:

@@ -96,7 +96,7 @@ def test_a_call_is_one_round_trip(kind: type[RpycStock]) -> None:
 def plain(kind: type[RpycStock]) -> Iterator[rpyc.Connection]:
     """A connection of RPyC's own, as a peer that does not keep to our rules has it."""
     with kind().serve(lambda message: message, HOST, 0, 2) as server:
-        connection = rpyc.connect(*server.address, config={"sync_request_timeout": 3})
+        connection = rpyc.connect(*server.address, config={"sync_request_timeout": 30})
         yield connection
         connection.close()
 
