@@ -169,7 +169,7 @@ def test_a_server_of_ours_that_dies_is_named(nursery: Nursery, tmp_path: Path, c
         stages = [callers.stages(partition, engine, 0)["stage-0"] for engine in ENGINES]
         for stage in stages:
             assert_right(dict(zip(plan.outputs, stage(inputs), strict=True)), cases["sequential"].expected[0])
-        fleet.check()
+        fleet.check(0.0)
         os.kill(*fleet.pids, signal.SIGKILL)
         with pytest.raises(ClusterDown, match="model-mortal was ended by SIGKILL"):
             fleet.check()
