@@ -93,6 +93,11 @@ REFUSED = {
     "no folder": (["--model_base_path=/nowhere"], "no version of model 'default' below /nowhere"),
     "no file": (["--model_config_file=/nowhere"], "/nowhere: No such file or directory"),
     "no config": ([f"--model_config_file={__file__}"], "is no ModelServerConfig in text form"),
+    "other machines": (["--model_base_path=a", "--host=0.0.0.0"], "error: 0.0.0.0 can be reached from other machines"),
+    "nothing but that": (
+        ["--model_base_path=/nowhere", "--host=0.0.0.0", "--insecure"],
+        "\nerror: no version of model",
+    ),
     "other flag": (["--model_base_path=a", "--enable_batching"], "unrecognized arguments: --enable_batching"),
 }
 
