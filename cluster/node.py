@@ -73,10 +73,11 @@ class Node:
         self._room = threading.BoundedSemaphore(WAITING)
 
     def handle(self, message: Message) -> Message:
-        """Answer `infer` as the request's flow does."""
+        """Answer `infer` as the request's flow does. What is late of any other request is forgotten on the way."""
         if message.method != "infer":
             raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer'")
         self._check_epoch(message)
+        self._evict()
         request = Request.of(message.fields)
         portion = self._portion(request)
         for name, tensor in message.tensors.items():
@@ -105,6 +106,11 @@ class Node:
         meant, held = message.fields.get("epoch"), self._epoch()
         if meant != held:
             raise StaleEpoch(f"the message is meant for the holder of epoch {meant}; this server's is {held}")
+
+    def _evict(self) -> None:
+        for portion in list(self._portions.values()):  # some of which may still be loading
+            portion.inbox.evict()
+        self.debts.evict()
 
     def _advance(self, request: Request, errand: Errand, error: WireError | None) -> None:
         """Let `errand` do its next step, or raise `error` in it; and have it wait in the lane where it goes on."""
