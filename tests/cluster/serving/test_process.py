@@ -19,7 +19,7 @@ from cluster.serving import process
 from cluster.serving.choice import Settings, find_binary
 from cluster.serving.client import Client
 from cluster.serving.process import ModelServer
-from tests.cluster.serving.conftest import BINARY
+from tests.cluster.serving.conftest import BINARY, family
 from transports.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -32,10 +32,6 @@ def gone(pids: list[int]) -> bool:
         for pid in pids:
             psutil.Process(pid).wait(WAIT)
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
-
-
-def family(pid: int) -> list[int]:
-    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def test_a_server_of_one_stage(models: Path) -> None:
