@@ -1,11 +1,13 @@
-# The two commands: `make run` (the main job) and `make test`. Both set up all that they need.
+# The two commands: `make run` (the main job) and `make test`. Both set up all that they need, as `make setup` does alone.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test lint notebook lock clean
+.PHONY: help setup run test lint notebook lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.ready  ## make .venv with all that is needed, and run nothing
 
 run: .venv/.ready  ## the main job: both tables; make run ARGS="--transport grpc --mode submodel" runs another
 ifdef ARGS

@@ -20,13 +20,15 @@ from cluster.serving import choice
 from cluster.serving.stages import Callers
 from cluster.tenancy import Tenancy
 from partitioning.plan import Stage
-from transports.base import Address, Handler, Transport
-from transports.errors import WireError
+from transports.address import LAST_PORT
+from transports.base import Address, Handler, Server, Transport
+from transports.errors import UsageError, WireError
+from transports.sockets import Deadline
 
 if TYPE_CHECKING:
     from partitioning.program import Program
 
-__all__ = ["LOOPBACK", "Host", "Portions", "load_portions", "make_portions", "serve_all"]
+__all__ = ["LOOPBACK", "Host", "Portions", "addresses", "load_portions", "make_portions", "serve_all"]
 
 Portions = Mapping[tuple[str, str], Portion]
 LOOPBACK = Address("127.0.0.1", 0)
@@ -35,12 +37,22 @@ LOOPBACK = Address("127.0.0.1", 0)
 
 def serve_all(
     handler: Handler, transports: Mapping[str, Transport], at: Address, workers: int, stack: contextlib.ExitStack
-) -> dict[str, Address]:
-    """Serve `handler` on every transport until `stack` closes: from the port of `at` upwards, or (0) on free ones."""
+) -> dict[str, Server]:
+    """Serve `handler` on every transport until `stack` closes: from the port of `at` upwards, or (0) on free ones.
+
+    Raises `UsageError` where that goes beyond the last port, and `ConnectError`.
+    """
+    if at.port and not 0 < at.port <= LAST_PORT - len(transports) + 1:
+        raise UsageError(f"port {at.port}: {len(transports)} transports take that many ports, up to {LAST_PORT}")
     return {
-        name: stack.enter_context(transport.serve(handler, at.host, at.port and at.port + place, workers)).address
+        name: stack.enter_context(transport.serve(handler, at.host, at.port and at.port + place, workers))
         for place, (name, transport) in enumerate(transports.items())
     }
+
+
+def addresses(servers: Mapping[str, Server]) -> dict[str, Address]:
+    """Where each of `servers` listens."""
+    return {name: server.address for name, server in servers.items()}
 
 
 class Host:
@@ -74,7 +86,8 @@ class Host:
             self._stack.callback(courier.close)
             self._node = Node(portions, courier, lambda: self._tenancy.epoch if self._tenancy else 0)
             self._stack.callback(self._node.close)
-            self.addresses = serve_all(self._node.handle, transports, at, workers, self._stack)
+            self._servers = serve_all(self._node.handle, transports, at, workers, self._stack)
+            self.addresses = addresses(self._servers)
             name = next(iter(transports))
             self._tenancy = Tenancy(
                 transports[name],
@@ -103,7 +116,10 @@ class Host:
         Raises the `WireError` for which the portion was lost, if it was.
         """
         assert self._tenancy is not None
+        deadline = Deadline.after(seconds)
         self._node.drain(seconds)
+        for server in self._servers.values():  # the last answers are still on their way out
+            server.drain(deadline.left())
         if self._lost:
             raise self._lost
         self._tenancy.leave()

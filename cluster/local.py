@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cluster.host import LOOPBACK, Host, Portions, make_portions, serve_all
+from cluster.host import LOOPBACK, Host, Portions, addresses, make_portions, serve_all
 from cluster.leases import Leases
 from cluster.node import Portion
 from cluster.partition import Partition
@@ -43,7 +43,7 @@ class LocalCluster:
         self._stack.callback(self._callers.close)
         servers = max(partition.servers for partition in self._partitions)
         registry = Registry(Leases(servers, ttl=math.inf))  # nobody here can end without the others
-        self.registries = serve_all(registry.handle, self._transports, LOOPBACK, 1, self._stack)
+        self.registries = addresses(serve_all(registry.handle, self._transports, LOOPBACK, 1, self._stack))
         for _ in range(servers):
             host = Host(self._transports, self.registries, self._load, workers=1)
             self._stack.callback(host.close)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 from cluster.errors import Draining
 
 __all__ = ["Occupants"]
-
-FLUSH = 0.25
-"""Seconds for the last answer to get out of the transport, which no handler sees."""
 
 
 class Occupants:
@@ -55,10 +51,7 @@ class Occupants:
         """Let no new request in, and wait up to `seconds` until those that are in have left."""
         with self._changed:
             self._draining = True
-            if self._empty():
-                return
             self._changed.wait_for(self._empty, seconds)
-        time.sleep(FLUSH)
 
     def _empty(self) -> bool:
         return not self._inside and not self._any_awaited()

@@ -25,7 +25,7 @@ from partitioning.silence import silenced
 from transports.base import Address, Transport
 from transports.errors import SplitbenchError, UsageError
 
-__all__ = ["MALLOC", "MALLOPT", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
+__all__ = ["MALLOC", "MALLOPT", "keep_memory", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
 
 DRAIN = 3.0
 """Seconds that requests under way have to finish in when a node is told to end."""
@@ -83,11 +83,11 @@ def _run_registry(
     stack: contextlib.ExitStack,
     stop: threading.Event,
 ) -> Service:
-    from cluster.host import serve_all
+    from cluster.host import addresses, serve_all
 
     registry = Registry(Leases(arguments.servers, arguments.replicas, arguments.lease))
     at = Address(arguments.host, arguments.port)
-    return Service(serve_all(registry.handle, chosen, at, arguments.workers, stack))
+    return Service(addresses(serve_all(registry.handle, chosen, at, arguments.workers, stack)))
 
 
 def _run_node(
@@ -99,12 +99,16 @@ def _run_node(
     from cluster.host import Host, load_portions
     from cluster.serving.stages import Callers
 
+    registries = _given("--registry", arguments.registry)
+    if missing := chosen.keys() - registries:
+        raise UsageError(f"--registry: where does it listen over {', '.join(sorted(missing))}? give NAME=HOST:PORT")
+    servers = [_given("--model-server", word.split(",")) for word in arguments.model_server]
     tune(arguments.threads, arguments.malloc)
-    callers = Callers([parse_ready(word.split(",")) for word in arguments.model_server])
+    callers = Callers(servers)
     stack.callback(callers.close)
     host = Host(
         chosen,
-        parse_ready(arguments.registry),
+        registries,
         lambda server: load_portions(arguments.exports, arguments.digest, server, callers),
         at=Address(arguments.host, arguments.port),
         workers=arguments.workers,
@@ -114,6 +118,14 @@ def _run_node(
     )
     stack.callback(host.close)
     return Service(host.addresses, lambda: host.finish(DRAIN))
+
+
+def _given(flag: str, words: Iterable[str]) -> dict[str, Address]:
+    """What `flag` says. Raises `UsageError`."""
+    try:
+        return parse_ready(words)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from None
 
 
 def tune(threads: int, malloc: str) -> dict[str, int | str]:
@@ -133,12 +145,12 @@ def tune(threads: int, malloc: str) -> dict[str, int | str]:
     return {
         "intra_op": setting.get_intra_op_parallelism_threads(),
         "inter_op": setting.get_inter_op_parallelism_threads(),
-        "malloc": "keep" if malloc == "keep" and _keep_memory() else "default",
+        "malloc": "keep" if malloc == "keep" and keep_memory() else "default",
     }
 
 
-def _keep_memory() -> bool:
-    """Whether the C library took it all; only glibc does."""
+def keep_memory() -> bool:
+    """Have the C library keep freed memory for the next message; whether it does. Only glibc can."""
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         taken = [mallopt(parameter, value) == 1 for parameter, value in MALLOPT.values()]

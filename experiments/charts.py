@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["NAME", "SIZES", "comparison", "growth"]
+__all__ = ["comparison", "growth"]
 
-NAME = "comparison.svg"
-SIZES = "sizes.svg"
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2")
 SETTINGS: Any = {"svg.hashsalt": "splitbench", "svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True}
 """A fixed salt and no date make the same numbers the same bytes."""
@@ -74,11 +73,16 @@ def _draw(axes: Any, drawn: pd.DataFrame) -> None:
         axes.scatter(
             drawn["published_ratio"], places, marker="D", s=28, facecolors="none", edgecolors="0.2", label="published"
         )
-    axes.set_yticks(places, list(drawn["cell"]))
+    axes.set_yticks(places, [_short(name) for name in drawn["cell"]])
     axes.invert_yaxis()
     axes.set_xlabel("times the local model" + _logarithmic_where_wide(axes, drawn))
     axes.grid(axis="x", color="0.9")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+
+
+def _short(cell: str) -> str:
+    """The cell's name without the operations at which it is cut: they would leave no room for what is drawn."""
+    return re.sub(r"cut=[^/]*\+[^/]*", "cut=named", cell)
 
 
 def _logarithmic_where_wide(axes: Any, drawn: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 import transports
-from cluster.process import parse_ready, told_to_end
+from cluster.process import MALLOC, keep_memory, parse_ready, told_to_end
 from transports import Address, Message
 from transports.errors import SplitbenchError, UsageError
 
@@ -37,13 +37,15 @@ def echo(message: Message) -> Message:
 
 
 @contextlib.contextmanager
-def process(*names: str, options: Mapping[str, str] = {}) -> Iterator[tuple[dict[str, Address], subprocess.Popen[str]]]:
-    """The addresses by transport, and a process that echoes over `names`, made with `options`.
+def process(
+    *names: str, options: Mapping[str, str] = {}, malloc: str = MALLOC[0]
+) -> Iterator[tuple[dict[str, Address], subprocess.Popen[str]]]:
+    """The addresses by transport, and a process that echoes over `names`, made with `options` and `malloc`.
 
     Raises `EchoFailed` where it does not come up. On exit it is gone.
     """
     given = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
-    with tempfile.TemporaryFile("w+") as log, _started([*names, *given], log) as child:
+    with tempfile.TemporaryFile("w+") as log, _started([*names, *given, "--malloc", malloc], log) as child:
         assert child.stdout is not None
         ready, *words = child.stdout.readline().split() or [""]
         if ready != "READY":
@@ -87,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="+", metavar="TRANSPORT", help="each gets a free port")
     parser.add_argument("--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="of one transport")
+    parser.add_argument("--malloc", choices=MALLOC, default=MALLOC[0], help="keep freed memory for the next message")
     given = parser.parse_args(argv)
+    if given.malloc == "keep":
+        keep_memory()
     stop = told_to_end(until_eof=True)
     try:
         made = {name: transports.make(name, transports.parse_options(given.option)) for name in given.names}

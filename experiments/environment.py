@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from experiments import wire
+from experiments import files, wire
 from experiments.files import replace_file
 from experiments.paths import anonymous
 from experiments.settings import to_record
@@ -31,7 +31,7 @@ from transports.errors import SplitbenchError, UsageError
 
 __all__ = ["NAME", "begin", "finish", "finishing", "read", "update"]
 
-NAME = "environment.json"
+NAME = files.ENVIRONMENT
 PACKAGES = (
     *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
     *("h11", "orjson", "pybase64", "tensorflow-serving-api"),
@@ -76,17 +76,24 @@ def finish(folder: Path, failure: str = "") -> None:
 @contextlib.contextmanager
 def finishing(folder: Path, salvage: Callable[[], object]) -> Iterator[None]:
     """Around the measuring: `finish` however it ends, and where that is not well, `salvage` what was measured."""
-    failure = "it was interrupted"
+    failure = ""
     try:
         yield
-        failure = ""
-    except (SplitbenchError, OSError) as error:
-        failure = str(error)
+    except BaseException as error:
+        failure = _cause(error)
         raise
     finally:
         finish(folder, failure)
         if failure:
             salvage()
+
+
+def _cause(error: BaseException) -> str:
+    """Why a run ended, for its record: what was foreseen says so itself, anything else by its type as well."""
+    if isinstance(error, KeyboardInterrupt):  # Ctrl-C, and SIGTERM
+        return "it was interrupted"
+    foreseen = isinstance(error, (SplitbenchError, OSError))
+    return str(error) if foreseen else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -21,20 +21,27 @@ import pandas as pd
 
 from cluster.courier import GONE
 from cluster.errors import NoServer
-from experiments import rows
+from experiments import files, rows
 from experiments.kill import Kill
 from experiments.markdown import line, number, table
 from experiments.specification import Cell
 from transports.errors import ResourceExhausted, WireError
 
-__all__ = ["NAME", "Disruption", "Fault", "read", "recoveries", "section", "writer"]
+__all__ = ["Disruption", "Fault", "read", "recoveries", "section", "writer"]
 
-NAME = "faults.csv"
 EXPECTED = (*GONE, NoServer, ResourceExhausted)
 """What may come of a kill: a server is not where it was, nobody holds its stages yet, or the others are full."""
 COLUMNS = ("cell", "run", "start", "seconds", "event", "what", "text")
 PAUSE = 0.1
 """Seconds after a failed request: who is refused at once must not spin."""
+
+
+INCOMPARABLE = (
+    "Means, and how many times local they are, are not shown: the outage is in the seconds of a request that its "
+    "client repeated, but not in those of one that failed and was begun anew, so that they would compare different "
+    "things."
+)
+"""Why the report of an experiment with a kill has nothing else in it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Fault:
 
 def writer(folder: Path) -> rows.Writer:
     """Makes faults.csv and appends to it. Raises `WriteError`."""
-    return rows.Writer(folder / NAME, COLUMNS)
+    return rows.Writer(folder / files.FAULTS, COLUMNS)
 
 
 class Disruption:
@@ -98,7 +105,7 @@ class Disruption:
 
 def read(folder: Path) -> pd.DataFrame:
     """The faults of an experiment; no row where nothing was killed. Raises `UsageError` for another file."""
-    path = folder / NAME
+    path = folder / files.FAULTS
     frame = rows.read(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
     frame["run"] = rows.numbers(frame["run"], path, whole=True)
     for column in ("start", "seconds"):
@@ -111,8 +118,8 @@ def recoveries(faults: pd.DataFrame, samples: pd.DataFrame) -> list[dict[str, An
 
     `failed`: requests that failed after it, and `attempts`: how often they did. `repeated`: requests that were answered
     after repeats. Those count that were under way at the kill as well. Seconds since the kill: `answered`, when a
-    request that was begun after it was first answered; `undisturbed`, when the last one that failed or was repeated
-    had ended (0: there was none).
+    request that was begun after it was first answered; `undisturbed`, when the last of those that failed or were
+    repeated was answered (0: there was none).
     """
     kills = faults[faults["event"] == "kill"]
     return [_recovery(kill, faults, samples) for kill in kills.to_dict("records")]
@@ -123,7 +130,8 @@ def _recovery(kill: Any, faults: pd.DataFrame, samples: pd.DataFrame) -> dict[st
     ended = _since(kill, samples)
     repeated = ended[ended["repeated"] > 0]
     answered = ended[ended["start"] >= kill["start"]]
-    hurt = pd.concat([failed["end"], repeated["end"]])
+    mended = ended[ended["run"].isin(failed["run"])]
+    hurt = pd.concat([failed["end"], mended["end"], repeated["end"]])
     return {
         "cell": kill["cell"],
         "node": kill["what"],
@@ -149,7 +157,7 @@ def section(found: Sequence[Mapping[str, Any]]) -> list[str]:
     if not found:
         return []
     counted = ("Failed", "Failed attempts", "Repeated")
-    header = ["Cell", "Killed", "Before request", *counted, "First answer (s)", "Undisturbed (s)"]
+    header = ["Cell", "Killed", "Before request", *counted, "First answer after (s)", "Undisturbed after (s)"]
     body = [
         [
             *(line(str(kill[name])) for name in ("cell", "node", "request", "failed", "attempts", "repeated")),
@@ -161,7 +169,8 @@ def section(found: Sequence[Mapping[str, Any]]) -> list[str]:
         "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
         "requests were made again until they were answered; their **failed attempts** are in no other table. "
         "**Repeated** ones were answered by a later attempt of their client. Both count from those on that were under "
-        "way at the kill. Times count from the kill: to the end of the first request that was begun "
-        "after it and answered, and to the end of the last one that failed or was repeated (0: none was)."
+        "way at the kill. Times count from the kill. **First answer after**: until the first answer to a request that "
+        "was begun, or begun anew, after it. **Undisturbed after**: until the last of the requests that failed or "
+        "were repeated was answered (0: there was none)."
     )
-    return ["## Faults", "", text, "", *table(header, body, left=2)]
+    return ["## Faults", "", text, "", *table(header, body, left=2), "", INCOMPARABLE]

@@ -1,4 +1,7 @@
-"""Result files that are rewritten as a whole: a reader finds the old one or the new one, never a part."""
+"""The files of a results folder: what they are called, and how one is rewritten as a whole.
+
+A reader then finds the old one or the new one, never a part.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,26 @@ from pathlib import Path
 
 from transports.errors import SplitbenchError
 
-__all__ = ["WriteError", "replace_file"]
+__all__ = [
+    *("CHART", "ENVIRONMENT", "FAULTS", "PLAN", "REPORT", "RESULTS", "SAMPLES", "SIZES", "SUMMARY", "THREADS"),
+    *("WriteError", "replace_file"),
+]
+
+SAMPLES = "samples.csv"
+ENVIRONMENT = "environment.json"
+FAULTS = "faults.csv"
+PLAN = "plan-{}.json"
+"""Of each partition, by its name."""
+SUMMARY = "summary.csv"
+REPORT = "report.md"
+CHART = "comparison.svg"
+SIZES = "sizes.svg"
+"""The chart of `experiments.sizes`."""
+THREADS = "threads.csv"
+"""The requests of `experiments.threads`."""
+
+RESULTS = (SAMPLES, SUMMARY, REPORT, ENVIRONMENT, CHART, FAULTS, SIZES, THREADS, PLAN.format("*"))
+"""Patterns, of which a folder that already holds an experiment holds some."""
 
 
 class WriteError(SplitbenchError):

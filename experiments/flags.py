@@ -42,7 +42,7 @@ examples:
   python -m experiments.run --transport grpc --mode layer
   python -m experiments.run --transport none,rpyc,grpc --mode layer,submodel --runs 50 --out results/mine
   python -m experiments.run --transport none,grpc --mode submodel --cut equal,balanced --codec raw,tensorproto
-  python -m experiments.run --transport grpc --max-message 4194304 --batch 1,8
+  python -m experiments.run --transport grpc --max-message 8388608 --batch 1,8   # 8 photographs are 4.8 MB
   python -m experiments.run --mode submodel --kill node-1@20 --lease 1 --repeats 0,5
   python -m experiments.run --spec experiments/specs/seed-layer.toml --runs 5
 
@@ -244,12 +244,13 @@ def _combine(file: _Source, flags: _Source) -> Experiment:
     defaults = {name: (item.default,) for name, item in SETTINGS.items() if item.of_cell} | {"codec": (OWN,)}
     cells = cells_of({**defaults, **block, **over} for block in file.blocks)
     values = {name: value[0] for name, value in {**file.values, **flags.values}.items()}
-    # What the file says of a transport or an engine that a flag has replaced is not the person's mistake.
+    # What the file says of a transport, an engine or a mode that a flag has replaced is not the person's mistake.
     replaced = transports.NAMES.keys() - {cell.transport for cell in cells} if "transport" in over else set()
     if "engine" in over and not any(cell.engine in choice.ENGINES for cell in cells):
         replaced |= {choice.OWNER}
     kept = {key: text for key, text in file.option.items() if key.partition(".")[0] not in replaced}
-    cuts = [cut for block in file.blocks for cut in {**block, **over}.get("cut", ())]
+    blocks = [over] if "mode" in over else [{**block, **over} for block in file.blocks]
+    cuts = [cut for block in blocks for cut in block.get("cut", ())]
     return check(Experiment(cells=cells, **values, option={**kept, **flags.option}), cuts)
 
 

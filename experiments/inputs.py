@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from experiments import memory
 from experiments.specification import PHOTOGRAPH
 from partitioning.graph import TensorInfo
 from transports.base import DTYPES, Array
@@ -28,6 +29,10 @@ COUNT = 4
 """Different inputs that requests cycle through."""
 OPEN = 16
 """Extent of an open dimension that is not the batch, for example of a sequence."""
+EXTENT = 224
+"""Pixels of an open dimension of an image."""
+VALUE = 8
+"""Bytes that each value of all variants takes: as it was made, and as the model's own preprocessing gives it back."""
 VOCABULARY = 10
 """Seeded integers are below this: they are likely to be indices, of which a model has at least a few."""
 
@@ -100,12 +105,14 @@ def variants(
     """The `count` inputs that requests cycle through, each a tensor for every name in `infos`, the model's inputs.
 
     Images get views of the photograph at `path`, no view twice; everything else gets seeded numbers. An image whose
-    extents are open is 224 x 224. Raises `UsageError` as `load_image` does, and where a photograph was asked for
-    and the model takes none.
+    extents are open is 224 x 224. Raises `UsageError` as `load_image` does, where a photograph was asked for and the
+    model takes none, and for a batch that does not fit into memory.
     """
     if not any(is_image(info) for info in infos) and Path(path) != PHOTOGRAPH:
         shapes = ", ".join(f"{info.name} {info.dtype}{list(info.shape)}" for info in infos)
         raise UsageError(f"--input: the model takes no image (its inputs: {shapes}); leave --input out")
+    values = sum(math.prod(_shape(info, batch=1)) for info in infos)
+    memory.check(f"--batch: an input of {batch} images, in {count} variants,", batch, count * VALUE * values, "images")
     made: list[dict[str, Array]] = []
     for variant in range(count):
         numbers = (variant * len(infos) + place for place in range(len(infos)))
@@ -117,17 +124,23 @@ def _tensor(info: TensorInfo, path: str | Path, batch: int, seed: int, number: i
     """The tensor with this `number` among all inputs of all variants."""
     if not is_image(info):
         return seeded(info, batch, seed + number)
-    _, height, width, _ = info.shape
-    return load_image(path, (height or 224, width or 224), batch, number * batch).astype(DTYPES[info.dtype])
+    _, height, width, _ = _shape(info, batch)
+    return load_image(path, (height, width), batch, number * batch).astype(DTYPES[info.dtype])
+
+
+def _shape(info: TensorInfo, batch: int) -> tuple[int, ...]:
+    """The first open extent is `batch`, others are `EXTENT` in an image and `OPEN` elsewhere."""
+    opened = info.shape.index(None) if None in info.shape else -1
+    free = EXTENT if is_image(info) else OPEN
+    return tuple(batch if place == opened else free if size is None else size for place, size in enumerate(info.shape))
 
 
 def seeded(info: TensorInfo, batch: int, seed: int) -> Array:
     """Numbers of the tensor's shape and dtype: standard normal, integers below `VOCABULARY`, or fair booleans.
 
-    The first open extent is `batch`, others are `OPEN`. The same seed gives the same numbers.
+    The same seed gives the same numbers.
     """
-    opened = info.shape.index(None) if None in info.shape else -1
-    shape = [batch if place == opened else OPEN if size is None else size for place, size in enumerate(info.shape)]
+    shape = _shape(info, batch)
     generator = np.random.default_rng([seed, zlib.crc32(info.name.encode())])
     dtype = DTYPES[info.dtype]
     if dtype.kind in "biu":

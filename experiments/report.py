@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -18,13 +20,13 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from experiments import charts, engines, environment, faults, samples, sections, statistics
+from experiments import charts, engines, environment, faults, files, samples, sections, statistics
 from experiments.files import WriteError, replace_file
 from experiments.markdown import ABSENT, line, number
 from experiments.published import Figures, figures_for
 from experiments.samples import cell_of
 from experiments.settings import from_record
-from experiments.specification import CELL_FIELDS, local_of
+from experiments.specification import CELL_FIELDS, Experiment, local_of
 from experiments.statistics import none_of
 from transports.errors import UsageError
 
@@ -32,7 +34,7 @@ __all__ = ["build", "main", "render_table", "summary_of"]
 
 
 def build(folder: Path) -> Path:
-    """Write summary.csv, comparison.svg and report.md into `folder`, and return the path of the report.
+    """Write summary.csv, comparison.svg (but for a `kill`) and report.md into `folder`; the path of the report.
 
     Raises `UsageError` where `folder` holds no experiment, and `WriteError` where a file could not be written.
     """
@@ -41,11 +43,9 @@ def build(folder: Path) -> Path:
     record = environment.read(folder)
     measured = samples.read(folder)
     summary = summary_of(measured, from_record(record["experiment"]).seed)
-    replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    titles = engines.titles_of(record)
-    missing = _draw(summary, folder, titles)
-    replace_file(folder / "report.md", _text(record, measured, summary, faults.read(folder), missing, titles))
-    return folder / "report.md"
+    replace_file(folder / files.SUMMARY, summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    replace_file(folder / files.REPORT, _text(folder, record, measured, summary))
+    return folder / files.REPORT
 
 
 def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -109,40 +109,50 @@ def _parser() -> argparse.ArgumentParser:
 
 def _draw(summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> str:
     """Draw the chart; what is missing for it, if anything."""
-    names = [
-        row["cell"].replace(f"/{row['engine']}/", f"/{titles.get(row['engine'], row['engine'])}/")
-        for row in _rows(summary)
-    ]
+    names = [_label(row, titles) for row in _rows(summary)]
     try:
         chart = charts.comparison(summary.assign(cell=names))
     except ModuleNotFoundError as error:
         return str(error.name)
     if chart:
-        replace_file(folder / charts.NAME, chart)
+        replace_file(folder / files.CHART, chart)
     return "" if chart else "a ratio to draw"
 
 
-def _text(
-    record: Mapping[str, Any],
-    measured: pd.DataFrame,
-    summary: pd.DataFrame,
-    killed: pd.DataFrame,
-    missing: str,
-    titles: Mapping[str, str],
-) -> str:
-    experiment = from_record(record["experiment"])
+def _text(folder: Path, record: Mapping[str, Any], measured: pd.DataFrame, summary: pd.DataFrame) -> str:
+    """The report. Whatever compares cells is left out where a kill hit them; else the chart is drawn as well."""
+    experiment, titles = from_record(record["experiment"]), engines.titles_of(record)
     parts = [
         [f"# {line(experiment.title) or 'Comparison of distributed inference'}"],
         sections.banner(record, measured.attrs.get("note", "")),
         sections.overview(experiment),
-        sections.chart(missing),
-        *sections.groups(summary, titles),
-        faults.section(faults.recoveries(killed, measured)),
-        sections.full_table(summary, titles),
-        sections.how_to_read(experiment, summary, titles),
+        *(_disrupted(folder, measured) if experiment.kill else _compared(folder, experiment, summary, titles)),
         sections.environment(record, experiment),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def _disrupted(folder: Path, measured: pd.DataFrame) -> list[list[str]]:
+    """The section about what came of the kills."""
+    return [faults.section(faults.recoveries(faults.read(folder), measured))]
+
+
+def _compared(
+    folder: Path, experiment: Experiment, summary: pd.DataFrame, titles: Mapping[str, str]
+) -> list[list[str]]:
+    """The sections that compare cells, the first of them with the chart, which is drawn."""
+    return [
+        sections.chart(_draw(summary, folder, titles)),
+        *sections.groups(summary, titles),
+        sections.full_table(summary, titles),
+        sections.how_to_read(experiment, summary, titles),
+    ]
+
+
+def _label(row: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """The name of a cell in the chart: with what served it, and without the operations at which it is cut."""
+    served = row["cell"].replace(f"/{row['engine']}/", f"/{titles.get(row['engine'], row['engine'])}/")
+    return re.sub(r"cut=[^/]*\+[^/]*", "cut=named", served)
 
 
 def _published(row: Mapping[str, Any]) -> Figures | None:
@@ -160,9 +170,10 @@ def _is_local(row: Mapping[str, Any]) -> bool:
 
 
 def _terminal_row(row: Mapping[str, Any]) -> list[str]:
+    unsure = _is_local(row) or math.isnan(row["ratio_low"])
     ratios = [
         number(row["ratio_to_local"], 4),
-        ABSENT if _is_local(row) else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
+        ABSENT if unsure else f"{number(row['ratio_low'], 3)}-{number(row['ratio_high'], 3)}",
         ABSENT if cell_of(row) == none_of(cell_of(row)) else number(row["ratio_to_none"], 4),
     ]
     return [number(row["mean"], 4), number(row["std"], 2), *ratios]

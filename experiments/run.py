@@ -15,8 +15,9 @@ from rich.console import Console
 
 from cluster.launch import Nursery
 from cluster.process import tune
-from experiments import engines, environment, faults, flags, model_servers, report, samples
+from experiments import engines, environment, faults, files, flags, model_servers, report, samples
 from experiments.files import replace_file
+from experiments.inputs import check_image
 from experiments.progress import Progress
 from experiments.specification import Experiment
 from transports.errors import SplitbenchError, UsageError
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
-    from experiments.prepare import prepare  # not for a flag that is refused: it takes its time
+    samples.refuse_taken(folder, experiment.title)
+    check_image(experiment.input)
+    from experiments.prepare import prepare  # not for what is refused until here: it takes its time
 
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:
@@ -73,7 +76,7 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
 
     with environment.finishing(folder, salvage), contextlib.ExitStack() as stack:
         for partition in dict.fromkeys(prepared.partitions.values()):
-            replace_file(folder / f"plan-{partition.name}.json", partition.plan.to_json())
+            replace_file(folder / files.PLAN.format(partition.name), partition.plan.to_json())
         writer = stack.enter_context(samples.Writer(folder))
         log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
         run(prepared, writer, progress, nursery, log)
@@ -82,8 +85,10 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
 def _show(folder: Path) -> None:
     written = report.build(folder)
     console = Console()
-    titles = engines.titles_of(environment.read(folder))
-    console.print(report.render_table(pd.read_csv(folder / "summary.csv"), titles))
+    record = environment.read(folder)
+    if not record["experiment"]["kill"]:  # after a kill there is nothing to compare
+        summary = pd.read_csv(folder / files.SUMMARY)
+        console.print(report.render_table(summary, engines.titles_of(record)))
     console.print(f"results: {folder} (begin with {written.name})", soft_wrap=True)
 
 

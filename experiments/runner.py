@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,12 +28,14 @@ from experiments.kill import Kill
 from experiments.prepare import Prepared, route_of
 from experiments.progress import Progress
 from experiments.samples import Sample, Writer
-from experiments.schedule import Block, blocks
+from experiments.schedule import Block, blocks, warm_ups
 from experiments.specification import Cell, Experiment
 from transports.base import Address
 from transports.errors import WireError
 
 __all__ = ["run"]
+
+Keep = Callable[[Sample], None]
 
 RECOVERY = 60.0
 """Seconds that a node which was killed may take to be replaced, on top of two leases, before a failure is one."""
@@ -46,24 +48,29 @@ def run(
     nursery: Nursery | None = None,
     faults: rows.Writer | None = None,
 ) -> None:
-    """Measure every cell of `prepared`: a row of `samples` for each timed request, written before the next one begins.
+    """Measure every cell of `prepared`: a row of `samples` for each timed request.
 
+    It is written before the next one begins, or, where several are under way at a time, as soon as it is answered.
     `nursery` starts the processes; without it, only cells carried by `none` can run. `faults` takes what comes of a
     `kill` in the experiment.
     Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a request
-    that failed. What was measured until then is in `samples`; nothing is left running.
+    that failed. What was answered until then, or was under way and is answered yet, is in `samples`; nothing is left
+    running.
     """
     experiment = prepared.experiment
+
+    def keep(sample: Sample) -> None:
+        samples.append(sample)
+        progress.advance(sample.cell.name, sample.seconds)
+
     with _bench(prepared, progress, nursery, faults) as bench:
         for cell in experiment.cells:
             progress.phase(f"checking {cell.name}")
             bench.warm_up(cell)
         settle()
         concurrency = [cell.concurrency for cell in experiment.cells]
-        for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed):
-            for sample in bench.measure(block):
-                samples.append(sample)
-                progress.advance(sample.cell.name, sample.seconds)
+        for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed, experiment.replicas):
+            bench.measure(block, keep)
 
 
 @dataclass(frozen=True)
@@ -80,37 +87,41 @@ class _Bench:
 
     def warm_up(self, cell: Cell) -> None:
         """Requests that are not timed, with every variant of the input at least once."""
-        for number in range(max(self.prepared.experiment.warmup, len(self.prepared.inputs[cell.batch]))):
+        for number in range(warm_ups(self.prepared.experiment.warmup, len(self.prepared.inputs[cell.batch]))):
             try:
                 self._request(cell, number)
             except WireError as error:
                 self._fail(cell, error)
 
-    def measure(self, block: Block) -> Iterator[Sample]:
-        """The timed requests of a block, as they are answered: as many under way at a time as the cell says."""
+    def measure(self, block: Block, keep: Keep) -> None:
+        """The requests of a block, as many under way at a time as the cell says: `keep` takes those that count."""
         experiment = self.prepared.experiment
         cell = experiment.cells[block.cell]
         alone = experiment.pin == "on" and cell.transport == "none"
+        measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
         with pinned(cores()[:1]) if alone else contextlib.nullcontext():
-            yield from self._turn(cell, block)
+            measure(cell, block, lambda sample: keep(sample) if sample.run >= 0 else None)
         if self.disruption and self.cluster:
             self.cluster.wait_ready()
 
-    def _turn(self, cell: Cell, block: Block) -> Iterator[Sample]:
-        numbers = [*range(-block.lead, 0), *block.runs]
-        measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
-        yield from (sample for sample in measure(cell, numbers, block.number) if sample.run >= 0)
+    def _one_by_one(self, cell: Cell, block: Block, keep: Keep) -> None:
+        for number in block.numbers:
+            keep(self._sample(cell, number, block.number))
 
-    def _one_by_one(self, cell: Cell, numbers: list[int], block: int) -> Iterator[Sample]:
-        yield from (self._sample(cell, number, block) for number in numbers)
-
-    def _overlapping(self, cell: Cell, numbers: list[int], block: int) -> Iterator[Sample]:
+    def _overlapping(self, cell: Cell, block: Block, keep: Keep) -> None:
+        """However it ends, what is under way then is awaited, and kept where it is answered."""
         with ThreadPoolExecutor(cell.concurrency) as clients:
-            begun = [clients.submit(self._sample, cell, number, block) for number in numbers]
+            begun = [clients.submit(self._sample, cell, number, block.number) for number in block.numbers]
+            waiting = set(begun)
             try:
-                yield from (done.result() for done in as_completed(begun))
+                for done in as_completed(begun):
+                    waiting.remove(done)  # before it is kept, so that nothing is kept twice
+                    keep(done.result())
             finally:
                 clients.shutdown(cancel_futures=True)
+                for done in waiting:
+                    if not done.cancelled() and not done.exception():
+                        keep(done.result())
 
     def _sample(self, cell: Cell, number: int, block: int) -> Sample:
         if self.disruption and cell.transport != "none":
@@ -153,6 +164,8 @@ class _Bench:
         """(seconds from arrays in the client's memory to arrays in the client's memory, answer, its deviation)."""
         partition = self.prepared.partitions[cell]
         route = route_of(cell, partition)
+        if self.disruption and number < 0:  # a node that took another's place is to be met now, not after a lease
+            route = replace(route, registry="per-hop")
         variant = number % len(self.prepared.inputs[cell.batch])
         inputs = self.prepared.inputs[cell.batch][variant]
         start = time.perf_counter()

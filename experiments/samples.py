@@ -21,28 +21,21 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import rows
+from experiments import files, rows
 from experiments.specification import CELL_FIELDS, Cell
 from transports.errors import UsageError
 
 __all__ = [
     "COLUMNS",
     "EXTRA_FIELDS",
-    "NAME",
     "NAMING_FIELDS",
     "Sample",
     "Writer",
     "cell_of",
     "claim",
     "read",
+    "refuse_taken",
 ]
-
-NAME = "samples.csv"
-RESULTS = (
-    *(NAME, "summary.csv", "report.md", "environment.json", "comparison.svg"),
-    *("faults.csv", "sizes.svg", "plan-*.json"),
-)
-"""What a folder that already holds an experiment holds some of."""
 
 NAMING_FIELDS = CELL_FIELDS[: CELL_FIELDS.index("placement")]
 EXTRA_FIELDS = CELL_FIELDS[len(NAMING_FIELDS) :]
@@ -92,7 +85,7 @@ class Writer(rows.Writer):
     """Appends samples to `folder`/samples.csv."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder / NAME, COLUMNS)
+        super().__init__(folder / files.SAMPLES, COLUMNS)
 
 
 def claim(folder: Path, title: str = "") -> Path:
@@ -108,11 +101,18 @@ def claim(folder: Path, title: str = "") -> Path:
         raise UsageError(f"--out {folder}: not a folder; give one that is new or empty") from error
     except OSError as error:
         raise UsageError(f"--out {folder}: cannot be written to ({error.strerror}); give another folder") from error
-    found = sorted(path.name for pattern in RESULTS for path in folder.glob(pattern))
+    refuse_taken(folder, title)
+    return folder
+
+
+def refuse_taken(folder: Path, title: str = "") -> None:
+    """Raise `UsageError` where `folder` holds an experiment already, or is no folder; nothing is made."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: not a folder; give one that is new or empty")
+    found = sorted(path.name for pattern in files.RESULTS for path in folder.glob(pattern))
     if found:
         asked = f"; {title!r} needs another" if title else "; give another"
         raise UsageError(f"--out {folder}: already holds an experiment ({', '.join(found)}){asked}")
-    return folder
 
 
 def read(folder: Path) -> pd.DataFrame:
@@ -121,7 +121,7 @@ def read(folder: Path) -> pd.DataFrame:
     A last line without its end, as a killed run leaves it, is dropped: `frame.attrs["note"]` and a warning in the log
     say so. Raises `UsageError` for a file that is missing or is no samples file, naming the line.
     """
-    path = folder / NAME
+    path = folder / files.SAMPLES
     frame = rows.read(path, COLUMNS, LATER)
     for column in (*INTEGERS, *NUMBERS):
         may_be_empty, positive = column in MAY_BE_EMPTY, column == "seconds"

@@ -1,8 +1,9 @@
 """When each request is made: in short randomised blocks, or one cell after the other.
 
 Samples taken in long blocks drift apart with the machine, and strictly alternating ones disturb each other's caches.
-Short blocks in random order do best: each begins with requests that are not counted, which bring the cell's code and
-data back into the caches (and, where several requests are under way at a time, fill the servers).
+Short blocks in random order do best. A block of either order begins with `lead` requests that are not counted. They
+bring the cell's code and data back into the caches, fill the servers where several requests are under way at a time,
+and are the first that a node meets which has taken the place of one that was killed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["BLOCK", "Block", "blocks"]
+__all__ = ["BLOCK", "Block", "blocks", "lead", "warm_ups"]
 
 BLOCK = 10
 """Timed requests in a block of the order `shuffled`, for each request that is under way at a time."""
@@ -26,14 +27,30 @@ class Block:
     lead: int
     runs: range
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of every request, in order: those that are not counted are below zero."""
+        return [*range(-self.lead, 0), *self.runs]
 
-def blocks(concurrency: Sequence[int], runs: int, order: str, seed: int) -> Iterator[Block]:
+
+def warm_ups(asked: int, variants: int) -> int:
+    """Requests of a cell before its first block: those that were asked for, and each variant of the input once."""
+    return max(asked, variants)
+
+
+def lead(concurrency: int, replicas: int) -> int:
+    """Requests at the begin of a block that are not counted: nodes take turns, and each of `replicas` has one."""
+    return concurrency * replicas
+
+
+def blocks(concurrency: Sequence[int], runs: int, order: str, seed: int, replicas: int = 1) -> Iterator[Block]:
     """Every block of an experiment, in the order of execution.
 
     `concurrency` has an entry for each cell, `runs` are the timed requests of each.
     """
+    leads = [lead(each, replicas) for each in concurrency]
     if order == "blocked":
-        yield from (Block(cell, cell, 0, range(runs)) for cell in range(len(concurrency)))
+        yield from (Block(cell, cell, leads[cell], range(runs)) for cell in range(len(concurrency)))
         return
     chance = random.Random(seed)
     begun = [0] * len(concurrency)
@@ -42,5 +59,5 @@ def blocks(concurrency: Sequence[int], runs: int, order: str, seed: int) -> Iter
         chance.shuffle(waiting)
         for cell in waiting:
             end = min(begun[cell] + BLOCK * concurrency[cell], runs)
-            yield Block(number, cell, concurrency[cell], range(begun[cell], end))
+            yield Block(number, cell, leads[cell], range(begun[cell], end))
             begun[cell], number = end, number + 1

@@ -9,17 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import engines
-from experiments.charts import NAME as CHART
+from experiments import engines, files
+from experiments.inputs import COUNT
 from experiments.markdown import ABSENT, count, interval, line, number, table
 from experiments.published import Figures, figures_for
 from experiments.samples import EXTRA_FIELDS, cell_of
+from experiments.schedule import BLOCK, lead, warm_ups
 from experiments.specification import Cell, Experiment, local_of
+from experiments.statistics import MIN_BLOCKS, RESAMPLES
 
 __all__ = [
-    *("banner", "chart", "environment", "full_table", "groups", "how_to_read", "machine", "overview"),
-    "pairs",
-    "transport_title",
+    *("FIGURES", "banner", "chart", "environment", "full_table", "groups", "how_to_read", "machine", "overview"),
+    *("column_title", "pairs", "transport_title"),
 ]
 
 Row = Mapping[str, Any]
@@ -30,11 +31,10 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Mean (s)", lambda row: number(row["mean"])),
     ("Std Dev (s)", lambda row: number(row["std"])),
     ("x / Local", lambda row: _ratio(row["ratio_to_local"])),
-    (
-        "95 % interval",
-        lambda row: ABSENT if row["ratio_to_local"] == 1 else interval(row["ratio_low"], row["ratio_high"]),
-    ),
+    ("95 % interval", lambda row: _interval(row["ratio_low"], row["ratio_high"])),
     ("x / None", lambda row: _ratio(row["ratio_to_none"])),
+    ("95 % of x / None", lambda row: _interval(row["none_low"], row["none_high"])),
+    ("Outside the stages (s)", lambda row: number(row["outside_seconds"], 4)),
     ("Median (s)", lambda row: number(row["median"])),
     ("p90 (s)", lambda row: number(row["p90"])),
     ("p99 (s)", lambda row: number(row["p99"])),
@@ -48,6 +48,7 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Compute share", lambda row: number(row["compute_share"], 3)),
     ("Throughput (1/s)", lambda row: number(row["throughput"])),
     ("Throughput x Local", lambda row: _ratio(row["throughput_to_local"])),
+    ("95 % of throughput", lambda row: _interval(row["throughput_low"], row["throughput_high"])),
 )
 """Rows of the tables in the document's shape: its own three first."""
 
@@ -78,13 +79,14 @@ def banner(record: Mapping[str, Any], note: str) -> list[str]:
 
 
 def overview(experiment: Experiment) -> list[str]:
-    warm = f"{experiment.warmup} warm-up requests" if experiment.warmup != 1 else "1 warm-up request"
     levels = sorted({cell.concurrency for cell in experiment.cells})
+    leads = sorted({lead(cell.concurrency, experiment.replicas) for cell in experiment.cells})
     known = f"with {' or '.join(map(str, levels))} requests under way at a time"
     client = known if levels[-1:] > [1] else "without concurrent requests"
     return [
         f"Model {line(experiment.model)} ({experiment.weights} weights), {experiment.runs} timed requests in each cell "
-        f"after {warm}, one client {client}, order {experiment.turns}."
+        f"after {warm_ups(experiment.warmup, COUNT)} warm-up requests, one client {client}, order {experiment.turns}. "
+        f"Requests at the begin of each block that are not counted: {' or '.join(map(str, leads))}."
     ]
 
 
@@ -93,7 +95,7 @@ def chart(missing: str) -> list[str]:
         return []
     if missing:
         return [f"No chart: it needs {missing}, which is in the extra `charts` (`pip install 'matplotlib>=3.9'`)."]
-    return [f"![How many times the local model's time each cell takes, with its 95 % interval]({CHART})"]
+    return [f"![How many times the local model's time each cell takes, with its 95 % interval]({files.CHART})"]
 
 
 def groups(summary: pd.DataFrame, titles: engines.Titles) -> list[list[str]]:
@@ -117,7 +119,7 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: e
     columns = [cell for cell in dict.fromkeys([local, *cells]) if cell in rows]
     runs = sorted({rows[cell]["n"] for cell in columns})
     header = [f"Data on {' to '.join(str(n) for n in dict.fromkeys([runs[0], runs[-1]]))} runs"]
-    header += ["Local" if cell == local else _column_title(cell) for cell in columns]
+    header += ["Local" if cell == local else column_title(cell) for cell in columns]
     shown = _figures([rows[cell] for cell in columns])
     body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in shown]
     body += _published_rows([figures_for(cell, key) for cell in columns])
@@ -141,7 +143,7 @@ def transport_title(name: str) -> str:
     return TITLES.get(name, name)
 
 
-def _column_title(cell: Cell) -> str:
+def column_title(cell: Cell) -> str:
     return transport_title(cell.transport) + (f" ({cell.codec})" if cell.codec != Cell.codec else "")
 
 
@@ -168,7 +170,7 @@ def full_table(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
         return []
     settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
     figures = _figures(_records(summary))
-    header = [*settings, "n", *(label for label, _ in figures), "Resampled", "Connections", "Lookups", "Deviation"]
+    header = [*settings, "n", *(label for label, _ in figures), "Connections", "Lookups", "Deviation"]
     body = [_full_row(cell_of(row), row, titles, [write(row) for _, write in figures]) for row in _records(summary)]
     return ["## Every cell", "", *table(header, body, left=len(settings))]
 
@@ -179,7 +181,7 @@ def _full_row(cell: Cell, row: Row, titles: engines.Titles, figures: Sequence[st
     other = ", ".join(_unusual(cell)) or "default"
     counts = [count(row["connects"]), count(row["lookups"])]
     deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"
-    return [*settings, other, str(row["n"]), *figures, row["resampled"] or ABSENT, *counts, deviation]
+    return [*settings, other, str(row["n"]), *figures, *counts, deviation]
 
 
 _WIRE_IS = (
@@ -199,9 +201,14 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.T
         "- **Mean, median, p90, p99** are wall-clock seconds of a request as its client sees it.",
         "- **Std Dev** is the sample standard deviation (divided by n - 1). The document does not say which it used.",
         "- **x / Local** and **x / None** are ratios of means.",
-        "- **95 % interval** is that of x / Local: a bootstrap over 10000 resamples of both cells (seed "
-        f"{experiment.seed}), of whole blocks where both cells have 5 or more (requests of a block are not "
-        "independent), else of single samples; its percentiles are widened for small numbers (Hesterberg 2015).",
+        f"- **95 % interval** is that of x / Local: a bootstrap over {RESAMPLES} resamples of whole blocks of both "
+        f"cells (seed {experiment.seed}), since requests of a block are not independent; its percentiles are widened "
+        f"for few blocks (Hesterberg 2015). Those of x / None and of Throughput x Local are found in the same way. "
+        f"Where a cell has fewer than {MIN_BLOCKS} blocks there is none: it would promise too much. A block is {BLOCK} "
+        "requests for each that is under way at a time, or (order blocked) all of a cell.",
+        "- **Outside the stages** is the mean of a request's seconds less those spent in stages: what partition and "
+        "transport took. It tells columns apart where x / Local, with one noisy local model below all, does not. "
+        "Requests that overlap wait for each other in it; of stages that overlap each is taken off.",
         "- **Messages** and **Payload** are means per request: what was sent from one handler to another, and the "
         "bytes of the tensors in it (1 MB = 1000000 bytes). **Compute share** is the part of the time spent in stages.",
         *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
@@ -269,6 +276,11 @@ def pairs(record: Mapping[str, Any] | None) -> str:
 
 def _list(values: Iterable[float] | None) -> str:
     return ", ".join(f"{value:g}" for value in values or ())
+
+
+def _interval(low: float, high: float) -> str:
+    """Of a ratio; what is compared with itself has none."""
+    return ABSENT if low == high == 1 else interval(low, high)
 
 
 def _ratio(value: float) -> str:

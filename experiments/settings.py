@@ -23,7 +23,7 @@ from experiments.paths import nameless, portable
 from experiments.specification import PHOTOGRAPH, Cell, Experiment, local_of
 from partitioning.strategies import CUTS
 from transports.errors import UsageError
-from transports.limits import TLS_FILES
+from transports.limits import CONNECTIONS, DAY, TLS_FILES
 
 __all__ = [
     "OWN",
@@ -41,7 +41,16 @@ LEAST: Mapping[str, float] = {
     **dict.fromkeys(("warmup", "workers", "threads", "seed", "repeats"), 0),
     "lease": LEAST_LEASE,
 }
-MOST: Mapping[str, int] = {"seed": 2**32 - 1}  # numpy and Keras take no larger one
+MOST: Mapping[str, float] = {
+    **dict.fromkeys(("runs", "warmup", "repeats"), 10**7),
+    **dict.fromkeys(("timeout", "lease"), DAY),
+    "batch": 10**6,  # memory, which `experiments.memory` asks for, is the limit of most models long before
+    "concurrency": CONNECTIONS // 4,  # a server holds the connections of all clients and of every other server
+    "replicas": 64,
+    "seed": 2**32 - 1,  # numpy and Keras take no larger one
+    "threads": 1024,
+    "workers": 2**16,
+}
 
 OWN = ""
 """In place of a codec: each transport's own (the first of `Transport.codecs`), where the person has named none."""
@@ -216,9 +225,7 @@ def _check_options(experiment: Experiment) -> None:
             what = "engine with options" if name in choice.ENGINES else "transport"
             valid = sorted(names | ({choice.OWNER} if served else set()))
             raise UsageError(f"--option {key}: no {what} {name!r} in this experiment{transports.suggest(name, valid)}")
-        options = transports.make(name, experiment.options).options
-        if options.max_message < 1:
-            raise UsageError(f"--option {key}: {options.max_message} is too small; valid: 1 byte or more")
+        transports.make(name, experiment.options)
 
 
 def _check_wires(experiment: Experiment) -> None:

@@ -20,11 +20,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 
 import transports
-from experiments import environment, rows, samples, sizes_report
+from cluster.process import MALLOC, keep_memory
+from experiments import environment, files, memory, rows, samples, sizes_report
 from experiments.flags import timestamp
 from experiments.sizes_bench import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
 from transports.errors import SplitbenchError, UsageError
@@ -81,7 +81,7 @@ def parse(given: argparse.Namespace) -> Study:
         raise UsageError(f"--longest: {given.longest} is too small; give more than 0 seconds")
     if seed < 0 or seed != int(seed):
         raise UsageError(f"--seed: {given.seed} is none; give a whole number from 0 on")
-    study = Study(ways, sizes, int(repeats), longest, int(seed), _options(given.option, ways))
+    study = Study(ways, sizes, int(repeats), longest, int(seed), _options(given.option, ways), given.malloc)
     for name in dict.fromkeys(way.transport for way in ways):
         transports.make(name, study.options)
     return study
@@ -146,21 +146,15 @@ def _options(texts: Sequence[str], ways: Sequence[Way]) -> dict[str, str]:
     return options
 
 
-def _check_memory(size: int) -> None:
-    free, needed = psutil.virtual_memory().available, COPIES * size
-    if needed > free:
-        raise UsageError(
-            f"a tensor of {megabytes(size)} takes up to {needed / 1e9:.1f} GB in both processes, and {free / 1e9:.1f} "
-            f"are free; give at most {free // COPIES // MB} MB"
-        )
-
-
 def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
     """Measure, and leave behind a report of whatever was measured, with the reason where that is not all."""
-    _check_memory(study.sizes[-1])
+    most = study.sizes[-1]
+    memory.check(f"a tensor of {megabytes(most)} in both processes", most / MB, COPIES * MB, "MB")
     samples.claim(folder)
     environment.begin(folder, study.record(), argv)
     missing: dict[str, str] = {}
+    if study.malloc == "keep":
+        keep_memory()
 
     def left_out(way: Way, reason: str) -> None:
         missing[way.name] = reason
@@ -169,7 +163,7 @@ def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
 
     with (
         environment.finishing(folder, lambda: sizes_report.build(folder)),
-        rows.Writer(folder / samples.NAME, COLUMNS) as writer,
+        rows.Writer(folder / files.SAMPLES, COLUMNS) as writer,
     ):
         measure(study, writer, lambda text: print(text, file=sys.stderr), left_out)
 
@@ -194,6 +188,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--seed", default="0", metavar="N", help="of the noise and of the order (default: %(default)s)")
     add("--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="what one transport alone has")
+    add("--malloc", choices=MALLOC, default=MALLOC[0], help="keep freed memory for the next message (default: keep)")
     add("--out", metavar="FOLDER", help="where results go (default: results/<UTC timestamp>-sizes)")
     add("--report", metavar="FOLDER", help="derive the report of earlier results again, and measure nothing")
     return made

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import transports
+from cluster.process import MALLOC
 from experiments import echo, rows, wire
 from experiments.paths import nameless
 from experiments.progress import Progress
@@ -75,6 +76,8 @@ class Study:
     """Seconds that one call may take."""
     seed: int = 0
     option: Mapping[str, str] = field(default_factory=dict)
+    malloc: str = MALLOC[0]
+    """What both processes do with memory that a message has left: as `--malloc` of an experiment."""
 
     def record(self) -> dict[str, Any]:
         """For environment.json, and back with `from_record`."""
@@ -83,6 +86,7 @@ class Study:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Study:
         values = {name: record[name] for name in ("repeats", "longest", "seed", "option")}
+        values["malloc"] = record.get("malloc", "default")  # records from before the flag
         return cls(tuple(Way(**way) for way in record["ways"]), tuple(record["sizes"]), **values)
 
     @property
@@ -138,7 +142,10 @@ def measure(
     that failed, and `SplitbenchError` for an answer that is not what was sent. Nothing is left running.
     """
     names = dict.fromkeys(way.transport for way in study.ways)
-    with echo.process(*names, options=study.options) as (found, child), contextlib.ExitStack() as stack:
+    with (
+        echo.process(*names, options=study.options, malloc=study.malloc) as (found, child),
+        contextlib.ExitStack() as stack,
+    ):
         connections = {way: stack.enter_context(way.connect(found[way.transport], study.options)) for way in study.ways}
         bench = Bench(study, connections, child)
         expected: dict[tuple[Way, int], float] = {}

@@ -11,11 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import charts, environment, rows, sections
+from experiments import charts, environment, files, rows, sections
 from experiments.files import replace_file
 from experiments.growth import Curve, exponent, fit
 from experiments.markdown import ABSENT, line, number, table
-from experiments.samples import NAME
 from experiments.sizes_bench import COLUMNS, MB, Study, Way, megabytes
 from transports.errors import UsageError
 
@@ -45,7 +44,7 @@ Medians = Mapping[tuple[str, int], float]
 
 def read(folder: Path) -> pd.DataFrame:
     """The samples. Raises `UsageError` for a file that is missing or is none of these."""
-    path = folder / NAME
+    path = folder / files.SAMPLES
     frame = rows.read(path, COLUMNS)
     for column in ("bytes", "round", "run"):
         frame[column] = rows.numbers(frame[column], path, whole=True)
@@ -105,19 +104,19 @@ def build(folder: Path) -> Path:
     study = Study.from_record(record["experiment"])
     samples = read(folder)
     summary = summarise(samples, study.ways)
-    replace_file(folder / "summary.csv", summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    replace_file(folder / "report.md", _text(record, study, samples, summary, _chart(summary, folder)))
-    return folder / "report.md"
+    replace_file(folder / files.SUMMARY, summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    replace_file(folder / files.REPORT, _text(record, study, samples, summary, _chart(summary, folder)))
+    return folder / files.REPORT
 
 
 def _chart(summary: pd.DataFrame, folder: Path) -> list[str]:
     if summary.empty:
         return []
     try:
-        replace_file(folder / charts.SIZES, charts.growth(summary))
+        replace_file(folder / files.SIZES, charts.growth(summary))
     except ModuleNotFoundError as error:
         return sections.chart(str(error.name))
-    return [f"![Median seconds by the size of the tensor, a line for each way]({charts.SIZES})"]
+    return [f"![Median seconds by the size of the tensor, a line for each way]({files.SIZES})"]
 
 
 def _text(
@@ -125,7 +124,7 @@ def _text(
 ) -> str:
     found = medians(summary)
     ways = [way for way in study.ways if way.name in set(summary["way"])]
-    settings = {"Seed": str(study.seed), "Options": sections.pairs(study.options)}
+    settings = {"Seed": str(study.seed), "Memory": MEMORY[study.malloc], "Options": sections.pairs(study.options)}
     parts = [
         ["# How time grows with the message"],
         sections.banner(record, samples.attrs.get("note", "")),
@@ -146,6 +145,9 @@ def _text(
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
+MEMORY = {"keep": "the C library keeps what a message has left", "default": "as the C library does by default"}
+
+
 def title(way: Way) -> str:
     """`"gRPC stream"`, as the head of a column."""
     return way.name.replace(way.transport, sections.transport_title(way.transport), 1)
@@ -160,8 +162,8 @@ def _by_size(head: str, sizes: Sequence[int], columns: Mapping[str, Callable[[in
     return table([head, *columns], body)
 
 
-def _by_way(found: Medians, ways: Sequence[Way]) -> list[str]:
-    """A row for each size, a column for each way."""
+def by_way(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """The table of `found`: a row for each size, a column for each way."""
     return _by_size("Tensor", _sizes(found), {title(way): partial(_of, found, way) for way in ways})
 
 
@@ -170,7 +172,7 @@ def _of(found: Medians, way: Way, size: int) -> float:
 
 
 def _seconds(found: Medians, ways: Sequence[Way]) -> list[str]:
-    return ["## Median seconds", "", *_by_way(found, ways)] if found else ["Nothing was timed."]
+    return ["## Median seconds", "", *by_way(found, ways)] if found else ["Nothing was timed."]
 
 
 def _left_out(record: Mapping[str, Any]) -> list[str]:
@@ -237,7 +239,7 @@ def _wire(summary: pd.DataFrame, ways: Sequence[Way]) -> list[str]:
         (str(row["way"]), int(row["bytes"])): row["wire_bytes"] / (2 * row["bytes"])
         for row in crossed.to_dict("records")
     }
-    return ["## Bytes on the wire / payload", "", *_by_way(shares, ways)]
+    return ["## Bytes on the wire / payload", "", *by_way(shares, ways)]
 
 
 HOW_TO_READ = [

@@ -14,6 +14,7 @@ from typing import Any
 
 import transports
 from cluster.flows import FLOWS
+from cluster.process import MALLOC
 from cluster.serving import choice
 from partitioning.placement import PLACEMENTS
 from partitioning.strategies import MODES
@@ -25,7 +26,6 @@ PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
 """The bundled photograph; `data/README.md` names its source and licence."""
 
 ENGINES = ("eager", "graph", "frozen", *choice.ENGINES)
-MALLOC = ("keep", "default")
 CODECS = ("raw", "tensorproto", "json", "json-b64")
 SHARED = ("max_message", *TLS_FILES)
 """Settings that are options of every transport."""
@@ -111,7 +111,7 @@ class Experiment:
     )
     input: str = _setting(str(PHOTOGRAPH), "an image file")
     runs: int = _setting(50, "timed requests in each cell")
-    warmup: int = _setting(5, "requests in each cell before the first timed one")
+    warmup: int = _setting(5, "requests in each cell before the first timed one; each input once at the least")
     order: str = _setting(
         "shuffled", "shuffled = short randomised blocks; blocked = one cell after the other", ("shuffled", "blocked")
     )

@@ -1,14 +1,16 @@
 """From samples to a row per cell. Pure: the same samples and seed give the same numbers.
 
 How the interval of a ratio is found:
-  - A ratio is the mean of a cell over the mean of its local cell (`specification.local_of`), both of one experiment.
-  - Samples of one block were taken one after the other and share the machine's mood, so they are not independent.
-    Where both cells have at least `MIN_BLOCKS` blocks, whole blocks are resampled; otherwise samples are, and the
-    column `resampled` says which. Fewer blocks than that would make the interval a matter of luck.
+  - A ratio is the mean of a cell over that of another of the same experiment: its local one (`specification.local_of`)
+    or that without a wire (`none_of`); or its requests per second over those of its local one.
+  - Samples of one block were taken one after the other and share the machine's mood, so they are not independent:
+    whole blocks are resampled. A cell with fewer than `MIN_BLOCKS` has no interval, nor has a ratio to such a cell. To
+    resample its single requests instead would promise too much (as all that is known of the order `blocked`), and two
+    or three blocks are a matter of luck.
   - Both cells are resampled, independently, `RESAMPLES` times. The interval is a percentile interval of the
-    resampled ratios; its two percentiles are moved outwards for a small number of units (the *expanded percentile*
-    interval of T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4),
-    2015): the plain 2.5 and 97.5 percentiles cover far less than 95 % at five to ten blocks.
+    resampled ratios; its two percentiles are moved outwards for the number of blocks of the cell that has fewer (the
+    *expanded percentile* interval of T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American
+    Statistician 69(4), 2015): the plain 2.5 and 97.5 percentiles cover far less than 95 % at five to ten blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import math
 import statistics as standard
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,34 +31,38 @@ from experiments.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
 from experiments.specification import CELL_FIELDS, ENGINES, Cell, engine_here, local_of
 from partitioning.strategies import MODES
 
-__all__ = ["COLUMNS", "none_of", "ratio_interval", "student_quantile", "summarise"]
+__all__ = [
+    *("COLUMNS", "MIN_BLOCKS", "RESAMPLES", "Units"),
+    *("none_of", "ratio_interval", "seconds_of", "student_quantile", "summarise"),
+]
 
 RESAMPLES = 10_000
 MIN_BLOCKS = 5
 LEVEL = 0.95
-CHUNK = 2_000_000  # indices drawn at a time: bounds the memory of a bootstrap over many samples
+CHUNK = 2_000_000  # indices drawn at a time: bounds the memory of a bootstrap over many blocks
 
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "n", "mean", "std", "median", "p90", "p99"),
-    *("ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none"),
-    *(*EXTRA_FIELDS, "resampled", "messages", "payload_bytes", "wire_bytes", "lookups", "connects"),
-    *("compute_share", "deviation"),
-    *("throughput", "throughput_to_local"),
+    *("ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none", "none_low", "none_high"),
+    *(*EXTRA_FIELDS, "messages", "payload_bytes", "wire_bytes", "lookups", "connects"),
+    *("compute_share", "outside_seconds", "deviation"),
+    *("throughput", "throughput_to_local", "throughput_low", "throughput_high"),
 )
 
 Floats = NDArray[np.float64]
 Units = tuple[Floats, Floats]
-"""What is resampled: the sum of the seconds in each unit, and the number of samples in it."""
+"""What is resampled, of each block of a cell: a sum, and what it is divided by. (Seconds and requests make a mean.)"""
 
 
 def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
     """A row per cell with `COLUMNS`; seconds for mean, std, median, p90 and p99.
 
     `std` is the sample standard deviation (ddof=1), NaN for one sample. Percentiles interpolate linearly.
-    `ratio_to_none` is to `none_of` the cell. `messages`, `payload_bytes`, `lookups` and `connects` are
-    means per request; `wire_bytes` is the median, since what others sent meanwhile is in some; `compute_share` is
-    compute seconds over seconds, `deviation` is the largest seen. `throughput` is requests per second, over the time
-    from the first start to the last end of each block.
+    `ratio_to_none` is to `none_of` the cell, NaN of a local model, which has no partition. `messages`, `payload_bytes`,
+    `lookups` and `connects` are means per request; `wire_bytes` is the median, since what others sent meanwhile is in
+    some; `compute_share` is compute seconds over seconds; `outside_seconds` is the mean of seconds less compute
+    seconds, which partition and transport took, NaN of a local model, which has neither. `deviation` is the largest
+    seen. `throughput` is requests per second, over the time from the first start to the last end of each block.
     What has no counterpart in the samples is NaN.
     """
     groups = {_cell(group): group for _, group in samples.groupby("cell", sort=False)}
@@ -75,16 +81,28 @@ def none_of(cell: Cell) -> Cell:
     return replace(cell, transport="none", codec=Cell.codec, repeats=Cell.repeats, engine=here)
 
 
-def ratio_interval(cell: pd.DataFrame, base: pd.DataFrame, generator: np.random.Generator) -> tuple[float, float]:
-    """The 95 % interval of mean(cell) / mean(base), as the head of this file says; NaN for fewer than two units."""
-    units = [_units(frame, _by_block(cell, base)) for frame in (cell, base)]
-    size = min(len(counts) for _, counts in units)
-    if size < 2:
+def ratio_interval(above: Units, below: Units, generator: np.random.Generator) -> tuple[float, float]:
+    """The 95 % interval of the ratio of two means, as the head of this file says; NaN for fewer than `MIN_BLOCKS`."""
+    size = min(len(sums) for sums, _ in (above, below))
+    if size < MIN_BLOCKS:
         return math.nan, math.nan
-    above, below = (_resampled_means(unit, generator) for unit in units)
     tail = _tail(size)
-    low, high = np.quantile(above / below, [tail, 1 - tail])
+    ratios = _resampled_means(above, generator) / _resampled_means(below, generator)
+    low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def seconds_of(group: pd.DataFrame) -> Units:
+    """Of each block: the seconds of its requests, and their number."""
+    blocks = group.groupby("block")["seconds"]
+    return np.asarray(blocks.sum(), dtype=np.float64), np.asarray(blocks.count(), dtype=np.float64)
+
+
+def _requests_of(group: pd.DataFrame) -> Units:
+    """Of each block: its requests, and the seconds of its turn; NaN where the samples do not say when they began."""
+    blocks = group.assign(end=group["start"] + group["seconds"]).groupby("block")
+    spans = blocks["end"].max() - blocks["start"].min()
+    return np.asarray(blocks.size(), dtype=np.float64), np.asarray(spans, dtype=np.float64)
 
 
 def _cell(group: pd.DataFrame) -> Cell:
@@ -99,20 +117,15 @@ def _order(cell: Cell) -> tuple[Any, ...]:
 
 
 def _row(cell: Cell, groups: Mapping[Cell, pd.DataFrame], seed: int) -> dict[str, Any]:
-    group, local, none = groups[cell], groups.get(local_of(cell)), groups.get(none_of(cell))
+    group, local = groups[cell], local_of(cell)
     row = {"cell": cell.name} | {name: getattr(cell, name) for name in CELL_FIELDS} | _described(group)
-    row["ratio_to_none"] = row["mean"] / none["seconds"].mean() if none is not None else math.nan
-    row["throughput"] = _throughput(group)
-    row["throughput_to_local"] = row["throughput"] / _throughput(local) if local is not None else math.nan
-    row |= _ratio(cell, group, local, seed)
+    row["throughput"] = _mean(_requests_of(group))
+    row |= _ratio("ratio_to_local ratio_low ratio_high", cell, local, groups, seconds_of, seed)
+    row |= _ratio("throughput_to_local throughput_low throughput_high", cell, local, groups, _requests_of, seed)
+    if cell != local:
+        row |= _ratio("ratio_to_none none_low none_high", cell, none_of(cell), groups, seconds_of, seed)
+        row["outside_seconds"] = (group["seconds"] - group["compute_seconds"]).mean(skipna=False)
     return row
-
-
-def _throughput(group: pd.DataFrame) -> float:
-    """Requests per second while the cell had its turn; NaN where the samples do not say when they began."""
-    blocks = group.assign(end=group["start"] + group["seconds"]).groupby("block")
-    spans = blocks["end"].max() - blocks["start"].min()
-    return float(len(group) / spans.sum()) if spans.notna().all() else math.nan
 
 
 def _described(group: pd.DataFrame) -> dict[str, Any]:
@@ -132,31 +145,32 @@ def _described(group: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _ratio(cell: Cell, group: pd.DataFrame, local: pd.DataFrame | None, seed: int) -> dict[str, Any]:
-    if local is None:
-        return {"ratio_to_local": math.nan, "ratio_low": math.nan, "ratio_high": math.nan, "resampled": ""}
-    if cell == local_of(cell):
-        return {"ratio_to_local": 1.0, "ratio_low": 1.0, "ratio_high": 1.0, "resampled": ""}
-    # A stream of its own for each cell: what else was measured does not change its interval.
-    low, high = ratio_interval(group, local, np.random.default_rng([seed, zlib.crc32(cell.name.encode())]))
-    kind = "blocks" if _by_block(group, local) else "samples"
-    ratio = group["seconds"].mean() / local["seconds"].mean()
-    return {"ratio_to_local": ratio, "ratio_low": low, "ratio_high": high, "resampled": kind}
+def _ratio(
+    names: str,
+    cell: Cell,
+    base: Cell,
+    groups: Mapping[Cell, pd.DataFrame],
+    units: Callable[[pd.DataFrame], Units],
+    seed: int,
+) -> dict[str, float]:
+    """By the three `names`: the ratio of the means of two cells, and both ends of its interval."""
+    found = (math.nan, math.nan, math.nan)
+    if base in groups:
+        above, below = units(groups[cell]), units(groups[base])
+        ratio = _mean(above) / _mean(below)
+        # A stream of its own for each pair of cells: what else was measured does not change its interval.
+        generator = np.random.default_rng([seed, zlib.crc32(f"{cell.name} {base.name}".encode())])
+        found = (ratio, *((ratio, ratio) if cell == base else ratio_interval(above, below, generator)))
+    return dict(zip(names.split(), found, strict=True))
 
 
-def _by_block(*groups: pd.DataFrame) -> bool:
-    return all(group["block"].nunique() >= MIN_BLOCKS for group in groups)
-
-
-def _units(group: pd.DataFrame, by_block: bool) -> Units:
-    if by_block:
-        blocks = group.groupby("block")["seconds"]
-        return np.asarray(blocks.sum(), dtype=np.float64), np.asarray(blocks.count(), dtype=np.float64)
-    return group["seconds"].to_numpy(dtype=np.float64), np.ones(len(group))
+def _mean(units: Units) -> float:
+    sums, counts = units
+    return float(sums.sum() / counts.sum())
 
 
 def _resampled_means(units: Units, generator: np.random.Generator) -> Floats:
-    """Means of `RESAMPLES` resamples, each of as many units as there are, drawn with replacement."""
+    """Means of `RESAMPLES` resamples, each of as many blocks as there are, drawn with replacement."""
     sums, counts = units
     rows = max(1, CHUNK // len(sums))
     parts = []
@@ -167,7 +181,7 @@ def _resampled_means(units: Units, generator: np.random.Generator) -> Floats:
 
 
 def _tail(size: int) -> float:
-    """The lower percentile for `size` units: Hesterberg's Phi(-sqrt(n / (n - 1)) t), never below one resample."""
+    """The lower percentile for `size` blocks: Hesterberg's Phi(-sqrt(n / (n - 1)) t), never below one resample."""
     expanded = math.sqrt(size / (size - 1)) * student_quantile(1 - (1 - LEVEL) / 2, size - 1)
     return max(standard.NormalDist().cdf(-expanded), 1 / RESAMPLES)
 
@@ -175,8 +189,7 @@ def _tail(size: int) -> float:
 def student_quantile(level: float, freedom: int) -> float:
     """Quantile of Student's t, by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
 
-    Within 0.3 % from four degrees of freedom on; below that it is too small, and an interval from two or three samples
-    is worth as little as that says.
+    Within 0.3 % from four degrees of freedom on, which is what `MIN_BLOCKS` leave; below that it is too small.
     """
     z = standard.NormalDist().inv_cdf(level)
     terms = (

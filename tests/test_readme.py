@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -39,6 +40,32 @@ def test_a_command_line_of_sizes_is_one_that_is_taken(words: list[str]) -> None:
 def test_a_make_target_exists(words: list[str]) -> None:
     done = subprocess.run([*words, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ".venv/bin/python -m" in done.stdout
+
+
+def test_setup_runs_nothing() -> None:
+    command = ["make", "setup", "--dry-run", "--always-make"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "pip install" in done.stdout
+    assert "experiments" not in done.stdout
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"```sh\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.parametrize("name", ["README.md", "SECURITY.md"])
+def test_every_block_is_what_sh_takes(name: str) -> None:
+    for block in blocks(name):
+        done = subprocess.run(["sh", "-n", "-c", block], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr + block
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_commands_for_certificates_make_one_that_names_the_address(tmp_path: Path) -> None:
+    (made,) = (block for block in blocks("SECURITY.md") if "openssl" in block)
+    subprocess.run(["sh", "-e", "-c", made], cwd=tmp_path, capture_output=True, check=True)
+    verify = ["openssl", "verify", "-CAfile", "ca.pem", "-verify_ip", "192.0.2.7", "node.pem"]
+    assert subprocess.run(verify, cwd=tmp_path, capture_output=True, text=True, check=False).returncode == 0
 
 
 def test_every_flag_is_described_with_its_default() -> None:

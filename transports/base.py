@@ -22,12 +22,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from transports.address import Address
 from transports.errors import (
     ConnectionLost,
     MalformedMessage,
@@ -80,24 +81,6 @@ DTYPES: Mapping[str, np.dtype[np.generic]] = {
 """Every dtype that a tensor may have on the wire, by its name. No object, no string: nothing that could carry code."""
 
 
-class Address(NamedTuple):
-    """Where a server listens. `none` uses the port as a number that is unique in the process."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """`"127.0.0.1:8500"` -> `Address`; `ValueError` where it is no address."""
-        host, _, port = text.rpartition(":")
-        if not host or not port.isdigit():
-            raise ValueError(f"{text!r} is no address: give HOST:PORT")
-        return cls(host, int(port))
-
-
 @dataclass(frozen=True, slots=True)
 class Message:
     """A method, small scalar fields, and tensors by name."""
@@ -119,6 +102,10 @@ class Server(ABC):
     """A handler being served. Close it, or use it as a context manager."""
 
     address: Address
+
+    @abstractmethod
+    def drain(self, seconds: float) -> None:
+        """Take no more calls, and wait up to `seconds` until the answers to those under way are out."""
 
     @abstractmethod
     def close(self) -> None:
@@ -144,6 +131,10 @@ class Connection(ABC):
         Raises a `WireError`: the transport's own, or the one that the handler raised. After a `DeadlineExceeded` or
         `ConnectionLost` the connection is not to be used again.
         """
+
+    def stale(self) -> bool:
+        """Whether the peer has gone meanwhile, as far as can be told without a call."""
+        return self.closed
 
     @abstractmethod
     def close(self) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 import grpc
 
 from transports import protobuf_codec
+from transports.address import LAST_PORT
 from transports.base import Address, Guarded, Handler, Message, Server, guard, respond
 from transports.errors import ConnectError, MalformedMessage
 from transports.grpc_stream import chunks, gather
@@ -54,6 +55,9 @@ class GrpcServer(Server):
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         self._server.start()
 
+    def drain(self, seconds: float) -> None:
+        self._server.stop(seconds).wait()
+
     def close(self) -> None:
         """A handler that is still running is not waited for; its caller is told at once."""
         self._server.stop(None).wait()
@@ -85,7 +89,9 @@ def _server_options(options: Limits) -> tuple[tuple[str, int], ...]:
 
 
 def target(address: Address) -> str:
-    """`address` in gRPC's words."""
+    """`address` in gRPC's words. Raises `ConnectError` for a port that is none: gRPC would take another for it."""
+    if address.port > LAST_PORT:
+        raise ConnectError(f"{address}: the last port is {LAST_PORT}")
     return f"[{address.host}]:{address.port}" if ":" in address.host else str(address)
 
 
@@ -106,15 +112,18 @@ def _methods(
 ) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
     """Name of a method -> what answers it."""
     found = {
-        READY: grpc.unary_unary_rpc_method_handler(_ready),
+        READY: _ready(watchdog),
         **{METHODS[codec]: _whole(handler, codec, options, watchdog) for codec in METHODS},
         **{CHUNKED[codec]: _chunked(handler, codec, options, chunk, watchdog) for codec in CHUNKED},
     }
     return {path.rpartition("/")[2]: method for path, method in found.items()}
 
 
-def _ready(request: bytes, _: grpc.ServicerContext) -> bytes:
-    return b""
+def _ready(watchdog: Watchdog) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def say_so(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        return b"".join(b"" for _ in watchdog.waiting(requests, context))
+
+    return grpc.stream_unary_rpc_method_handler(say_so)
 
 
 def _told(handler: Guarded, context: grpc.ServicerContext) -> Handler:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transports.errors import UsageError
 
-__all__ = ["CONNECTIONS", "ENVELOPE", "GRACE", "NAME", "PARTS", "TEXT", "TLS_FILES", "Limits"]
+__all__ = ["CONNECTIONS", "DAY", "ENVELOPE", "GRACE", "NAME", "PARTS", "TEXT", "TLS_FILES", "Limits"]
 
 ENVELOPE = 2**20
 """Bytes that a message may take on top of its tensors' own: method, fields, names, dtypes and shapes."""
@@ -30,6 +30,7 @@ MOST = 2**31 - 1 - ENVELOPE
 """Bytes that protobuf can carry in one message."""
 
 DAY = 86_400
+"""Seconds that anything here waits for something, at the most."""
 WHEN_FULL = ("refuse", "wait")
 TLS_FILES = ("tls_cert", "tls_key", "tls_ca")
 
@@ -57,8 +58,8 @@ class Limits:
     """PEM file of the authority that must have signed the peer's certificate."""
 
     def __post_init__(self) -> None:
-        if self.max_message > MOST:
-            raise UsageError(f"max_message: {self.max_message} is too large; valid: up to {MOST} bytes")
+        if not 1 <= self.max_message <= MOST:
+            raise UsageError(f"max_message: {self.max_message} bytes cannot be a limit; valid: 1 to {MOST}")
         if not 0 < self.stall <= DAY:
             raise UsageError(f"stall: {self.stall:g} s is no time to wait; valid: more than 0, up to {DAY} seconds")
         if self.when_full not in WHEN_FULL:

@@ -14,15 +14,14 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 
 from transports import tls
 from transports.base import Address, Server, log
 from transports.errors import ConnectError
 from transports.limits import CONNECTIONS, GRACE
-from transports.sockets import DeadlineSocket, Expired, keep_alive
+from transports.sockets import Deadline, DeadlineSocket, Expired, keep_alive
 
 __all__ = ["Conversation", "Listener"]
 
@@ -48,21 +47,31 @@ class Listener(Server):
         self._accepting = threading.Thread(target=self._accept, name=f"accept-{self.address.port}", daemon=True)
         self._accepting.start()
 
+    def drain(self, seconds: float) -> None:
+        self._end(seconds, socket.SHUT_RD)
+
     def close(self) -> None:
         """A handler that still runs is waited for, for a few seconds; its caller is told at once."""
+        self._end(GRACE, socket.SHUT_RDWR)
+
+    def _end(self, seconds: float, how: int) -> None:
+        """Take nobody any more, shut every connection down, and wait up to `seconds` until all have ended.
+
+        A conversation that can read no more ends by itself, once it has said what it was about to say.
+        """
         self._open = False
         self._pause.set()
-        _hang_up(self._socket)
-        deadline = time.monotonic() + GRACE
+        _shut_down(self._socket, socket.SHUT_RDWR)
+        self._socket.close()
+        deadline = Deadline.after(seconds)
         own = {threading.current_thread()}
         for thread in {self._accepting} - own:
-            thread.join()
-        self._socket.close()
+            thread.join(deadline.left())
         peers = dict(self._peers)
         for sock in peers.values():
-            _hang_up(sock)
+            _shut_down(sock, how)
         for thread in peers.keys() - own:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(deadline.left())
 
     def _accept(self) -> None:
         """Take connections until the port closes. One that cannot be taken, for want of a descriptor, ends none."""
@@ -79,7 +88,8 @@ class Listener(Server):
         with ExitStack() as undo:
             undo.enter_context(sock)
             if len(self._peers) >= CONNECTIONS:
-                raise RuntimeError(f"{CONNECTIONS} connections are open")
+                log.warning("turned a connection to port %s away: %s are open", self.address.port, CONNECTIONS)
+                return
             peer = undo.enter_context(tls.accepted(sock, self._tls))
             name = f"peer-{self.address.port}"
             thread = threading.Thread(target=self._serve, args=(peer,), name=name, daemon=True)
@@ -90,15 +100,15 @@ class Listener(Server):
 
     def _serve(self, sock: DeadlineSocket) -> None:
         try:
-            with closing(sock):
-                self._admit(sock)
-                self._converse(sock)
+            self._admit(sock)
+            self._converse(sock)
         except EOFError:
             pass
         except Exception as error:
             level = logging.WARNING if self._open else logging.DEBUG
             log.log(level, "dropped a connection to port %s: %s: %s", self.address.port, type(error).__name__, error)
         finally:
+            sock.close()
             del self._peers[threading.current_thread()]
 
     def _admit(self, sock: DeadlineSocket) -> None:
@@ -114,11 +124,11 @@ def _bound(address: Address) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         return socket.create_server(address, family=family, backlog=128)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ConnectError(f"cannot bind {address}: {error}") from None
 
 
-def _hang_up(sock: socket.socket) -> None:
+def _shut_down(sock: socket.socket, how: int) -> None:
     """Wake whoever waits on `sock`, and let it find nothing. Below TLS, which is not to be touched by two threads."""
     with suppress(OSError):
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        socket.socket.shutdown(sock, how)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from transports.base import Address, Connection, Message, Transport
 from transports.errors import ConnectError, UsageError, suggest
@@ -17,11 +17,23 @@ MODES = ("pooled", "per-hop")
 """What a pool does with a connection after its call: keep it for the next one, or close it."""
 
 
+IDLE = 60.0
+"""Seconds after which a connection that nobody has asked for is closed, once another one is made."""
+
+
+class Idle(NamedTuple):
+    """A connection, and since when (`time.monotonic()`) nobody has used it."""
+
+    connection: Connection
+    since: float
+
+
 class Pool:
     """Hands out the connections of one transport. Any number of threads may use it.
 
     A call is sent once: when it is lost, nobody can tell whether its handler ran, so it is not repeated here. What is
-    dropped with it is every idle connection to that address, since the peer that closed one has closed them all.
+    dropped with it is every idle connection to that address, since the peer that closed one has closed them all. One
+    whose peer has gone is not handed out, and leaves with those that nobody has asked for in `IDLE` seconds.
     """
 
     def __init__(self, transport: Transport, mode: str = "pooled", codec: str = "") -> None:
@@ -32,7 +44,7 @@ class Pool:
         self.mode = mode
         self.codec = transport.check_codec(codec)
         self._lock = threading.Lock()
-        self._idle: dict[Address, list[Connection]] = defaultdict(list)
+        self._idle: dict[Address, list[Idle]] = {}
         self._made = 0
         self._closed = False
 
@@ -64,9 +76,8 @@ class Pool:
         """Close every idle connection; one that is in use is closed when it is given back. Idempotent."""
         with self._lock:
             self._closed = True
-            idle = [connection for connections in self._idle.values() for connection in connections]
-            self._idle.clear()
-        _close_all(idle)
+            idle, self._idle = self._idle, {}
+        _close_all(kept.connection for rest in idle.values() for kept in rest)
 
     def __enter__(self) -> Pool:
         return self
@@ -75,26 +86,45 @@ class Pool:
         self.close()
 
     def _take(self, address: Address) -> Connection | None:
+        while (kept := self._last(address)) and kept.stale():
+            kept.close()
+        return kept
+
+    def _last(self, address: Address) -> Connection | None:
+        """The idle connection to `address` that was used last, which is no longer kept."""
         with self._lock:
             if self._closed:
                 raise ConnectError(f"no connection to {address}: the pool is closed")
-            return self._idle[address].pop() if self._idle[address] else None
+            rest = self._idle.get(address)
+            return rest.pop().connection if rest else None
 
     def _make(self, address: Address, timeout: float) -> Connection:
+        self._sweep()
         connection = self.transport.connect(address, self.codec, timeout)
         with self._lock:
             self._made += 1
         return connection
 
+    def _sweep(self) -> None:
+        """Close the idle connections, to any address, that are of no more use."""
+        latest = time.monotonic() - IDLE
+        with self._lock:
+            kept = [(address, idle) for address, rest in self._idle.items() for idle in rest]
+            gone = [(address, idle) for address, idle in kept if idle.since < latest or idle.connection.stale()]
+            for address, idle in gone:
+                self._idle[address].remove(idle)
+            self._idle = {address: rest for address, rest in self._idle.items() if rest}
+        _close_all(idle.connection for _, idle in gone)
+
     def _give_back(self, address: Address, connection: Connection) -> None:
         with self._lock:
             keep = self.mode == "pooled" and not self._closed and not connection.closed
-            drop = self._idle.pop(address, []) if connection.closed else []
+            drop = [idle.connection for idle in self._idle.pop(address, [])] if connection.closed else []
             if keep:
-                self._idle[address].append(connection)
+                self._idle.setdefault(address, []).append(Idle(connection, time.monotonic()))
         _close_all(drop if keep else [connection, *drop])
 
 
-def _close_all(connections: list[Connection]) -> None:
+def _close_all(connections: Iterable[Connection]) -> None:
     for connection in connections:
         connection.close()

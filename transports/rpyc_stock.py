@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import rpyc
+from rpyc.core.consts import LABEL_REMOTE_REF
 
 from transports import brine_codec, tls
 from transports.base import (
@@ -29,10 +30,11 @@ from transports.base import (
     Transport,
     check_message,
     guard,
+    log,
     raise_error,
     respond,
 )
-from transports.errors import MessageTooLarge
+from transports.errors import MalformedMessage, MessageTooLarge
 from transports.listener import Listener
 from transports.rpyc_stream import BoundedChannel, DeadlineStream
 from transports.socket_connection import SocketConnection, dial
@@ -48,7 +50,20 @@ PROTOCOL: dict[str, Any] = {
     "allow_pickle": False,
     "include_local_traceback": False,
     "include_local_version": False,
+    "logger": log,
 }
+
+
+class ValueConnection(rpyc.Connection):  # type: ignore[misc]
+    """RPyC's connection, which takes no reference to an object at its other end: RPyC would call that end back."""
+
+    takes_references = False
+
+    def _unbox(self, package: Any) -> Any:
+        """What brine brought. Raises `MalformedMessage`."""
+        if package[0] == LABEL_REMOTE_REF and not self.takes_references:
+            raise MalformedMessage("an object came by reference, and only values are taken")
+        return super()._unbox(package)
 
 
 class RpycStock(Transport):
@@ -82,6 +97,8 @@ class RpycStock(Transport):
 class CarrierService(rpyc.Service):  # type: ignore[misc]
     """What a peer can reach: one method, which takes and gives plain tuples."""
 
+    _protocol = ValueConnection
+
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
@@ -113,11 +130,13 @@ class RpycConnection(SocketConnection):
     def __init__(self, channel: BoundedChannel, address: Address, options: Limits, deadline: Deadline) -> None:
         self.channel = channel
         # RPyC's own wait for the first answer; those of later calls are set with each.
-        self._peer = rpyc.VoidService._connect(channel, {**PROTOCOL, "sync_request_timeout": deadline.given})
+        self._peer = ValueConnection(rpyc.VoidService(), channel, {**PROTOCOL, "sync_request_timeout": deadline.given})
         super().__init__(channel.stream.sock, address, options, deadline)
 
     def _meet(self, deadline: Deadline) -> None:
+        self._peer.takes_references = True  # to the service and its method, and to nothing after that
         self._carry = rpyc.async_(self._peer.root.carry)
+        self._peer.takes_references = False
 
     def call(self, message: Message, timeout: float) -> Message:
         deadline = Deadline.after(timeout)

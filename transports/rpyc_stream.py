@@ -7,18 +7,21 @@ RPyC's framing, compression and pieces are its own; only what a hostile or stall
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any, Self
 
 from rpyc.core.channel import Channel
 from rpyc.core.stream import SocketStream
+from rpyc.lib import Timeout
 
 from transports.brine_codec import survey
 from transports.errors import MessageTooLarge
 from transports.limits import ENVELOPE
-from transports.sockets import DeadlineSocket, deadline_socket
+from transports.sockets import DeadlineSocket, Expired, deadline_socket
 
 __all__ = ["BoundedChannel", "DeadlineStream"]
 
@@ -38,9 +41,13 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
         return cls(deadline_socket(sock))
 
     def poll(self, timeout: Any) -> bool:
-        """Whether there is something to read within `timeout` seconds."""
-        held: bool = self.sock.held() or super().poll(timeout)
-        return held
+        """Whether there is something to read within `timeout` seconds. Raises `Expired` at the socket's deadline."""
+        asked, left = Timeout(timeout).timeleft(), self.sock.deadline - time.monotonic()
+        if asked is not None and asked < left:
+            return self.sock.readable(asked)
+        if self.sock.readable(None if left == math.inf else max(0.0, left)):
+            return True
+        raise Expired
 
 
 class BoundedChannel(Channel):  # type: ignore[misc]

@@ -26,7 +26,7 @@ def dial(address: Address, own: tls.Tls | None, deadline: Deadline) -> DeadlineS
     """A socket that is connected to `address`, with its handshake still to come under TLS. Raises `ConnectError`."""
     try:
         return tls.dialled(socket.create_connection(address, deadline.left()), address.host, own)
-    except OSError as error:
+    except (OSError, ValueError, OverflowError) as error:  # the last two: the host is no name, the port no port
         raise ConnectError(f"no connection to {address}: {error}") from None
 
 
@@ -47,6 +47,9 @@ class SocketConnection(Connection):
         except WireError as error:
             self.close()
             raise ConnectError(f"nobody serves splitbench over {self.protocol} there: {error}") from None
+        except BaseException:
+            self.close()
+            raise
 
     @abstractmethod
     def _meet(self, deadline: Deadline) -> None:
@@ -79,6 +82,9 @@ class SocketConnection(Connection):
     def _dropped(self, error: WireError) -> WireError:
         self.close()
         return error
+
+    def stale(self) -> bool:
+        return self.closed or self.sock.readable(0)
 
     def close(self) -> None:
         self.closed = True

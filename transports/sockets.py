@@ -18,6 +18,9 @@ Result = TypeVar("Result")
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
 
+PIECE = 2**18
+"""Bytes that are written at a time under TLS; a peer that takes fewer within `patience` makes no progress."""
+
 HANGUP = getattr(select, "POLLRDHUP", 0)
 """The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
 
@@ -106,8 +109,8 @@ class TlsSocket(DeadlineSocket, ssl.SSLSocket):
         return self.pending() > 0
 
     def sendmsg(self, buffers: Any, *_: Any) -> int:  # type: ignore[override]
-        """TLS has no scattered write: of the first buffer alone."""
-        return self.send(buffers[0])
+        """TLS has no scattered write, and says nothing of its progress: a piece of the first buffer alone."""
+        return self.send(memoryview(buffers[0])[:PIECE])
 
 
 def deadline_socket(sock: socket.socket) -> DeadlineSocket:

@@ -25,8 +25,10 @@ from tests.models import SHAPES, flat_outputs, inputs_for
 from transports.base import Address, Array, Transport
 
 SERVERS = 4
-MODES = ("whole", "layer", "submodel")
-ENGINES = {"whole": ("eager",), "layer": ("eager",), "submodel": ("frozen",)}
+SPLITS = [("whole", "contiguous"), *((mode, place) for mode in ("layer", "submodel") for place in PLACEMENTS)]
+"""Mode and placement; a single stage has but one."""
+COMPILED = ("submodel", "contiguous")
+"""The one that is frozen. All others are executed eagerly: an engine sees no placement."""
 WIRES = tuple(name for name in transports.NAMES if name != "none")
 
 
@@ -60,12 +62,11 @@ def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
     """Every model, strategy and placement, by `model.mode.placement`."""
     made = {}
     for name, case in cases.items():
-        for mode in MODES:
+        for mode, placement in SPLITS:
             plan = make_plan(case.program.graph, mode, "equal", SERVERS)
-            for placement, place in PLACEMENTS.items():
-                servers = min(SERVERS, len(plan.stages))
-                full = f"{name}.{mode}.{placement}"
-                made[full] = Partition(full, plan, place(plan, servers), ENGINES[mode])
+            placed = PLACEMENTS[placement](plan, min(SERVERS, len(plan.stages)))
+            engine = "frozen" if (mode, placement) == COMPILED else "eager"
+            made[f"{name}.{mode}.{placement}"] = Partition(f"{name}.{mode}.{placement}", plan, placed, (engine,))
     return made
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import transports
 from cluster.client import Client
 from cluster.courier import Courier
-from cluster.host import LOOPBACK, Host, serve_all
+from cluster.host import LOOPBACK, Host, addresses, serve_all
 from cluster.leases import Leases
 from cluster.mailbox import Mailbox
 from cluster.node import Execute, Portion
@@ -35,7 +35,7 @@ class Nodes(contextlib.ExitStack):
         self._stages = stages
         self._transport = transport
         self._carriers = {transport: transports.make(transport)}
-        self._registries = serve_all(Registry(self.leases).handle, self._carriers, LOOPBACK, 8, self)
+        self._registries = addresses(serve_all(Registry(self.leases).handle, self._carriers, LOOPBACK, 8, self))
 
     def start(self) -> Host:
         """A node that holds the next portion of every partition."""

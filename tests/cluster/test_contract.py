@@ -23,21 +23,15 @@ from cluster.mailbox import Mailbox
 from cluster.partition import Partition
 from cluster.registry import parse_holders
 from cluster.route import Route
-from partitioning.placement import PLACEMENTS
-from tests.cluster.conftest import MODES, WIRES, Bench, Case, assert_right
+from tests.cluster.conftest import SPLITS, WIRES, Bench, Case, assert_right
 from tests.models import SHAPES
 from transports.base import Message
 
 pytestmark = pytest.mark.slow
 
 OTHER_CODECS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs[1:]]
-SPLITS = [
-    ("whole", "contiguous"),
-    *((mode, placement) for mode in MODES if mode != "whole" for placement in PLACEMENTS),
-]
-"""Mode and placement; a single stage has but one."""
 DOCUMENT = {"registry": "per-hop", "connections": "per-hop", "send": "tensor"}
-SWITCHES: Mapping[str, Mapping[str, object]] = {
+SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "tuned": {},
     "document": DOCUMENT,
     "every hop over the wire": {"local_calls": False},
@@ -78,21 +72,25 @@ def rig(
 @pytest.mark.parametrize("model", SHAPES)
 @pytest.mark.parametrize("transport", transports.NAMES)
 def test_equals_the_local_model(rig: Rig, transport: str, model: str, mode: str, placement: str, flow: str) -> None:
+    """The switches take turns, so that every transport, shape and flow meets each of them, and so does every split."""
     codec = transports.load(transport).codecs[0]
-    for number, switches in enumerate(SWITCHES.values()):
+    turn = SPLITS.index((mode, placement)) + sum(
+        list(names).index(name) for names, name in ((transports.NAMES, transport), (SHAPES, model), (FLOWS, flow))
+    )
+    switches = list(SWITCHES.values())[turn % len(SWITCHES)]
 
-        def route(partition: Partition, switches: Mapping[str, Any] = switches) -> Route:
-            return Route(partition.name, partition.engines[0], transport, codec, flow, **switches)
+    def route(partition: Partition) -> Route:
+        return Route(partition.name, partition.engines[0], transport, codec, flow, **switches)
 
-        rig.assert_right(f"{model}.{mode}.{placement}", route, number)
+    rig.assert_right(f"{model}.{mode}.{placement}", route, turn)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("split", ["whole.contiguous", "layer.round-robin", "submodel.round-robin"])
 @pytest.mark.parametrize("model", SHAPES)
 @pytest.mark.parametrize(("transport", "codec"), OTHER_CODECS)
-def test_another_codec_carries_the_same(rig: Rig, transport: str, codec: str, model: str, mode: str) -> None:
+def test_another_codec_carries_the_same(rig: Rig, transport: str, codec: str, model: str, split: str) -> None:
     """What a codec writes depends on the tensors alone, not on who sends them where."""
-    name = f"{model}.{mode}.round-robin"
+    name = f"{model}.{split}"
     rig.assert_right(name, lambda partition: Route(name, partition.engines[0], transport, codec), 0)
 
 

@@ -18,6 +18,7 @@ from cluster.process import parse_ready
 from tests.cluster.conftest import WIRES
 from transports.base import Message
 
+NODE = ["node", "--exports", "nowhere", "--digest", "", "--registry"]
 ROOT = Path(__file__).parent.parent.parent
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -87,6 +88,23 @@ def test_an_unknown_transport_is_refused(start: Start) -> None:
     _, err = (process := start("registry", "--servers", "1", "--transport", "gprc")).communicate(timeout=20)
     assert process.returncode == 2
     assert "did you mean 'grpc'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["registry", "--servers", "1", "--transport", "rest", "--port", "70000"], "port 70000"),
+        (["registry", "--servers", "1", "--transport", "grpc,rpyc", "--port", "65535"], "2 transports take that many"),
+        (["registry", "--servers", "1", "--option", "grpc.max_message=-1048577"], "valid: 1 to"),
+        ([*NODE, "rest=127.0.0.1:7000"], "--registry: where does it listen over grpc?"),
+        ([*NODE, "grpc=127.0.0.1:70000"], "'127.0.0.1:70000' is no address"),
+        ([*NODE, "grpc=127.0.0.1:7000", "--model-server", "grpc=nowhere"], "--model-server: 'nowhere' is no address"),
+    ],
+)
+def test_what_cannot_be_an_address_is_one_clear_line(start: Start, words: list[str], says: str) -> None:
+    _, err = (process := start(*words)).communicate(timeout=20)
+    assert process.returncode == 2
+    assert says in err.splitlines()[-1]
 
 
 def test_an_address_beyond_this_machine_is_refused_without_tls(start: Start) -> None:

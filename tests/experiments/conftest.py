@@ -57,9 +57,9 @@ class Maker:
     root: Path
 
     def __call__(
-        self, cells: Iterable[Cell], name: str = "made", runs: int = 50, block: int = 10, **record: Any
+        self, cells: Iterable[Cell], name: str = "made", runs: int = 50, block: int = 10, kill: str = "", **record: Any
     ) -> Path:
-        experiment = Experiment(tuple(cells), runs=runs).with_locals()
+        experiment = Experiment(tuple(cells), runs=runs, kill=kill).with_locals()
         folder = self.root / name
         folder.mkdir(parents=True)
         with Writer(folder) as writer:

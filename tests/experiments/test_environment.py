@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import ClusterDown
 from experiments import environment
 from experiments.files import WriteError
 from experiments.paths import anonymous
@@ -135,3 +136,24 @@ def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
         environment.read(tmp_path)
     with pytest.raises(WriteError, match="cannot write"):
         environment.begin(tmp_path / "nowhere", EXPERIMENT, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (KeyboardInterrupt(), "it was interrupted"),
+        (ClusterDown("node-1 was ended by SIGKILL"), "node-1 was ended by SIGKILL"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("OOM when allocating a tensor"), "RuntimeError: OOM when allocating a tensor"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_record_names_what_ended_the_run(tmp_path: Path, error: BaseException, cause: str) -> None:
+    environment.begin(tmp_path, EXPERIMENT, [])
+    salvaged: list[str] = []
+    with pytest.raises(type(error)), environment.finishing(tmp_path, lambda: salvaged.append("report")):
+        raise error
+    record = environment.read(tmp_path)
+    assert (record["complete"], record["failure"]) == (False, cause)
+    assert salvaged == ["report"]

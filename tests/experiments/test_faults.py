@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.errors import Draining, NoServer, NotAwaited, StageFailed
-from experiments import faults, report, samples
+from experiments import faults, files, report, samples
 from experiments.flags import parse
 from experiments.kill import Kill
 from experiments.specification import Cell
@@ -154,8 +154,8 @@ def test_a_failure_took_until_it_failed_and_not_until_the_node_was_replaced(tmp_
 
 
 def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> None:
-    folder = make_results([CELL], runs=0)
-    (folder / samples.NAME).unlink()
+    folder = make_results([CELL], runs=0, kill="node-1@1")
+    (folder / files.SAMPLES).unlink()
     with samples.Writer(folder) as writer:
         for run, (start, repeated) in enumerate([(1.0, 1), (1.875, 1), (2.5, 0), (3.0, 2), (4.0, 0)]):
             writer.append(samples.Sample(CELL, run, 0.25, 0, start=start, repeated=repeated))
@@ -180,10 +180,37 @@ def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> N
     assert [field.strip() for field in row[2:-1]] == ["node-1", "1", "2", "3", "2", "0.750", "1.25"]
 
 
+def test_a_report_of_a_kill_compares_no_means(make_results: Maker) -> None:
+    """The outage is in the seconds of a repeated request, and not in those of one that was begun anew."""
+    folder = make_results([CELL, Cell("grpc", "submodel", repeats=8)], kill="node-1@20")
+    with faults.writer(folder) as log:
+        log.append(faults.Fault(CELL, 20, 2.0, 0.0, "kill", "node-1"))
+    text = report.build(folder).read_text()
+    assert "would compare different things" in text
+    assert "| node-1 |" in text
+    for absent in ("Mean (s)", "x / Local", "comparison.svg"):
+        assert absent not in text
+    assert not (folder / "comparison.svg").exists()
+
+
+def test_a_request_that_failed_disturbs_until_it_is_answered(make_results: Maker) -> None:
+    """And not until its last attempt failed, when nobody had been answered yet."""
+    folder = make_results([CELL], runs=0)
+    (folder / files.SAMPLES).unlink()
+    with samples.Writer(folder) as writer:
+        for run, start in enumerate([1.0, 3.0, 4.0]):
+            writer.append(samples.Sample(CELL, run, 0.25, 0, start=start))
+    with faults.writer(folder) as log:
+        log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
+        log.append(faults.Fault(CELL, 1, 2.0, 0.5, "failed", "connect", "gone"))
+    (found,) = faults.recoveries(faults.read(folder), samples.read(folder))
+    assert (found["answered"], found["undisturbed"]) == (1.25, 1.25)
+
+
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     with faults.writer(tmp_path) as log:
         log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
-    with (tmp_path / faults.NAME).open("a") as file:
+    with (tmp_path / files.FAULTS).open("a") as file:
         file.write("cell,1,2.0,0.5,fai")
     assert list(faults.read(tmp_path)["event"]) == ["kill"]
 

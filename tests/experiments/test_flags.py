@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import transports
+from cluster.flows import FLOWS
 from experiments.flags import from_record, parse, parser, to_record
 from experiments.settings import SETTINGS
 from experiments.sizes_bench import Study, Way
@@ -145,6 +146,14 @@ REFUSED = [
     (["--threads", "1.5"], "--threads: '1.5' is no whole number"),
     (["--seed", "-1"], "--seed: -1 is too small; valid: 0 or more"),
     (["--seed", str(2**32)], "--seed: 4294967296 is too large; valid: 4294967295 or less"),
+    (["--batch", "100000000"], "--batch: 100000000 is too large; valid: 1000000 or less"),
+    (["--replicas", "100000"], "--replicas: 100000 is too large; valid: 64 or less"),
+    (["--concurrency", "1,1000000"], "--concurrency: 1000000 is too large; valid: 256 or less"),
+    (["--runs", "9" * 4000], "is too large; valid: 10000000 or less"),
+    (["--threads", "100000"], "--threads: 100000 is too large; valid: 1024 or less"),
+    (["--workers", "1000000"], "--workers: 1000000 is too large; valid: 65536 or less"),
+    (["--lease", "1e300"], "--lease: 1e+300 is too large; valid: 86400 or less"),
+    (["--timeout", "1e300"], "--timeout: 1e+300 is too large; valid: 86400 or less"),
     (["--timeout", "0"], "--timeout: 0 is too small; valid: more than 0 seconds"),
     (["--timeout", "nan"], "--timeout: 'nan' is no number"),
     (["--timeout", "inf"], "--timeout: 'inf' is no number"),
@@ -170,7 +179,7 @@ REFUSED = [
     ),
     (["--option", "grpc.max_mesage=5"], "'max_mesage'; did you mean 'max_message'?"),
     (["--option", "grpc.max_message=lots"], "--option grpc.max_message=lots: 'lots' is no int"),
-    (["--option", "grpc.max_message=0"], "--option grpc.max_message: 0 is too small; valid: 1 byte or more"),
+    (["--option", "grpc.max_message=0"], "--option grpc.max_message: 0 bytes cannot be a limit; valid: 1 to"),
     (["--trasport", "grpc"], "no flag '--trasport'; did you mean '--transport'?"),
     (["--trans", "grpc"], "no flag '--trans'"),
     (["grpc"], "no flag 'grpc'"),
@@ -277,6 +286,15 @@ def test_options_of_a_transport_that_a_flag_replaced_are_no_mistake(tmp_path: Pa
     assert made.option == {"grpc.max_message": "3000"}
 
 
+def test_a_cut_of_the_file_is_no_mistake_where_a_flag_replaced_the_mode(tmp_path: Path) -> None:
+    text = "mode = 'submodel'\ncut = 'narrow'"
+    assert spec(tmp_path, text, "--mode", "layer").cells == (Cell(),)
+    assert [cell.cut for cell in spec(tmp_path, text, "--mode", "layer,submodel").cells] == ["equal", "narrow"]
+    for words in (["--mode", "layer", "--cut", "narrow"], ["--cut", "balanced"]):
+        with pytest.raises(UsageError, match="no cell is of mode submodel"):
+            spec(tmp_path, text.replace("submodel", "layer"), *words)
+
+
 def test_the_folder_is_named_by_the_file(tmp_path: Path) -> None:
     (tmp_path / "seed-layer.toml").write_text("", encoding="utf-8")
     experiment, folder = parse(["--spec", str(tmp_path / "seed-layer.toml")])
@@ -305,7 +323,7 @@ EXPERIMENTS = st.builds(
     title=st.text(st.characters(codec="ascii", min_codepoint=33), max_size=20),
     runs=st.integers(1, 10**6),
     seed=st.integers(0, 2**32 - 1),
-    timeout=st.floats(1e-3, 1e6),
+    timeout=st.floats(1e-3, 86_400),
     option=st.just({}) | st.fixed_dictionaries({"none.max_message": st.integers(1, 10**9).map(str)}),
 )
 
@@ -369,3 +387,24 @@ SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.tom
 @pytest.mark.parametrize("path", SPECS, ids=[path.stem for path in SPECS])
 def test_the_files_that_come_along_can_be_used(path: Path) -> None:
     assert parse(["--spec", str(path)])[0].cells
+
+
+@pytest.mark.parametrize("name", ["wire", "flows"])
+def test_files_that_are_read_beside_each_other_name_one_cut(name: str) -> None:
+    """A search measures costs anew for each engine and each run: other cuts, other bytes."""
+    cuts = {
+        cell.cut
+        for path in SPECS
+        if path.stem in (name, "tuned-submodel")
+        for cell in parse(["--spec", str(path)])[0].cells
+    }
+    assert len(cuts) == 1
+    assert "+" in cuts.pop()
+
+
+def test_every_flow_is_compared_over_every_plain_transport() -> None:
+    (path,) = (path for path in SPECS if path.stem == "flows")
+    compared = parse(["--spec", str(path)])[0].cells
+    assert {cell.flow for cell in compared} == set(FLOWS)
+    assert len({(cell.transport, cell.flow) for cell in compared}) == len(compared) == 3 * len(FLOWS)
+    assert len({replace(cell, transport="none", flow="nested") for cell in compared}) == 1

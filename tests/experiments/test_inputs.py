@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -153,6 +154,14 @@ def test_a_photograph_for_a_model_without_images_is_refused(tmp_path: Path) -> N
     assert len(variants([VECTOR], PHOTOGRAPH, batch=1)) == COUNT
     with pytest.raises(UsageError, match=r"takes no image \(its inputs: features float32\[None, 7\]\)"):
         variants([VECTOR], tmp_path / "mine.jpg", batch=1)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = psutil.virtual_memory()._replace(available=1_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    assert len(variants([IMAGE], PHOTOGRAPH, batch=13)) == COUNT  # 32 x 24 x 3 values of eight bytes, four times
+    with pytest.raises(UsageError, match=r"--batch: an input of 14 images.*give at most 13 images"):
+        variants([IMAGE], PHOTOGRAPH, batch=14)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

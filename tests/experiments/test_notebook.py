@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "comparison.ipynb"
 
 
-def execute(where: Path) -> nbformat.NotebookNode:
+def execute(where: Path, cells: int | None = None) -> nbformat.NotebookNode:
+    """The notebook, or its first `cells`, with outputs."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells = notebook.cells[:cells]
     return NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(where)}}).execute()
 
 
@@ -43,12 +45,26 @@ def test_several_experiments_from_the_notebook_folder(
 ) -> None:
     build(make_results([Cell("none"), Cell("rpyc"), Cell()], name="results/seed-layer"))
     build(make_results([Cell(mode="submodel")], name="results/other", runs=12))
+    build(make_results([Cell(mode="submodel")], name="results/killed", kill="node-1@20"))
+    (tmp_path / "results" / "killed" / "faults.csv").touch()
     path = tmp_path / "results" / "other" / "samples.csv"
     path.write_bytes(path.read_bytes()[:-40])
     monkeypatch.setenv("SPLITBENCH_RESULTS", str(tmp_path / "results"))
     notebook = execute(NOTEBOOK.parent)
     assert images(notebook) == 3
     assert "['seed-layer', 'other']" in str(notebook.cells[2].outputs)
+
+
+def test_every_cell_is_among_the_means_by_a_short_name(make_results: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = "+".join(f"expanded_conv_{stage}_expand" for stage in range(9))
+    cells = [Cell("none", batch=batch) for batch in range(1, 36)] + [Cell(mode="submodel", cut=cut)]
+    folder = build(make_results(cells, runs=2)).parent
+    monkeypatch.setenv("SPLITBENCH_RESULTS", str(folder))
+    (table,) = (output for output in execute(ROOT, cells=5).cells[4].outputs if "data" in output)
+    html = table.data["text/html"]
+    assert html.count("/b") == 35 + 36  # each cell, and the local model of each batch
+    assert "..." not in html
+    assert "cut=named" in html
 
 
 def test_one_experiment_without_published_figures_from_the_root(

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from experiments import samples, sections
+from experiments.inputs import COUNT
 from experiments.markdown import ABSENT, count, line, number, table
 from experiments.published import figures_for
 from experiments.report import build, main, render_table, summary_of
@@ -177,9 +179,19 @@ def words_of(experiment: Experiment) -> tuple[str, dict[str, str]]:
 
 def test_the_overview_tells_the_order_and_the_clients_as_they_were() -> None:
     plain, _ = words_of(Experiment((Cell(),)))
-    assert plain.endswith("one client without concurrent requests, order shuffled.")
+    assert "after 5 warm-up requests, one client without concurrent requests, order shuffled. " in plain
+    assert plain.endswith("begin of each block that are not counted: 1.")
     crowded, _ = words_of(Experiment((Cell(concurrency=4),), kill="node-1@20").with_locals())
-    assert crowded.endswith("one client with 1 or 4 requests under way at a time, order blocked.")
+    assert "one client with 1 or 4 requests under way at a time, order blocked. " in crowded
+    assert crowded.endswith("begin of each block that are not counted: 1 or 4.")
+    twins, _ = words_of(Experiment((Cell(),), replicas=2))
+    assert twins.endswith("begin of each block that are not counted: 2.")
+
+
+@pytest.mark.parametrize(("asked", "made"), [(0, COUNT), (1, COUNT), (COUNT + 1, COUNT + 1)])
+def test_the_overview_tells_the_warm_up_requests_that_were_made(asked: int, made: int) -> None:
+    """Every variant of the input is checked once, whatever was asked for."""
+    assert f"after {made} warm-up requests" in words_of(Experiment((Cell(),), warmup=asked))[0]
 
 
 def test_the_environment_tells_settings_that_are_not_the_default() -> None:
@@ -212,7 +224,7 @@ def test_a_killed_run_is_reported_up_to_its_last_whole_line(make_results: Maker)
     assert (
         "> **INCOMPLETE**: the run did not say why\n>\n> **NOTE**: the last line of samples.csv is incomplete" in text
     )
-    assert "| Data on 49 to 50 runs |" in text
+    assert "| Data on 49 to 50 runs " in text
 
 
 def test_a_run_that_measured_nothing(make_results: Maker) -> None:
@@ -248,6 +260,14 @@ def test_without_matplotlib_the_report_says_how_to_get_it(make_results: Maker, m
     assert (folder / "summary.csv").exists()
 
 
+@pytest.mark.filterwarnings("error:constrained_layout not applied")
+def test_named_cuts_leave_the_chart_its_room(make_results: Maker) -> None:
+    cut = "+".join(f"expanded_conv_{number}_project_bn" for number in range(4))
+    folder = make_results([Cell("grpc", "submodel", cut=cut)])
+    build(folder)
+    assert ">grpc/submodel/nested/eager/raw/b1/s5/cut=named<" in (folder / "comparison.svg").read_text()
+
+
 def test_the_chart_is_an_svg_with_every_cell(make_results: Maker) -> None:
     folder = build(make_results(LAYER)).parent
     text = (folder / "comparison.svg").read_text()
@@ -256,6 +276,15 @@ def test_the_chart_is_an_svg_with_every_cell(make_results: Maker) -> None:
     for name in pd.read_csv(folder / "summary.csv")["cell"]:
         assert name in text
     assert "published" in text
+
+
+def test_the_chart_has_room_beside_long_names(make_results: Maker) -> None:
+    """Names of operations fill it: matplotlib then warns, and lets the axes vanish."""
+    cut = "+".join(f"expanded_conv_{stage}_expand" for stage in (4, 7, 11, 13))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder = build(make_results([Cell(mode="submodel", cut=cut)])).parent
+    assert "cut=named" in (folder / "comparison.svg").read_text()
 
 
 def test_the_summary_is_read_back_as_it_was(make_results: Maker) -> None:
@@ -273,6 +302,15 @@ def test_the_terminal_table_fits_eighty_columns(make_results: Maker) -> None:
     assert "rpyc-tuned" in text.getvalue()
     assert "tensorproto" in text.getvalue()
     assert "…" not in text.getvalue()
+
+
+def test_a_cell_of_few_blocks_has_a_dash_for_its_interval(make_results: Maker) -> None:
+    folder = make_results([Cell()], runs=12)
+    (layer, *_) = tables_of(build(folder).read_text(encoding="utf-8"))
+    assert layer[4] == ["95 % interval", ABSENT, ABSENT]
+    table = render_table(summary_of(samples.read(folder), 0))
+    (shown,) = (list(column.cells) for column in table.columns if column.header == "95 %")
+    assert shown == [ABSENT, ABSENT]
 
 
 def test_the_terminal_table_says_which_model_server_it_was(make_results: Maker) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from experiments import environment, report, run, samples, wire
+from experiments import environment, gate, report, run, samples, wire
 from experiments.gate import OutputDiffers
 from experiments.prepare import prepare
 from experiments.progress import Progress
@@ -167,6 +171,25 @@ def test_a_folder_that_holds_an_experiment_is_refused(
     assert (tmp_path / "out" / "samples.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("case", ["a folder that is taken", "a file for a folder", "no input", "an input of text"])
+def test_what_is_seen_at_once_is_refused_before_anything_is_loaded(case: str, tmp_path: Path) -> None:
+    taken, file = tmp_path / "taken", tmp_path / "file"
+    taken.mkdir()
+    for path in (taken / "samples.csv", file):
+        path.touch()
+    words = {
+        "a folder that is taken": ["--out", str(taken)],
+        "a file for a folder": ["--out", str(file)],
+        "no input": ["--input", str(tmp_path / "nowhere.jpg"), "--out", str(tmp_path / "out")],
+        "an input of text": ["--input", __file__, "--out", str(tmp_path / "out")],
+    }[case]
+    code = "import sys; from experiments import run; run.main(sys.argv[1:]); print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert done.stderr.startswith(f"error: {words[0]}")
+    assert done.stderr.count("\n") == 1
+
+
 def swapped(program: Program, operation: str) -> Program:
     """The program with the inputs of one join exchanged."""
     step = program.steps[operation]
@@ -198,3 +221,25 @@ def test_the_gate_stops_a_wrong_answer(what: str, tmp_path: Path) -> None:
     with samples.Writer(out) as writer, progress, pytest.raises(OutputDiffers, match=r"output 'head'.*deviates"):
         measure(replace(right, program=BROKEN[what](right.program)), writer, progress)
     assert not len(samples.read(out))
+
+
+def test_what_is_answered_beside_a_request_that_fails_is_kept(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One request amid forty is refused; those under way with it are answered, and none of them is begun anew."""
+    cell, calls, answered = Cell("none", servers=2, concurrency=4), itertools.count(), []
+    check = gate.check
+
+    def refuse_one(*arguments: Any) -> float:
+        if next(calls) == 20:
+            raise OutputDiffers("this one is refused")
+        answered.append(check(*arguments))
+        return answered[-1]
+
+    monkeypatch.setattr(gate, "check", refuse_one)
+    prepared = prepare(Experiment((cell,), model=str(model), runs=40))
+    progress = Progress(40, [cell.name])
+    with samples.Writer(tmp_path) as writer, progress, pytest.raises(OutputDiffers, match="this one"):
+        measure(prepared, writer, progress)
+    uncounted = Experiment.warmup + cell.concurrency
+    assert len(samples.read(tmp_path)) == len(answered) - uncounted

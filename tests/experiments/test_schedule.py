@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.flags import parse
 from experiments.schedule import BLOCK, blocks
+from experiments.statistics import MIN_BLOCKS
 
 ORDERS = ("shuffled", "blocked")
+SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.toml"))
 
 
 @given(
@@ -33,6 +37,13 @@ def test_shuffled_blocks_are_short_and_led_by_requests_that_do_not_count() -> No
     assert {block.lead for block in made if block.cell == 0} == {1}
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_each_of_several_nodes_is_led_to(order: str) -> None:
+    """They take turns: as many requests that do not count for each of them."""
+    assert {(block.cell, block.lead) for block in blocks([1, 3], 60, order, 0, replicas=2)} == {(0, 2), (1, 6)}
+    assert next(blocks([3], 1, order, 0)).numbers == [-3, -2, -1, 0]
+
+
 def test_the_seed_decides_the_order() -> None:
     orders = [[block.cell for block in blocks([1] * 5, 50, "shuffled", seed)] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
@@ -40,11 +51,20 @@ def test_the_seed_decides_the_order() -> None:
 
 def test_blocked_is_one_cell_after_the_other() -> None:
     assert [(block.cell, len(block.runs), block.lead) for block in blocks([1, 1], 50, "blocked", 0)] == [
-        (0, 50, 0),
-        (1, 50, 0),
+        (0, 50, 1),
+        (1, 50, 1),
     ]
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_last_block_may_be_shorter(order: str) -> None:
     assert sum(len(block.runs) for block in blocks([1], 23, order, 0)) == 23
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
+def test_every_cell_of_a_comparison_has_the_blocks_of_an_interval(spec: Path) -> None:
+    """One with a kill compares no means."""
+    experiment, _ = parse(["--spec", str(spec)])
+    concurrency = [cell.concurrency for cell in experiment.with_locals().cells]
+    counted = Counter(block.cell for block in blocks(concurrency, experiment.runs, experiment.turns, 0))
+    assert experiment.kill or min(counted.values()) >= MIN_BLOCKS

@@ -14,13 +14,22 @@ from hypothesis import strategies as st
 
 from experiments.samples import Sample, Writer, read
 from experiments.specification import Cell, local_of
-from experiments.statistics import COLUMNS, none_of, ratio_interval, student_quantile, summarise
+from experiments.statistics import (
+    COLUMNS,
+    Units,
+    none_of,
+    ratio_interval,
+    seconds_of,
+    student_quantile,
+    summarise,
+)
 
 GRPC = Cell()
 LOCAL = local_of(GRPC)
 FIRST = [
     *("cell", "transport", "mode", "flow", "engine", "codec", "batch", "servers"),
-    *("n", "mean", "std", "median", "p90", "p99", "ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none"),
+    *("n", "mean", "std", "median", "p90", "p99"),
+    *("ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none", "none_low", "none_high"),
 ]
 
 
@@ -55,13 +64,32 @@ def test_by_hand(tmp_path: Path) -> None:
     assert grpc["p90"] == pytest.approx(5 + 0.7 * 3)
     assert grpc["p99"] == pytest.approx(5 + 0.97 * 3)
     assert grpc["ratio_to_local"] == 2.5
-    assert grpc["ratio_low"] < 2.5 < grpc["ratio_high"]
     assert grpc["ratio_to_none"] == 2.0
+    assert (found[none.name]["ratio_to_none"], grpc["outside_seconds"]) == (1.0, 3.75)
     assert (local["ratio_to_local"], local["ratio_low"], local["ratio_high"]) == (1, 1, 1)
     assert found[none.name]["ratio_to_local"] == 1.25
     assert (grpc["messages"], grpc["payload_bytes"], grpc["lookups"], grpc["connects"]) == (1.5, 100, 1, 2)
     assert grpc["compute_share"] == 0.25
     assert grpc["deviation"] == pytest.approx(3e-9)
+
+
+def test_the_local_model_has_no_partition(tmp_path: Path) -> None:
+    """So it has no part of the time outside of its stages, and nothing else without a wire; a served model has."""
+    served, remote = Cell("none", "whole", engine="tfserving", servers=1), Cell(mode="whole", servers=1)
+    graph = local_of(served)
+    found = rows(summarise(frame(tmp_path, {cell: [4.0] for cell in (LOCAL, graph, served, remote)}), 0))
+    for local in (LOCAL, graph):
+        for name in ("ratio_to_none", "none_low", "none_high", "outside_seconds"):
+            assert math.isnan(found[local.name][name])
+    for cell in (served, remote):
+        assert (found[cell.name]["ratio_to_none"], found[cell.name]["outside_seconds"]) == (1.0, 3.0)
+
+
+def test_what_was_outside_the_stages_is_not_known_where_they_were_not_timed(tmp_path: Path) -> None:
+    with Writer(tmp_path) as writer:
+        writer.append(Sample(GRPC, 0, 1.0, 0, compute_seconds=0.5))
+        writer.append(Sample(GRPC, 1, 1.0, 0))
+    assert math.isnan(rows(summarise(read(tmp_path), 0))[GRPC.name]["outside_seconds"])
 
 
 def test_wire_bytes_are_the_median_of_what_was_measured(tmp_path: Path) -> None:
@@ -87,6 +115,21 @@ def test_throughput_is_that_of_the_turns(tmp_path: Path) -> None:
     found = rows(summarise(read(tmp_path), 0))
     assert found[GRPC.name]["throughput"] == pytest.approx(6 / (3 + 5))
     assert found[GRPC.name]["throughput_to_local"] == pytest.approx(6 / 8 / 1.0)
+
+
+def test_a_throughput_has_an_interval_over_turns(tmp_path: Path) -> None:
+    """Ten requests in each of six turns, which took 5 or 10 s; those of the local model, 20 s."""
+    with Writer(tmp_path) as writer:
+        for run in range(60):
+            turn = run // 10
+            step = 1 if turn % 2 else 0.5
+            writer.append(Sample(GRPC, run, step, turn, start=100.0 * turn + step * (run % 10)))
+            writer.append(Sample(LOCAL, run, 2.0, 50 + turn, start=100.0 * turn + 2 * (run % 10)))
+    found = rows(summarise(read(tmp_path), 0))
+    grpc, local = found[GRPC.name], found[LOCAL.name]
+    assert grpc["throughput_to_local"] == pytest.approx(60 / 45 / 0.5)
+    assert 2 <= grpc["throughput_low"] < 60 / 45 / 0.5 < grpc["throughput_high"] <= 4
+    assert (local["throughput_to_local"], local["throughput_low"], local["throughput_high"]) == (1, 1, 1)
 
 
 @settings(deadline=None, max_examples=30)
@@ -165,15 +208,29 @@ def test_the_interval_does_not_depend_on_the_unit(tmp_path: Path) -> None:
         assert one[name] == pytest.approx(other[name])
 
 
-@pytest.mark.parametrize(("block", "kind"), [(10, "blocks"), (11, "blocks"), (13, "samples"), (50, "samples")])
-def test_whole_blocks_are_drawn_from_five_on(tmp_path: Path, block: int, kind: str) -> None:
-    summary = summarise(frame(tmp_path, {GRPC: noisy(1), LOCAL: noisy(2)}, block), 0)
-    assert summary.set_index("cell")["resampled"].to_dict() == {GRPC.name: kind, LOCAL.name: ""}
+@pytest.mark.parametrize(("block", "there"), [(10, True), (12, True), (13, False), (50, False)])
+def test_five_blocks_make_an_interval(tmp_path: Path, block: int, there: bool) -> None:
+    found = rows(summarise(frame(tmp_path, {GRPC: noisy(1), LOCAL: noisy(2), none_of(GRPC): noisy(3)}, block), 0))
+    for name in ("ratio_low", "ratio_high", "none_low", "none_high"):
+        assert math.isnan(found[GRPC.name][name]) is not there
+    assert found[GRPC.name]["ratio_to_local"] == pytest.approx(np.mean(noisy(1)) / np.mean(noisy(2)))
 
 
-def test_an_interval_of_many_samples_is_that_of_the_delta_method(tmp_path: Path) -> None:
+def test_a_cell_of_few_blocks_takes_the_interval_from_no_other(tmp_path: Path) -> None:
+    """Eighty requests, four under way at a time, are two blocks; those of the local model are still eight."""
+    crowded = Cell(concurrency=4)
+    with Writer(tmp_path) as writer:
+        for cell, block in ((LOCAL, 10), (GRPC, 10), (crowded, 40)):
+            for run, seconds in enumerate(noisy(4, 80)):
+                writer.append(Sample(cell, run, seconds, run // block))
+    found = rows(summarise(read(tmp_path), 0))
+    assert math.isnan(found[crowded.name]["ratio_low"])
+    assert found[GRPC.name]["ratio_low"] < 1 < found[GRPC.name]["ratio_high"]
+
+
+def test_an_interval_of_many_blocks_is_that_of_the_delta_method(tmp_path: Path) -> None:
     above, below = np.array(noisy(1, 2000)), np.array(noisy(2, 2000))
-    table = frame(tmp_path, {GRPC: list(above), LOCAL: list(below)}, block=2000)
+    table = frame(tmp_path, {GRPC: list(above), LOCAL: list(below)}, block=1)
     found = rows(summarise(table, 0))[GRPC.name]
     ratio = above.mean() / below.mean()
     error = ratio * math.sqrt(sum(x.var(ddof=1) / len(x) / x.mean() ** 2 for x in (above, below)))
@@ -181,34 +238,38 @@ def test_an_interval_of_many_samples_is_that_of_the_delta_method(tmp_path: Path)
     assert found["ratio_high"] == pytest.approx(ratio + 1.96 * error, abs=0.1 * error)
 
 
-def _table(chance: np.random.Generator, mean: float, blocks: int, shared: float, numbered: bool) -> pd.DataFrame:
-    """Ten samples in each block, with a noise of their own and one that a block's samples share."""
+def _units(chance: np.random.Generator, mean: float, blocks: int, shared: float, apart: bool) -> Units:
+    """Ten samples in each block, with a noise of their own and one that a block's samples share.
+
+    `apart`: each is taken for a block of its own.
+    """
     level = 1 + shared * chance.standard_normal((blocks, 1))
     seconds = mean * (level + 0.05 * chance.standard_normal((blocks, 10)))
-    number = np.repeat(np.arange(blocks), 10) if numbered else np.zeros(blocks * 10, int)
-    return pd.DataFrame({"seconds": seconds.ravel(), "block": number})
+    number = np.arange(blocks * 10) if apart else np.repeat(np.arange(blocks), 10)
+    return seconds_of(pd.DataFrame({"seconds": seconds.ravel(), "block": number}))
 
 
-def _coverage(blocks: int, shared: float, numbered: bool, times: int = 150) -> float:
+def _coverage(blocks: int, below: int, shared: float, apart: bool = False, times: int = 150) -> float:
+    """How often the interval holds the true ratio, of a cell with `blocks` and a local one with `below`."""
     chance = np.random.default_rng(5)
     hits = 0
     for _ in range(times):
-        cell, local = (_table(chance, mean, blocks, shared, numbered) for mean in (2.5, 1.0))
+        cell, local = (_units(chance, *what, shared, apart) for what in ((2.5, blocks), (1.0, below)))
         low, high = ratio_interval(cell, local, chance)
         hits += low <= 2.5 <= high
     return hits / times
 
 
-@pytest.mark.parametrize("blocks", [5, 10])
+@pytest.mark.parametrize(("blocks", "below"), [(5, 5), (10, 10), (6, 24), (5, 50)])
 @pytest.mark.parametrize("shared", [0.0, 0.1])
-def test_nineteen_of_twenty_intervals_hold_the_true_ratio(blocks: int, shared: float) -> None:
+def test_nineteen_of_twenty_intervals_hold_the_true_ratio(blocks: int, below: int, shared: float) -> None:
     """150 experiments: the standard error of the share is 1.8 %. A wider interval than promised is no harm."""
-    assert 0.9 <= _coverage(blocks, shared, numbered=True) <= 1
+    assert 0.9 <= _coverage(blocks, below, shared) <= 1
 
 
 def test_drawing_samples_of_correlated_blocks_would_promise_too_much() -> None:
-    assert _coverage(10, 0.1, numbered=False, times=60) < 0.7
-    assert 0.88 <= _coverage(10, 0.0, numbered=False, times=60) <= 1
+    assert _coverage(10, 10, 0.1, apart=True, times=60) < 0.7
+    assert 0.88 <= _coverage(10, 10, 0.0, apart=True, times=60) <= 1
 
 
 @pytest.mark.parametrize(("freedom", "expected"), [(4, 2.776), (5, 2.571), (9, 2.262), (19, 2.093), (99, 1.984)])

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from experiments import threads
+from experiments import environment, files, rows, threads, threads_report
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder as a run leaves it, and what the run printed."""
+    out = tmp_path_factory.mktemp("threads") / "out"
+    words = ["--transport", "grpc", "--depth", "4", "--servers", "2", "--timeout", "1", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.threads", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert done.returncode == 0
+    return out, done.stdout
 
 
 @pytest.mark.slow
-def test_too_few_workers_block_nested_calls_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--transport", "grpc", "--depth", "4", "--servers", "2", "--timeout", "1"]
-    assert threads.main(words) == 0
-    out = capsys.readouterr().out
+def test_too_few_workers_block_nested_calls_alone(observed: tuple[Path, str]) -> None:
+    _, out = observed
     assert "predicted 2, observed 2" in out
     rows = {line.split()[0]: line for line in out.splitlines() if line.split() and line.split()[0].isdigit()}
     assert "blocks" in rows["1"]
@@ -20,12 +36,67 @@ def test_too_few_workers_block_nested_calls_alone(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
+def test_what_is_kept_is_like_the_results_of_other_experiments(
+    observed: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = observed
+    assert {path.name for path in folder.iterdir()} == {"threads.csv", "report.md", "environment.json"}
+    record = environment.read(folder)
+    assert (record["complete"], record["failure"], record["predicted"]) == (True, "", 2)
+    header, *lines = (folder / "threads.csv").read_text().splitlines()
+    assert header == "workers,flow,outcome,seconds"
+    assert sorted(line.rsplit(",", 1)[0] for line in lines if "nested" in line) == [
+        "1,nested,blocks",
+        "2,nested,completes",
+        "3,nested,completes",
+    ]
+    before = (folder / "report.md").read_bytes()
+    assert threads_report.build(folder).read_bytes() == before
+    text = before.decode()
+    assert "a chain of 4 layers dealt to 2 servers in turn, over gRPC, a deadline of 1 s" in text
+    assert "predicted 2, observed 2." in text
+    assert text.count("| completes ") == 8
+    assert threads.main(["--out", str(folder)]) == 2
+    assert "already holds an experiment" in capsys.readouterr().err
+
+
+def test_a_report_of_what_was_cut_off(tmp_path: Path) -> None:
+    chain = threads_report.Chain("rpyc", 12, 3, 2.0, "refuse")
+    environment.begin(tmp_path, chain.record(), [])
+    with rows.Writer(tmp_path / files.THREADS, threads_report.COLUMNS) as writer:
+        writer.append(threads_report.Outcome(1, "hub", "completes", 0.25))
+    environment.finish(tmp_path, "it was interrupted")
+    text = threads_report.build(tmp_path).read_text()
+    assert "**INCOMPLETE**: it was interrupted" in text
+    assert "completes 0.250 s" in text
+    assert "refuse a call" in text
+
+
+def test_every_column_is_described() -> None:
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    for name in (*threads_report.COLUMNS, files.THREADS, "predicted"):
+        assert f"`{name}`" in text, name
+
+
+@pytest.mark.slow
 def test_too_few_workers_are_refused_at_once_where_servers_do_not_wait(capsys: pytest.CaptureFixture[str]) -> None:
     assert threads.main(["--depth", "4", "--servers", "2", "--when-full", "refuse"]) == 0
     assert "refused" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--depth", "0"], ["--servers", "9", "--depth", "3"], ["--timeout", "0"]])
-def test_what_cannot_be_used_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--depth", "0"], "give a depth of 1 to 100"),
+        (["--depth", "101"], "give a depth of 1 to 100"),
+        (["--servers", "9", "--depth", "3"], "no more servers than the chain is deep"),
+        (["--timeout", "0"], "--timeout: 0 is too small; valid: more than 0 seconds"),
+        (["--timeout", "nan"], "--timeout: 'nan' is no number"),
+        (["--timeout", "inf"], "--timeout: 'inf' is no number"),
+        (["--timeout", "1e300"], "--timeout: 1e+300 is too large; valid: 86400 or less"),
+        (["--out", __file__], "not a folder"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert threads.main(words) == 2
-    assert "error: give a depth" in capsys.readouterr().err
+    assert message in capsys.readouterr().err

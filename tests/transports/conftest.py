@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from authority import Authority
 
 import transports
+from tests.transports.authority import Authority
 from transports import Address, Connection, Handler, Limits, Message, Server, Transport
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {"": {}, "stream": {"send": "stream", "chunk": 50_000}}

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import psutil
 import pytest
-from conftest import HOST
 
+from tests.transports.conftest import HOST
 from transports import Address, Message, stubs
 from transports.errors import ConnectError, WireError
 from transports.grpc_protobuf import STATUS, GrpcProtobuf

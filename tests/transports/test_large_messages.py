@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import Case
 
 import transports
 from experiments import echo
+from tests.transports.conftest import Case
 from transports import Message, Transport
 from transports.base import Array
 from transports.errors import MessageTooLarge, UsageError

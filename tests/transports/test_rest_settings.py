@@ -13,8 +13,8 @@ from contextlib import ExitStack, suppress
 import numpy as np
 import psutil
 import pytest
-from conftest import HOST, Case
 
+from tests.transports.conftest import HOST, Case
 from transports import Address, Message, Server, json_codec
 from transports.base import raise_error
 from transports.errors import ConnectError, ConnectionLost, MessageTooLarge, RemoteError, WireError

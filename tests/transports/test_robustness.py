@@ -16,14 +16,14 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from conftest import HOST, Case
 from rpyc.core import brine
 
 import transports
+from tests.transports.conftest import HOST, Case
 from transports import Message, Server, grpc_stream, protobuf_codec
 from transports.base import raise_error
 from transports.errors import MessageTooLarge, ResourceExhausted, WireError
-from transports.grpc_server import CHUNKED, METHODS, threads
+from transports.grpc_server import CHUNKED, METHODS, READY, threads
 from transports.limits import ENVELOPE, NAME, PARTS, TEXT
 from transports.rpyc_stock import RpycStock
 
@@ -129,7 +129,7 @@ def test_who_stops_inside_a_frame_is_dropped(name: str, ping: Message) -> None:
             assert [peer.recv(1) for peer in peers] == [b""] * 20
 
 
-@pytest.mark.parametrize("path", [*METHODS.values(), *CHUNKED.values()])
+@pytest.mark.parametrize("path", [*METHODS.values(), *CHUNKED.values(), READY])
 def test_calls_without_a_message_keep_no_thread(path: str, ping: Message) -> None:
     """Twice as many as there are threads; every one is cancelled, and then others are served."""
     case, silence = Case("grpc", "raw"), threading.Event()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from authority import Authority
-from conftest import HOST, Case
 
 import transports
 from tests.lateness import in_time
+from tests.transports.authority import Authority
+from tests.transports.conftest import HOST, Case
 from transports import Limits, Message, check_host
 from transports.errors import ConnectError, UsageError
+from transports.sockets import send_all
+from transports.tls import accepted, dialled, load
 
 Options = dict[str, str]
 
@@ -87,6 +91,32 @@ def test_a_server_in_plain_text_is_refused_in_time(remote_transport: Case, ping:
     with in_time(4), pytest.raises(ConnectError, match=str(server.address.port)):
         remote_transport.connect(server.address, timeout=1, **tls)
     assert remote_transport.connect(server.address).call(ping, 5) == ping
+
+
+def test_a_slow_reader_makes_progress_under_tls_too(tls: Options) -> None:
+    """What it takes in `patience` is a small part of the whole."""
+    own = load(Limits(**tls))
+    with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor(1) as threads:
+        left = dialled(socket.create_connection(listener.getsockname()), HOST, own)
+        left.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        right = accepted(listener.accept()[0], own)
+        with left, right:
+            greeted = threads.submit(left.greet)
+            right.greet()
+            greeted.result()
+            right.patience = 0.5
+            right.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+            read = threads.submit(_read_slowly, left, 2**22)
+            send_all(right, [bytes(2**22)])
+            assert read.result() == 2**22
+
+
+def _read_slowly(sock: socket.socket, size: int) -> int:
+    count = 0
+    while count < size:
+        count += len(sock.recv(2**16))
+        threading.Event().wait(0.005)
+    return count
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,0 +1,50 @@
+"""The committed results: measured with every column of today, and what derives from them is what is derived today."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from experiments import report, samples, sizes_bench, sizes_report
+from experiments.files import CHART, REPORT, SAMPLES, SIZES, SUMMARY
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
+FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/{SAMPLES}"))
+DERIVED = (SUMMARY, REPORT, CHART, SIZES)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What its samples hold, and what derives the rest from them."""
+
+    columns: tuple[str, ...]
+    build: Callable[[Path], Path]
+
+
+KINDS = {"cell": Kind(samples.COLUMNS, report.build), "way": Kind(sizes_bench.COLUMNS, sizes_report.build)}
+"""By the first column."""
+
+
+def header(folder: Path) -> tuple[str, ...]:
+    with (folder / SAMPLES).open(newline="") as file:
+        return tuple(next(csv.reader(file)))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_column_was_measured(folder: Path) -> None:
+    found = header(folder)
+    assert found == KINDS[found[0]].columns
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_what_is_derived_is_derived_from_the_samples(folder: Path, tmp_path: Path) -> None:
+    made = shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(*DERIVED))
+    KINDS[header(folder)[0]].build(made)
+    assert {path.name for path in made.iterdir()} == {path.name for path in folder.iterdir()}
+    for name in (SUMMARY, REPORT):
+        assert (made / name).read_bytes() == (folder / name).read_bytes(), name
