@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from cluster.host import settle
 from cluster.process import MALLOC, ready_line, told_to_end, tune
 from cluster.serving.configuration import Model, read_config
 from transports import check_host
@@ -67,12 +67,6 @@ def _serve(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Mappin
     rest = RestServer(loaded, arguments.host, arguments.rest_api_port, arguments.rest_api_num_threads)
     stack.callback(rest.close)
     return {"grpc": server.address, "rest": rest.address}
-
-
-def settle() -> None:
-    """Take what is loaded out of the garbage collector's sight: a collection would walk it amid a request."""
-    gc.collect()
-    gc.freeze()
 
 
 def _parser() -> argparse.ArgumentParser:
