@@ -12,7 +12,7 @@ __all__ = ["Debts"]
 
 
 class Debts:
-    """Tallies by request. What is left of a request at its deadline is forgotten."""
+    """Tallies by request. What is left of one at its deadline is there until the next `evict`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._owed: dict[str, tuple[float, Tally]] = {}
@@ -25,9 +25,6 @@ class Debts:
     def owe(self, request: Request, cost: Tally) -> None:
         """Add `cost` to what is owed for `request`."""
         with self._lock:
-            now = self._clock()
-            for name in [name for name, (deadline, _) in self._owed.items() if deadline < now]:
-                del self._owed[name]
             _, owed = self._owed.get(request.id, (0.0, Tally()))
             self._owed[request.id] = (request.deadline, owed + cost)
 
@@ -35,3 +32,10 @@ class Debts:
         """Take everything that is owed for `request`."""
         with self._lock:
             return self._owed.pop(request.id, (0.0, Tally()))[1]
+
+    def evict(self) -> None:
+        """Forget what is owed for requests whose deadline has passed."""
+        with self._lock:
+            now = self._clock()
+            for name in [name for name, (deadline, _) in self._owed.items() if deadline < now]:
+                del self._owed[name]

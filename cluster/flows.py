@@ -11,19 +11,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.courier import Courier
+from cluster.lanes import HERE
 from cluster.mailbox import Mailbox
 from cluster.partition import Partition
 from cluster.route import Request, Tally
 from transports.base import Array, Message, as_wire_error
 
-__all__ = ["FLOWS", "Flow", "Produced", "Visit"]
+__all__ = ["FLOWS", "Errand", "Flow", "Produced", "Visit"]
 
 Tensors = Mapping[str, Array]
+
+Errand = Generator[str, None, None]
+"""What is done about a message after it was acknowledged, step by step. Before each it yields the lane where that is to
+be done (`cluster.lanes`): an address that is sent to, or `HERE`. What is raised there says that it will not be done."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Visit(Protocol):
     def run(self) -> Produced:
         """Execute what the message's tensors complete."""
 
-    def later(self, work: Callable[[], None]) -> None:
-        """Have `work` done once there is time. Raises `ResourceExhausted` where too much waits already."""
+    def later(self, errand: Errand) -> None:
+        """Have `errand` done once there is time. Raises `ResourceExhausted` where too much waits already."""
 
     def carried(self) -> None:
         """Note what the message says that its request has cost, its own carriage included."""
@@ -125,22 +130,28 @@ class Forward(Flow):
             return outputs, total + cost
 
     def answer(self, visit: Visit) -> Message:
-        visit.later(lambda: self._hand_on(visit))
+        visit.later(self._hand_on(visit))
         return Message("accepted", Tally().fields())
 
-    def _hand_on(self, visit: Visit) -> None:
+    def _hand_on(self, visit: Visit) -> Errand:
+        request = visit.request
         try:
+            yield HERE
             visit.carried()
             produced = visit.run()
             visit.owe(produced.cost)
-            for parcel, asked in visit.courier.parcels(visit.request, visit.partition, produced.leaving):
+            for parcel, asked in visit.courier.parcels(request, visit.partition, produced.leaving):
                 visit.owe(asked)
-                _, sent = visit.courier.send(visit.request, parcel, carry=visit.settle())
+                yield str(parcel.holder.address)
+                _, sent = visit.courier.send(request, parcel, carry=visit.settle())
                 visit.owe(Tally(connects=sent.connects))
             if produced.outputs:
-                visit.courier.deliver(visit.request, produced.outputs, visit.settle())
+                yield request.reply_to
+                visit.courier.deliver(request, produced.outputs, visit.settle())
         except Exception as error:  # nobody waits for this call: the client is told, or it would wait for its deadline
-            visit.courier.excuse(visit.request, as_wire_error(error))
+            failure = as_wire_error(error)
+            yield request.reply_to
+            visit.courier.excuse(request, failure)
 
 
 def _gather(request: Request, partition: Partition, leaving: Tensors, courier: Courier) -> tuple[Tensors, Tally]:

@@ -41,7 +41,7 @@ class Inbox:
     """Values by (request, stage, tensor), of several clients at once: ids are unique, and one lock guards it all.
 
     Values are whatever the caller puts in; one is looked at only beside another that came for it. A request that is not
-    complete at its deadline is evicted, so that an input that never comes holds no memory for good.
+    complete at its deadline is there until the next `evict`, and an input that never comes holds no memory for good.
 
     What comes again counts once for as long as something of its request is awaited. Of a request that is complete
     nothing is remembered: senders send once, and a repeat has an id of its own.
@@ -59,9 +59,8 @@ class Inbox:
 
     def __len__(self) -> int:
         """Requests of which something is still awaited."""
-        with self._lock:
-            self._evict()
-            return len(self._pending)
+        self.evict()
+        return len(self._pending)
 
     def __contains__(self, request: str) -> bool:
         """Whether something of `request` is here and something is still awaited."""
@@ -71,6 +70,13 @@ class Inbox:
         """Whether some stage takes `tensor`."""
         return tensor in self._awaiting
 
+    def evict(self) -> None:
+        """Forget what came of requests whose deadline has passed."""
+        with self._lock:
+            now = self._clock()
+            for request in [request for request, pending in self._pending.items() if pending.deadline < now]:
+                del self._pending[request]
+
     def put(self, request: str, deadline: float, tensors: Mapping[str, Any]) -> list[Ready]:
         """Store `tensors` and take out every stage that is complete by them.
 
@@ -78,7 +84,6 @@ class Inbox:
         first one waits; nothing is stored then.
         """
         with self._lock:
-            self._evict()
             pending = self._pending.setdefault(request, _Pending(deadline))
             self._check_repeats(pending, tensors)
             ready = [
@@ -126,11 +131,6 @@ class Inbox:
         pending.given.add(stage.name)
         values = pending.values.pop(stage.name)
         return [values[tensor] for tensor in stage.inputs]
-
-    def _evict(self) -> None:
-        now = self._clock()
-        for request in [request for request, pending in self._pending.items() if pending.deadline < now]:
-            del self._pending[request]
 
 
 def _same(one: Any, other: Any) -> bool:

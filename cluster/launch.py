@@ -24,7 +24,7 @@ from cluster.nursery import GRACE
 from cluster.process import parse_ready
 from transports.base import Address
 
-__all__ = ["Cluster", "Nursery", "Settings"]
+__all__ = ["HINDSIGHT", "START", "Cluster", "Nursery", "Settings", "last_words"]
 
 START = 300.0
 """Seconds until every process has to be ready: loading a large model on a slow disk takes minutes."""
@@ -137,7 +137,7 @@ class Nursery:
 
     def _raise_ended(self) -> None:
         for name, status in self._ended.items():
-            raise ClusterDown(f"{name} {_ending(status)}{self._last_words(name)}")
+            raise ClusterDown(f"{name} {_ending(status)}{last_words(self._log(name))}")
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -164,10 +164,6 @@ class Nursery:
 
     def _log(self, name: str) -> Path:
         return self._logs / name
-
-    def _last_words(self, name: str) -> str:
-        lines = self._log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
 
 
 @dataclass(frozen=True)
@@ -263,3 +259,9 @@ class Cluster:
 
 def _ending(status: int) -> str:
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def last_words(log: Path) -> str:
+    """The last line of a process's log, as the end of a sentence; empty where there is none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f": {lines[-1]}" if lines else ""

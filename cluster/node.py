@@ -10,15 +10,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from cluster.courier import Courier
+from cluster.courier import EXCUSE, Courier
 from cluster.debts import Debts
 from cluster.errors import Draining, NotAwaited, StageFailed, StaleEpoch
-from cluster.flows import FLOWS, Produced
+from cluster.flows import FLOWS, Errand, Produced
 from cluster.inbox import Inbox
+from cluster.lanes import HERE, Lanes
 from cluster.occupants import Occupants
 from cluster.partition import Partition
 from cluster.route import Request, Tally
@@ -31,9 +32,11 @@ __all__ = ["Execute", "Node", "Portion"]
 log = logging.getLogger("splitbench.cluster")
 
 HANDS = 2
-"""Threads that work off what was acknowledged (flow `forward`): one computes while the other sends."""
+"""Threads that execute stages of what was acknowledged (flow `forward`). Each address that is sent to has one more."""
 WAITING = 256
-"""Messages that may wait for them; one more is refused, so that memory stays bounded under any load."""
+"""Messages that may wait for them all; one more is refused, so that memory stays bounded under any load."""
+BEHIND = WAITING // 4
+"""Messages that may wait for one address, so that there is room for others while nobody answers there."""
 
 Execute = Callable[[Sequence[Any], float], list[Any]]
 """A stage under an engine: its inputs in order (arrays, or what another stage gave), and the seconds that it may take
@@ -66,14 +69,15 @@ class Node:
         self.courier = courier
         self.debts = Debts()
         self._occupants = Occupants(self._awaits, self._awaits_any)
-        self._later = ThreadPoolExecutor(HANDS, thread_name_prefix="node")
+        self._lanes = Lanes(HANDS, BEHIND, WAITING)
         self._room = threading.BoundedSemaphore(WAITING)
 
     def handle(self, message: Message) -> Message:
-        """Answer `infer` as the request's flow does."""
+        """Answer `infer` as the request's flow does. What is late of any other request is forgotten on the way."""
         if message.method != "infer":
             raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer'")
         self._check_epoch(message)
+        self._evict()
         request = Request.of(message.fields)
         portion = self._portion(request)
         for name, tensor in message.tensors.items():
@@ -81,37 +85,44 @@ class Node:
         with self._occupants.visit(request.id):
             return FLOWS[request.route.flow].answer(_Visit(self, request, portion, message))
 
-    def later(self, request: Request, work: Callable[[], None]) -> None:
-        """Have `work` for `request` done by one of few threads, or its client told that it will not be.
-
-        Raises `ResourceExhausted` where too much waits already, and `Draining` where nothing is begun any more.
-        """
+    def later(self, request: Request, errand: Errand) -> None:
+        """Have `errand` of `request` done by few threads. Raises `ResourceExhausted` where too much waits already."""
         if not self._room.acquire(blocking=False):
             raise ResourceExhausted(f"{WAITING} messages wait at this server already")
         self._occupants.enter(request.id)
-        try:
-            self._later.submit(work).add_done_callback(lambda done: self._done(request, done))
-        except RuntimeError:
-            self._leave(request)
-            raise Draining("this server has ended, and begins nothing more") from None
+        self._advance(request, errand, None)
 
     def drain(self, seconds: float) -> None:
         """Begin no new request, and wait up to `seconds` until those that are here have left."""
         self._occupants.drain(seconds)
 
     def close(self) -> None:
-        """Begin nothing more of what waits, and tell the clients."""
-        self._later.shutdown(wait=False, cancel_futures=True)
+        """Begin nothing more of what waits, and tell the clients, for whom there is one short time together."""
+        for work in self._lanes.take_back(HERE):
+            work(Draining("the server ended before it came to this request"))
+        self._lanes.close(EXCUSE)
 
     def _check_epoch(self, message: Message) -> None:
         meant, held = message.fields.get("epoch"), self._epoch()
         if meant != held:
             raise StaleEpoch(f"the message is meant for the holder of epoch {meant}; this server's is {held}")
 
-    def _done(self, request: Request, work: Future[None]) -> None:
-        self._leave(request)
-        if work.cancelled():
-            self.courier.excuse(request, Draining("the server ended before it came to this request"))
+    def _evict(self) -> None:
+        for portion in list(self._portions.values()):  # some of which may still be loading
+            portion.inbox.evict()
+        self.debts.evict()
+
+    def _advance(self, request: Request, errand: Errand, error: WireError | None) -> None:
+        """Let `errand` do its next step, or raise `error` in it; and have it wait in the lane where it goes on."""
+        try:
+            lane = next(errand) if error is None else errand.throw(error)
+        except StopIteration:
+            self._leave(request)
+        except Exception as lost:  # not even its client can be told
+            log.warning("request %s was given up: %s", request.id, lost)
+            self._leave(request)
+        else:
+            self._lanes.put(lane, partial(self._advance, request, errand))
 
     def _leave(self, request: Request) -> None:
         self._room.release()
@@ -170,8 +181,8 @@ class _Visit:
                 outputs |= {name: arrays[name] for name in arrays if name in final}
         return Produced(outputs, leaving, Tally(compute=clock.seconds))
 
-    def later(self, work: Callable[[], None]) -> None:
-        self._node.later(self.request, work)
+    def later(self, errand: Errand) -> None:
+        self._node.later(self.request, errand)
 
     def carried(self) -> None:
         """Take over what the message says of its request's cost, its own included."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 
 from transports.base import Message, Scalar
+from transports.errors import MalformedMessage
 
 __all__ = ["Request", "Route", "Tally"]
 
@@ -106,8 +108,11 @@ class Request:
 
     @classmethod
     def of(cls, fields_: Mapping[str, Scalar]) -> Request:
+        """The request of a message with these fields. Raises `MalformedMessage` for one that would never be over."""
         route = Route.decode(str(fields_["route"]))
-        deadline = time.monotonic() + float(fields_["remaining"])
+        if not math.isfinite(remaining := float(fields_["remaining"])):
+            raise MalformedMessage(f"a request has {remaining} seconds left: give a number")
+        deadline = time.monotonic() + remaining
         reply_to, turn, attempt = str(fields_.get("reply_to", "")), int(fields_["turn"]), int(fields_["attempt"])
         pairs = (pair.split("=") for pair in str(fields_.get("pins", "")).split())
         pins = {int(server): int(epoch) for server, epoch in pairs}

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -41,7 +42,7 @@ from transports.grpc_stream import chunks, gather
 from transports.limits import ENVELOPE, Limits
 from transports.protobuf_wire import Part
 
-__all__ = ["STATUS", "GrpcOptions", "GrpcProtobuf"]
+__all__ = ["CHANNEL_OPTIONS", "STATUS", "GrpcOptions", "GrpcProtobuf", "ask", "error_of"]
 
 SENDS = ("unary", "stream")
 LEAST_CHUNK, MOST_CHUNK = 2**10, 2**26
@@ -56,7 +57,7 @@ STATUS: Mapping[grpc.StatusCode, type[WireError]] = {
     grpc.StatusCode.ALREADY_EXISTS: RemoteError,
     grpc.StatusCode.PERMISSION_DENIED: RemoteError,
     grpc.StatusCode.UNAUTHENTICATED: RemoteError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,  # or `MessageTooLarge`: see `_error`
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,  # or `MessageTooLarge`: see `error_of`
     grpc.StatusCode.FAILED_PRECONDITION: RemoteError,
     grpc.StatusCode.ABORTED: ConnectionLost,
     grpc.StatusCode.UNIMPLEMENTED: RemoteError,
@@ -126,6 +127,7 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),  # a call is sent once, as over every other transport
 )
+"""Of every channel to whomever, beside the largest messages that it takes."""
 
 
 def _await_ready(channel: grpc.Channel, address: Address, timeout: float) -> None:
@@ -155,11 +157,8 @@ class GrpcConnection(Connection):
         request = protobuf_codec.parts(check_message(message, self._options), self._codec)
         try:
             reply = self._carry(request, timeout)
-        except grpc.RpcError as error:
-            raise self._lost(_error(error, self._address)) from None
-        except grpc.FutureTimeoutError:
-            text = f"{self._address} did not take the message within {timeout:.3g} s"
-            raise self._lost(DeadlineExceeded(text)) from None
+        except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+            raise self._lost(error_of(error, self._address, timeout, ENVELOPE)) from None
         return check_message(raise_error(protobuf_codec.read(reply, self._options)), self._options)
 
     def _lost(self, error: WireError) -> WireError:
@@ -191,14 +190,20 @@ def _whole(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
 
     def carry(parts: list[Part], timeout: float) -> bytes:
         message = b"".join(parts)
-        answer: bytes
-        if len(message) < STUCK:
-            answer = call(message, timeout=timeout)
-        else:
-            answer = call.future(message, timeout=timeout).result(timeout + LATE)
+        answer: bytes = ask(call, message, len(message), timeout)
         return answer
 
     return carry
+
+
+def ask(call: grpc.UnaryUnaryMultiCallable[Any, Any], message: Any, size: int, timeout: float) -> Any:
+    """The answer of `call` to `message`, which takes about `size` bytes, in `timeout` seconds whatever the peer does.
+
+    Raises `grpc.RpcError` and `grpc.FutureTimeoutError`: see `error_of`.
+    """
+    if size < STUCK:
+        return call(message, timeout=timeout)
+    return call.future(message, timeout=timeout).result(timeout + LATE)
 
 
 def _chunked(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
@@ -221,12 +226,16 @@ CARRIERS: Mapping[str, Callable[[grpc.Channel, str, GrpcOptions], Carry]] = {"un
 """`GrpcOptions.send` -> what makes a way to carry messages over a channel."""
 
 
-def _error(error: grpc.RpcError, address: Address) -> WireError:
-    """The one place where what gRPC raises becomes an error of ours."""
+def error_of(
+    error: grpc.RpcError | grpc.FutureTimeoutError, address: Address, timeout: float, beside: int = 0
+) -> WireError:
+    """The one place where what gRPC raises becomes an error of ours. `beside`: what its limit has above our own."""
+    if isinstance(error, grpc.FutureTimeoutError):
+        return DeadlineExceeded(f"{address} did not take the message within {timeout:.3g} s")
     code, details = error.code(), error.details() or ""
     sizes = re.search(r"larger than max \((\d+) vs\. (\d+)\)", details)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and sizes:
-        limit = int(sizes[2]) - ENVELOPE
+        limit = int(sizes[2]) - beside
         return MessageTooLarge(
             f"a message of {sizes[1]} bytes to or from {address} is above the limit of {limit} bytes"
         )

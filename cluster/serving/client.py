@@ -6,7 +6,6 @@ gRPC raises becomes an error of `transports.errors`.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Self
@@ -21,17 +20,15 @@ from tensorflow_serving.apis import (
 
 from cluster.serving.tensors import LIMIT, decode, encode_into
 from transports.base import Address, Array
-from transports.errors import ConnectError, DeadlineExceeded, MessageTooLarge, RemoteError, WireError
-from transports.grpc_protobuf import STATUS
+from transports.errors import ConnectError, DeadlineExceeded, MessageTooLarge, RemoteError
+from transports.grpc_protobuf import CHANNEL_OPTIONS, ask, error_of
 
 __all__ = ["Client"]
 
 OPTIONS = (
     ("grpc.max_receive_message_length", LIMIT),
     ("grpc.max_send_message_length", LIMIT),
-    ("grpc.use_local_subchannel_pool", 1),  # or two channels of a process share one connection
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
+    *CHANNEL_OPTIONS,
 )
 POLL = 0.05
 """Seconds between two questions for the state of a model that is being loaded: the protocol has no way to be told."""
@@ -78,7 +75,7 @@ class Client:
                 return None
             if error.code() is grpc.StatusCode.NOT_FOUND:  # a server that is starting knows of no model yet
                 return int(get_model_status_pb2.ModelVersionStatus.UNKNOWN)
-            raise _error(error, self.address) from None
+            raise error_of(error, self.address, timeout) from None
         states = {version.state: version.status.error_message for version in answer.model_version_status}
         if set(states) == {END} and states[END]:
             raise RemoteError(f"{self.address}: model {model!r} cannot be loaded: {states[END]}")
@@ -98,9 +95,9 @@ class Client:
         for name, array in inputs.items():
             encode_into(request.inputs[name], array, content=True)
         try:
-            answer = self._prediction.Predict(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise _error(error, self.address) from None
+            answer = ask(self._prediction.Predict, request, size, timeout)
+        except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+            raise error_of(error, self.address, timeout) from None
         return {name: decode(name, proto) for name, proto in answer.outputs.items()}
 
     def close(self) -> None:
@@ -112,11 +109,3 @@ class Client:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _error(error: grpc.RpcError, address: Address) -> WireError:
-    """The one place where what gRPC raises becomes an error of ours."""
-    code, details = error.code(), error.details() or ""
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and re.search(r"larger than max", details):
-        return MessageTooLarge(f"{address}: {details}")
-    return STATUS[code](f"{address}: {code.name}: {details}")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from cluster.errors import ClusterDown
+from cluster.launch import START, last_words
 from cluster.process import parse_ready
 from cluster.serving.choice import Settings
 from cluster.serving.client import Client
@@ -31,8 +32,6 @@ __all__ = ["ModelServer"]
 
 HOST = "127.0.0.1"
 SETTINGS = Settings()
-START = 300.0
-"""Seconds until every model has to be available: loading a large model on a slow disk takes minutes."""
 GRACE = 10.0
 """Seconds that a server has to end by itself before it is killed."""
 
@@ -97,7 +96,7 @@ class ModelServer:
         """Raise `ClusterDown` if the server has ended, or ends within `patience` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = self._process.wait(patience)
-            raise ClusterDown(f"{self._settings.name} ({self.kind}) ended with status {status}{self._last_words()}")
+            raise ClusterDown(f"{self._settings.name} ({self.kind}) ended with status {status}{last_words(self._log)}")
 
     def close(self) -> None:
         """End the server. Idempotent."""
@@ -147,7 +146,7 @@ class ModelServer:
                 try:
                     client.wait_available(model, START, self.check)
                 except WireError as error:
-                    raise ClusterDown(f"{self._settings.name} ({self.kind}): {error}{self._last_words()}") from error
+                    raise ClusterDown(f"{self._settings.name} ({self.kind}): {error}{last_words(self._log)}") from error
 
     def _end(self) -> None:
         process = self._process
@@ -161,10 +160,6 @@ class ModelServer:
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-    def _last_words(self) -> str:
-        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
 
 
 def _free_ports(count: int) -> list[int]:

@@ -7,20 +7,21 @@ interface would be measured. What JSON has no word for (NaN, the infinities) tak
 
 from __future__ import annotations
 
-import http.client
+import contextlib
+import socket
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import quote
 
+import h11
 import numpy as np
 
 from cluster.serving import json_arrays
+from cluster.serving.tensors import LIMIT
 from transports.base import DTYPES, Address, Array
 from transports.errors import (
-    ConnectError,
     ConnectionLost,
     DeadlineExceeded,
     MalformedMessage,
@@ -28,6 +29,9 @@ from transports.errors import (
     ResourceExhausted,
     WireError,
 )
+from transports.http_stream import HttpStream, headers_of
+from transports.socket_connection import dial
+from transports.sockets import Deadline, Expired
 
 __all__ = ["RestClient"]
 
@@ -38,8 +42,6 @@ ERRORS: Mapping[int, type[WireError]] = {
     HTTPStatus.GATEWAY_TIMEOUT: DeadlineExceeded,
 }
 """Status of an answer -> the error that it is here; any other is a `RemoteError`."""
-LEAST = 1e-3
-"""Seconds for which a socket waits at least: 0 would mean not at all."""
 
 
 class RestClient:
@@ -47,7 +49,7 @@ class RestClient:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._idle: list[http.client.HTTPConnection] = []
+        self._idle: list[HttpStream] = []
         self._lock = threading.Lock()
         self._closed = False
 
@@ -58,12 +60,13 @@ class RestClient:
 
         Arrays that come back are read-only. Raises a `WireError`.
         """
+        deadline = Deadline.after(timeout)
         for name, array in inputs.items():
             if array.dtype.name not in json_arrays.LISTED:
                 valid = ", ".join(json_arrays.LISTED)
                 raise MalformedMessage(f"input {name!r}: no {array.dtype.name} goes over REST; valid: {valid}")
         body = json_arrays.write({"inputs": inputs}, inputs.values())
-        answer = self._post(f"/v1/models/{quote(model)}:predict", body, time.monotonic() + timeout)
+        answer = self._content(*self._post(f"/v1/models/{quote(model)}:predict", body, deadline))
         if not isinstance(answer, dict) or "outputs" not in answer:
             raise MalformedMessage(f"{self.address}: the answer has no outputs")
         found = answer["outputs"]
@@ -74,9 +77,7 @@ class RestClient:
         """Let go of every connection. Idempotent."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._forget_idle()
 
     def __enter__(self) -> Self:
         return self
@@ -84,34 +85,33 @@ class RestClient:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _post(self, path: str, body: bytes, deadline: float) -> Any:
-        """The JSON of the answer. A kept connection that the server has let go of meanwhile is made anew, once."""
-        connection = self._take()
-        kept = connection.sock is not None
-        try:
-            status, data = self._exchange(connection, path, body, deadline)
-        except (http.client.HTTPException, OSError) as error:
-            connection.close()
-            if kept and isinstance(error, http.client.RemoteDisconnected | BrokenPipeError | ConnectionResetError):
+    def _post(self, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
+        """What is answered. Where the server has let go of a kept connection meanwhile, another is made, once."""
+        with self._mapped():
+            if kept := self._take():
+                with contextlib.suppress(EOFError, OSError):
+                    return self._exchange(kept, path, body, deadline)
                 self._forget_idle()
-                return self._post(path, body, deadline)
-            raise self._error(error, connected=kept) from error
-        self._give_back(connection)
-        return self._content(status, data)
+            return self._exchange(self._dial(deadline), path, body, deadline)
 
-    def _exchange(
-        self, connection: http.client.HTTPConnection, path: str, body: bytes, deadline: float
-    ) -> tuple[int, bytes]:
-        if (remaining := deadline - time.monotonic()) <= 0:
-            raise TimeoutError
-        connection.timeout = max(LEAST, remaining)
-        if connection.sock is not None:
-            connection.sock.settimeout(connection.timeout)
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+    def _exchange(self, stream: HttpStream, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
+        """The status and the body of the answer. The connection is kept if both ends mean to."""
+        keep = False
+        try:
+            stream.sock.deadline = deadline.moment
+            stream.send(self._head(path, body), body)
+            answer = stream.head()
+            data = stream.body(LIMIT, headers_of(answer).get("content-length"))
+            keep = stream.renew()
+            return answer.status_code, data
+        finally:
+            self._give_back(stream, keep)
 
-    def _content(self, status: int, data: bytes) -> Any:
+    def _head(self, path: str, body: bytes) -> h11.Request:
+        said = {"Host": str(self.address), "Content-Type": "application/json", "Content-Length": str(len(body))}
+        return h11.Request(method="POST", target=path, headers=list(said.items()))
+
+    def _content(self, status: int, data: bytearray) -> Any:
         try:
             content = json_arrays.parse(data)
         except (ValueError, RecursionError):
@@ -129,29 +129,41 @@ class RestClient:
         array.flags.writeable = False
         return array
 
-    def _error(self, error: Exception, *, connected: bool) -> WireError:
-        """The one place where what `http.client` raises becomes an error of ours."""
-        if isinstance(error, TimeoutError):
-            return DeadlineExceeded(f"{self.address}: no answer in time")
-        kind = ConnectionLost if connected or not isinstance(error, ConnectionRefusedError) else ConnectError
-        return kind(f"{self.address}: {type(error).__name__}: {error}")
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """The one place where what the socket and h11 raise becomes an error of ours."""
+        try:
+            yield
+        except Expired:
+            raise DeadlineExceeded(f"{self.address}: no answer in time") from None
+        except (EOFError, OSError) as error:
+            raise ConnectionLost(f"{self.address} went away: {error}") from None
+        except h11.ProtocolError as error:
+            raise RemoteError(f"{self.address} speaks no HTTP: {error}") from None
 
-    def _take(self) -> http.client.HTTPConnection:
+    def _dial(self, deadline: Deadline) -> HttpStream:
+        if not deadline.left():
+            raise Expired
+        sock = dial(self.address, None, deadline)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return HttpStream(sock, h11.CLIENT)
+
+    def _take(self) -> HttpStream | None:
         with self._lock:
             if self._closed:
                 raise ConnectionLost(f"{self.address}: the client is closed")
-            return self._idle.pop() if self._idle else http.client.HTTPConnection(*self.address)
+            return self._idle.pop() if self._idle else None
 
-    def _give_back(self, connection: http.client.HTTPConnection) -> None:
+    def _give_back(self, stream: HttpStream, keep: bool) -> None:
         with self._lock:
-            if connection.sock is not None and not self._closed:
-                self._idle.append(connection)
+            if keep and not self._closed:
+                self._idle.append(stream)
                 return
-        connection.close()
+        stream.sock.close()
 
     def _forget_idle(self) -> None:
         """What else was kept is as old."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        for stream in idle:
+            stream.sock.close()

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from cluster.host import settle
 from cluster.process import MALLOC, ready_line, told_to_end, tune
 from cluster.serving.configuration import Model, read_config
-from transports.base import Address
+from transports import check_host
+from transports.base import Address, Limits
 from transports.errors import SplitbenchError, UsageError
 
 __all__ = ["main"]
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None, announce: Callable[[str], None] | No
     arguments = _parser().parse_args(argv)
     stop = told_to_end(arguments.until_eof)
     try:
+        check_host(arguments.host, Limits(), arguments.insecure)
         with contextlib.ExitStack() as stack:
             addresses = _serve(arguments, stack)
             line = ready_line(addresses)
@@ -67,12 +69,6 @@ def _serve(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Mappin
     return {"grpc": server.address, "rest": rest.address}
 
 
-def settle() -> None:
-    """Take what is loaded out of the garbage collector's sight: a collection would walk it amid a request."""
-    gc.collect()
-    gc.freeze()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cluster.serving.server",
@@ -86,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--model_config_file", type=Path, metavar="FILE", help="several: a ModelServerConfig as text")
     add("--model_name", default="default", metavar="NAME", help="of the one model (%(default)s)")
     add("--host", default="127.0.0.1", help="address to bind; the real server binds every one (%(default)s)")
+    add("--insecure", action="store_true", help="bind a --host beyond this machine: nothing is encrypted")
     add("--port", type=int, default=8500, help="of gRPC (%(default)s)")
     add("--rest_api_port", type=int, default=None, metavar="PORT", help="of REST (none)")
     add("--grpc_max_threads", type=int, default=WORKERS, metavar="N", help="requests at a time (%(default)s)")

@@ -18,6 +18,7 @@ import numpy as np
 from transports.base import Array
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.protobuf_codec import NAMES, NUMBERS, VALUES, read_tensor_proto
+from transports.protobuf_wire import field
 from transports.wire import incoming, outgoing
 
 __all__ = ["LIMIT", "STRING", "decode", "encode_into"]
@@ -48,10 +49,10 @@ def encode_into(proto: Any, array: Array, *, content: bool) -> None:
     proto.dtype = NUMBERS[array.dtype.name]
     if content or array.dtype.name in PACKED:
         number = CONTENT if content else PACKED[array.dtype.name]
-        proto.MergeFromString(_field(number, array.nbytes) + array.tobytes())
+        proto.MergeFromString(b"".join(field(number, [array.tobytes()])))
     else:
-        field, stored = VALUES[array.dtype.name]
-        getattr(proto, field).extend(array.ravel().view(stored).tolist())
+        name, stored = VALUES[array.dtype.name]
+        getattr(proto, name).extend(array.ravel().view(stored).tolist())
 
 
 def decode(name: str, proto: Any) -> Array:
@@ -90,21 +91,12 @@ def _packed(proto: Any) -> bytes | None:
     dtype = NAMES.get(proto.dtype, "")
     if dtype not in PACKED or proto.tensor_content:
         return None
-    field, stored = VALUES[dtype]
-    nbytes = len(getattr(proto, field)) * np.dtype(stored).itemsize
+    name, stored = VALUES[dtype]
+    nbytes = len(getattr(proto, name)) * np.dtype(stored).itemsize
     if not nbytes or nbytes != math.prod(dim.size for dim in proto.tensor_shape.dim) * np.dtype(dtype).itemsize:
         return None
     # The list is the last field: the others are smaller in number or absent. Checked, for a peer may send anything.
     data: bytes = proto.SerializeToString()
     start = len(data) - nbytes
-    return data[start:] if data.endswith(_field(PACKED[dtype], nbytes), 0, start) else None
-
-
-def _field(number: int, nbytes: int) -> bytes:
-    """The head of a length-delimited field (https://protobuf.dev/programming-guides/encoding)."""
-    out = bytearray([number << 3 | 2])
-    while nbytes > 0x7F:
-        out.append(nbytes & 0x7F | 0x80)
-        nbytes >>= 7
-    out.append(nbytes)
-    return bytes(out)
+    head, values = field(PACKED[dtype], [data[start:]])
+    return bytes(values) if data.endswith(bytes(head), 0, start) else None

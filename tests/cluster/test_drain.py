@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
-import transports
 from cluster.client import Client
-from cluster.courier import Courier
 from cluster.errors import Draining, NoServer
 from cluster.flows import FLOWS
-from cluster.host import Host, addresses, serve_all
-from cluster.leases import Leases
-from cluster.mailbox import Mailbox
-from cluster.node import Portion
+from cluster.host import Host
 from cluster.partition import Partition
-from cluster.registry import Registry
 from cluster.route import Route
+from tests.cluster.hosts import Nodes, send, silent
 from tests.cluster.plans import chain, partition
 from tests.lateness import in_time
-from transports.base import Address
 from transports.errors import DeadlineExceeded
 
 INPUTS = {"x": np.ones((1_000_000, 2), np.float32)}
 """8 MB, so that an answer takes its time to get out."""
-EPHEMERAL = Address("127.0.0.1", 0)
+SMALL = {"x": np.ones((1, 2), np.float32)}
 
 
 class Gate:
@@ -45,35 +39,17 @@ class Gate:
         return [inputs[0] + 1]
 
 
-@pytest.fixture
-def build() -> Iterator[Callable[[Partition, Mapping[str, Any]], tuple[list[Host], Client]]]:
-    """Hosts for every server of a partition whose stages are given, and a client."""
-    with contextlib.ExitStack() as stack:
-
-        def make(cut: Partition, stages: Mapping[str, Any]) -> tuple[list[Host], Client]:
-            carriers = {"grpc": transports.make("grpc")}
-            registries = addresses(serve_all(Registry(Leases(cut.servers)).handle, carriers, EPHEMERAL, 8, stack))
-            load = lambda server: {(cut.name, "eager"): Portion(cut, server, stages, np.asarray)}  # noqa: E731
-            hosts = [Host(carriers, registries, load) for _ in range(cut.servers)]
-            for host in hosts:
-                stack.callback(host.close)
-            courier = stack.enter_context(contextlib.closing(Courier(carriers, registries)))
-            return hosts, Client(courier, stack.enter_context(contextlib.closing(Mailbox(carriers))))
-
-        yield make
-
-
 @pytest.mark.parametrize("flow", FLOWS)
-def test_what_is_under_way_finishes_and_what_is_new_is_refused(
-    build: Callable[..., tuple[list[Host], Client]], flow: str
-) -> None:
+def test_what_is_under_way_finishes_and_what_is_new_is_refused(flow: str) -> None:
     cut, gate = partition(chain(2), [0, 1]), Gate()
-    hosts, client = build(cut, {"a0": lambda inputs, _: [inputs[0] * 2], "a1": gate})
-    route = Route(cut.name, "eager", "grpc", flow=flow)
-    with ThreadPoolExecutor(2) as threads:
+    with (
+        Nodes(2, {"a0": lambda inputs, _: [inputs[0] * 2], "a1": gate}, cut) as nodes,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        (_, last), client, route = [nodes.start(), nodes.start()], nodes.client(), nodes.route(cut, flow)
         under_way = threads.submit(client.infer, cut, route, INPUTS, 20.0)
         assert gate.begun.wait(20)
-        ending = threads.submit(_end, hosts[1])
+        ending = threads.submit(_end, last)
         with pytest.raises(Draining):
             _ask_until_it_drains(client, cut, route)
         assert not ending.done()
@@ -93,16 +69,34 @@ def _end(host: Host) -> None:
     host.close()
 
 
-def test_who_asks_the_registry_is_not_sent_there_any_more(build: Callable[..., tuple[list[Host], Client]]) -> None:
+def test_who_asks_the_registry_is_not_sent_there_any_more() -> None:
     cut = partition(chain(2), [0, 1])
-    hosts, client = build(cut, {"a0": lambda inputs, _: [inputs[0]], "a1": lambda inputs, _: [inputs[0]]})
-    hosts[1].finish(20.0)
-    with pytest.raises(NoServer, match="nobody holds stage 'a1' \\(server 1\\), which awaits tensor 'a0'"):
-        client.infer(cut, Route(cut.name, "eager", "grpc"), INPUTS, 20.0)
+    with Nodes(2, {"a0": lambda inputs, _: [inputs[0]], "a1": lambda inputs, _: [inputs[0]]}, cut) as nodes:
+        _, last = nodes.start(), nodes.start()
+        last.finish(20.0)
+        with pytest.raises(NoServer, match="nobody holds stage 'a1' \\(server 1\\), which awaits tensor 'a0'"):
+            nodes.client().infer(cut, nodes.route(cut, "nested"), INPUTS, 20.0)
 
 
-def test_a_node_that_is_idle_ends_at_once(build: Callable[..., tuple[list[Host], Client]]) -> None:
+def test_a_node_that_is_idle_ends_at_once() -> None:
     cut = partition(chain(1), [0])
-    hosts, _ = build(cut, {"a0": lambda inputs, _: [inputs[0]]})
-    with in_time(10):
-        hosts[0].finish(20.0)
+    with Nodes(1, {"a0": lambda inputs, _: [inputs[0]]}, cut) as nodes:
+        host = nodes.start()
+        with in_time(10):
+            host.finish(20.0)
+
+
+def test_a_client_is_told_of_the_end_whoever_else_takes_no_word() -> None:
+    """Its request lies behind those of a client that is stopped, of which two are being executed."""
+    cut, gate = partition(chain(1), [0]), Gate()
+    with Nodes(1, {"a0": gate}, cut) as nodes, silent() as nowhere, ThreadPoolExecutor(1) as threads:
+        host, courier, mailbox = nodes.start(), nodes.courier(), nodes.mailbox()
+        for _ in range(12):
+            send(courier, nodes.request(cut, 20.0, reply_to=str(nowhere)), cut, SMALL)
+        with mailbox.expect(nodes.request(cut, 5.0), cut.plan.outputs) as awaited:
+            send(courier, awaited.request, cut, SMALL)
+            ending = threads.submit(host.close)
+            with pytest.raises(Draining, match="before it came to this request"):
+                awaited.outputs()
+        gate.open.set()
+        ending.result()

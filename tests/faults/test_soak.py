@@ -107,7 +107,7 @@ def test_a_soak(plain: Bench, works: Mapping[str, Work]) -> None:
 
 
 def test_a_join_whose_other_input_never_comes(plain: Bench, works: Mapping[str, Work]) -> None:
-    """What came of such a request is forgotten at its deadline, although no message about it follows."""
+    """What came of such a request is forgotten after its deadline, when a message comes that need not be about it."""
     work = works["fork-join"]
     partition = work.partition
     joins = [stage for stage in partition.plan.stages if len(set(stage.inputs)) > 1]

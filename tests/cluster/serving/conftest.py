@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("tensorflow_serving", reason="the extra `serving` is not installed")
@@ -19,6 +20,11 @@ from cluster.serving.process import ModelServer
 from tests.cluster.serving import zoo
 
 BINARY = find_binary(os.environ.get("TFS_BINARY")) if "TFS_BINARY" in os.environ else None
+
+
+def family(pid: int) -> list[int]:
+    """The process and its descendants: where it is a keeper, the server is the last of them."""
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 @pytest.fixture(scope="session")

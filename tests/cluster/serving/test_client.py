@@ -13,9 +13,13 @@ import pytest
 from cluster.serving import client as module
 from cluster.serving.client import Client
 from cluster.serving.process import ModelServer
+from cluster.serving.rest_client import RestClient
 from cluster.serving.stages import ServedStage
 from cluster.serving.tensors import LIMIT
 from tests.cluster.serving import zoo
+from tests.cluster.serving.conftest import family
+from tests.faults.common import frozen
+from tests.lateness import in_time
 from tests.models import MODELS, flat_outputs, inputs_for
 from transports.base import Address
 from transports.errors import (
@@ -28,6 +32,9 @@ from transports.errors import (
     WireError,
 )
 
+DEADLINE, ALLOWANCE, PATIENCE = 2.0, 1.0, 20.0
+"""Seconds of a call to a server that is stopped, those that writing its message may take, and of one that is not."""
+Y = {"y": "float32"}
 X = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
 
 
@@ -94,6 +101,18 @@ def test_errors_are_of_our_tree(client: Client, case: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         client.predict(**arguments)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("kind", [Client, RestClient])
+def test_a_server_that_is_stopped_keeps_nobody(server: ModelServer, kind: type[Client | RestClient]) -> None:
+    """The message is larger than what the system takes for a process that does not read."""
+    large = {"x": np.zeros((2**21, 2), "float32")}
+    address = server.grpc if kind is Client else server.rest
+    with kind(address) as client:
+        assert client.predict("scale", {"x": X}, Y, PATIENCE)
+        with frozen(family(server.pid)[-1]), in_time(1.1 * DEADLINE + ALLOWANCE), pytest.raises(DeadlineExceeded):
+            client.predict("scale", large, Y, DEADLINE)
+        np.testing.assert_array_equal(client.predict("scale", {"x": X}, Y, PATIENCE)["y"], X * 10)
 
 
 def test_nobody_there() -> None:

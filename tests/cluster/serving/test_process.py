@@ -19,7 +19,7 @@ from cluster.serving import process
 from cluster.serving.choice import Settings, find_binary
 from cluster.serving.client import Client
 from cluster.serving.process import ModelServer
-from tests.cluster.serving.conftest import BINARY
+from tests.cluster.serving.conftest import BINARY, family
 from transports.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -32,10 +32,6 @@ def gone(pids: list[int]) -> bool:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait(WAIT)
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
-
-
-def family(pid: int) -> list[int]:
-    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def test_a_server_of_one_stage(models: Path) -> None:
@@ -93,6 +89,11 @@ REFUSED = {
     "no folder": (["--model_base_path=/nowhere"], "no version of model 'default' below /nowhere"),
     "no file": (["--model_config_file=/nowhere"], "/nowhere: No such file or directory"),
     "no config": ([f"--model_config_file={__file__}"], "is no ModelServerConfig in text form"),
+    "other machines": (["--model_base_path=a", "--host=0.0.0.0"], "error: 0.0.0.0 can be reached from other machines"),
+    "nothing but that": (
+        ["--model_base_path=/nowhere", "--host=0.0.0.0", "--insecure"],
+        "\nerror: no version of model",
+    ),
     "other flag": (["--model_base_path=a", "--enable_batching"], "unrecognized arguments: --enable_batching"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from cluster.serving import json_arrays
 from cluster.serving.process import ModelServer
 from cluster.serving.rest_client import RestClient
+from tests.lateness import in_time
 from transports.base import Address
 from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, MalformedMessage, RemoteError, WireError
 
@@ -107,15 +109,43 @@ class Forgetful(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@pytest.fixture
-def forgetful() -> Iterator[Address]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Forgetful) as server:
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[Address]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.asked = 0  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield Address("127.0.0.1", server.server_address[1])
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def forgetful() -> Iterator[Address]:
+    with serving(Forgetful) as address:
+        yield address
+
+
+class Dripping(BaseHTTPRequestHandler):
+    """Gives its answer byte by byte, each of them long before a socket's time is up."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            while not threading.Event().wait(0.1):
+                self.wfile.write(b" ")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def test_a_server_that_drips_keeps_nobody_beyond_the_deadline() -> None:
+    late = pytest.raises(DeadlineExceeded, match="no answer in time")
+    with serving(Dripping) as address, RestClient(address) as client, in_time(3), late:
+        client.predict("scale", {"x": X}, Y, timeout=1.0)
 
 
 def test_a_connection_that_the_server_let_go_of_is_made_anew(forgetful: Address) -> None:
