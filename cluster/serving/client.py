@@ -54,13 +54,15 @@ class Client:
         `RemoteError` where loading failed.
         """
         deadline = time.monotonic() + timeout
+        answered = False
         while True:
             check()
             state = self._state(model, timeout=min(1.0, max(POLL, deadline - time.monotonic())))
             if state == AVAILABLE:
                 return
+            answered = answered or state is not None
             if time.monotonic() > deadline:
-                kind = ConnectError if state is None else DeadlineExceeded
+                kind = DeadlineExceeded if answered else ConnectError
                 raise kind(f"{self.address}: model {model!r} is not available after {timeout:.0f} s")
             time.sleep(POLL)
 
