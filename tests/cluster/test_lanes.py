@@ -54,10 +54,11 @@ def log(lanes: Lanes) -> Iterator[Log]:
 
 def test_a_lane_keeps_its_order_and_waits_for_no_other(lanes: Lanes, log: Log) -> None:
     lanes.put("slow", log.work("slow", gated=True))
+    log.await_begun(1)
     for number in range(MOST):
         lanes.put("slow", log.work(f"slow {number}"))
         lanes.put("quick", log.work(f"quick {number}"))
-    log.await_begun(1 + MOST)
+    log.await_begun(MOST)
     log.gate.set()
     lanes.close(WAIT)
     quick, slow = ([name for name in log.done if name.startswith(lane)] for lane in ("quick", "slow"))
