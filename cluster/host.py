@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["LOOPBACK", "Host", "Portions", "addresses", "load_portions", "make_portions", "serve_all"]
 
 Portions = Mapping[tuple[str, str], Portion]
+FLUSH = 0.25
+"""Seconds that a transport has at the least for answers that are on their way out when a server ends."""
 LOOPBACK = Address("127.0.0.1", 0)
 """Any free port of this machine, for this machine alone."""
 
@@ -111,18 +113,19 @@ class Host:
         return self._tenancy.server
 
     def finish(self, seconds: float) -> None:
-        """Let the requests that are here leave, for `seconds` at the most, and give the portion back.
+        """Let the requests that are here leave, for `seconds` or little more, and give the portion back.
 
         Raises the `WireError` for which the portion was lost, if it was.
         """
         assert self._tenancy is not None
         deadline = Deadline.after(seconds)
         self._node.drain(seconds)
+        if self._lost is None:
+            self._tenancy.leave()
         for server in self._servers.values():  # the last answers are still on their way out
-            server.drain(deadline.left())
+            server.drain(max(FLUSH, deadline.left()))
         if self._lost:
             raise self._lost
-        self._tenancy.leave()
 
     def close(self) -> None:
         """Stop serving, and let go of every connection."""

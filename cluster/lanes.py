@@ -16,7 +16,7 @@ Work = Callable[[WireError | None], None]
 """What is done once its turn has come (None), or is told why that will never be."""
 
 HERE = ""
-"""The lane of what waits for nobody else."""
+"""The lane of what is done at this server: it waits for the registry or a model server at the most."""
 
 
 class Lanes:
@@ -36,9 +36,10 @@ class Lanes:
         self._open = True
         self._changed = threading.Condition()
 
-    def put(self, lane: str, work: Work) -> None:
-        """Have `work` done in its turn. Where the lane is full, or all of them are closed, it is told so at once."""
-        if (refused := self._put(lane, work)) is not None:
+    def put(self, lane: str, work: Work, *, refusable: bool = True) -> None:
+        """Have `work` done in its turn. Where the lane is full (unless it is not `refusable`), or all of them are
+        closed, it is told so at once."""
+        if (refused := self._put(lane, work, refusable)) is not None:
             work(refused)
 
     def take_back(self, lane: str) -> list[Work]:
@@ -57,12 +58,12 @@ class Lanes:
                 waiting.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _put(self, lane: str, work: Work) -> WireError | None:
+    def _put(self, lane: str, work: Work, refusable: bool) -> WireError | None:
         with self._changed:
             if not self._open:
                 return Draining("this server has ended, and begins nothing more")
             waiting = self._waiting.setdefault(lane, deque())
-            if lane != HERE and len(waiting) >= self._most:
+            if refusable and lane != HERE and len(waiting) >= self._most:
                 return ResourceExhausted(f"{self._most} messages wait for {lane} already")
             waiting.append(work)
             if self._busy[lane] < (self._hands if lane == HERE else 1):

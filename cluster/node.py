@@ -122,7 +122,8 @@ class Node:
             log.warning("request %s was given up: %s", request.id, lost)
             self._leave(request)
         else:
-            self._lanes.put(lane, partial(self._advance, request, errand))
+            # What tells a client of an error is not refused for want of room: nobody else would tell it.
+            self._lanes.put(lane, partial(self._advance, request, errand), refusable=error is None)
 
     def _leave(self, request: Request) -> None:
         self._room.release()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -11,6 +10,7 @@ from functools import lru_cache
 
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
+from transports.limits import DAY
 
 __all__ = ["Request", "Route", "Tally"]
 
@@ -110,8 +110,8 @@ class Request:
     def of(cls, fields_: Mapping[str, Scalar]) -> Request:
         """The request of a message with these fields. Raises `MalformedMessage` for one that would never be over."""
         route = Route.decode(str(fields_["route"]))
-        if not math.isfinite(remaining := float(fields_["remaining"])):
-            raise MalformedMessage(f"a request has {remaining} seconds left: give a number")
+        if not -DAY <= (remaining := float(fields_["remaining"])) <= DAY:
+            raise MalformedMessage(f"a request has {remaining} seconds left: give a number up to {DAY}")
         deadline = time.monotonic() + remaining
         reply_to, turn, attempt = str(fields_.get("reply_to", "")), int(fields_["turn"]), int(fields_["attempt"])
         pairs = (pair.split("=") for pair in str(fields_.get("pins", "")).split())

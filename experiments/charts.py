@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -73,16 +72,11 @@ def _draw(axes: Any, drawn: pd.DataFrame) -> None:
         axes.scatter(
             drawn["published_ratio"], places, marker="D", s=28, facecolors="none", edgecolors="0.2", label="published"
         )
-    axes.set_yticks(places, [_short(name) for name in drawn["cell"]])
+    axes.set_yticks(places, list(drawn["cell"]))
     axes.invert_yaxis()
     axes.set_xlabel("times the local model" + _logarithmic_where_wide(axes, drawn))
     axes.grid(axis="x", color="0.9")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-
-
-def _short(cell: str) -> str:
-    """The cell's name without the operations at which it is cut: they would leave no room for what is drawn."""
-    return re.sub(r"cut=[^/]*\+[^/]*", "cut=named", cell)
 
 
 def _logarithmic_where_wide(axes: Any, drawn: pd.DataFrame) -> str:

@@ -29,9 +29,8 @@ from experiments.settings import to_record
 from experiments.specification import Experiment
 from transports.errors import SplitbenchError, UsageError
 
-__all__ = ["NAME", "begin", "finish", "finishing", "read", "update"]
+__all__ = ["begin", "finish", "finishing", "read", "update"]
 
-NAME = files.ENVIRONMENT
 PACKAGES = (
     *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
     *("h11", "orjson", "pybase64", "tensorflow-serving-api"),
@@ -57,8 +56,8 @@ def begin(
     TensorFlow's thread settings, as the run set or found them. Raises `UsageError` where the folder has such a file:
     another run was faster.
     """
-    if (folder / NAME).exists():
-        raise UsageError(f"--out {folder}: already holds an experiment ({NAME}); give another")
+    if (folder / files.ENVIRONMENT).exists():
+        raise UsageError(f"--out {folder}: already holds an experiment ({files.ENVIRONMENT}); give another")
     _write(folder, {"complete": False, "failure": UNFINISHED} | collect(experiment, argv, threads or {}))
 
 
@@ -98,7 +97,7 @@ def _cause(error: BaseException) -> str:
 
 def read(folder: Path) -> dict[str, Any]:
     """The record. Raises `UsageError` where there is none, or it is no record of a run."""
-    path = folder / NAME
+    path = folder / files.ENVIRONMENT
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -210,4 +209,4 @@ def _now() -> str:
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    replace_file(folder / NAME, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    replace_file(folder / files.ENVIRONMENT, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -95,11 +95,7 @@ class _Against:
             return "1" if cell in found else ABSENT
         above, below = (statistics.seconds_of(self._groups[which]) for which in (cell, found[0]))
         low, high = statistics.ratio_interval(above, below, np.random.default_rng(self._seed))
-        return f"{number(_mean(above) / _mean(below))} ({interval(low, high)})"
-
-
-def _mean(units: statistics.Units) -> float:
-    return float(units[0].sum() / units[1].sum())
+        return f"{number(statistics.mean_of(above) / statistics.mean_of(below))} ({interval(low, high)})"
 
 
 def recoveries(folders: Mapping[str, str]) -> Lines:

@@ -33,6 +33,7 @@ from experiments.schedule import Block, blocks, warm_ups
 from experiments.specification import Cell, Experiment
 from transports.base import Address
 from transports.errors import ConnectError, ConnectionLost, WireError
+from transports.sockets import Deadline
 
 __all__ = ["run"]
 
@@ -158,10 +159,10 @@ class _Bench:
 
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:
         """Raise why a request failed: a process that ended, or the error itself."""
-        patience = HINDSIGHT if isinstance(error, ENDED) else 0.0
-        self.fleet.check(patience)
+        patience = Deadline.after(HINDSIGHT if isinstance(error, ENDED) else 0.0)
+        self.fleet.check(patience.left())
         if self.cluster:
-            self.cluster.check(patience)
+            self.cluster.check(patience.left())
         raise type(error)(f"cell {cell.name}: {error}") from error
 
     def _request(self, cell: Cell, number: int) -> tuple[float, Answer, float]:

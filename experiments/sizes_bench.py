@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import transports
+from cluster.launch import HINDSIGHT
 from cluster.process import MALLOC
 from experiments import echo, rows, wire
 from experiments.paths import nameless
@@ -237,7 +238,7 @@ class Bench:
     def _ending(self) -> str:
         """How the process that echoes has ended, if it has: a connection is seen to close before its process is."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return f"; the echo process ended with status {self._child.wait(1.0)}"
+            return f"; the echo process ended with status {self._child.wait(HINDSIGHT)}"
         return ""
 
 

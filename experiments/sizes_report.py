@@ -18,7 +18,7 @@ from experiments.markdown import ABSENT, line, number, table
 from experiments.sizes_bench import COLUMNS, MB, Study, Way, megabytes
 from transports.errors import UsageError
 
-__all__ = ["SUMMARY", "build", "medians", "read", "summarise", "wins_from"]
+__all__ = ["SUMMARY", "build", "by_way", "medians", "read", "summarise", "wins_from"]
 
 SUMMARY = (
     *("way", "transport", "codec", "send", "bytes", "n", "mean", "std", "median"),

@@ -33,7 +33,7 @@ from partitioning.strategies import MODES
 
 __all__ = [
     *("COLUMNS", "MIN_BLOCKS", "RESAMPLES", "Units"),
-    *("none_of", "ratio_interval", "seconds_of", "student_quantile", "summarise"),
+    *("mean_of", "none_of", "ratio_interval", "seconds_of", "student_quantile", "summarise"),
 ]
 
 RESAMPLES = 10_000
@@ -119,7 +119,7 @@ def _order(cell: Cell) -> tuple[Any, ...]:
 def _row(cell: Cell, groups: Mapping[Cell, pd.DataFrame], seed: int) -> dict[str, Any]:
     group, local = groups[cell], local_of(cell)
     row = {"cell": cell.name} | {name: getattr(cell, name) for name in CELL_FIELDS} | _described(group)
-    row["throughput"] = _mean(_requests_of(group))
+    row["throughput"] = mean_of(_requests_of(group))
     row |= _ratio("ratio_to_local ratio_low ratio_high", cell, local, groups, seconds_of, seed)
     row |= _ratio("throughput_to_local throughput_low throughput_high", cell, local, groups, _requests_of, seed)
     if cell != local:
@@ -157,14 +157,15 @@ def _ratio(
     found = (math.nan, math.nan, math.nan)
     if base in groups:
         above, below = units(groups[cell]), units(groups[base])
-        ratio = _mean(above) / _mean(below)
+        ratio = mean_of(above) / mean_of(below)
         # A stream of its own for each pair of cells: what else was measured does not change its interval.
         generator = np.random.default_rng([seed, zlib.crc32(f"{cell.name} {base.name}".encode())])
         found = (ratio, *((ratio, ratio) if cell == base else ratio_interval(above, below, generator)))
     return dict(zip(names.split(), found, strict=True))
 
 
-def _mean(units: Units) -> float:
+def mean_of(units: Units) -> float:
+    """The mean over all blocks."""
     sums, counts = units
     return float(sums.sum() / counts.sum())
 

@@ -129,6 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     given = _parser().parse_args(words)
     try:
+        if given.report:
+            print(threads_report.build(Path(given.report)))
+            return 0
         chain = _chain(given)
         needed, outcomes = _recorded(chain, Path(given.out), words) if given.out else observe(chain, _say)
     except (SplitbenchError, OSError) as error:
@@ -190,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         "--when-full", default="wait", choices=("wait", "refuse"), help="when no worker is free (default: %(default)s)"
     )
     parser.add_argument("--out", metavar="FOLDER", help="where results go (default: they are only shown)")
+    parser.add_argument("--report", metavar="FOLDER", help="derive the report of earlier results again")
     return parser
 
 

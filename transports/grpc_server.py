@@ -56,7 +56,7 @@ class GrpcServer(Server):
         self._server.start()
 
     def drain(self, seconds: float) -> None:
-        self._server.stop(seconds).wait()
+        self._server.stop(seconds).wait(seconds)  # gRPC ends no call of which a piece is being written
 
     def close(self) -> None:
         """A handler that is still running is not waited for; its caller is told at once."""

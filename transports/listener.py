@@ -69,6 +69,7 @@ class Listener(Server):
             thread.join(deadline.left())
         peers = dict(self._peers)
         for sock in peers.values():
+            sock.deaf = how == socket.SHUT_RD
             _shut_down(sock, how)
         for thread in peers.keys() - own:
             thread.join(deadline.left())

@@ -54,6 +54,8 @@ class DeadlineSocket(socket.socket):
     """`time.monotonic()` after which nothing goes on."""
     patience: float = math.inf
     """Seconds that one operation waits for the peer."""
+    deaf: bool = False
+    """Whether this end reads no more: then the system says of the peer, too, that it has gone."""
 
     def greet(self) -> None:
         """Finish what both ends say before the first byte: here nothing."""
@@ -70,6 +72,8 @@ class DeadlineSocket(socket.socket):
 
     def gone(self) -> bool:
         """Whether the peer has hung up, be there still something to read of it or not."""
+        if self.deaf:
+            return False
         poll = select.poll()
         poll.register(self, HANGUP)
         return bool(poll.poll(0))

@@ -60,7 +60,7 @@ def test_half_a_join_is_forgotten_after_its_deadline_whatever_comes_next(bench: 
     assert bench.keeps("patient")
 
 
-@pytest.mark.parametrize("remaining", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("remaining", [math.nan, math.inf, -math.inf, 1e300])
 def test_a_request_without_a_deadline_is_refused(bench: Bench, remaining: float) -> None:
     with pytest.raises(MalformedMessage, match=f"a request has {remaining} seconds left"):
         bench.send(JOIN, "endless", "c", remaining)

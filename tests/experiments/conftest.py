@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from experiments import environment
+from experiments import files
 from experiments.samples import Sample, Writer
 from experiments.settings import to_record
 from experiments.specification import Cell, Experiment
@@ -67,18 +67,13 @@ class Maker:
                 for run in range(runs):
                     writer.append(sample_of(cell, run, place + len(experiment.cells) * (run // block)))
         whole = ENVIRONMENT | {"experiment": to_record(experiment)} | record
-        (folder / environment.NAME).write_text(json.dumps(whole), encoding="utf-8")
+        (folder / files.ENVIRONMENT).write_text(json.dumps(whole), encoding="utf-8")
         return folder
 
 
 @pytest.fixture
 def make_results(tmp_path: Path) -> Maker:
     return Maker(tmp_path)
-
-
-@pytest.fixture
-def make_sample() -> Callable[[Cell, int, int], Sample]:
-    return sample_of
 
 
 @pytest.fixture(scope="session")

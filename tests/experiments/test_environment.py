@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterDown
-from experiments import environment
+from experiments import environment, files
 from experiments.files import WriteError
 from experiments.paths import anonymous
 from experiments.settings import from_record
@@ -38,7 +38,7 @@ def test_a_run_is_incomplete_until_it_says_otherwise(tmp_path: Path) -> None:
     assert len(last["load_at_end"]) == 3
     assert first["started"] <= last["ended"]
     assert from_record(last["experiment"]) == EXPERIMENT
-    assert [path.name for path in tmp_path.iterdir()] == [environment.NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [files.ENVIRONMENT]
 
 
 def test_a_failure_is_kept_without_its_paths(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_nothing_tells_whose_machine_it_was(tmp_path: Path, monkeypatch: pytest.
         "grpc.max_message=1",
     ]
     environment.begin(tmp_path, EXPERIMENT, argv)
-    text = (tmp_path / environment.NAME).read_text()
+    text = (tmp_path / files.ENVIRONMENT).read_text()
     for secret in ("my-very-own-host", "somebody", "hush", str(tmp_path), str(Path.home()) + "/", str(Path.cwd())):
         assert secret not in text
     if len(getpass.getuser()) > 4:
@@ -126,7 +126,7 @@ def test_what_is_collected() -> None:
     ],
 )
 def test_a_foreign_record_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / environment.NAME).write_text(text)
+    (tmp_path / files.ENVIRONMENT).write_text(text)
     with pytest.raises(UsageError, match=message):
         environment.read(tmp_path)
 

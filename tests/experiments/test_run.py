@@ -42,7 +42,7 @@ def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, 
     out = tmp_path / "out"
     going = started(
         *("--model", model, "--transport", "none,rpyc,rpyc-tuned,grpc,rest", "--codec", "raw,tensorproto,json"),
-        *("--mode", "layer,submodel", "--flow", "nested,hub,forward", "--concurrency", "1,3", "--servers", 2),
+        *("--mode", "submodel", "--flow", "nested,hub,forward", "--concurrency", "1,3", "--servers", 2),
         *("--engine", "frozen", "--runs", 11, "--out", out),
     )
     going.wait_for("node-1 ready")
@@ -52,18 +52,14 @@ def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, 
     assert_gone(processes)
     assert str(out) in going.out
     frame = samples.read(out)
-    # (none, rpyc, rpyc-tuned: raw; grpc: raw, tensorproto; rest: json) x 2 modes x 3 flows x 2 concurrencies, and local
+    # (none, rpyc, rpyc-tuned: raw; grpc: raw, tensorproto; rest: json) x 3 flows x 2 concurrencies, and local
     assert frame.groupby("cell").size().to_dict() == dict.fromkeys(frame["cell"].unique(), 11)
-    assert frame["cell"].nunique() == 6 * 2 * 3 * 2 + 1
+    assert frame["cell"].nunique() == 6 * 3 * 2 + 1
     assert (frame["deviation"] <= 1e-3).all()
     assert_wire_bytes(frame)
-    assert (out / "report.md").read_text().count("| Wire / payload ") == 2 * 3 + 1  # mode x flow, alone; every cell
+    assert (out / "report.md").read_text().count("| Wire / payload ") == 3 + 1  # each flow, alone; every cell
     assert environment.read(out)["complete"] is True
-    assert {path.name for path in out.glob("plan-*.json")} == {
-        "plan-whole.json",
-        "plan-layer.json",
-        "plan-submodel.json",
-    }
+    assert {path.name for path in out.glob("plan-*.json")} == {"plan-whole.json", "plan-submodel.json"}
     written = {name: (out / name).read_bytes() for name in ("summary.csv", "report.md")}
     report.build(out)
     assert written == {name: (out / name).read_bytes() for name in written}

@@ -49,7 +49,7 @@ def test_a_payload_of_exactly_the_limit_comes_back_and_one_byte_more_does_not(ca
 
 
 @pytest.mark.parametrize(("here", "there"), [(2, 200), (200, 2)], ids=["client", "server"])
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("size", [SIZES["4.1 MB"]], ids=["4.1 MB"])
 def test_an_answer_above_a_limit_is_refused(case: Case, size: int, here: int, there: int) -> None:
     """With both figures; that of a frame that zlib has shrunk is what crossed."""
     x = np.zeros(size, np.uint8)

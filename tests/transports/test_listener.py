@@ -96,6 +96,28 @@ def test_all_leave_when_it_closes(server: Listener) -> None:
     Listener(say_again, server.address, PATIENCE).close()
 
 
+def test_who_drains_does_not_take_its_peers_for_gone() -> None:
+    heard, drained, gone = threading.Event(), threading.Event(), []
+
+    def look(sock: DeadlineSocket) -> None:
+        sock.recv(100)
+        heard.set()
+        assert drained.wait(20)
+        gone.append(sock.gone())
+        sock.sendall(b"answer")
+
+    server = Listener(look, Address(HOST, 0), PATIENCE)
+    with ExitStack() as stack:
+        peer = dialled(server, stack)
+        peer.sendall(b"question")
+        assert heard.wait(20)
+        server.drain(0.0)
+        drained.set()
+        assert peer.recv(100) == b"answer"
+    server.close()
+    assert gone == [False]
+
+
 def test_a_port_in_use_is_a_connect_error(server: Listener) -> None:
     with pytest.raises(ConnectError, match=f"cannot bind {server.address}"):
         Listener(say_again, server.address, PATIENCE)
