@@ -121,7 +121,9 @@ def _methods(
 
 def _ready(watchdog: Watchdog) -> grpc.RpcMethodHandler[bytes, bytes]:
     def say_so(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        return b"".join(b"" for _ in watchdog.waiting(requests, context))
+        for _ in watchdog.waiting(requests, context):
+            pass
+        return b""
 
     return grpc.stream_unary_rpc_method_handler(say_so)
 

@@ -70,7 +70,7 @@ class RestConnection(SocketConnection):
             answer = self._exchange("POST", PATHS[self._codec], body, heading(message))
         return check_message(raise_error(json_codec.read(answer, self._options)), self._options)
 
-    def _meet(self, deadline: Deadline) -> None:
+    def _meet(self) -> None:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if (said := self._exchange("GET", READY, b"", {})) != IS_READY:
             raise RemoteError(f"it is not ready, but says {said[:40]!r}")

@@ -133,7 +133,7 @@ class RpycConnection(SocketConnection):
         self._peer = ValueConnection(rpyc.VoidService(), channel, {**PROTOCOL, "sync_request_timeout": deadline.given})
         super().__init__(channel.stream.sock, address, options, deadline)
 
-    def _meet(self, deadline: Deadline) -> None:
+    def _meet(self) -> None:
         self._peer.takes_references = True  # to the service and its method, and to nothing after that
         self._carry = rpyc.async_(self._peer.root.carry)
         self._peer.takes_references = False

@@ -43,7 +43,7 @@ class SocketConnection(Connection):
         try:
             with self._until(deadline):
                 sock.greet()
-                self._meet(deadline)
+                self._meet()
         except WireError as error:
             self.close()
             raise ConnectError(f"nobody serves splitbench over {self.protocol} there: {error}") from None
@@ -52,7 +52,7 @@ class SocketConnection(Connection):
             raise
 
     @abstractmethod
-    def _meet(self, deadline: Deadline) -> None:
+    def _meet(self) -> None:
         """Find out, on a connection just made, whether the peer serves our one method. Raises what the library does."""
 
     @abstractmethod
