@@ -1,9 +1,12 @@
 """When each request is made: in short randomised blocks, or one cell after the other.
 
 Samples taken in long blocks drift apart with the machine, and strictly alternating ones disturb each other's caches.
-Short blocks in random order do best. A block of either order begins with `lead` requests that are not counted. They
-bring the cell's code and data back into the caches, fill the servers where several requests are under way at a time,
-and are the first that a node meets which has taken the place of one that was killed.
+Short blocks in random order do best, each at a random moment of its own part of the whole: cells of many blocks and
+cells of few are spread over the same time, or the machine's drift between would look like a difference of theirs.
+
+A block of either order begins with `lead` requests that are not counted. They bring the cell's code and data back into
+the caches, fill the servers where several requests are under way at a time, and are the first that a node meets which
+has taken the place of one that was killed.
 """
 
 from __future__ import annotations
@@ -53,11 +56,14 @@ def blocks(concurrency: Sequence[int], runs: int, order: str, seed: int, replica
         yield from (Block(cell, cell, leads[cell], range(runs)) for cell in range(len(concurrency)))
         return
     chance = random.Random(seed)
-    begun = [0] * len(concurrency)
-    number = 0
-    while waiting := [cell for cell, done in enumerate(begun) if done < runs]:
-        chance.shuffle(waiting)
-        for cell in waiting:
-            end = min(begun[cell] + BLOCK * concurrency[cell], runs)
-            yield Block(number, cell, leads[cell], range(begun[cell], end))
-            begun[cell], number = end, number + 1
+    shuffled = sorted(
+        ((turn + chance.random()) / len(parts), cell, part)
+        for cell, parts in enumerate(_parts(runs, BLOCK * each) for each in concurrency)
+        for turn, part in enumerate(parts)
+    )
+    yield from (Block(number, cell, leads[cell], part) for number, (_, cell, part) in enumerate(shuffled))
+
+
+def _parts(runs: int, size: int) -> list[range]:
+    """The runs of a cell, `size` at a time."""
+    return [range(begin, min(begin + size, runs)) for begin in range(0, runs, size)]

@@ -37,6 +37,16 @@ def test_shuffled_blocks_are_short_and_led_by_requests_that_do_not_count() -> No
     assert {block.lead for block in made if block.cell == 0} == {1}
 
 
+@given(concurrency=st.lists(st.integers(1, 6), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_shuffled_spreads_every_cell_over_the_whole(concurrency: list[int], seed: int) -> None:
+    """However many blocks it has: in each tenth of all blocks a tenth of its own, give or take one block a cell."""
+    made = [block.cell for block in blocks(concurrency, 240, "shuffled", seed)]
+    for tenth in range(1, 10):
+        begun = Counter(made[: len(made) * tenth // 10])
+        for cell, count in Counter(made).items():
+            assert abs(begun[cell] / count - tenth / 10) <= 1 / count + (len(concurrency) + 1) / len(made)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_each_of_several_nodes_is_led_to(order: str) -> None:
     """They take turns: as many requests that do not count for each of them."""
