@@ -26,8 +26,9 @@ class Lanes:
     and so the threads: a lane has none while nothing is in it.
     """
 
-    def __init__(self, hands: int, most: int, threads: int) -> None:
-        """`hands`: threads of `HERE`. `most`: what may wait for one address. `threads`: of all lanes together."""
+    def __init__(self, hands: Callable[[], int], most: int, threads: int) -> None:
+        """`hands`: how many threads `HERE` may have at a moment. `most`: what may wait for one address. `threads`: of
+        all lanes together."""
         self._hands = hands
         self._most = most
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="node")
@@ -66,7 +67,7 @@ class Lanes:
             if refusable and lane != HERE and len(waiting) >= self._most:
                 return ResourceExhausted(f"{self._most} messages wait for {lane} already")
             waiting.append(work)
-            if self._busy[lane] < (self._hands if lane == HERE else 1):
+            if self._busy[lane] < (self._hands() if lane == HERE else 1):
                 self._busy[lane] += 1
                 self._threads.submit(self._run, lane)
             return None

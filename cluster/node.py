@@ -22,6 +22,7 @@ from cluster.inbox import Inbox
 from cluster.lanes import HERE, Lanes
 from cluster.occupants import Occupants
 from cluster.partition import Partition
+from cluster.pinning import usable
 from cluster.route import Request, Tally
 from partitioning.plan import Stage, Wire
 from transports.base import Array, Message
@@ -32,7 +33,8 @@ __all__ = ["Execute", "Node", "Portion"]
 log = logging.getLogger("splitbench.cluster")
 
 HANDS = 2
-"""Threads that execute stages of what was acknowledged (flow `forward`). Each address that is sent to has one more."""
+"""The most threads that execute stages of what was acknowledged (flow `forward`), and no more than there are cores: two
+stages that share a core push each other out of its caches. Each address that is sent to has one thread more."""
 WAITING = 256
 """Messages that may wait for them all; one more is refused, so that memory stays bounded under any load."""
 BEHIND = WAITING // 4
@@ -69,7 +71,7 @@ class Node:
         self.courier = courier
         self.debts = Debts()
         self._occupants = Occupants(self._awaits, self._awaits_any)
-        self._lanes = Lanes(HANDS, BEHIND, WAITING)
+        self._lanes = Lanes(lambda: min(HANDS, usable()), BEHIND, WAITING)
         self._room = threading.BoundedSemaphore(WAITING)
 
     def handle(self, message: Message) -> Message:

@@ -9,7 +9,12 @@ from pathlib import Path
 
 from transports.errors import UsageError
 
-__all__ = ["cores", "pin", "pinned"]
+__all__ = ["cores", "pin", "pinned", "usable"]
+
+
+def usable() -> int:
+    """How many cores this process may use at this moment, as far as the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores() -> list[int]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from cluster.pinning import usable
 from experiments import files, wire
 from experiments.files import replace_file
 from experiments.paths import anonymous
@@ -175,8 +176,7 @@ def collect_system() -> dict[str, Any]:
 
 def collect_processor() -> dict[str, Any]:
     """Model and cores; `affinity` is how many of the logical cores this process may use."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"model": _processor_model(), "logical_cores": os.cpu_count(), "affinity": affinity}
+    return {"model": _processor_model(), "logical_cores": os.cpu_count(), "affinity": usable()}
 
 
 def _processor_model() -> str:

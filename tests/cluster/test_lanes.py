@@ -41,7 +41,7 @@ class Log:
 
 @pytest.fixture
 def lanes() -> Lanes:
-    return Lanes(HANDS, MOST, THREADS)
+    return Lanes(lambda: HANDS, MOST, THREADS)
 
 
 @pytest.fixture
