@@ -159,6 +159,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "serving": partial(by_row, "serving", "Mean (s)", "x / Local", "95 % interval", "Wire / payload", against=PLAIN),
     "flows": partial(by_row, "flows", *COMPARED, *SENT),
     "pipeline": partial(by_column, "pipeline", *THROUGHPUT, concurrency=4),
+    "pipeline-light": partial(by_column, "pipeline-light", *THROUGHPUT, concurrency=4),
     "faults": partial(recoveries, {"faults": "1", "faults-replicas": "2"}),
     "sizes": partial(by_size, "sizes", 0.01, 0.1, 1, 8, 32),
     "sizes-large": partial(by_size, "sizes-large"),
