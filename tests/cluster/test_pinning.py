@@ -14,6 +14,8 @@ from cluster.pinning import cores, pinned, usable
 from tests.cluster.hosts import Nodes, send
 from tests.cluster.plans import chain, partition
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process")
+
 CUT = partition(chain(1), [0])
 INPUTS = {"x": np.ones((1, 2), np.float32)}
 REQUESTS, PATIENT = 3, 20.0
