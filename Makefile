@@ -25,7 +25,7 @@ lint: .venv/.ready  ## ruff, strict mypy, and the check that the protobuf stubs 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m transports.stubs --check
+	$(BIN)/python -m tools.stubs --check
 
 notebook: .venv/.ready  ## run the notebook on results/reference and keep what it shows
 	$(BIN)/jupyter execute --inplace notebooks/comparison.ipynb

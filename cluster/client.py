@@ -12,15 +12,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.courier import GONE, Courier
+from cluster.dispatcher import UNREACHABLE, Dispatcher
 from cluster.errors import NoServer
 from cluster.flows import FLOWS
-from cluster.mailbox import Mailbox
 from cluster.partition import Partition
-from cluster.route import Request, Route, Tally
+from cluster.request import Request, RequestStats, Route
+from cluster.result_receiver import ResultReceiver
 from transports.base import Array
-
-__all__ = ["Answer", "Client"]
 
 PAUSE, LONGEST = 0.05, 1.0
 """Seconds before the first repeat; they double with each one, up to the longest."""
@@ -31,7 +29,7 @@ class Answer:
     """The model's outputs by tensor name, and what getting them cost."""
 
     outputs: Mapping[str, Array]
-    tally: Tally
+    stats: RequestStats
     """Of the attempt that was answered."""
     repeats: int = 0
     """Attempts before that one, which were lost."""
@@ -40,9 +38,9 @@ class Answer:
 class Client:
     """One of possibly many; its request ids are unique among them all."""
 
-    def __init__(self, courier: Courier, mailbox: Mailbox) -> None:
-        self._courier = courier
-        self._mailbox = mailbox
+    def __init__(self, dispatcher: Dispatcher, receiver: ResultReceiver) -> None:
+        self._dispatcher = dispatcher
+        self._receiver = receiver
         self._prefix = uuid.uuid4().hex
         self._numbers = itertools.count()
 
@@ -61,11 +59,11 @@ class Client:
             name = f"{self._prefix}-{number}.{attempt}"
             request = Request(name, route, time.monotonic() + share, turn=number + attempt, attempt=attempt)
             try:
-                request, asked = self._courier.pinned(request, partition)
+                request, asked = self._dispatcher.pinned(request, partition)
                 answer = self._ask(request, partition, inputs)
-                return Answer(answer.outputs, answer.tally + asked, repeats=attempt)
-            except (*GONE, NoServer):
-                self._courier.avoid(request)
+                return Answer(answer.outputs, answer.stats + asked, repeats=attempt)
+            except (*UNREACHABLE, NoServer):
+                self._dispatcher.avoid(request)
                 pause = min(LONGEST, PAUSE * 2**attempt)
                 if attempt == repeats or time.monotonic() + pause > deadline:
                     raise
@@ -73,9 +71,9 @@ class Client:
         raise AssertionError("unreachable")
 
     def _ask(self, request: Request, partition: Partition, inputs: Mapping[str, Array]) -> Answer:
-        sent = {name: inputs[name] for name in partition.plan.inputs if name in partition.plan.wires}
-        outputs, tally = FLOWS[request.route.flow].ask(request, partition, sent, self._courier, self._mailbox)
+        sent = {name: inputs[name] for name in partition.plan.inputs if name in partition.plan.edges}
+        outputs, stats = FLOWS[request.route.flow].ask(request, partition, sent, self._dispatcher, self._receiver)
         missing = [name for name in partition.plan.outputs if name not in outputs]
         if missing:
             raise NoServer(f"the servers answered without the model's outputs {', '.join(map(repr, missing))}")
-        return Answer(outputs, tally)
+        return Answer(outputs, stats)

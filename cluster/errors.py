@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from transports.errors import SplitbenchError, WireError
 
-__all__ = ["ClusterDown", "Draining", "NoPortion", "NoServer", "NotAwaited", "StageFailed", "StaleEpoch", "Tampered"]
-
 
 class ClusterDown(SplitbenchError):
     """A process of the cluster ended, or never became ready; the text names it and quotes its last words."""

@@ -1,4 +1,4 @@
-"""Flows: who sends a stage's output on to the next. Compositions over `Courier.send`; no feature of a transport.
+"""Flows: who sends a stage's output on to the next. Compositions over `Dispatcher.send`; no feature of a transport.
 
 `nested`    a server sends its outputs to every server that awaits them and answers its caller only when these have
             answered: the model's outputs come back up the stack of calls. A server that still misses an input answers
@@ -15,14 +15,12 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from cluster.courier import Courier
+from cluster.dispatcher import Dispatcher
 from cluster.lanes import HERE
-from cluster.mailbox import Mailbox
 from cluster.partition import Partition
-from cluster.route import Request, Tally
+from cluster.request import Request, RequestStats
+from cluster.result_receiver import ResultReceiver
 from transports.base import Array, Message, as_wire_error
-
-__all__ = ["FLOWS", "Errand", "Flow", "Produced", "Visit"]
 
 Tensors = Mapping[str, Array]
 
@@ -39,7 +37,7 @@ class Produced:
     """The model's own."""
     leaving: Tensors
     """What other servers await."""
-    cost: Tally
+    cost: RequestStats
 
 
 class Visit(Protocol):
@@ -50,7 +48,7 @@ class Visit(Protocol):
     @property
     def partition(self) -> Partition: ...
     @property
-    def courier(self) -> Courier: ...
+    def dispatcher(self) -> Dispatcher: ...
 
     def run(self) -> Produced:
         """Execute what the message's tensors complete."""
@@ -61,10 +59,10 @@ class Visit(Protocol):
     def carried(self) -> None:
         """Note what the message says that its request has cost, its own carriage included."""
 
-    def owe(self, cost: Tally) -> None:
+    def owe(self, cost: RequestStats) -> None:
         """Note what this request has cost here: the next message about it carries the sum on."""
 
-    def settle(self) -> Tally:
+    def settle(self) -> RequestStats:
         """Everything owed since this was last asked."""
 
 
@@ -76,8 +74,8 @@ class Flow(ABC):
 
     @abstractmethod
     def ask(
-        self, request: Request, partition: Partition, inputs: Tensors, courier: Courier, mailbox: Mailbox
-    ) -> tuple[Tensors, Tally]:
+        self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
+    ) -> tuple[Tensors, RequestStats]:
         """Send the model's inputs; the model's outputs that came of it, and what that cost."""
 
     @abstractmethod
@@ -89,24 +87,24 @@ class Nested(Flow):
     waits = True
 
     def ask(
-        self, request: Request, partition: Partition, inputs: Tensors, courier: Courier, mailbox: Mailbox
-    ) -> tuple[Tensors, Tally]:
-        return _gather(request, partition, inputs, courier)
+        self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
+    ) -> tuple[Tensors, RequestStats]:
+        return _gather(request, partition, inputs, dispatcher)
 
     def answer(self, visit: Visit) -> Message:
         produced = visit.run()
-        outputs, cost = _gather(visit.request, visit.partition, produced.leaving, visit.courier)
+        outputs, cost = _gather(visit.request, visit.partition, produced.leaving, visit.dispatcher)
         return Message("outputs", (produced.cost + cost).fields(), {**produced.outputs, **outputs})
 
 
 class Hub(Flow):
     def ask(
-        self, request: Request, partition: Partition, inputs: Tensors, courier: Courier, mailbox: Mailbox
-    ) -> tuple[Tensors, Tally]:
+        self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
+    ) -> tuple[Tensors, RequestStats]:
         outputs: dict[str, Array] = {}
-        total = Tally()
+        total = RequestStats()
         while inputs:
-            found, cost = _gather(request, partition, inputs, courier)
+            found, cost = _gather(request, partition, inputs, dispatcher)
             total += cost
             outputs.update((name, found[name]) for name in found if name in partition.plan.outputs)
             inputs = {name: found[name] for name in found if partition.destinations(name, request.route.local_calls)}
@@ -119,19 +117,19 @@ class Hub(Flow):
 
 class Forward(Flow):
     def ask(
-        self, request: Request, partition: Partition, inputs: Tensors, courier: Courier, mailbox: Mailbox
-    ) -> tuple[Tensors, Tally]:
-        with mailbox.expect(request, partition.plan.outputs) as awaited:
-            total = Tally()
-            for parcel, asked in courier.parcels(awaited.request, partition, inputs):
-                _, cost = courier.send(awaited.request, parcel, carry=Tally())
-                total = total + asked + Tally(connects=cost.connects)
+        self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
+    ) -> tuple[Tensors, RequestStats]:
+        with receiver.expect(request, partition.plan.outputs) as awaited:
+            total = RequestStats()
+            for delivery, asked in dispatcher.deliveries(awaited.request, partition, inputs):
+                _, cost = dispatcher.send(awaited.request, delivery, carry=RequestStats())
+                total = total + asked + RequestStats(connects=cost.connects)
             outputs, cost = awaited.outputs()
             return outputs, total + cost
 
     def answer(self, visit: Visit) -> Message:
         visit.later(self._hand_on(visit))
-        return Message("accepted", Tally().fields())
+        return Message("accepted", RequestStats().fields())
 
     def _hand_on(self, visit: Visit) -> Errand:
         request = visit.request
@@ -140,28 +138,30 @@ class Forward(Flow):
             visit.carried()
             produced = visit.run()
             visit.owe(produced.cost)
-            for parcel, asked in visit.courier.parcels(request, visit.partition, produced.leaving):
+            for delivery, asked in visit.dispatcher.deliveries(request, visit.partition, produced.leaving):
                 visit.owe(asked)
-                yield str(parcel.holder.address)
-                _, sent = visit.courier.send(request, parcel, carry=visit.settle())
-                visit.owe(Tally(connects=sent.connects))
+                yield str(delivery.holder.address)
+                _, sent = visit.dispatcher.send(request, delivery, carry=visit.settle())
+                visit.owe(RequestStats(connects=sent.connects))
             if produced.outputs:
                 yield request.reply_to
-                visit.courier.deliver(request, produced.outputs, visit.settle())
+                visit.dispatcher.deliver(request, produced.outputs, visit.settle())
         except Exception as error:  # nobody waits for this call: the client is told, or it would wait for its deadline
             failure = as_wire_error(error)
             yield request.reply_to
-            visit.courier.excuse(request, failure)
+            visit.dispatcher.report_failure(request, failure)
 
 
-def _gather(request: Request, partition: Partition, leaving: Tensors, courier: Courier) -> tuple[Tensors, Tally]:
+def _gather(
+    request: Request, partition: Partition, leaving: Tensors, dispatcher: Dispatcher
+) -> tuple[Tensors, RequestStats]:
     """Send what leaves, one message after the other, and gather what is answered."""
     outputs: dict[str, Array] = {}
-    total = Tally()
-    for parcel, asked in courier.parcels(request, partition, leaving):
-        reply, cost = courier.send(request, parcel)
+    total = RequestStats()
+    for delivery, asked in dispatcher.deliveries(request, partition, leaving):
+        reply, cost = dispatcher.send(request, delivery)
         outputs.update(reply.tensors)
-        total = total + asked + cost + Tally.of(reply)
+        total = total + asked + cost + RequestStats.of(reply)
     return outputs, total
 
 

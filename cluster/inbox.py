@@ -13,9 +13,6 @@ import numpy as np
 from partitioning.plan import Stage
 from transports.errors import MalformedMessage
 
-__all__ = ["Execute", "Inbox", "Ready"]
-
-
 Execute = Callable[[Stage, list[Any]], Sequence[Any]]
 """A stage and its inputs in its order -> its outputs in its order."""
 

@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from cluster.errors import Draining
 from transports.errors import ResourceExhausted, WireError
 
-__all__ = ["HERE", "Lanes", "Work"]
-
 Work = Callable[[WireError | None], None]
 """What is done once its turn has come (None), or is told why that will never be."""
 

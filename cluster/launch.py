@@ -1,7 +1,7 @@
 """Starts the processes of a cluster, watches over them, and ends them whatever happens.
 
 The registry and every node are real processes of their own session: a Ctrl-C in the terminal reaches only the program
-that started them, which then ends them in order; and when that program dies, they see it and go (`cluster.nursery`).
+that started them, which then ends them in order. When that program dies, they end themselves (`cluster.fork_server`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import ClusterDown
+from cluster.fork_server import GRACE
 from cluster.manifest import seal
-from cluster.nursery import GRACE
-from cluster.process import parse_ready
-from transports.base import Address
-
-__all__ = ["HINDSIGHT", "START", "Cluster", "Nursery", "Settings", "last_words"]
+from transports.address import Address
+from transports.process import parse_ready
 
 START = 300.0
 """Seconds until every process has to be ready: loading a large model on a slow disk takes minutes."""
@@ -32,7 +30,7 @@ HINDSIGHT = 5.0
 """Seconds until the end of a process is known, at the most, after its peers have seen their connections close."""
 
 
-class Nursery:
+class LocalLauncher:
     """Starts processes that have TensorFlow loaded, and knows of each whether it is ready, or how it ended.
 
     A context manager; on exit every process is gone. Entering returns at once: TensorFlow loads meanwhile.
@@ -49,11 +47,11 @@ class Nursery:
         self.pids: dict[str, int] = {}
         """Process id by name, of those that run."""
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> LocalLauncher:
         self._logs = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-logs-")))
-        with self._log("nursery").open("w", encoding="utf-8") as log:
+        with self._log("launcher").open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cluster.nursery"],
+                [sys.executable, "-m", "cluster.fork_server"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -133,7 +131,7 @@ class Nursery:
             self._raise_ended()
 
     def _all_gone(self, names: Sequence[str]) -> bool:
-        return "nursery" in self._ended or not any(name in self.pids for name in names)
+        return "launcher" in self._ended or not any(name in self.pids for name in names)
 
     def _raise_ended(self) -> None:
         for name, status in self._ended.items():
@@ -148,7 +146,7 @@ class Nursery:
                     self._hear(name, word, rest)
                     self._news.notify_all()
         with self._news:
-            self._ended.setdefault("nursery", self._process.wait())
+            self._ended.setdefault("launcher", self._process.wait())
             self._news.notify_all()
 
     def _hear(self, name: str, word: str, rest: Sequence[str]) -> None:
@@ -189,21 +187,23 @@ class Settings:
 
 
 class Cluster:
-    """A registry and `settings.replicas` nodes for each server of the placement, born in `nursery`, all of them ready.
+    """A registry and `settings.replicas` nodes for each server of the placement, born in `launcher`, all of them ready.
 
     `node-<i>` holds the portion of server `i`; the second node with that portion is `node-<i + servers>`, and so on.
     Raises `ClusterDown` where a process ends before it is ready, with its name and its last words.
     """
 
-    def __init__(self, settings: Settings, nursery: Nursery, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self, settings: Settings, launcher: LocalLauncher, notify: Callable[[str], None] = lambda text: None
+    ) -> None:
         self._settings = settings
-        self._nursery = nursery
+        self._launcher = launcher
         self._digest = seal(settings.exports)
         self.nodes = [f"node-{number}" for number in range(settings.servers * settings.replicas)]
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._start_registry()
-            self.registries = nursery.addresses("registry")
+            self.registries = launcher.addresses("registry")
             for name in self.nodes:
                 self._start_node(name)
             self.wait_ready(notify)
@@ -212,24 +212,24 @@ class Cluster:
     def wait_ready(self, notify: Callable[[str], None] = lambda text: None) -> None:
         """Return once every node is. Raises `ClusterDown` where one ends before that."""
         for name in self.nodes:
-            self._nursery.addresses(name)
+            self._launcher.addresses(name)
             notify(f"{name} ready")
 
     def close(self) -> None:
-        """End its processes; the nursery is there for the next cluster."""
-        self._nursery.stop([*self.nodes, "registry"])
+        """End its processes; the launcher is there for the next cluster."""
+        self._launcher.stop([*self.nodes, "registry"])
 
     def check(self, patience: float = HINDSIGHT) -> None:
         """Raise `ClusterDown` if a process has ended, or ends within `patience` seconds: to be asked once a request
         has failed."""
-        self._nursery.check(patience)
+        self._launcher.check(patience)
 
     def replace(self, name: str) -> None:
         """Kill the node `name`, and start another in its place, which takes the portion when that is free again.
 
         Returns at once: the new node has to load its portion, and the registry to find the old one absent.
         """
-        self._nursery.kill([name])
+        self._launcher.kill([name])
         self._start_node(name)
 
     def _start_registry(self) -> None:
@@ -254,7 +254,7 @@ class Cluster:
         options = [word for option in self._settings.options for word in ("--option", option)]
         where = ["--transport", ",".join(self._settings.transports), "--host", self._settings.host]
         insecure = ["--insecure"] if self._settings.insecure else []
-        self._nursery.start(name, [*arguments, *where, *insecure, *options])
+        self._launcher.start(name, [*arguments, *where, *insecure, *options])
 
 
 def _ending(status: int) -> str:

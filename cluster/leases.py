@@ -20,9 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cluster.errors import NoPortion, StaleEpoch
-from transports.base import Address
-
-__all__ = ["LEAST_LEASE", "Holder", "Lease", "Leases"]
+from transports.address import Address
 
 LEAST_LEASE = 0.2
 """Seconds. Heartbeats of a shorter lease would take more time than some requests do."""
@@ -50,7 +48,7 @@ class Lease:
 
 
 class Leases:
-    """Portions `0 .. servers - 1`, each held by up to `replicas` servers. Any number of threads may use it."""
+    """Shards `0 .. servers - 1`, each held by up to `replicas` servers. Any number of threads may use it."""
 
     def __init__(
         self, servers: int, replicas: int = 1, ttl: float = 10.0, clock: Callable[[], float] = time.monotonic

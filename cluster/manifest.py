@@ -15,8 +15,6 @@ from pathlib import Path
 
 from cluster.errors import Tampered
 
-__all__ = ["seal", "sealed", "verify"]
-
 MANIFEST = "manifest.json"
 
 

@@ -1,7 +1,7 @@
 """A node: holds a portion of each partition, gathers inputs, executes stages, and hands the outputs on.
 
 It knows no transport: it is a handler (`Node.handle`) that any number of transports serve at once, and it sends through
-a `Courier`. Several requests, of several clients, may be in it at a time.
+a `Dispatcher`. Several requests, of several clients, may be in it at a time.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cluster.courier import EXCUSE, Courier
 from cluster.debts import Debts
+from cluster.dispatcher import FAILURE_NOTICE_TIMEOUT, Dispatcher
 from cluster.errors import Draining, NotAwaited, StageFailed, StaleEpoch
 from cluster.flows import FLOWS, Errand, Produced
 from cluster.inbox import Inbox
@@ -23,12 +23,10 @@ from cluster.lanes import HERE, Lanes
 from cluster.occupants import Occupants
 from cluster.partition import Partition
 from cluster.pinning import usable
-from cluster.route import Request, Tally
-from partitioning.plan import Stage, Wire
+from cluster.request import Request, RequestStats
+from partitioning.plan import Edge, Stage
 from transports.base import Array, Message
 from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
-
-__all__ = ["Execute", "Node", "Portion"]
 
 log = logging.getLogger("splitbench.cluster")
 
@@ -46,7 +44,7 @@ where it has to wait for somebody else -> its outputs, opaque here."""
 
 
 @dataclass(frozen=True, eq=False)
-class Portion:
+class Shard:
     """What one server holds of one partition under one engine."""
 
     partition: Partition
@@ -60,15 +58,15 @@ class Portion:
 
 
 class Node:
-    """The handler of one server. `portions` by (partition name, engine)."""
+    """The handler of one server. `shards` by (partition name, engine)."""
 
     def __init__(
-        self, portions: Mapping[tuple[str, str], Portion], courier: Courier, epoch: Callable[[], int] = lambda: 0
+        self, shards: Mapping[tuple[str, str], Shard], dispatcher: Dispatcher, epoch: Callable[[], int] = lambda: 0
     ) -> None:
         """`epoch`: that of the server's lease at this moment. What was meant for another one is refused."""
-        self._portions = portions
+        self._shards = shards
         self._epoch = epoch
-        self.courier = courier
+        self.dispatcher = dispatcher
         self.debts = Debts()
         self._occupants = Occupants(self._awaits, self._awaits_any)
         self._lanes = Lanes(lambda: min(HANDS, usable()), BEHIND, WAITING)
@@ -102,7 +100,7 @@ class Node:
         """Begin nothing more of what waits, and tell the clients, for whom there is one short time together."""
         for work in self._lanes.take_back(HERE):
             work(Draining("the server ended before it came to this request"))
-        self._lanes.close(EXCUSE)
+        self._lanes.close(FAILURE_NOTICE_TIMEOUT)
 
     def _check_epoch(self, message: Message) -> None:
         meant, held = message.fields.get("epoch"), self._epoch()
@@ -110,7 +108,7 @@ class Node:
             raise StaleEpoch(f"the message is meant for the holder of epoch {meant}; this server's is {held}")
 
     def _evict(self) -> None:
-        for portion in list(self._portions.values()):  # some of which may still be loading
+        for portion in list(self._shards.values()):  # some of which may still be loading
             portion.inbox.evict()
         self.debts.evict()
 
@@ -132,25 +130,25 @@ class Node:
         self._occupants.leave(request.id)
 
     def _awaits(self, request: str) -> bool:
-        return any(request in portion.inbox for portion in self._portions.values())
+        return any(request in portion.inbox for portion in self._shards.values())
 
     def _awaits_any(self) -> bool:
-        return any(len(portion.inbox) for portion in self._portions.values())
+        return any(len(portion.inbox) for portion in self._shards.values())
 
-    def _portion(self, request: Request) -> Portion:
+    def _portion(self, request: Request) -> Shard:
         key = (request.route.partition, request.route.engine)
-        if key not in self._portions:
+        if key not in self._shards:
             raise NotAwaited(f"this server holds nothing of partition {key[0]!r} under engine {key[1]!r}")
-        return self._portions[key]
+        return self._shards[key]
 
 
 class _Visit:
     """A message at this server: what `flows.Visit` asks for."""
 
-    def __init__(self, node: Node, request: Request, portion: Portion, message: Message) -> None:
+    def __init__(self, node: Node, request: Request, portion: Shard, message: Message) -> None:
         self.request = request
         self.partition = portion.partition
-        self.courier = node.courier
+        self.dispatcher = node.dispatcher
         self._node = node
         self._portion = portion
         self._message = message
@@ -182,7 +180,7 @@ class _Visit:
                 arrays = {name: portion.to_array(values[name]) for name in values if name in away | final}
                 leaving |= {name: arrays[name] for name in arrays if name in away}
                 outputs |= {name: arrays[name] for name in arrays if name in final}
-        return Produced(outputs, leaving, Tally(compute=clock.seconds))
+        return Produced(outputs, leaving, RequestStats(compute=clock.seconds))
 
     def later(self, errand: Errand) -> None:
         self._node.later(self.request, errand)
@@ -190,12 +188,12 @@ class _Visit:
     def carried(self) -> None:
         """Take over what the message says of its request's cost, its own included."""
         message = self._message
-        self.owe(Tally.of(message) + Tally(messages=1, payload=message.payload))
+        self.owe(RequestStats.of(message) + RequestStats(messages=1, payload=message.payload))
 
-    def owe(self, cost: Tally) -> None:
+    def owe(self, cost: RequestStats) -> None:
         self._node.debts.owe(self.request, cost)
 
-    def settle(self) -> Tally:
+    def settle(self) -> RequestStats:
         return self._node.debts.settle(self.request)
 
 
@@ -211,7 +209,7 @@ class _Stopwatch:
         self.seconds += time.perf_counter() - self._start
 
 
-def _execute(portion: Portion, stage: Stage, inputs: list[Any], remaining: float) -> list[Any]:
+def _execute(portion: Shard, stage: Stage, inputs: list[Any], remaining: float) -> list[Any]:
     try:
         return portion.execute[stage.name](inputs, remaining)
     except WireError:
@@ -222,10 +220,10 @@ def _execute(portion: Portion, stage: Stage, inputs: list[Any], remaining: float
         raise StageFailed(text) from error
 
 
-def _check_arrival(portion: Portion, name: str, tensor: Array) -> None:
+def _check_arrival(portion: Shard, name: str, tensor: Array) -> None:
     if not portion.inbox.awaits(name):
         raise NotAwaited(f"tensor {name!r} came to server {portion.server}, where no stage awaits it")
-    wire: Wire = portion.partition.plan.wires[name]
+    wire: Edge = portion.partition.plan.edges[name]
     fits = len(wire.shape) == tensor.ndim and all(
         expected in (None, extent) for expected, extent in zip(wire.shape, tensor.shape, strict=True)
     )

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 
 from cluster.errors import Draining
 
-__all__ = ["Occupants"]
-
 
 class Occupants:
     """Requests by their ids. Once the server drains, only those come in that are in it already."""

@@ -15,14 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.serving import choice
+from partitioning.engine_table import is_remote
 from partitioning.placement import Placement
 from partitioning.plan import Plan, Stage
 
 if TYPE_CHECKING:
     from partitioning.program import Program
-
-__all__ = ["Partition", "export", "read_partitions"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class Partition:
 
     def destinations(self, tensor: str, local_calls: bool) -> frozenset[int]:
         """The servers to which `tensor` is sent: not its own, where that calls its stages directly."""
-        producer = self.plan.wires[tensor].producer
+        producer = self.plan.edges[tensor].producer
         if producer is None or not local_calls:
             return self.consumers[tensor]
         return self.consumers[tensor] - {self.placement[producer]}
@@ -57,7 +55,7 @@ class Partition:
     def consumers(self) -> dict[str, frozenset[int]]:
         """Tensor -> the servers with a stage that awaits it: the document's list, by server."""
         return {
-            name: frozenset(self.placement[stage] for stage in wire.consumers) for name, wire in self.plan.wires.items()
+            name: frozenset(self.placement[stage] for stage in wire.consumers) for name, wire in self.plan.edges.items()
         }
 
 
@@ -73,7 +71,7 @@ def export(program: Program, partition: Partition, folder: Path) -> None:
         "engines": list(partition.engines),
     }
     (home / "partition.json").write_text(json.dumps(record), encoding="utf-8")
-    if all(engine in choice.ENGINES for engine in partition.engines):
+    if all(is_remote(engine) for engine in partition.engines):
         return  # model servers have the weights, and nodes need none
     for server in range(partition.servers):
         operations = [operation for stage in partition.portion(server) for operation in stage.operations]

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from transports.errors import UsageError
 
-__all__ = ["cores", "pin", "pinned", "usable"]
-
 
 def usable() -> int:
     """How many cores this process may use at this moment, as far as the system tells."""

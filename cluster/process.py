@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -22,20 +19,13 @@ import transports
 from cluster.leases import LEAST_LEASE, Leases
 from cluster.registry import Registry
 from partitioning.silence import silenced
-from transports.base import Address, Transport
+from transports.address import Address
+from transports.base import Transport
 from transports.errors import SplitbenchError, UsageError
-
-__all__ = ["MALLOC", "MALLOPT", "keep_memory", "main", "parse_ready", "ready_line", "told_to_end", "tune"]
+from transports.process import MALLOC, keep_memory, parse_ready, ready_line, stop_event
 
 DRAIN = 3.0
 """Seconds that requests under way have to finish in when a node is told to end."""
-MALLOC = ("keep", "default")
-MALLOPT = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 256 * 2**20), "M_TOP_PAD": (-2, 64 * 2**20)}
-"""Parameters of mallopt(3) with the bytes that `keep` gives them. glibc takes no larger threshold for mmap.
-
-A thread's memory comes in heaps of 64 MB. glibc unmaps one as soon as nothing is in it, unless the heap before it has
-less room than the pad: with less than 64 MB a tensor of 26 MB may cost its 6,300 page faults at every request, or none,
-as its process happens to have laid out its memory."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
     `announce` takes the READY line; without it, it goes to standard output.
     """
     arguments = _parser().parse_args(argv)
-    stop = told_to_end(arguments.until_eof)
+    stop = stop_event(arguments.until_eof)
     try:
         options = transports.parse_options(arguments.option)
         chosen = {name: transports.make(name, options) for name in arguments.transport.split(",")}
@@ -70,24 +60,13 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
     return 0
 
 
-def ready_line(addresses: Mapping[str, Address]) -> str:
-    """What a process says when others may call it."""
-    return " ".join(["READY", *(f"{name}={address}" for name, address in addresses.items())])
-
-
-def parse_ready(words: Iterable[str]) -> dict[str, Address]:
-    """`["grpc=127.0.0.1:7000", ...]`, as in a READY line -> addresses by transport."""
-    pairs = (word.partition("=") for word in words)
-    return {name: Address.parse(address) for name, _, address in pairs}
-
-
 def _run_registry(
     arguments: argparse.Namespace,
     chosen: Mapping[str, Transport],
     stack: contextlib.ExitStack,
     stop: threading.Event,
 ) -> Service:
-    from cluster.host import addresses, serve_all
+    from cluster.node_server import addresses, serve_all
 
     registry = Registry(Leases(arguments.servers, arguments.replicas, arguments.lease))
     at = Address(arguments.host, arguments.port)
@@ -100,20 +79,20 @@ def _run_node(
     stack: contextlib.ExitStack,
     stop: threading.Event,
 ) -> Service:
-    from cluster.host import Host, load_portions
-    from cluster.serving.stages import Callers
+    from cluster.model_servers.stages import ModelServerClients
+    from cluster.node_server import NodeServer, load_shards
 
     registries = _given("--registry", arguments.registry)
     if missing := chosen.keys() - registries:
         raise UsageError(f"--registry: where does it listen over {', '.join(sorted(missing))}? give NAME=HOST:PORT")
     servers = [_given("--model-server", word.split(",")) for word in arguments.model_server]
     tune(arguments.threads, arguments.malloc)
-    callers = Callers(servers)
-    stack.callback(callers.close)
-    host = Host(
+    model_clients = ModelServerClients(servers)
+    stack.callback(model_clients.close)
+    host = NodeServer(
         chosen,
         registries,
-        lambda server: load_portions(arguments.exports, arguments.digest, server, callers),
+        lambda server: load_shards(arguments.exports, arguments.digest, server, model_clients),
         at=Address(arguments.host, arguments.port),
         workers=arguments.workers,
         claim=arguments.portion,
@@ -151,32 +130,6 @@ def tune(threads: int, malloc: str) -> dict[str, int | str]:
         "inter_op": setting.get_inter_op_parallelism_threads(),
         "malloc": "keep" if malloc == "keep" and keep_memory() else "default",
     }
-
-
-def keep_memory() -> bool:
-    """Have the C library keep freed memory for the next message; whether it does. Only glibc can."""
-    with contextlib.suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        taken = [mallopt(parameter, value) == 1 for parameter, value in MALLOPT.values()]
-        return all(taken)
-    return False
-
-
-def told_to_end(until_eof: bool) -> threading.Event:
-    """Set on SIGTERM, on Ctrl-C, and, with `until_eof`, when standard input closes."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if until_eof:
-        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
-    return stop
-
-
-def _wait_for_eof(stop: threading.Event) -> None:
-    # Not sys.stdin: its lock would be held at exit by this thread.
-    while os.read(0, 4096):
-        pass
-    stop.set()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ may be relied on.
 
 A tensor may be awaited by several portions, and a portion be held by several servers, so that an answer is always a
 *list*. The registry holds addresses and names; no tensor passes through it and it loads no model. What it holds, its
-servers can tell a new one (`cluster.tenancy`).
+servers can tell a new one (`cluster.lease_client`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from cluster.leases import Holder, Leases
-from transports.base import Address, Message, Scalar
+from transports.address import Address
+from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
-
-__all__ = ["PREFIX", "Registry", "parse_holders"]
 
 PREFIX = "transport."
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from math import inf
 
-from cluster.courier import bundles
+from cluster.dispatcher import bundles
 from cluster.inbox import Inbox
 from cluster.partition import Partition
-
-__all__ = ["workers_needed"]
 
 
 def workers_needed(partition: Partition, *, local_calls: bool, send: str) -> int:

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from cluster.launch import Nursery
+from cluster.launch import LocalLauncher
 from cluster.process import tune
-from experiments import engines, environment, faults, files, flags, model_servers, report, samples
-from experiments.files import replace_file
-from experiments.inputs import check_image
-from experiments.progress import Progress
-from experiments.specification import Experiment
+from experiments.measure import model_servers
+from experiments.measure.inputs import check_image
+from experiments.measure.progress import Progress
+from experiments.reports import engine_titles as engines
+from experiments.reports import report
+from experiments.spec import flags
+from experiments.spec.experiment import Experiment
+from experiments.store import environment, faults, files, samples
+from experiments.store.files import replace_file
 from transports.errors import SplitbenchError, UsageError
 
 if TYPE_CHECKING:
-    from experiments.prepare import Prepared
-
-__all__ = ["main"]
+    from experiments.measure.prepare import Prepared
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,28 +49,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(experiment: Experiment, folder: Path, argv: Sequence[str]) -> int:
     samples.refuse_taken(folder, experiment.title)
     check_image(experiment.input)
-    from experiments.prepare import prepare  # not for what is refused until here: it takes its time
+    from experiments.measure.prepare import prepare  # not for what is refused until here: it takes its time
 
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(experiment.runs * len(names), names))
         progress.phase("loading TensorFlow and the model")
         remote = any(cell.transport != "none" for cell in experiment.cells) or model_servers.born(experiment)
-        nursery = stack.enter_context(Nursery()) if remote else None
+        launcher = stack.enter_context(LocalLauncher()) if remote else None
         settings = tune(experiment.threads, experiment.malloc)
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
         if served := model_servers.record(experiment):
             environment.update(folder, model_server=served)
-        _measure(prepared, folder, progress, nursery)
+        _measure(prepared, folder, progress, launcher)
     _show(folder)
     return 0
 
 
-def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nursery | None) -> None:
+def _measure(prepared: Prepared, folder: Path, progress: Progress, launcher: LocalLauncher | None) -> None:
     """Run, and leave behind a report of whatever was measured, with the reason where that is not all."""
-    from experiments.runner import run
+    from experiments.measure.runner import run
 
     def salvage() -> None:
         if samples.read(folder).size:
@@ -79,7 +81,7 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, nursery: Nurs
             replace_file(folder / files.PLAN.format(partition.name), partition.plan.to_json())
         writer = stack.enter_context(samples.Writer(folder))
         log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
-        run(prepared, writer, progress, nursery, log)
+        run(prepared, writer, progress, launcher, log)
 
 
 def _show(folder: Path) -> None:

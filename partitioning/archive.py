@@ -28,8 +28,6 @@ from partitioning.keras_internals import sublayers
 from partitioning.program import Program
 from partitioning.steps import Step, TensorRef, fill
 
-__all__ = ["export", "load"]
-
 OPERATIONS = "operations.json"
 ARRAYS = "arrays.npz"
 FORMAT = 1

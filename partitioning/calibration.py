@@ -22,8 +22,6 @@ import numpy.typing as npt
 from partitioning.program import Program
 from partitioning.steps import fill
 
-__all__ = ["calibrate", "views"]
-
 Array = npt.NDArray[Any]
 
 VIEWS = 4

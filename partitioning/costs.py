@@ -24,8 +24,6 @@ from partitioning.plan import Stage
 from partitioning.program import Program
 from partitioning.steps import TensorRef, fill
 
-__all__ = ["measure"]
-
 LEAST = 1e-6
 """Seconds that any operation costs: less than an empty function is noise, and nought would balance nothing."""
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from partitioning.plan import Plan, Wire
-
-__all__ = ["Cut", "cut_table", "sent_bytes"]
+from partitioning.plan import Edge, Plan
 
 
 @dataclass(frozen=True)
@@ -18,22 +16,22 @@ class Cut:
     """
 
     stage: str | None
-    wires: tuple[Wire, ...]
+    edges: tuple[Edge, ...]
 
     @property
     def consumers(self) -> tuple[str, ...]:
         """The stages that await something of it, in the plan's order of each tensor, each once."""
-        return tuple(dict.fromkeys(name for wire in self.wires for name in wire.consumers))
+        return tuple(dict.fromkeys(name for edge in self.edges for name in edge.consumers))
 
     @property
     def nbytes(self) -> int:
-        return sum(wire.nbytes * len(wire.consumers) for wire in self.wires)
+        return sum(edge.nbytes * len(edge.consumers) for edge in self.edges)
 
 
 def cut_table(plan: Plan) -> tuple[Cut, ...]:
     """The model's inputs, then what each stage gives, in the plan's order."""
     producers: Sequence[str | None] = [None, *(stage.name for stage in plan.stages)]
-    return tuple(Cut(name, tuple(wire for wire in plan.wires.values() if wire.producer == name)) for name in producers)
+    return tuple(Cut(name, tuple(edge for edge in plan.edges.values() if edge.producer == name)) for name in producers)
 
 
 def sent_bytes(plan: Plan) -> int:

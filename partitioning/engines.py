@@ -19,8 +19,6 @@ from partitioning.errors import PartitionError, suggest
 from partitioning.plan import Stage
 from partitioning.program import Program
 
-__all__ = ["ENGINES", "Executable", "build", "to_array"]
-
 
 class Executable(Protocol):
     """A stage that can run."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["PartitionError", "suggest"]
-
 
 class PartitionError(ValueError):
     """Something that cannot be partitioned; the text names the reason and what would work."""

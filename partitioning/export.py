@@ -16,8 +16,6 @@ from partitioning.served import CONFIG, Served
 if TYPE_CHECKING:
     from partitioning.program import Program
 
-__all__ = ["export", "main"]
-
 SIGNATURE = "serving_default"
 
 EPILOG = f"""\

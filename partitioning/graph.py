@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Graph", "Operation", "TensorInfo"]
-
 ITEMSIZES: Mapping[str, int] = (
     {"bool": 1, "bfloat16": 2, "complex64": 8, "complex128": 16}
     | {f"float8_{kind}": 1 for kind in ("e4m3fn", "e5m2")}

@@ -18,17 +18,6 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
-__all__ = [
-    "Call",
-    "call_of",
-    "download_target",
-    "fresh_names",
-    "has_mask",
-    "inference_kwargs",
-    "is_functional",
-    "sublayers",
-]
-
 _COUNTERS = "object_name_uids"
 
 

@@ -25,8 +25,6 @@ from partitioning.errors import PartitionError, suggest
 from partitioning.keras_internals import download_target, fresh_names
 from partitioning.program import read
 
-__all__ = ["LoadedModel", "application_names", "load"]
-
 Images = npt.NDArray[Any]
 
 SHAPES: Mapping[str, tuple[int, int, int]] = dict.fromkeys(

@@ -18,8 +18,6 @@ from partitioning.strategies import CUTS, MODES, SLACKS, make_plan
 if TYPE_CHECKING:
     from partitioning.program import Program
 
-__all__ = ["Planned", "parser", "planned"]
-
 COSTS = ("none", "eager", "graph", "frozen")
 
 

@@ -12,8 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from partitioning.graph import Operation, TensorInfo
 
-__all__ = ["alive", "narrow_order", "needed"]
-
 
 def needed(operations: Sequence[Operation], outputs: Collection[str]) -> list[Operation]:
     """Those of the operations (in a runnable order) whose results some output depends on."""

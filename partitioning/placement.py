@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 
 from partitioning.plan import Plan
 
-__all__ = ["PLACEMENTS", "RUN", "Placement", "contiguous", "round_robin", "striped"]
-
 Placement = Mapping[str, int]
 """Stage name -> index of its server."""
 

@@ -16,8 +16,6 @@ from typing import Any
 from partitioning.errors import PartitionError
 from partitioning.graph import Graph, TensorInfo
 
-__all__ = ["Plan", "PlanError", "Stage", "Wire", "build_plan"]
-
 
 class PlanError(PartitionError):
     """A plan that could not run; the text names the stage and the tensor."""
@@ -34,7 +32,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Wire(TensorInfo):
+class Edge(TensorInfo):
     """A tensor between stages. `producer` is `None` for an input of the model; `consumers` are stages, in order."""
 
     producer: str | None
@@ -50,7 +48,7 @@ class Plan:
 
     mode: str
     stages: tuple[Stage, ...]
-    wires: Mapping[str, Wire]
+    edges: Mapping[str, Edge]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -58,7 +56,7 @@ class Plan:
         _check_operations(self)
         _check_order(self)
         _check_outputs(self)
-        _check_wires(self)
+        _check_edges(self)
 
     @cached_property
     def by_name(self) -> Mapping[str, Stage]:
@@ -69,13 +67,13 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote. Raises `PlanError` for a text that is none."""
+        """The plan that `to_json` wrote; older files call the edges `wires`. Raises `PlanError` for any other text."""
         try:
             record = json.loads(text)
             return cls(
                 mode=record["mode"],
                 stages=tuple(Stage(**_tuples(stage)) for stage in record["stages"]),
-                wires={name: Wire(**_tuples(wire)) for name, wire in record["wires"].items()},
+                edges={name: Edge(**_tuples(edge)) for name, edge in (record.get("edges") or record["wires"]).items()},
                 inputs=tuple(record["inputs"]),
                 outputs=tuple(record["outputs"]),
             )
@@ -110,24 +108,24 @@ def build_plan(graph: Graph, numbers: Sequence[int], mode: str) -> Plan:
         for tensor in operation.inputs:
             consumers.setdefault(tensor, {})[names[number]] = None
     order = {names[number]: position for position, number in enumerate(sorted(groups))}
-    wires = {}
+    edges = {}
     for tensor, info in graph.tensors.items():
         producer = producers.get(tensor)
         outside = sorted((name for name in consumers.get(tensor, ()) if name != producer), key=order.__getitem__)
         if outside or tensor in graph.outputs:
-            wires[tensor] = Wire(tensor, info.shape, info.dtype, producer, tuple(outside))
+            edges[tensor] = Edge(tensor, info.shape, info.dtype, producer, tuple(outside))
     stages = []
     for number in sorted(groups):
         name = names[number]
         stages.append(
             Stage(
                 name,
-                inputs=tuple(tensor for tensor, wire in wires.items() if name in wire.consumers),
-                outputs=tuple(tensor for tensor, wire in wires.items() if wire.producer == name),
+                inputs=tuple(tensor for tensor, edge in edges.items() if name in edge.consumers),
+                outputs=tuple(tensor for tensor, edge in edges.items() if edge.producer == name),
                 operations=tuple(graph.operations[index].name for index in groups[number]),
             )
         )
-    return Plan(mode, tuple(stages), wires, graph.inputs, graph.outputs)
+    return Plan(mode, tuple(stages), edges, graph.inputs, graph.outputs)
 
 
 def _check_operations(plan: Plan) -> None:
@@ -177,7 +175,7 @@ def _check_outputs(plan: Plan) -> None:
                 raise PlanError(f"nobody takes tensor {tensor!r} of stage {stage.name!r}")
 
 
-def _check_wires(plan: Plan) -> None:
+def _check_edges(plan: Plan) -> None:
     """Wires repeat what the stages say; a plan from a file may contradict itself."""
     producers = {tensor: stage.name for stage in plan.stages for tensor in stage.outputs}
     consumers: dict[str, tuple[str, ...]] = dict.fromkeys(producers, ())
@@ -185,9 +183,9 @@ def _check_wires(plan: Plan) -> None:
         for tensor in stage.inputs:
             consumers[tensor] = (*consumers.get(tensor, ()), stage.name)
     for tensor, awaiting in consumers.items():
-        wire = plan.wires.get(tensor)
-        if wire is None or (wire.producer, wire.consumers) != (producers.get(tensor), awaiting):
-            raise PlanError(f"the wire of tensor {tensor!r} is not what the stages say of it: {wire}")
+        edge = plan.edges.get(tensor)
+        if edge is None or (edge.producer, edge.consumers) != (producers.get(tensor), awaiting):
+            raise PlanError(f"the edge of tensor {tensor!r} is not what the stages say of it: {edge}")
 
 
 def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:

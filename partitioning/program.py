@@ -20,8 +20,6 @@ from partitioning.order import narrow_order, needed
 from partitioning.plan import Stage
 from partitioning.steps import StageFunction, Step, TensorRef, chain
 
-__all__ = ["Program", "read"]
-
 
 @dataclass(frozen=True)
 class Program:

@@ -23,8 +23,6 @@ from partitioning.errors import PartitionError
 from partitioning.placement import Placement
 from partitioning.plan import Plan, Stage
 
-__all__ = ["CONFIG", "Served", "config_of", "escape", "model_name", "server_config", "signature_key", "unescape"]
-
 PLAN = "plan.json"
 CONFIG = "models.config"
 VERSION = "1"
@@ -45,7 +43,7 @@ class Served:
         return cls(
             plan,
             {stage.name: before + model_name(stage.name) for stage in plan.stages},
-            {tensor: signature_key(tensor) for tensor in plan.wires},
+            {tensor: signature_key(tensor) for tensor in plan.edges},
         )
 
     def model_folder(self, folder: Path, stage: Stage) -> Path:

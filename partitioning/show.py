@@ -16,8 +16,6 @@ from partitioning.options import parser, planned
 from partitioning.placement import Placement
 from partitioning.plan import Plan
 
-__all__ = ["main"]
-
 EPILOG = """\
 examples:
   where five equal groups of operations are cut, and what crosses:
@@ -88,11 +86,11 @@ def _row(cut: Cut, plan: Plan, placement: Placement) -> list[str]:
 
 def _given(cut: Cut, outputs: Sequence[str]) -> list[str]:
     """A line a tensor: its name, its size with its shape, and who awaits it."""
-    names = [wire.name for wire in cut.wires]
+    names = [edge.name for edge in cut.edges]
     sizes = [
-        f"{'x'.join('?' if e is None else str(e) for e in wire.shape)}  {_size(wire.nbytes)}" for wire in cut.wires
+        f"{'x'.join('?' if e is None else str(e) for e in edge.shape)}  {_size(edge.nbytes)}" for edge in cut.edges
     ]
-    to = [", ".join([*wire.consumers, *(["(output)"] if wire.name in outputs else [])]) for wire in cut.wires]
+    to = [", ".join([*edge.consumers, *(["(output)"] if edge.name in outputs else [])]) for edge in cut.edges]
     return ["\n".join(names), "\n".join(sizes), "\n".join(to)]
 
 

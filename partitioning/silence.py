@@ -8,8 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-__all__ = ["silenced"]
-
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:

@@ -17,8 +17,6 @@ import keras
 from partitioning.errors import PartitionError
 from partitioning.plan import Stage
 
-__all__ = ["StageFunction", "Step", "TensorRef", "chain", "fill"]
-
 Tensors = Sequence[Any]
 StageFunction = Callable[[Tensors], list[Any]]
 

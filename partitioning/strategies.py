@@ -15,8 +15,6 @@ from partitioning.errors import PartitionError, suggest
 from partitioning.graph import Graph
 from partitioning.plan import Plan, build_plan
 
-__all__ = ["CUTS", "MODES", "SLACKS", "at_cuts", "balanced", "equal", "layer", "make_plan", "whole"]
-
 MODES = ("whole", "layer", "submodel")
 SLACKS: Mapping[str, float] = {"balanced": 1.05, "narrow": 1.5}
 """Cuts found by search -> how many times an even share the most expensive group may cost, where that saves bytes.

@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["in_time"]
-
 STEP = 0.01
 """Seconds that the witness asks to sleep."""
 

@@ -13,8 +13,6 @@ import keras
 import numpy as np
 from keras import layers
 
-__all__ = ["MODELS", "SHAPES", "flat_outputs", "inputs_for"]
-
 
 def _weights(name: str) -> dict[str, Any]:
     """Initialisers drawn from the layer's name: variance kept by the kernel, and a bias that no symmetry cancels."""

@@ -10,8 +10,6 @@ from typing import Any
 import psutil
 import pytest
 
-__all__ = ["Run", "assert_gone"]
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -35,7 +33,7 @@ class Run:
         pytest.fail(f"{text!r} never came: {''.join(self.lines)}")
 
     def cluster(self) -> list[psutil.Process]:
-        """The nursery, and what it started: the registry and two nodes."""
+        """The launcher, and what it started: the registry and two nodes."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         assert {process.name() for process in found} >= {"registry", "node-0", "node-1"}
         return found

@@ -16,12 +16,20 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "partitioning": set(),
     "transports": set(),
-    "cluster": {"partitioning", "transports"},
-    "experiments": {"partitioning", "transports", "cluster"},
+    "tfserving": {"transports"},
+    "cluster": {"partitioning", "transports", "tfserving"},
+    "experiments": {"partitioning", "transports", "tfserving", "cluster"},
+    "tools": {"partitioning", "transports", "tfserving", "cluster", "experiments"},
 }
 """Room -> the rooms that it may import."""
 HEAVY = {"tensorflow", "keras"}
-PURE = ["partitioning/plan.py", "partitioning/graph.py", "partitioning/strategies.py", "partitioning/placement.py"]
+PURE = [
+    "partitioning/plan.py",
+    "partitioning/engine_table.py",
+    "partitioning/graph.py",
+    "partitioning/strategies.py",
+    "partitioning/placement.py",
+]
 LIBRARIES = {
     "none": set(),
     "rpyc": {"rpyc"},
@@ -44,6 +52,46 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         found = {module.partition(".")[0] for module in modules_of(path)} & set(ROOMS)
         assert found <= ROOMS[room] | {room}, f"{path.name} imports {found - ROOMS[room] - {room}}"
+
+
+FLOORS = {
+    "spec": {"measure", "reports", "store", "sizes", "threads"},
+    "store": {"measure", "reports", "sizes", "threads"},
+    "measure": {"reports", "sizes", "threads"},
+    "reports": {"measure", "sizes", "threads"},
+}
+"""Floor of `experiments` -> the floors that it must not import."""
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_data_flows_one_way_through_the_experiments(floor: str) -> None:
+    for path in (ROOT / "experiments" / floor).rglob("*.py"):
+        found = {module.split(".")[1] for module in modules_of(path) if module.startswith("experiments.")}
+        assert not found & FLOORS[floor], f"{path.name} imports {found & FLOORS[floor]}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    imports = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): set(modules_of(path))
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+    }
+    circle = next((chain for start in imports if (chain := _circle(start, imports))), [])
+    assert not circle, " -> ".join(circle)
+
+
+def _circle(start: str, imports: dict[str, set[str]]) -> list[str]:
+    """A chain of imports that leads from `start` back to it; empty where there is none."""
+    chains, seen = [[start]], set()
+    while chains:
+        chain = chains.pop()
+        for module in imports.get(chain[-1], set()) & imports.keys():
+            if module == start:
+                return [*chain, start]
+            if module not in seen:
+                seen.add(module)
+                chains.append([*chain, module])
+    return []
 
 
 @pytest.mark.parametrize("name", [*PURE, *(str(path.relative_to(ROOT)) for path in (ROOT / "transports").glob("*.py"))])
@@ -70,6 +118,7 @@ def test_the_registry_loads_no_tensorflow() -> None:
 
 def test_the_libraries_of_model_servers_wait_until_one_is_chosen() -> None:
     loaded = loaded_by(
-        "import cluster.host, cluster.local, cluster.serving.fleet, experiments.flags, experiments.report"
+        "import cluster.node_server, cluster.in_process, cluster.model_servers.fleet, "
+        "experiments.spec.flags, experiments.report"
     )
     assert not loaded & (HEAVY | {"tensorflow_serving", "orjson"})

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import flags, readme, sizes
-from experiments.settings import SETTINGS
+from experiments.sizes import cli as sizes
+from experiments.spec import flags
+from experiments.spec.settings import SETTINGS
+from tools import readme_tables as readme
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from transports.base import Address, Connection, Handler, Limits, Message, Server, Transport
+from transports.address import Address
+from transports.base import Connection, Handler, Message, Server, Transport
 from transports.errors import UsageError, suggest
+from transports.limits import Limits
 from transports.tls import check_host
 
 __all__ = [

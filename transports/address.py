@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["LAST_PORT", "Address"]
-
 LAST_PORT = 2**16 - 1
 
 

@@ -42,27 +42,6 @@ from transports.errors import (
 )
 from transports.limits import NAME, PARTS, TEXT, Limits
 
-__all__ = [
-    "DTYPES",
-    "Address",
-    "Array",
-    "Connection",
-    "Guarded",
-    "Handler",
-    "Limits",
-    "Message",
-    "Scalar",
-    "Server",
-    "Transport",
-    "answer",
-    "as_wire_error",
-    "check_message",
-    "check_tensor",
-    "guard",
-    "raise_error",
-    "respond",
-]
-
 log = logging.getLogger("splitbench.transports")
 
 Scalar = str | int | float | bool

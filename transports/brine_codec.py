@@ -21,8 +21,6 @@ from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import ENVELOPE
 from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
 
-__all__ = ["Packed", "pack", "survey", "unpack"]
-
 ITEMS = 2**17
 """Values in a large packet, nested ones counted too: more than the parts of any message of ours."""
 

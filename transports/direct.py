@@ -9,21 +9,10 @@ from __future__ import annotations
 import itertools
 import threading
 
-from transports.base import (
-    Address,
-    Connection,
-    Handler,
-    Limits,
-    Message,
-    Server,
-    Transport,
-    answer,
-    check_message,
-    raise_error,
-)
+from transports.address import Address
+from transports.base import Connection, Handler, Message, Server, Transport, answer, check_message, raise_error
 from transports.errors import ConnectError, ConnectionLost
-
-__all__ = ["Direct"]
+from transports.limits import Limits
 
 
 class Direct(Transport):

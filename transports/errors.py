@@ -22,21 +22,6 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
-__all__ = [
-    "ConnectError",
-    "ConnectionLost",
-    "DeadlineExceeded",
-    "MalformedMessage",
-    "MessageTooLarge",
-    "RemoteError",
-    "ResourceExhausted",
-    "SplitbenchError",
-    "UsageError",
-    "WireError",
-    "from_kind",
-    "suggest",
-]
-
 
 class SplitbenchError(Exception):
     """Root of every error that the project raises on purpose."""

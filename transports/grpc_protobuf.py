@@ -15,16 +15,8 @@ from typing import Any
 import grpc
 
 from transports import protobuf_codec, tls
-from transports.base import (
-    Address,
-    Connection,
-    Handler,
-    Message,
-    Server,
-    Transport,
-    check_message,
-    raise_error,
-)
+from transports.address import Address
+from transports.base import Connection, Handler, Message, Server, Transport, check_message, raise_error
 from transports.errors import (
     ConnectError,
     ConnectionLost,
@@ -41,8 +33,6 @@ from transports.grpc_server import CHUNKED, METHODS, READY, STALL, GrpcServer, m
 from transports.grpc_stream import chunks, gather
 from transports.limits import ENVELOPE, Limits
 from transports.protobuf_wire import Part
-
-__all__ = ["CHANNEL_OPTIONS", "STATUS", "GrpcOptions", "GrpcProtobuf", "ask", "error_of"]
 
 SENDS = ("unary", "stream")
 LEAST_CHUNK, MOST_CHUNK = 2**10, 2**26

@@ -15,15 +15,13 @@ from functools import partial
 import grpc
 
 from transports import protobuf_codec
-from transports.address import LAST_PORT
-from transports.base import Address, Guarded, Handler, Message, Server, guard, respond
+from transports.address import LAST_PORT, Address
+from transports.base import Guarded, Handler, Message, Server, guard, respond
 from transports.errors import ConnectError, MalformedMessage
 from transports.grpc_stream import chunks, gather
 from transports.limits import ENVELOPE, Limits
 from transports.tls import Tls
 from transports.watchdog import Watchdog
-
-__all__ = ["CHUNKED", "METHODS", "READY", "STALL", "GrpcServer", "message_limits", "target", "threads"]
 
 SERVICE = "splitbench.v1.Carrier"
 READY = f"/{SERVICE}/Ready"

@@ -15,8 +15,6 @@ from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import ENVELOPE, Limits
 from transports.protobuf_wire import Part, field, fields, varint
 
-__all__ = ["chunks", "gather"]
-
 TOTAL, DATA = pb.Chunk.TOTAL_FIELD_NUMBER, pb.Chunk.DATA_FIELD_NUMBER
 
 

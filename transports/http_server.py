@@ -19,13 +19,11 @@ from typing import Protocol
 import h11
 
 from transports import tls
-from transports.base import Address
+from transports.address import Address
 from transports.errors import MalformedMessage, WireError
 from transports.http_stream import HttpStream, headers_of
 from transports.listener import Listener
 from transports.sockets import DeadlineSocket
-
-__all__ = ["Application", "Head", "HttpServer", "Reply"]
 
 
 @dataclass(frozen=True)

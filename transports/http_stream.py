@@ -17,8 +17,6 @@ import h11
 from transports.errors import MessageTooLarge
 from transports.sockets import DeadlineSocket, send_all
 
-__all__ = ["HttpStream", "headers_of"]
-
 HEAD = 2**14
 """Bytes of a head at most: first line and headers."""
 

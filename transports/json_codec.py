@@ -29,12 +29,10 @@ import orjson
 import pybase64
 from numpy.typing import NDArray
 
-from transports.base import DTYPES, Array, Limits, Message, Scalar, check_tensor
+from transports.base import DTYPES, Array, Message, Scalar, check_tensor
 from transports.errors import MalformedMessage, MessageTooLarge
-from transports.limits import ENVELOPE, NAME, PARTS, TEXT
+from transports.limits import ENVELOPE, NAME, PARTS, TEXT, Limits
 from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
-
-__all__ = ["FACTORS", "most", "read", "write"]
 
 FACTORS: Mapping[str, float] = {"json": 9.0, "json-b64": 1.5}
 """Codec -> how many times its tensors' bytes a body takes at most. Of numbers a float16 grows most: its two bytes can

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from transports.errors import UsageError
 
-__all__ = ["CONNECTIONS", "DAY", "ENVELOPE", "GRACE", "NAME", "PARTS", "TEXT", "TLS_FILES", "Limits"]
-
 ENVELOPE = 2**20
 """Bytes that a message may take on top of its tensors' own: method, fields, names, dtypes and shapes."""
 

@@ -18,12 +18,11 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from transports import tls
-from transports.base import Address, Server, log
+from transports.address import Address
+from transports.base import Server, log
 from transports.errors import ConnectError
 from transports.limits import CONNECTIONS, GRACE
 from transports.sockets import Deadline, DeadlineSocket, Expired, keep_alive
-
-__all__ = ["Conversation", "Listener"]
 
 Conversation = Callable[[DeadlineSocket], None]
 """Serves one connection until it ends, which it may say by raising `EOFError`; the socket is closed for it."""

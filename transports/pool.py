@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from transports.base import Address, Connection, Message, Transport
+from transports.address import Address
+from transports.base import Connection, Message, Transport
 from transports.errors import ConnectError, UsageError, suggest
-
-__all__ = ["MODES", "Pool"]
 
 MODES = ("pooled", "per-hop")
 """What a pool does with a connection after its call: keep it for the next one, or close it."""

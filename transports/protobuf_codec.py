@@ -21,12 +21,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from transports import splitbench_pb2 as pb
-from transports.base import DTYPES, Array, Limits, Message, Scalar, check_tensor
+from transports.base import DTYPES, Array, Message, Scalar, check_tensor
 from transports.errors import MalformedMessage, MessageTooLarge
+from transports.limits import Limits
 from transports.protobuf_wire import Part, field, lift
 from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
-
-__all__ = ["WRITERS", "parts", "read", "read_tensor_proto", "write"]
 
 
 def write(message: Message, codec: str = "raw") -> bytes:

@@ -13,8 +13,6 @@ from typing import NamedTuple
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import ENVELOPE, PARTS
 
-__all__ = ["Field", "Part", "field", "fields", "lift", "varint"]
-
 Part = bytes | bytearray | memoryview
 Path = tuple[int, ...]
 """Numbers of nested fields, from the outermost message."""

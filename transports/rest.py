@@ -12,26 +12,15 @@ from collections.abc import Mapping
 import h11
 
 from transports import json_codec, tls
-from transports.base import (
-    Address,
-    Connection,
-    Handler,
-    Limits,
-    Message,
-    Server,
-    Transport,
-    check_message,
-    guard,
-    raise_error,
-)
+from transports.address import Address
+from transports.base import Connection, Handler, Message, Server, Transport, check_message, guard, raise_error
 from transports.errors import RemoteError, WireError
 from transports.http_server import HttpServer
 from transports.http_stream import HttpStream, headers_of
+from transports.limits import Limits
 from transports.rest_server import IS_READY, PATHS, READY, Carrier, body_limit, heading
 from transports.socket_connection import SocketConnection, dial
 from transports.sockets import Deadline, DeadlineSocket
-
-__all__ = ["Rest"]
 
 
 class Rest(Transport):

@@ -22,8 +22,6 @@ from transports.errors import MalformedMessage, MessageTooLarge, WireError
 from transports.http_server import Head, Reply
 from transports.limits import Limits
 
-__all__ = ["IS_READY", "PATHS", "READY", "Carrier", "body_limit", "heading"]
-
 READY = "/v1/ready"
 PATHS: Mapping[str, str] = {"json": "/v1/json", "json-b64": "/v1/json-b64"}
 """Codec -> the path that is asked and answered in it."""

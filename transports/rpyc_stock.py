@@ -20,11 +20,10 @@ import rpyc
 from rpyc.core.consts import LABEL_REMOTE_REF
 
 from transports import brine_codec, tls
+from transports.address import Address
 from transports.base import (
-    Address,
     Connection,
     Handler,
-    Limits,
     Message,
     Server,
     Transport,
@@ -35,12 +34,11 @@ from transports.base import (
     respond,
 )
 from transports.errors import MalformedMessage, MessageTooLarge
+from transports.limits import Limits
 from transports.listener import Listener
 from transports.rpyc_stream import BoundedChannel, DeadlineStream
 from transports.socket_connection import SocketConnection, dial
 from transports.sockets import Deadline, DeadlineSocket
-
-__all__ = ["RpycConnection", "RpycStock"]
 
 PROTOCOL: dict[str, Any] = {
     "allow_all_attrs": False,

@@ -23,8 +23,6 @@ from transports.errors import MessageTooLarge
 from transports.limits import ENVELOPE
 from transports.sockets import DeadlineSocket, Expired, deadline_socket
 
-__all__ = ["BoundedChannel", "DeadlineStream"]
-
 REFUSED = 2
 """Marks, where RPyC says 1 for compressed, a frame that tells a peer why its own one was thrown away."""
 

@@ -16,8 +16,6 @@ from transports.rpyc_stock import RpycStock
 from transports.rpyc_stream import BoundedChannel, DeadlineStream
 from transports.sockets import send_all
 
-__all__ = ["RpycTuned"]
-
 
 class RpycTuned(RpycStock):
     """RPyC with the settings that suit tensors."""

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from transports import tls
-from transports.base import Address, Connection, Limits
+from transports.address import Address
+from transports.base import Connection
 from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, MessageTooLarge, RemoteError, WireError
+from transports.limits import Limits
 from transports.sockets import Deadline, DeadlineSocket, Expired
-
-__all__ = ["SocketConnection", "dial"]
 
 
 def dial(address: Address, own: tls.Tls | None, deadline: Deadline) -> DeadlineSocket:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["Deadline", "DeadlineSocket", "Expired", "TlsSocket", "deadline_socket", "keep_alive", "send_all"]
-
 Result = TypeVar("Result")
 
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}

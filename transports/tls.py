@@ -18,8 +18,6 @@ from transports.errors import UsageError
 from transports.limits import TLS_FILES, Limits
 from transports.sockets import DeadlineSocket, TlsSocket, deadline_socket
 
-__all__ = ["Tls", "accepted", "check_host", "dialled", "load"]
-
 
 @dataclass(frozen=True)
 class Tls:

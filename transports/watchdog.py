@@ -13,8 +13,6 @@ from typing import Protocol, Self, TypeVar
 
 from transports.base import log
 
-__all__ = ["Cancellable", "Watchdog"]
-
 Item = TypeVar("Item")
 
 

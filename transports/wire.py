@@ -17,8 +17,6 @@ import numpy as np
 from transports.base import DTYPES, Array, Scalar, check_tensor
 from transports.errors import MalformedMessage
 
-__all__ = ["exact_scalar", "exact_text", "incoming", "outgoing", "unique"]
-
 SCALARS = (str, int, float, bool)
 Value = TypeVar("Value")
 

@@ -12,17 +12,18 @@ import pytest
 
 import transports
 from cluster.client import Client
-from cluster.courier import Courier
-from cluster.launch import Cluster, Nursery, Settings
-from cluster.local import LocalCluster
-from cluster.mailbox import Mailbox
+from cluster.dispatcher import Dispatcher
+from cluster.in_process import InProcessCluster
+from cluster.launch import Cluster, LocalLauncher, Settings
 from cluster.partition import Partition, export
+from cluster.result_receiver import ResultReceiver
 from cluster.workers import workers_needed
 from partitioning.placement import PLACEMENTS
 from partitioning.program import Program, read
 from partitioning.strategies import make_plan
 from tests.models import SHAPES, flat_outputs, inputs_for
-from transports.base import Address, Array, Transport
+from transports.address import Address
+from transports.base import Array, Transport
 
 SERVERS = 4
 SPLITS = [("whole", "contiguous"), *((mode, place) for mode in ("layer", "submodel") for place in PLACEMENTS)]
@@ -96,10 +97,10 @@ def bench(cases: Mapping[str, Case], partitions: Mapping[str, Partition], export
     carriers = {name: transports.make(name) for name in transports.NAMES}
     settings = Settings(transports=WIRES, servers=SERVERS, exports=exports, workers=workers, threads=1)
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(settings, stack.enter_context(Nursery()))
-        courier = stack.enter_context(contextlib.closing(Courier(carriers, cluster.registries)))
-        mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers)))
-        yield Bench(cluster, carriers, cluster.registries, Client(courier, mailbox))
+        cluster = Cluster(settings, stack.enter_context(LocalLauncher()))
+        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, cluster.registries)))
+        receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
+        yield Bench(cluster, carriers, cluster.registries, Client(dispatcher, receiver))
 
 
 @pytest.fixture(scope="session")
@@ -110,9 +111,9 @@ def direct(cases: Mapping[str, Case], partitions: Mapping[str, Partition]) -> It
 
         def client(model: str) -> Client:
             own = [partition for name, partition in partitions.items() if name.startswith(f"{model}.")]
-            local = stack.enter_context(LocalCluster(own, cases[model].program, carrier))
-            courier = stack.enter_context(contextlib.closing(Courier({"none": carrier}, local.registries)))
-            return Client(courier, stack.enter_context(contextlib.closing(Mailbox({"none": carrier}))))
+            local = stack.enter_context(InProcessCluster(own, cases[model].program, carrier))
+            dispatcher = stack.enter_context(contextlib.closing(Dispatcher({"none": carrier}, local.registries)))
+            return Client(dispatcher, stack.enter_context(contextlib.closing(ResultReceiver({"none": carrier}))))
 
         made = {model: client(model) for model in cases}
         yield made.__getitem__

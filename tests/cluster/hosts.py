@@ -12,21 +12,20 @@ import numpy as np
 
 import transports
 from cluster.client import Client
-from cluster.courier import Courier
-from cluster.host import LOOPBACK, Host, addresses, serve_all
+from cluster.dispatcher import Dispatcher
 from cluster.leases import Leases
-from cluster.mailbox import Mailbox
-from cluster.node import Execute, Portion
+from cluster.node import Execute, Shard
+from cluster.node_server import LOOPBACK, NodeServer, addresses, serve_all
 from cluster.partition import Partition
 from cluster.registry import Registry
-from cluster.route import Request, Route, Tally
-from transports.base import Address, Array, Message
-
-__all__ = ["Nodes", "send", "silent"]
+from cluster.request import Request, RequestStats, Route
+from cluster.result_receiver import ResultReceiver
+from transports.address import Address
+from transports.base import Array, Message
 
 
 class Nodes(contextlib.ExitStack):
-    """A registry of as many portions as `servers` says, over one transport."""
+    """A registry of as many shards as `servers` says, over one transport."""
 
     def __init__(self, servers: int, stages: Mapping[str, Execute], *cuts: Partition, transport: str = "grpc") -> None:
         super().__init__()
@@ -37,9 +36,9 @@ class Nodes(contextlib.ExitStack):
         self._carriers = {transport: transports.make(transport)}
         self._registries = addresses(serve_all(Registry(self.leases).handle, self._carriers, LOOPBACK, 8, self))
 
-    def start(self) -> Host:
+    def start(self) -> NodeServer:
         """A node that holds the next portion of every partition."""
-        host = Host(self._carriers, self._registries, self._load)
+        host = NodeServer(self._carriers, self._registries, self._load)
         self.callback(host.close)
         return host
 
@@ -49,14 +48,14 @@ class Nodes(contextlib.ExitStack):
         for cut in self.cuts:
             self.leases.report(lease.epoch, cut.name, cut.awaited(server))
 
-    def courier(self) -> Courier:
-        return self.enter_context(contextlib.closing(Courier(self._carriers, self._registries)))
+    def dispatcher(self) -> Dispatcher:
+        return self.enter_context(contextlib.closing(Dispatcher(self._carriers, self._registries)))
 
-    def mailbox(self) -> Mailbox:
-        return self.enter_context(contextlib.closing(Mailbox(self._carriers)))
+    def receiver(self) -> ResultReceiver:
+        return self.enter_context(contextlib.closing(ResultReceiver(self._carriers)))
 
     def client(self) -> Client:
-        return Client(self.courier(), self.mailbox())
+        return Client(self.dispatcher(), self.receiver())
 
     def route(self, cut: Partition, flow: str = "forward") -> Route:
         return Route(cut.name, "eager", self._transport, flow=flow)
@@ -64,15 +63,15 @@ class Nodes(contextlib.ExitStack):
     def request(self, cut: Partition, seconds: float, reply_to: str = "") -> Request:
         return Request(uuid.uuid4().hex, self.route(cut), time.monotonic() + seconds, reply_to)
 
-    def _load(self, server: int) -> dict[tuple[str, str], Portion]:
+    def _load(self, server: int) -> dict[tuple[str, str], Shard]:
         held = [cut for cut in self.cuts if server < cut.servers]
-        return {(cut.name, "eager"): Portion(cut, server, self._stages, np.asarray) for cut in held}
+        return {(cut.name, "eager"): Shard(cut, server, self._stages, np.asarray) for cut in held}
 
 
-def send(courier: Courier, request: Request, cut: Partition, tensors: Mapping[str, Array]) -> list[Message]:
+def send(dispatcher: Dispatcher, request: Request, cut: Partition, tensors: Mapping[str, Array]) -> list[Message]:
     """What the servers that await `tensors` answer to them."""
-    parcels = courier.parcels(request, cut, tensors)
-    return [courier.send(request, parcel, carry=Tally())[0] for parcel, _ in parcels]
+    deliveries = dispatcher.deliveries(request, cut, tensors)
+    return [dispatcher.send(request, delivery, carry=RequestStats())[0] for delivery, _ in deliveries]
 
 
 @contextlib.contextmanager

@@ -8,8 +8,6 @@ from cluster.partition import Partition
 from partitioning.graph import Graph, Operation, TensorInfo
 from partitioning.plan import build_plan
 
-__all__ = ["chain", "fork", "partition"]
-
 
 def graph(edges: Mapping[str, tuple[str, ...]], outputs: tuple[str, ...]) -> Graph:
     """Operation -> the tensors that it takes; each gives one tensor of its own name. The input is `x`."""

@@ -17,12 +17,12 @@ import pytest
 
 import transports
 from cluster.client import Client
-from cluster.courier import Courier
+from cluster.dispatcher import Dispatcher
 from cluster.flows import FLOWS
-from cluster.mailbox import Mailbox
 from cluster.partition import Partition
 from cluster.registry import parse_holders
-from cluster.route import Route
+from cluster.request import Route
+from cluster.result_receiver import ResultReceiver
 from tests.cluster.conftest import SPLITS, WIRES, Bench, Case, assert_right
 from tests.models import SHAPES
 from transports.base import Message
@@ -99,7 +99,7 @@ def test_the_shapes_have_what_is_hard(partitions: Mapping[str, Partition]) -> No
     found = set()
     for name in (f"{model}.submodel.contiguous" for model in SHAPES):
         plan, placement = partitions[name].plan, partitions[name].placement
-        for tensor, wire in plan.wires.items():
+        for tensor, wire in plan.edges.items():
             servers = {placement[stage] for stage in wire.consumers}
             made = placement[wire.producer] if wire.producer else None
             found |= {"fan-out"} if made is None and len(servers) >= 3 else set()
@@ -117,9 +117,9 @@ def test_requests_of_several_clients_never_mix(
     route = Route(partition.name, "eager", transport, flow=flow)
 
     def client(number: int) -> None:
-        courier, mailbox = Courier(bench.carriers, bench.registries), Mailbox(bench.carriers)
-        with contextlib.closing(courier), contextlib.closing(mailbox):
-            own = Client(courier, mailbox)
+        dispatcher, receiver = Dispatcher(bench.carriers, bench.registries), ResultReceiver(bench.carriers)
+        with contextlib.closing(dispatcher), contextlib.closing(receiver):
+            own = Client(dispatcher, receiver)
             for turn in range(10):
                 variant = (number + turn) % 2
                 answer = own.infer(partition, route, case.inputs[variant], timeout=20.0)
@@ -141,18 +141,18 @@ def test_what_a_request_costs_is_counted(
     client = direct("sequential") if transport == "none" else bench.client
     hops = len(partition.plan.stages)
     sizes = [array.nbytes for array in case.inputs[0].values()]
-    sizes += [2 * wire.nbytes for wire in partition.plan.wires.values() if wire.consumers and wire.producer]
+    sizes += [2 * wire.nbytes for wire in partition.plan.edges.values() if wire.consumers and wire.producer]
     answers = hops * sum(array.nbytes for array in case.expected[0].values())
 
     route = Route(partition.name, "eager", transport, **DOCUMENT)
-    tally = client.infer(partition, route, case.inputs[0], timeout=20.0).tally
-    assert (tally.messages, tally.lookups, tally.connects) == (hops, hops, 2 * hops)
-    assert tally.payload == sum(sizes) + answers
-    assert tally.compute > 0
+    stats = client.infer(partition, route, case.inputs[0], timeout=20.0).stats
+    assert (stats.messages, stats.lookups, stats.connects) == (hops, hops, 2 * hops)
+    assert stats.payload == sum(sizes) + answers
+    assert stats.compute > 0
 
     kept = Route(partition.name, "eager", transport)
     client.infer(partition, kept, case.inputs[0], timeout=20.0)
-    again = client.infer(partition, kept, case.inputs[0], timeout=20.0).tally
+    again = client.infer(partition, kept, case.inputs[0], timeout=20.0).stats
     assert (again.messages, again.lookups, again.connects) == (hops, 0, 0)
 
 

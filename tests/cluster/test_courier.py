@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import transports
-from cluster.courier import Courier
+from cluster.dispatcher import Dispatcher
 from cluster.errors import NoServer
 from cluster.leases import Leases
 from cluster.registry import Registry
-from cluster.route import Request, Route
+from cluster.request import Request, Route
 from tests.cluster.plans import chain, partition
-from transports.base import Address
+from transports.address import Address
 
 CUT = partition(chain(2), [0, 1])
 OUTPUT = {"a0": np.zeros((1, 2), np.float32)}
@@ -25,7 +25,7 @@ OUTPUT = {"a0": np.zeros((1, 2), np.float32)}
 
 @pytest.fixture
 def leases() -> Leases:
-    """Of two portions for two servers each; portion 1 is held twice."""
+    """Of two shards for two servers each; portion 1 is held twice."""
     made = Leases(2, replicas=2, ttl=math.inf)
     for port, claim in ((1, 0), (2, 1), (3, 1)):
         _join(made, port, claim)
@@ -39,14 +39,14 @@ def _join(leases: Leases, port: int, claim: int) -> int:
 
 
 @pytest.fixture
-def couriers(leases: Leases) -> Iterator[list[Courier]]:
+def couriers(leases: Leases) -> Iterator[list[Dispatcher]]:
     carrier = transports.make("none")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(carrier.serve(Registry(leases).handle, "here", 0, 1))
-        made = [Courier({"none": carrier}, {"none": server.address}) for _ in range(2)]
-        for courier in made:
-            stack.callback(courier.close)
-            port_of(courier, request(0))  # now it knows that portions are held twice
+        made = [Dispatcher({"none": carrier}, {"none": server.address}) for _ in range(2)]
+        for dispatcher in made:
+            stack.callback(dispatcher.close)
+            port_of(dispatcher, request(0))  # now it knows that shards are held twice
         yield made
 
 
@@ -54,31 +54,31 @@ def request(turn: int, **more: int) -> Request:
     return Request(f"r-{turn}", Route(CUT.name, "eager", "none"), time.monotonic() + 20, turn=turn, **more)
 
 
-def port_of(courier: Courier, asked: Request) -> int:
-    """Where the courier would send the output of server 0."""
-    ((parcel, _),) = courier.parcels(asked, CUT, OUTPUT)
-    return parcel.holder.address.port
+def port_of(dispatcher: Dispatcher, asked: Request) -> int:
+    """Where the dispatcher would send the output of server 0."""
+    ((delivery, _),) = dispatcher.deliveries(asked, CUT, OUTPUT)
+    return delivery.holder.address.port
 
 
-def test_servers_with_one_portion_take_turns_whoever_sends(couriers: list[Courier]) -> None:
+def test_servers_with_one_portion_take_turns_whoever_sends(couriers: list[Dispatcher]) -> None:
     for turn in range(6):
         pinned, _ = couriers[0].pinned(request(turn), CUT)
         again = Request.of(pinned.fields())
-        assert {port_of(courier, again) for courier in couriers} == {2 + turn % 2}
+        assert {port_of(dispatcher, again) for dispatcher in couriers} == {2 + turn % 2}
 
 
-def test_a_sender_that_knows_an_older_view_asks_again(couriers: list[Courier], leases: Leases) -> None:
+def test_a_sender_that_knows_an_older_view_asks_again(couriers: list[Dispatcher], leases: Leases) -> None:
     pinned, _ = couriers[0].pinned(request(1), CUT)
     leases.leave(pinned.pins[1])
     epoch = _join(leases, 4, 1)
     fresh, _ = couriers[1].pinned(request(1, attempt=1), CUT)
     assert fresh.pins[1] == epoch
-    assert [port_of(courier, fresh) for courier in couriers] == [4, 4]
+    assert [port_of(dispatcher, fresh) for dispatcher in couriers] == [4, 4]
     with pytest.raises(NoServer, match=r"who was to serve the request .* has left stage 'a1'"):
         port_of(couriers[1], Request.of({**pinned.fields(), "attempt": 1}))
 
 
-def test_servers_of_a_request_that_was_lost_are_left_out(couriers: list[Courier]) -> None:
+def test_servers_of_a_request_that_was_lost_are_left_out(couriers: list[Dispatcher]) -> None:
     lost, _ = couriers[0].pinned(request(0), CUT)
     couriers[0].avoid(lost)
     for turn in range(4):
@@ -87,7 +87,7 @@ def test_servers_of_a_request_that_was_lost_are_left_out(couriers: list[Courier]
         assert pinned.pins[0] == lost.pins[0]  # there is no other
 
 
-def test_a_portion_that_nobody_holds_is_not_remembered_as_such(leases: Leases, couriers: list[Courier]) -> None:
+def test_a_portion_that_nobody_holds_is_not_remembered_as_such(leases: Leases, couriers: list[Dispatcher]) -> None:
     for epoch, _ in leases.who(CUT.name, "none")[1]:
         leases.leave(epoch)
     asked = request(0, attempt=1)
@@ -97,7 +97,7 @@ def test_a_portion_that_nobody_holds_is_not_remembered_as_such(leases: Leases, c
     assert port_of(couriers[0], request(0)) == 5
 
 
-def test_a_view_without_everyone_is_not_remembered(leases: Leases, couriers: list[Courier]) -> None:
+def test_a_view_without_everyone_is_not_remembered(leases: Leases, couriers: list[Dispatcher]) -> None:
     for epoch, _ in leases.who(CUT.name, "none")[1]:
         leases.leave(epoch)
     partial, _ = couriers[0].pinned(request(0), CUT)

@@ -14,9 +14,9 @@ import pytest
 from cluster.client import Client
 from cluster.errors import Draining, NoServer
 from cluster.flows import FLOWS
-from cluster.host import Host
+from cluster.node_server import NodeServer
 from cluster.partition import Partition
-from cluster.route import Route
+from cluster.request import Route
 from tests.cluster.hosts import Nodes, send, silent
 from tests.cluster.plans import chain, partition
 from tests.lateness import in_time
@@ -64,7 +64,7 @@ def _ask_until_it_drains(client: Client, cut: Partition, route: Route) -> None:
             client.infer(cut, route, INPUTS, 1.0)
 
 
-def _end(host: Host) -> None:
+def _end(host: NodeServer) -> None:
     host.finish(20.0)
     host.close()
 
@@ -90,11 +90,11 @@ def test_a_client_is_told_of_the_end_whoever_else_takes_no_word() -> None:
     """Its request lies behind those of a client that is stopped, of which two are being executed."""
     cut, gate = partition(chain(1), [0]), Gate()
     with Nodes(1, {"a0": gate}, cut) as nodes, silent() as nowhere, ThreadPoolExecutor(1) as threads:
-        host, courier, mailbox = nodes.start(), nodes.courier(), nodes.mailbox()
+        host, dispatcher, receiver = nodes.start(), nodes.dispatcher(), nodes.receiver()
         for _ in range(12):
-            send(courier, nodes.request(cut, 20.0, reply_to=str(nowhere)), cut, SMALL)
-        with mailbox.expect(nodes.request(cut, 5.0), cut.plan.outputs) as awaited:
-            send(courier, awaited.request, cut, SMALL)
+            send(dispatcher, nodes.request(cut, 20.0, reply_to=str(nowhere)), cut, SMALL)
+        with receiver.expect(nodes.request(cut, 5.0), cut.plan.outputs) as awaited:
+            send(dispatcher, awaited.request, cut, SMALL)
             ending = threads.submit(host.close)
             with pytest.raises(Draining, match="before it came to this request"):
                 awaited.outputs()

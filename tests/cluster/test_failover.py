@@ -15,14 +15,14 @@ import pytest
 
 import transports
 from cluster.client import Answer, Client
-from cluster.courier import Courier
+from cluster.dispatcher import Dispatcher
 from cluster.errors import NoServer, StaleEpoch
 from cluster.flows import FLOWS
-from cluster.launch import Cluster, Nursery, Settings
-from cluster.mailbox import Mailbox
+from cluster.launch import Cluster, LocalLauncher, Settings
 from cluster.manifest import seal
 from cluster.partition import Partition, export
-from cluster.route import Route
+from cluster.request import Route
+from cluster.result_receiver import ResultReceiver
 from partitioning.placement import contiguous
 from partitioning.strategies import make_plan
 from tests.cluster.conftest import Case, assert_right
@@ -42,7 +42,7 @@ class Ward:
     """A cluster whose nodes may be hurt, and a client of it."""
 
     cluster: Cluster
-    nursery: Nursery
+    launcher: LocalLauncher
     partition: Partition
     case: Case
     client: Client
@@ -69,13 +69,15 @@ class Ward:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as made:
+def launcher() -> Iterator[LocalLauncher]:
+    with LocalLauncher() as made:
         yield made
 
 
 @contextlib.contextmanager
-def opened(nursery: Nursery, cases: Mapping[str, Case], folder: Path, replicas: int, lease: float) -> Iterator[Ward]:
+def opened(
+    launcher: LocalLauncher, cases: Mapping[str, Case], folder: Path, replicas: int, lease: float
+) -> Iterator[Ward]:
     case = cases["fork-join"]
     plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
     partition = Partition("p", plan, contiguous(plan, SERVERS), ("frozen",))
@@ -83,22 +85,26 @@ def opened(nursery: Nursery, cases: Mapping[str, Case], folder: Path, replicas: 
     settings = Settings(("grpc",), SERVERS, folder, workers=8, threads=1, replicas=replicas, lease=lease)
     carriers = {"grpc": transports.make("grpc")}
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(settings, nursery)
+        cluster = Cluster(settings, launcher)
         stack.callback(cluster.close)
-        courier = stack.enter_context(contextlib.closing(Courier(carriers, cluster.registries)))
-        mailbox = stack.enter_context(contextlib.closing(Mailbox(carriers)))
-        yield Ward(cluster, nursery, partition, case, Client(courier, mailbox))
+        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, cluster.registries)))
+        receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
+        yield Ward(cluster, launcher, partition, case, Client(dispatcher, receiver))
 
 
 @pytest.fixture(scope="module")
-def single(nursery: Nursery, cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
-    with opened(nursery, cases, tmp_path_factory.mktemp("single"), 1, LEASE) as ward:
+def single(
+    launcher: LocalLauncher, cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ward]:
+    with opened(launcher, cases, tmp_path_factory.mktemp("single"), 1, LEASE) as ward:
         yield ward
 
 
 @pytest.fixture(scope="module")
-def double(nursery: Nursery, cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
-    with opened(nursery, cases, tmp_path_factory.mktemp("double"), 2, STEADY) as ward:
+def double(
+    launcher: LocalLauncher, cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ward]:
+    with opened(launcher, cases, tmp_path_factory.mktemp("double"), 2, STEADY) as ward:
         yield ward
 
 
@@ -107,14 +113,14 @@ def test_a_killed_node_is_an_error_that_names_what_is_missing_until_another_has_
     single: Ward, flow: str
 ) -> None:
     single.ask(flow)
-    old = single.nursery.addresses("node-1")
-    single.nursery.kill(["node-1"])
+    old = single.launcher.addresses("node-1")
+    single.launcher.kill(["node-1"])
     errors = single.ask_until(flow, says="nobody holds stage 'stage-1'")
     single.cluster.replace("node-1")
     errors += single.ask_until(flow)
     assert {type(error) for error in errors} <= {ConnectError, ConnectionLost, NoServer}
-    assert single.nursery.addresses("node-1") != old
-    assert single.nursery.pids.keys() == {"registry", "node-0", "node-1"}
+    assert single.launcher.addresses("node-1") != old
+    assert single.launcher.pids.keys() == {"registry", "node-0", "node-1"}
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -122,7 +128,7 @@ def test_a_node_that_was_stopped_for_longer_than_its_lease_comes_back_under_a_ne
     single: Ward, flow: str
 ) -> None:
     single.ask(flow)
-    pid = single.nursery.pids["node-1"]
+    pid = single.launcher.pids["node-1"]
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(WireError):
@@ -144,12 +150,12 @@ def test_one_of_two_servers_with_a_portion_may_die_and_no_request_fails(
     names = {"registry", *double.cluster.nodes}
     for _ in range(4):
         double.ask(flow, repeats=3)
-    assert double.nursery.pids.keys() == names
-    os.kill(double.nursery.pids["node-1"], number)
+    assert double.launcher.pids.keys() == names
+    os.kill(double.launcher.pids["node-1"], number)
     repeats = [double.ask(flow, timeout=20.0, repeats=3).repeats for _ in range(20)]
     assert sum(repeats) <= 4  # and not one for every other request: who failed is not asked again
     double.cluster.replace("node-1")
-    double.nursery.addresses("node-1")
+    double.launcher.addresses("node-1")
     assert double.ask(flow, repeats=3).repeats <= 1
 
 
@@ -157,7 +163,7 @@ def test_servers_with_one_portion_take_turns(double: Ward) -> None:
     """Each request costs its server time; over many, both have spent some."""
     import psutil
 
-    first, second = (psutil.Process(double.nursery.pids[name]) for name in ("node-0", "node-2"))
+    first, second = (psutil.Process(double.launcher.pids[name]) for name in ("node-0", "node-2"))
     before = [sum(process.cpu_times()[:2]) for process in (first, second)]
     for _ in range(400):
         double.ask("hub", repeats=3)
@@ -175,21 +181,21 @@ CHANGED = {
 
 @pytest.mark.parametrize("change", CHANGED)
 def test_a_node_loads_nothing_but_what_was_exported(
-    nursery: Nursery, cases: Mapping[str, Case], tmp_path: Path, change: str
+    launcher: LocalLauncher, cases: Mapping[str, Case], tmp_path: Path, change: str
 ) -> None:
     from cluster.errors import Tampered
-    from cluster.host import load_portions
-    from cluster.serving.stages import Callers
+    from cluster.model_servers.stages import ModelServerClients
+    from cluster.node_server import load_shards
 
     case = cases["fork-join"]
     plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
     export(case.program, Partition("p", plan, contiguous(plan, SERVERS), ("eager",)), tmp_path)
     digest = seal(tmp_path)
-    assert list(load_portions(tmp_path, digest, 0, Callers([]))) == [("p", "eager")]
+    assert list(load_shards(tmp_path, digest, 0, ModelServerClients([]))) == [("p", "eager")]
     path = tmp_path / CHANGED[change]
     if change == "removal":
         path.unlink()
     else:
         path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
     with pytest.raises(Tampered, match=path.name):
-        load_portions(tmp_path, digest, 0, Callers([]))
+        load_shards(tmp_path, digest, 0, ModelServerClients([]))

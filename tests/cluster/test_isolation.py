@@ -12,7 +12,7 @@ import transports
 from cluster.node import HANDS
 from tests.cluster.hosts import Nodes, send, silent
 from tests.cluster.plans import chain, partition
-from transports.base import Address
+from transports.address import Address
 
 NEAR = replace(partition(chain(1), [0]), name="near")
 FAR = replace(partition(chain(2), [0, 1]), name="far")
@@ -23,20 +23,20 @@ PATIENT, BRIEF = 40.0, 10.0
 
 
 def stopped_client(nodes: Nodes, address: Address) -> None:
-    """Requests of a client whose mailbox is at `address`."""
-    courier = nodes.courier()
+    """Requests of a client whose receiver is at `address`."""
+    dispatcher = nodes.dispatcher()
     for _ in range(HANDS):
         request = nodes.request(NEAR, PATIENT, reply_to=str(address))
-        assert [reply.method for reply in send(courier, request, NEAR, INPUTS)] == ["accepted"]
+        assert [reply.method for reply in send(dispatcher, request, NEAR, INPUTS)] == ["accepted"]
 
 
 def stopped_server(nodes: Nodes, address: Address) -> None:
     """Requests of a client that is there, for the next server, which is at `address`."""
     nodes.pretend(address, 1)
-    courier, mailbox = nodes.courier(), nodes.mailbox()
+    dispatcher, receiver = nodes.dispatcher(), nodes.receiver()
     for _ in range(HANDS):
-        with mailbox.expect(nodes.request(FAR, PATIENT), FAR.plan.outputs) as awaited:
-            assert [reply.method for reply in send(courier, awaited.request, FAR, INPUTS)] == ["accepted"]
+        with receiver.expect(nodes.request(FAR, PATIENT), FAR.plan.outputs) as awaited:
+            assert [reply.method for reply in send(dispatcher, awaited.request, FAR, INPUTS)] == ["accepted"]
 
 
 @pytest.mark.parametrize("stopped", [stopped_client, stopped_server])

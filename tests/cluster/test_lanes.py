@@ -83,13 +83,13 @@ def test_what_finds_a_lane_full_is_told_so_and_another_is_not_full(lanes: Lanes,
     for number in range(MOST + 1):
         lanes.put("slow", log.work(f"{number}"))
     lanes.put("quick", log.work("quick"))
-    lanes.put("slow", log.work("an excuse"), refusable=False)
+    lanes.put("slow", log.work("an report_failure"), refusable=False)
     log.await_begun(1)
     assert isinstance(log.told.pop(f"{MOST}"), ResourceExhausted)
     assert not log.told
     log.gate.set()
     lanes.close(WAIT)
-    assert log.done[-1] == "an excuse"
+    assert log.done[-1] == "an report_failure"
 
 
 def test_nothing_is_begun_after_the_end(lanes: Lanes, log: Log) -> None:

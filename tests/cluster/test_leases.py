@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import NoPortion, StaleEpoch
 from cluster.leases import Leases
-from transports.base import Address
+from transports.address import Address
 
 A, B, C, D = ({"grpc": Address("127.0.0.1", port)} for port in (7001, 7002, 7003, 7004))
 TTL = 10.0
@@ -31,7 +31,7 @@ def leases(clock: Clock, servers: int = 2, replicas: int = 1) -> Leases:
 def test_servers_are_given_the_portions_in_turn(clock: Clock) -> None:
     made = leases(clock)
     assert [made.take(A).server, made.take(B).server] == [0, 1]
-    with pytest.raises(NoPortion, match="all 2 portions"):
+    with pytest.raises(NoPortion, match="all 2 shards"):
         made.take(C)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from cluster.courier import Courier
-from cluster.node import Node, Portion
+from cluster.dispatcher import Dispatcher
+from cluster.node import Node, Shard
 from cluster.partition import Partition
-from cluster.route import Request, Route, Tally
+from cluster.request import Request, RequestStats, Route
 from tests.cluster.plans import chain, fork, partition
 from transports.base import Message
 from transports.errors import MalformedMessage
@@ -30,7 +30,7 @@ class Bench:
     """A node with a portion of each partition: of `JOIN` the stages `b` and `join`."""
 
     node: Node
-    portions: dict[tuple[str, str], Portion]
+    shards: dict[tuple[str, str], Shard]
 
     def send(self, cut: Partition, name: str, tensor: str, remaining: float) -> Request:
         request = Request(name, Route(cut.name, "eager", "none", flow="hub"), time.monotonic() + remaining)
@@ -38,22 +38,22 @@ class Bench:
         return request
 
     def keeps(self, name: str) -> bool:
-        return any(name in portion.inbox for portion in self.portions.values())
+        return any(name in portion.inbox for portion in self.shards.values())
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     stages = {name: lambda inputs, _: [inputs[0]] for name in ("a0", "b", "join")}
-    portions = {(cut.name, "eager"): Portion(cut, 0, stages, np.asarray) for cut in (JOIN, NEAR)}
-    node = Node(portions, Courier({}, {}))
+    shards = {(cut.name, "eager"): Shard(cut, 0, stages, np.asarray) for cut in (JOIN, NEAR)}
+    node = Node(shards, Dispatcher({}, {}))
     with contextlib.closing(node):
-        yield Bench(node, portions)
+        yield Bench(node, shards)
 
 
 def test_half_a_join_is_forgotten_after_its_deadline_whatever_comes_next(bench: Bench) -> None:
     bench.send(JOIN, "patient", "c", 20.0)
     late = bench.send(JOIN, "late", "c", -1.0)
-    bench.node.debts.owe(late, Tally(messages=1))
+    bench.node.debts.owe(late, RequestStats(messages=1))
     assert bench.keeps("late")
     bench.send(NEAR, "other", "x", 20.0)
     assert not bench.keeps("late")

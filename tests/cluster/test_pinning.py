@@ -63,11 +63,11 @@ def test_a_node_has_a_stage_under_way_for_each_of_its_cores(count: int) -> None:
     gate = Gate()
     with Nodes(1, {"a0": gate.stage}, CUT) as nodes:
         nodes.start()
-        courier, mailbox = nodes.courier(), nodes.mailbox()
-        with pinned(cores()[:count]), mailbox.expect(nodes.request(CUT, PATIENT), CUT.plan.outputs) as awaited:
+        dispatcher, receiver = nodes.dispatcher(), nodes.receiver()
+        with pinned(cores()[:count]), receiver.expect(nodes.request(CUT, PATIENT), CUT.plan.outputs) as awaited:
             for _ in range(REQUESTS):
                 again = nodes.request(CUT, PATIENT, reply_to=awaited.request.reply_to)
-                assert [reply.method for reply in send(courier, again, CUT, INPUTS)] == ["accepted"]
+                assert [reply.method for reply in send(dispatcher, again, CUT, INPUTS)] == ["accepted"]
             for _ in range(count):
                 assert gate.begun.acquire(timeout=PATIENT)
             assert not gate.begun.acquire(timeout=0.2)

@@ -13,10 +13,10 @@ import pytest
 
 import transports
 from cluster.errors import ClusterDown
-from cluster.launch import Cluster, Nursery, Settings
-from cluster.process import parse_ready
+from cluster.launch import Cluster, LocalLauncher, Settings
 from tests.cluster.conftest import WIRES
 from transports.base import Message
+from transports.process import parse_ready
 
 NODE = ["node", "--exports", "nowhere", "--digest", "", "--registry"]
 ROOT = Path(__file__).parent.parent.parent
@@ -127,7 +127,7 @@ def test_insecure_is_allowed_by_saying_so_and_warned_of(start: Start) -> None:
 KEEPING = """
 import resource, sys, threading
 import numpy as np
-from cluster.process import keep_memory
+from transports.process import keep_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -160,5 +160,5 @@ def test_freed_memory_stays_where_a_tensor_has_a_heap_of_its_own() -> None:
 def test_a_node_that_cannot_load_its_portion_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "partition.json").write_text("{}")
-    with Nursery() as nursery, pytest.raises(ClusterDown, match="node-0 ended with status 1: KeyError: 'plan'"):
-        Cluster(Settings(("grpc",), 1, tmp_path, workers=2), nursery)
+    with LocalLauncher() as launcher, pytest.raises(ClusterDown, match="node-0 ended with status 1: KeyError: 'plan'"):
+        Cluster(Settings(("grpc",), 1, tmp_path, workers=2), launcher)

@@ -7,7 +7,8 @@ import pytest
 from cluster.errors import NoPortion, StaleEpoch
 from cluster.leases import Leases
 from cluster.registry import Registry, parse_holders
-from transports.base import Address, Message
+from transports.address import Address
+from transports.base import Message
 from transports.errors import MalformedMessage
 
 A, B = (Address("127.0.0.1", port) for port in (7001, 7002))

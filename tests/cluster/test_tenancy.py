@@ -14,10 +14,11 @@ import pytest
 
 import transports
 from cluster.errors import NoPortion, StaleEpoch
+from cluster.lease_client import LeaseClient
 from cluster.leases import Leases
 from cluster.registry import Registry
-from cluster.tenancy import Tenancy
-from transports.base import Address, Message, Server, Transport
+from transports.address import Address
+from transports.base import Message, Server, Transport
 from transports.errors import WireError
 
 LEASE = 0.4
@@ -63,13 +64,13 @@ class Office:
             finally:
                 self.asked[message.method].append(time.monotonic())
 
-    def tenant(self, address: Address = HERE, **how: object) -> Tenancy:
-        made = Tenancy(self.transport, self.address, {"grpc": address}, **how)  # type: ignore[arg-type]
+    def tenant(self, address: Address = HERE, **how: object) -> LeaseClient:
+        made = LeaseClient(self.transport, self.address, {"grpc": address}, **how)  # type: ignore[arg-type]
         self.stack.callback(made.close)
         return made
 
     def awaited(self) -> dict[int, int]:
-        """Portion -> epoch of its holder, for tensor `x`."""
+        """Shard -> epoch of its holder, for tensor `x`."""
         return {server: held[0].epoch for server, held in self.leases.where("p", "x", "grpc").items()}
 
 

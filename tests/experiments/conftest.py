@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from experiments import files
-from experiments.samples import Sample, Writer
-from experiments.settings import to_record
-from experiments.specification import Cell, Experiment
+from experiments.spec.experiment import Cell, Experiment
+from experiments.spec.settings import to_record
+from experiments.store import files
+from experiments.store.samples import Sample, Writer
 from tests.models import residual
 from tests.running import Run
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import transports
-from cluster.mailbox import Mailbox
-from cluster.route import Request, Route
+from cluster.request import Request, Route
+from cluster.result_receiver import ResultReceiver
 from experiments import run
-from experiments.flags import parse
-from experiments.settings import to_record
+from experiments.spec.flags import parse
+from experiments.spec.settings import to_record
 from tests.models import residual
 from tests.transports.authority import Authority
 from transports.errors import UsageError
@@ -74,9 +74,9 @@ def test_a_record_holds_no_path_of_the_files(tls: list[str]) -> None:
 
 
 def test_outputs_come_in_at_the_host_of_the_experiment() -> None:
-    mailbox = Mailbox({"grpc": transports.make("grpc")}, "127.0.0.2")
+    receiver = ResultReceiver({"grpc": transports.make("grpc")}, "127.0.0.2")
     request = Request("r", Route("p", "eager", "grpc", flow="forward"), deadline=0.0)
-    with contextlib.closing(mailbox), mailbox.expect(request, ["y"]) as awaited:
+    with contextlib.closing(receiver), receiver.expect(request, ["y"]) as awaited:
         assert awaited.request.reply_to.startswith("127.0.0.2:")
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterDown
-from experiments import environment, files
-from experiments.files import WriteError
-from experiments.paths import anonymous
-from experiments.settings import from_record
-from experiments.specification import Cell, Experiment
+from experiments.spec.experiment import Cell, Experiment
+from experiments.spec.paths import anonymous
+from experiments.spec.settings import from_record
+from experiments.store import environment, files
+from experiments.store.files import WriteError
 from transports.errors import UsageError
 
 EXPERIMENT = Experiment((Cell(),), runs=3, option={"grpc.max_message": "1000"})

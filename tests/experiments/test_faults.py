@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.errors import Draining, NoServer, NotAwaited, StageFailed
-from experiments import faults, files, report, samples
-from experiments.flags import parse
-from experiments.kill import Kill
-from experiments.specification import Cell
+from experiments.measure.fault_injector import FaultInjector
+from experiments.reports import report
+from experiments.reports.faults import recoveries
+from experiments.spec.experiment import Cell
+from experiments.spec.flags import parse
+from experiments.spec.kill import Kill
+from experiments.store import faults, files, samples
 from tests.models import residual
 from transports.errors import (
     ConnectError,
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 CELL = Cell("grpc", "submodel")
-GONE = ConnectError("server 1: gone")
+UNREACHABLE = ConnectError("server 1: gone")
 
 
 @pytest.mark.parametrize("text", ["node-1@20", "1@20"])
@@ -88,17 +91,17 @@ class Clock:
 def test_a_disruption_happens_once_a_cell_and_explains_failures_for_a_while(tmp_path: Path) -> None:
     clock, killed = Clock(), []
     log = faults.writer(tmp_path)
-    script = faults.Disruption(Kill(1, 3), killed.append, log, clock, patience=5.0)
+    script = FaultInjector(Kill(1, 3), killed.append, log, clock, patience=5.0)
     script.before(CELL, 2)
-    assert not script.expected(CELL, GONE)
+    assert not script.expected(CELL, UNREACHABLE)
     for _ in range(2):
         script.before(CELL, 3)
     assert killed == ["node-1"]
-    assert script.expected(CELL, GONE)
-    assert not script.expected(Cell("rpyc", "submodel"), GONE)
+    assert script.expected(CELL, UNREACHABLE)
+    assert not script.expected(Cell("rpyc", "submodel"), UNREACHABLE)
     script.failed(CELL, 3, 9.5, ConnectError("server 1: gone,\nreally"))
     clock.now += 6
-    assert not script.expected(CELL, GONE)
+    assert not script.expected(CELL, UNREACHABLE)
     log.close()
     rows = faults.read(tmp_path).drop(columns="cell").to_numpy().tolist()
     assert rows == [
@@ -122,7 +125,7 @@ def test_a_disruption_happens_once_a_cell_and_explains_failures_for_a_while(tmp_
 )
 def test_only_what_comes_of_a_kill_is_booked_to_it(error: WireError, expected: bool, tmp_path: Path) -> None:
     with faults.writer(tmp_path) as log:
-        script = faults.Disruption(Kill(1, 0), lambda _: None, log, Clock(), patience=5.0)
+        script = FaultInjector(Kill(1, 0), lambda _: None, log, Clock(), patience=5.0)
         script.before(CELL, 0)
         assert script.expected(CELL, error) is expected
 
@@ -142,8 +145,8 @@ def test_a_failure_took_until_it_failed_and_not_until_the_node_was_replaced(tmp_
         clock.now += 3
 
     with faults.writer(tmp_path) as log:
-        script = faults.Disruption(Kill(1, 0), replace, log, stamped, patience=5.0)
-        failing = threading.Thread(target=script.failed, args=(CELL, 1, 9.0, GONE))
+        script = FaultInjector(Kill(1, 0), replace, log, stamped, patience=5.0)
+        failing = threading.Thread(target=script.failed, args=(CELL, 1, 9.0, UNREACHABLE))
         killing = threading.Thread(target=script.before, args=(CELL, 0))
         killing.start()
         assert begun.wait(10)
@@ -164,7 +167,7 @@ def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> N
         for run, start in ((2, 1.5), (2, 1.96875), (3, 2.0), (3, 2.125)):
             log.append(faults.Fault(CELL, run, start, 0.0625, "failed", "connect", "gone"))
         log.append(faults.Fault(Cell("rpyc", "submodel"), 1, 2.0, 9.0, "failed", "connect", "of another cell"))
-    (found,) = faults.recoveries(faults.read(folder), samples.read(folder))
+    (found,) = recoveries(faults.read(folder), samples.read(folder))
     assert found == {
         "cell": CELL.name,
         "node": "node-1",
@@ -203,7 +206,7 @@ def test_a_request_that_failed_disturbs_until_it_is_answered(make_results: Maker
     with faults.writer(folder) as log:
         log.append(faults.Fault(CELL, 1, 2.0, 0.0, "kill", "node-1"))
         log.append(faults.Fault(CELL, 1, 2.0, 0.5, "failed", "connect", "gone"))
-    (found,) = faults.recoveries(faults.read(folder), samples.read(folder))
+    (found,) = recoveries(faults.read(folder), samples.read(folder))
     assert (found["answered"], found["undisturbed"]) == (1.25, 1.25)
 
 
@@ -226,7 +229,7 @@ def test_a_node_is_killed_and_replaced_amid_an_experiment(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     frame = samples.read(tmp_path / "out")
     assert frame.groupby("cell").size().tolist() == [12] * 5
-    found = faults.recoveries(faults.read(tmp_path / "out"), frame)
+    found = recoveries(faults.read(tmp_path / "out"), frame)
     assert [kill["node"] for kill in found] == ["node-1"] * 4
     for kill in found:
         patient = kill["cell"].endswith("repeats=20")

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import transports
 from cluster.flows import FLOWS
-from experiments.flags import from_record, parse, parser, to_record
-from experiments.settings import SETTINGS
-from experiments.sizes_bench import Study, Way
-from experiments.specification import CELL_FIELDS, PHOTOGRAPH, Cell, Experiment, local_of
+from experiments.sizes.bench import Study, Way
+from experiments.spec.experiment import CELL_FIELDS, PHOTOGRAPH, Cell, Experiment, local_of
+from experiments.spec.flags import parse, parser
+from experiments.spec.settings import SETTINGS, from_record, to_record
 from transports.errors import UsageError
 
 
@@ -377,7 +377,7 @@ def test_what_is_no_record_is_refused(record: dict[str, object]) -> None:
 
 
 def test_help_imports_no_library_that_is_not_chosen() -> None:
-    code = "import sys, experiments.flags as f; f.parse(['--transport', 'none']); print(*sys.modules)"
+    code = "import sys, experiments.spec.flags as f; f.parse(['--transport', 'none']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"tensorflow", "grpc", "rpyc", "h11", "orjson", "matplotlib", "pandas"} & set(done.stdout.split())
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.growth import Curve, exponent, fit
+from experiments.sizes.growth import Curve, exponent, fit
 
 SIZES = (0.01, 0.1, 1.0, 4.0, 16.0, 64.0)
 PART = st.just(0.0) | st.floats(1e-4, 1.0)

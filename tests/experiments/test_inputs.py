@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments.inputs import COUNT, check_image, load_image, seeded, variants, view
-from experiments.specification import PHOTOGRAPH
+from experiments.measure.inputs import check_image, load_image, seeded, variants, view
+from experiments.spec.experiment import PHOTOGRAPH
+from experiments.spec.schedule import VARIANTS
 from partitioning.graph import TensorInfo
 from transports.base import DTYPES
 from transports.errors import UsageError
@@ -130,10 +131,10 @@ def test_refused(tmp_path: Path, kind: str, message: str) -> None:
 
 def test_variants_of_images_and_numbers_all_differ() -> None:
     made = variants([IMAGE, VECTOR], PHOTOGRAPH, batch=3)
-    assert len(made) == COUNT
+    assert len(made) == VARIANTS
     assert all(list(variant) == ["image", "features"] for variant in made)
     items = [item.tobytes() for variant in made for tensor in variant.values() for item in tensor]
-    assert len(set(items)) == COUNT * 2 * 3
+    assert len(set(items)) == VARIANTS * 2 * 3
     assert made[0]["image"].shape == (3, 32, 24, 3)
     assert made[0]["features"].shape == (3, 7)
 
@@ -141,7 +142,7 @@ def test_variants_of_images_and_numbers_all_differ() -> None:
 def test_two_images_of_one_model_differ() -> None:
     made = variants([IMAGE, TensorInfo("other", IMAGE.shape, "float32")], PHOTOGRAPH, batch=2)
     items = [item.tobytes() for variant in made for tensor in variant.values() for item in tensor]
-    assert len(set(items)) == COUNT * 2 * 2
+    assert len(set(items)) == VARIANTS * 2 * 2
 
 
 def test_an_image_of_open_extents_and_another_dtype() -> None:
@@ -151,7 +152,7 @@ def test_an_image_of_open_extents_and_another_dtype() -> None:
 
 
 def test_a_photograph_for_a_model_without_images_is_refused(tmp_path: Path) -> None:
-    assert len(variants([VECTOR], PHOTOGRAPH, batch=1)) == COUNT
+    assert len(variants([VECTOR], PHOTOGRAPH, batch=1)) == VARIANTS
     with pytest.raises(UsageError, match=r"takes no image \(its inputs: features float32\[None, 7\]\)"):
         variants([VECTOR], tmp_path / "mine.jpg", batch=1)
 
@@ -159,7 +160,7 @@ def test_a_photograph_for_a_model_without_images_is_refused(tmp_path: Path) -> N
 def test_a_batch_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     free = psutil.virtual_memory()._replace(available=1_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
-    assert len(variants([IMAGE], PHOTOGRAPH, batch=13)) == COUNT  # 32 x 24 x 3 values of eight bytes, four times
+    assert len(variants([IMAGE], PHOTOGRAPH, batch=13)) == VARIANTS  # 32 x 24 x 3 values of eight bytes, four times
     with pytest.raises(UsageError, match=r"--batch: an input of 14 images.*give at most 13 images"):
         variants([IMAGE], PHOTOGRAPH, batch=14)
 

@@ -9,8 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from experiments.report import build
-from experiments.specification import Cell
+from experiments.reports.report import build
+from experiments.spec.experiment import Cell
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Maker

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from experiments.progress import Progress
+from experiments.measure.progress import Progress
 
 CELLS = ["none/whole", "grpc/layer"]
 
@@ -51,7 +51,7 @@ def test_plain_lines() -> None:
 
 def test_a_long_wait_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10**6, 31))
-    monkeypatch.setattr("experiments.progress.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("experiments.measure.progress.time.monotonic", lambda: float(next(clock)))
     stream = io.StringIO()
     with Progress(1000, CELLS, stream) as progress:
         progress.advance(CELLS[0], 1)

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments import report, samples, sizes_bench, sizes_report, threads_report
-from experiments.files import CHART, ENVIRONMENT, REPORT, SAMPLES, SIZES, SUMMARY, THREADS
+from experiments.reports import report
+from experiments.sizes import bench as sizes_bench
+from experiments.sizes import report as sizes_report
+from experiments.store import samples
+from experiments.store.files import CHART, ENVIRONMENT, REPORT, SAMPLES, SIZES, SUMMARY, THREADS
+from experiments.threads import report as threads_report
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/{ENVIRONMENT}"))

@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from experiments import samples, sections
-from experiments.inputs import COUNT
-from experiments.markdown import ABSENT, count, line, number, table
-from experiments.published import figures_for
-from experiments.report import build, main, render_table, summary_of
-from experiments.specification import Cell, Experiment, local_of
+from experiments.reports import sections
+from experiments.reports.markdown import ABSENT, count, line, number, table
+from experiments.reports.published import figures_for
+from experiments.reports.report import build, main, render_table, summary_of
+from experiments.spec.experiment import Cell, Experiment, local_of
+from experiments.spec.schedule import VARIANTS
+from experiments.store import samples
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Maker
@@ -188,7 +189,7 @@ def test_the_overview_tells_the_order_and_the_clients_as_they_were() -> None:
     assert twins.endswith("begin of each block that are not counted: 2.")
 
 
-@pytest.mark.parametrize(("asked", "made"), [(0, COUNT), (1, COUNT), (COUNT + 1, COUNT + 1)])
+@pytest.mark.parametrize(("asked", "made"), [(0, VARIANTS), (1, VARIANTS), (VARIANTS + 1, VARIANTS + 1)])
 def test_the_overview_tells_the_warm_up_requests_that_were_made(asked: int, made: int) -> None:
     """Every variant of the input is checked once, whatever was asked for."""
     assert f"after {made} warm-up requests" in words_of(Experiment((Cell(),), warmup=asked))[0]

@@ -16,12 +16,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments import environment, gate, report, run, samples, wire
-from experiments.gate import OutputDiffers
-from experiments.prepare import prepare
-from experiments.progress import Progress
-from experiments.runner import run as measure
-from experiments.specification import Cell, Experiment
+from experiments import run
+from experiments.measure import gate, wire
+from experiments.measure.gate import OutputDiffers
+from experiments.measure.prepare import prepare
+from experiments.measure.progress import Progress
+from experiments.measure.runner import run as measure
+from experiments.reports import report
+from experiments.spec.experiment import Cell, Experiment
+from experiments.store import environment, samples
 from partitioning.program import Program
 from tests.models import fork_join
 from tests.running import Run, assert_gone

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.samples import COLUMNS, LATER, Sample, Writer, cell_of, claim, read
-from experiments.specification import Cell
+from experiments.spec.experiment import Cell
+from experiments.store.samples import COLUMNS, LATER, Sample, Writer, cell_of, claim, read
 from transports.errors import UsageError
 
 FIRST = ["cell", "transport", "mode", "flow", "engine", "codec", "batch", "servers", "run", "seconds"]
@@ -240,8 +240,8 @@ def test_claim_refuses_a_folder_that_cannot_be_written_to() -> None:
 
 def test_every_column_is_described(make_results: object) -> None:
     """results/README.md names every column of both tables, and every file."""
-    from experiments.files import RESULTS
-    from experiments.report import summary_of
+    from experiments.reports.report import summary_of
+    from experiments.store.files import RESULTS
 
     text = (Path(__file__).parents[2] / "results" / "README.md").read_text(encoding="utf-8")
     summary = summary_of(pd.DataFrame(columns=list(COLUMNS)), 0)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.flags import parse
-from experiments.schedule import BLOCK, blocks
-from experiments.statistics import MIN_BLOCKS
+from experiments.spec.flags import parse
+from experiments.spec.schedule import BLOCK, blocks
+from experiments.store.statistics import MIN_BLOCKS
 
 ORDERS = ("shuffled", "blocked")
 SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.toml"))

@@ -11,11 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.serving.choice import ENGINES, OURS, REAL
-from experiments import environment, flags, report, run, samples
-from experiments.engines import SERVERS
-from experiments.specification import Cell, engine_here, local_of
-from experiments.statistics import none_of
+from cluster.model_servers.selection import ENGINES, OURS, REAL
+from experiments import run
+from experiments.reports import report
+from experiments.reports.engine_titles import SERVERS
+from experiments.spec import flags
+from experiments.spec.experiment import Cell, local_of
+from experiments.store import environment, samples
+from experiments.store.statistics import none_of
+from partitioning.engine_table import local_engine
 from tests.running import Run, assert_gone
 from transports.errors import UsageError
 
@@ -27,7 +31,7 @@ MODEL_SERVERS = {"model-server-0", "model-server-1"}
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program in the real server's place: it takes the real one's flags, and is started as the real one is."""
     path = tmp_path_factory.mktemp("program") / "tensorflow_model_server"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m cluster.serving.server "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m tfserving.server "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 
@@ -91,7 +95,7 @@ def test_a_server_in_the_real_ones_place_that_dies_ends_the_run_with_the_cause(
     )
     going.wait_for("requests")
     processes = family(going)
-    (serving,) = (process for process in processes if "cluster.serving.server" in process.cmdline())
+    (serving,) = (process for process in processes if "tfserving.server" in process.cmdline())
     serving.kill()
     status, last = going.finish()
     assert status == 1
@@ -146,7 +150,7 @@ def test_without_the_extra_the_engine_is_refused(library: str, monkeypatch: pyte
 
 def test_the_local_model_executes_what_the_server_does() -> None:
     served = Cell("grpc", "submodel", engine="tfserving-rest", batch=8, concurrency=2)
-    assert engine_here(served.engine) == "graph"
+    assert local_engine(served.engine) == "graph"
     assert local_of(served) == Cell("none", "whole", engine="graph", batch=8, servers=1)
     assert none_of(served) == Cell("none", "submodel", engine="graph", batch=8, concurrency=2)
     assert none_of(Cell("none", "submodel", engine="tfserving")) == Cell("none", "submodel", engine="graph")

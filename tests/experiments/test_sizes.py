@@ -15,9 +15,12 @@ import psutil
 import pytest
 
 import transports
-from experiments import echo, environment, sizes, sizes_report
-from experiments.rows import Writer
-from experiments.sizes_bench import COLUMNS, MB, Bench, Sample, Study, Way, predicted, ways_of
+from experiments.sizes import cli as sizes
+from experiments.sizes import echo
+from experiments.sizes import report as sizes_report
+from experiments.sizes.bench import COLUMNS, MB, Bench, Sample, Study, Way, predicted, ways_of
+from experiments.store import environment
+from experiments.store.rows import Writer
 from transports.errors import ConnectionLost
 
 ROOT = Path(__file__).parents[2]

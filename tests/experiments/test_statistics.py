@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.samples import Sample, Writer, read
-from experiments.specification import Cell, local_of
-from experiments.statistics import (
+from experiments.spec.experiment import Cell, local_of
+from experiments.store.samples import Sample, Writer, read
+from experiments.store.statistics import (
     COLUMNS,
     Units,
     none_of,

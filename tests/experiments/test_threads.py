@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import environment, files, rows, threads, threads_report
+from experiments.store import environment, files, rows
+from experiments.threads import cli as threads
+from experiments.threads import report as threads_report
 
 ROOT = Path(__file__).parents[2]
 WIDE = {"COLUMNS": "120"}

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 import transports
-from cluster.serving import choice
-from experiments import wire
-from experiments.specification import Cell
+from cluster.model_servers import selection
+from experiments.measure import wire
+from experiments.spec.experiment import Cell
 from transports import Connection, Message
 
 REMOTE = [name for name in transports.NAMES if not transports.load(name).local]
@@ -70,7 +70,7 @@ def test_over_none_nothing_crosses_and_overlapping_requests_are_not_told_apart()
 
 
 @pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
-@pytest.mark.parametrize("engine", choice.ENGINES)
+@pytest.mark.parametrize("engine", selection.ENGINES)
 def test_over_none_what_crosses_to_a_model_server_is_counted(engine: str) -> None:
     made = transports.make("rest")
     cell = Cell("none", "submodel", engine=engine)

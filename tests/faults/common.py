@@ -15,8 +15,6 @@ import transports
 from tests.lateness import in_time
 from transports.errors import WireError
 
-__all__ = ["ALLOWANCE", "DEADLINE", "PATIENCE", "REMOTE", "WIRES", "at_once", "failing", "frozen"]
-
 DEADLINE = 1.0
 """Seconds that a request may take which a fault befalls."""
 ALLOWANCE = 0.5

@@ -13,19 +13,20 @@ import pytest
 
 import transports
 from cluster.client import Client
-from cluster.courier import Courier
-from cluster.launch import Cluster, Nursery, Settings
-from cluster.mailbox import Mailbox
+from cluster.dispatcher import Dispatcher
+from cluster.launch import Cluster, LocalLauncher, Settings
 from cluster.partition import Partition, export
 from cluster.registry import PREFIX
-from cluster.route import Request, Route, Tally
+from cluster.request import Request, RequestStats, Route
+from cluster.result_receiver import ResultReceiver
 from partitioning.placement import PLACEMENTS
 from partitioning.program import read
 from partitioning.strategies import make_plan
 from tests.faults.common import PATIENCE, REMOTE
 from tests.faults.proxy import Proxy
 from tests.models import SHAPES, flat_outputs, inputs_for
-from transports.base import Address, Array, Message, Transport
+from transports.address import Address
+from transports.base import Array, Message, Transport
 from transports.pool import Pool
 
 SERVERS = 2
@@ -78,7 +79,7 @@ def _work(name: str, folder: Path) -> Work:
     )
 
 
-class ProxiedNursery(Nursery):
+class ProxiedNursery(LocalLauncher):
     """Puts a server of its own before the registry: whoever registers is known by a proxy's address from then on."""
 
     def __init__(self, carriers: Mapping[str, Transport]) -> None:
@@ -135,59 +136,59 @@ class Bench:
     """A cluster, and how one talks to it."""
 
     cluster: Cluster
-    nursery: ProxiedNursery
+    launcher: ProxiedNursery
     carriers: Mapping[str, Transport]
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
-        with self.courier() as courier, contextlib.closing(Mailbox(self.carriers)) as mailbox:
-            yield Client(courier, mailbox)
+        with self.dispatcher() as dispatcher, contextlib.closing(ResultReceiver(self.carriers)) as receiver:
+            yield Client(dispatcher, receiver)
 
     @contextlib.contextmanager
-    def courier(self) -> Iterator[Courier]:
-        with contextlib.closing(Courier(self.carriers, self.cluster.registries)) as courier:
-            yield courier
+    def dispatcher(self) -> Iterator[Dispatcher]:
+        with contextlib.closing(Dispatcher(self.carriers, self.cluster.registries)) as dispatcher:
+            yield dispatcher
 
 
-def send(courier: Courier, request: Request, partition: Partition, tensors: Mapping[str, Array]) -> list[Message]:
+def send(dispatcher: Dispatcher, request: Request, partition: Partition, tensors: Mapping[str, Array]) -> list[Message]:
     """What the servers that await `tensors` answer to messages of `request`, sent as another server would.
 
     The deadline of `request` travels with them and does not bound the sending. Raises `WireError`.
     """
     patient = replace(request, deadline=time.monotonic() + PATIENCE)
-    fields = request.fields() | Tally().fields()
+    fields = request.fields() | RequestStats().fields()
     return [
-        courier.call(
+        dispatcher.call(
             patient,
-            parcel.holder.address,
-            Message("infer", fields | {"epoch": parcel.holder.epoch}, parcel.tensors),
+            delivery.holder.address,
+            Message("infer", fields | {"epoch": delivery.holder.epoch}, delivery.tensors),
         )[0]
-        for parcel, _ in courier.parcels(patient, partition, tensors)
+        for delivery, _ in dispatcher.deliveries(patient, partition, tensors)
     ]
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[ProxiedNursery]:
-    with ProxiedNursery({name: transports.make(name) for name in REMOTE}) as nursery:
-        yield nursery
+def launcher() -> Iterator[ProxiedNursery]:
+    with ProxiedNursery({name: transports.make(name) for name in REMOTE}) as launcher:
+        yield launcher
 
 
-def started(nursery: ProxiedNursery, exports: Path, proxied: bool) -> Iterator[Bench]:
-    """One cluster after the other in the same nursery, which has loaded TensorFlow once."""
-    nursery.proxied = proxied
+def started(launcher: ProxiedNursery, exports: Path, proxied: bool) -> Iterator[Bench]:
+    """One cluster after the other in the same launcher, which has loaded TensorFlow once."""
+    launcher.proxied = proxied
     settings = Settings(transports=REMOTE, servers=SERVERS, exports=exports, workers=32, threads=1)
-    cluster = Cluster(settings, nursery)
-    yield Bench(cluster, nursery, {name: transports.make(name) for name in REMOTE})
+    cluster = Cluster(settings, launcher)
+    yield Bench(cluster, launcher, {name: transports.make(name) for name in REMOTE})
     cluster.close()
 
 
 @pytest.fixture(scope="module")
-def bench(nursery: ProxiedNursery, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
+def bench(launcher: ProxiedNursery, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
     """A cluster with a proxy before every node."""
-    yield from started(nursery, exports, proxied=True)
+    yield from started(launcher, exports, proxied=True)
 
 
 @pytest.fixture(scope="module")
-def plain(nursery: ProxiedNursery, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
+def plain(launcher: ProxiedNursery, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
     """A cluster without proxies."""
-    yield from started(nursery, exports, proxied=False)
+    yield from started(launcher, exports, proxied=False)

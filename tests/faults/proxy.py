@@ -16,8 +16,6 @@ from typing import Literal, Self
 
 from transports import Address
 
-__all__ = ["NONE", "Fault", "Proxy", "Way"]
-
 PATIENCE = 60.0
 """Seconds until those who hang up have hung up, on the slowest of machines."""
 PIECE = 16 * 2**10

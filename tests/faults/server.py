@@ -17,10 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import transports
-from cluster.process import parse_ready
 from transports import Address, Message
-
-__all__ = ["WORKERS", "echoing"]
+from transports.process import parse_ready
 
 WORKERS = 4
 ROOT = Path(__file__).parent.parent.parent

@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 
 from cluster.flows import FLOWS
-from cluster.mailbox import Mailbox
-from cluster.route import Request
+from cluster.request import Request
+from cluster.result_receiver import ResultReceiver
 from tests.faults.common import DEADLINE, PATIENCE, REMOTE, at_once, failing, frozen
 from tests.faults.conftest import SERVERS, Bench, Work, send
 from tests.faults.proxy import NONE, Fault
@@ -26,14 +26,14 @@ WAYS = {f"{transport}, {flow}": (transport, flow) for transport, flow in itertoo
 
 @contextmanager
 def stopped(bench: Bench, server: int) -> Iterator[None]:
-    with frozen(bench.nursery.pids[bench.cluster.nodes[server]]):
+    with frozen(bench.launcher.pids[bench.cluster.nodes[server]]):
         yield
 
 
 @contextmanager
 def faulty(bench: Bench, server: int, fault: Fault) -> Iterator[None]:
     """Every link to `server` has `fault`."""
-    proxies = [proxy for (number, _), proxy in bench.nursery.proxies.items() if number == server]
+    proxies = [proxy for (number, _), proxy in bench.launcher.proxies.items() if number == server]
     for proxy in proxies:
         proxy.fault = fault
     try:
@@ -79,14 +79,14 @@ def test_a_request_that_comes_after_its_deadline_executes_no_stage(
 ) -> None:
     work = works["sequential"]
     request = Request(uuid.uuid4().hex, work.route(transport, flow), time.monotonic() + PATIENCE)
-    mailbox = Mailbox(bench.carriers)
-    with mailbox.expect(request, work.partition.plan.outputs) as awaited, bench.courier() as courier:
+    receiver = ResultReceiver(bench.carriers)
+    with receiver.expect(request, work.partition.plan.outputs) as awaited, bench.dispatcher() as dispatcher:
         late = replace(awaited.request, deadline=time.monotonic())
 
         def ask() -> None:
-            assert [reply.method for reply in send(courier, late, work.partition, work.inputs)] == ["accepted"]
+            assert [reply.method for reply in send(dispatcher, late, work.partition, work.inputs)] == ["accepted"]
             awaited.outputs()
 
         with pytest.raises(DeadlineExceeded, match="no time left for stage"):
             ask()
-    mailbox.close()
+    receiver.close()

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from cluster.client import Client
-from cluster.courier import Courier
+from cluster.dispatcher import Dispatcher
 from cluster.flows import FLOWS
-from cluster.route import Request
+from cluster.request import Request
 from tests.faults.common import REMOTE
 from tests.faults.conftest import SERVERS, Bench, Work, send
 
@@ -70,7 +70,7 @@ class Usage:
 
 def usage(bench: Bench) -> dict[str, Usage]:
     """Of every process of the cluster, and of this one, in which the clients are."""
-    found = {name: Usage.of(psutil.Process(pid)) for name, pid in bench.nursery.pids.items()}
+    found = {name: Usage.of(psutil.Process(pid)) for name, pid in bench.launcher.pids.items()}
     return found | {"clients": Usage.of(psutil.Process())}
 
 
@@ -112,15 +112,15 @@ def test_a_join_whose_other_input_never_comes(plain: Bench, works: Mapping[str, 
     partition = work.partition
     joins = [stage for stage in partition.plan.stages if len(set(stage.inputs)) > 1]
     name = next(name for stage in joins for name in stage.inputs if partition.destinations(name, local_calls=True))
-    half = {name: np.ones((ROWS, *partition.plan.wires[name].shape[1:]), np.float32)}
+    half = {name: np.ones((ROWS, *partition.plan.edges[name].shape[1:]), np.float32)}
 
-    def begin(number: int, courier: Courier, count: int) -> None:
+    def begin(number: int, dispatcher: Dispatcher, count: int) -> None:
         for turn in range(count // CLIENTS):
             way = WAYS[(number + turn) % len(WAYS)]
             request = Request(uuid.uuid4().hex, work.route(*way), time.monotonic() + BRIEF, reply_to="127.0.0.1:1")
-            assert send(courier, request, partition, half)
+            assert send(dispatcher, request, partition, half)
 
     with ExitStack() as stack:
-        couriers = [stack.enter_context(plain.courier()) for _ in range(CLIENTS)]
+        couriers = [stack.enter_context(plain.dispatcher()) for _ in range(CLIENTS)]
         assert_flat(plain, lambda count: together(couriers, partial(begin, count=count)), HALVES)
         work.done_by(stack.enter_context(plain.client()), *WAYS[0])

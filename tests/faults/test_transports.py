@@ -178,42 +178,42 @@ def test_a_stopped_server(servers: Servers, message: Message) -> None:
 def test_what_nobody_waits_for_any_more_is_not_begun(servers: Servers) -> None:
     """A stopped server finds requests before it when it goes on, whose clients have given up."""
     with ExitStack() as stack:
-        callers = {wire: stack.enter_context(calling(wire, servers.addresses)) for wire in WIRES}
+        model_clients = {wire: stack.enter_context(calling(wire, servers.addresses)) for wire in WIRES}
 
         def give_up(wire: str) -> None:
             with failing(DeadlineExceeded):
-                callers[wire].call(SMALL)
+                model_clients[wire].call(SMALL)
 
-        assert all(caller.works() for caller in callers.values())
-        before = callers["grpc"].begun()
+        assert all(caller.works() for caller in model_clients.values())
+        before = model_clients["grpc"].begun()
         with frozen(servers.pid):
             at_once(give_up)
-            for caller in callers.values():
+            for caller in model_clients.values():
                 caller.proxy.await_hang_up()
-        assert all(caller.works() for caller in callers.values())  # and what came before that has been looked at
-        assert callers["grpc"].begun() - before == len(WIRES)
+        assert all(caller.works() for caller in model_clients.values())  # and what came before that has been looked at
+        assert model_clients["grpc"].begun() - before == len(WIRES)
 
 
 def test_a_killed_server_and_the_one_in_its_place() -> None:
     names = {name for name, _ in WIRES.values()}
     with ExitStack() as stack:
         found, pid = stack.enter_context(echoing(*names))
-        callers = {wire: stack.enter_context(calling(wire, found)) for wire in WIRES}
+        model_clients = {wire: stack.enter_context(calling(wire, found)) for wire in WIRES}
         threads = stack.enter_context(ThreadPoolExecutor())
-        caller = next(iter(callers.values()))
+        caller = next(iter(model_clients.values()))
         before = caller.begun()
-        calls = [threads.submit(caller.call, HELD, PATIENCE) for caller in callers.values()]
+        calls = [threads.submit(caller.call, HELD, PATIENCE) for caller in model_clients.values()]
         while caller.begun() - before < len(calls):
             pass
         os.kill(pid, signal.SIGKILL)
         for call in calls:
             with failing(ConnectionLost):
                 call.result()
-        for caller in callers.values():
+        for caller in model_clients.values():
             with failing(ConnectError):
                 caller.call(SMALL)
         found, _ = stack.enter_context(echoing(*names))
-        for wire, caller in callers.items():
+        for wire, caller in model_clients.items():
             caller.proxy.target = found[WIRES[wire][0]]
             assert caller.works()
 

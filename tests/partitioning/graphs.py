@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from partitioning.graph import Graph, Operation, TensorInfo
 from partitioning.order import needed
 
-__all__ = ["chain", "graphs"]
-
 
 def chain(*sizes: int) -> Graph:
     """Operations `o0`, `o1`, ... in a row; the k-th gives a float32 tensor of `sizes[k]` elements."""

@@ -1,4 +1,4 @@
-"""Portions of models that went through files run as the model that they were taken from; broken files are named."""
+"""Shards of models that went through files run as the model that they were taken from; broken files are named."""
 
 from __future__ import annotations
 

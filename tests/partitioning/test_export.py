@@ -49,7 +49,7 @@ def assert_signature(plan: Plan, served: Served, folder: Path, stage: Stage) -> 
     for tensors, infos in ((stage.inputs, signature.inputs), (stage.outputs, signature.outputs)):
         assert set(infos) == {served.keys[name] for name in tensors}
         for name in tensors:
-            wire, info = plan.wires[name], infos[served.keys[name]]
+            wire, info = plan.edges[name], infos[served.keys[name]]
             assert tuple(tf.TensorShape(info.tensor_shape)) == wire.shape
             assert tf.as_dtype(info.dtype).name == wire.dtype
 

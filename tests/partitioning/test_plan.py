@@ -43,8 +43,8 @@ def test_edges_are_complete(pair: tuple[Graph, Plan]) -> None:
         elsewhere = {tensor for other in plan.stages if other != stage for tensor in other.inputs}
         assert set(stage.inputs) == needed - made
         assert set(stage.outputs) == made & (elsewhere | set(graph.outputs))
-        assert all(stage.name in plan.wires[tensor].consumers for tensor in stage.inputs)
-        assert all(plan.wires[tensor].producer == stage.name for tensor in stage.outputs)
+        assert all(stage.name in plan.edges[tensor].consumers for tensor in stage.inputs)
+        assert all(plan.edges[tensor].producer == stage.name for tensor in stage.outputs)
 
 
 @given(plans())
@@ -57,8 +57,8 @@ def test_json_round_trip(pair: tuple[Graph, Plan]) -> None:
 def test_cut_table_lists_every_wire_once(pair: tuple[Graph, Plan]) -> None:
     _, plan = pair
     table = cut_table(plan)
-    assert sorted(wire.name for cut in table for wire in cut.wires) == sorted(plan.wires)
-    sent = sum(plan.wires[tensor].nbytes for stage in plan.stages for tensor in stage.inputs)
+    assert sorted(wire.name for cut in table for wire in cut.edges) == sorted(plan.edges)
+    sent = sum(plan.edges[tensor].nbytes for stage in plan.stages for tensor in stage.inputs)
     assert sum(cut.nbytes for cut in table) == sent
     assert sent_bytes(plan) == sent - table[0].nbytes
 
@@ -96,8 +96,8 @@ UNUSABLE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no input": (lambda plan: plan["stages"][0].update(inputs=[]), "'stage-0' takes no tensor"),
     "no output": (lambda plan: plan["stages"][1].update(outputs=[]), "output 'o2' is made by no stage"),
     "input as output": (lambda plan: plan.update(outputs=["x"]), "output 'x' is its input"),
-    "false consumer": (lambda plan: plan["wires"]["o1"].update(consumers=[]), "wire of tensor 'o1' is not what"),
-    "missing wire": (lambda plan: plan["wires"].pop("o1"), "wire of tensor 'o1' is not what"),
+    "false consumer": (lambda plan: plan["edges"]["o1"].update(consumers=[]), "edge of tensor 'o1' is not what"),
+    "missing wire": (lambda plan: plan["edges"].pop("o1"), "edge of tensor 'o1' is not what"),
     "missing field": (lambda plan: plan.pop("stages"), "this is no plan: KeyError: 'stages'"),
     "unknown field": (lambda plan: plan["stages"][0].update(colour=1), "this is no plan: TypeError"),
 }

@@ -39,7 +39,7 @@ def _bottleneck(graph: Graph, numbers: Sequence[int], costs: Mapping[str, float]
 def _sent(graph: Graph, numbers: Sequence[int]) -> tuple[int, int]:
     """Bytes and tensors that stages take, one of a kind for each stage that takes it."""
     plan = build_plan(graph, numbers, "submodel")
-    return sum(cut.nbytes for cut in cut_table(plan)), sum(len(wire.consumers) for wire in plan.wires.values())
+    return sum(cut.nbytes for cut in cut_table(plan)), sum(len(wire.consumers) for wire in plan.edges.values())
 
 
 def _all_partitions(size: int, n: int) -> list[tuple[int, ...]]:

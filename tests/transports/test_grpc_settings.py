@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from tests.transports.conftest import HOST
-from transports import Address, Message, stubs
+from tools import stubs
+from transports import Address, Message
 from transports.errors import ConnectError, WireError
 from transports.grpc_protobuf import STATUS, GrpcProtobuf
 from transports.grpc_server import threads

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 import transports
-from experiments import echo
+from experiments.sizes import echo
 from tests.transports.conftest import Case
 from transports import Limits, Message, Transport
 from transports.base import Array

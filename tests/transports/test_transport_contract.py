@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import transports
-from experiments import echo
+from experiments.sizes import echo
 from tests.lateness import in_time
 from tests.transports.conftest import HOST, Case
 from transports import Address, Limits, Message

@@ -1,0 +1,58 @@
+"""The servers of the transport `none`: the same registry and nodes, in this process, called directly."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cluster.leases import Leases
+from cluster.model_servers.stages import ModelServerClients
+from cluster.node import Shard
+from cluster.node_server import LOOPBACK, NodeServer, Shards, addresses, make_shards, serve_all
+from cluster.partition import Partition
+from cluster.registry import Registry
+from transports.address import Address
+from transports.base import Transport
+
+if TYPE_CHECKING:
+    from partitioning.program import Program
+
+
+class InProcessCluster:
+    """Registry and nodes of `partitions` in this process, over the transport `none`. A context manager."""
+
+    def __init__(
+        self,
+        partitions: Sequence[Partition],
+        program: Program,
+        transport: Transport,
+        model_servers: Sequence[Mapping[str, Address]] = (),
+    ) -> None:
+        """`model_servers`: by server, where the stages are executed of engines that call one."""
+        self._partitions = partitions
+        self._program = program
+        self._model_clients = ModelServerClients(model_servers)
+        self._transports = {transport.name: transport}
+        self._stack = contextlib.ExitStack()
+        self.registries: Mapping[str, Address] = {}
+
+    def __enter__(self) -> InProcessCluster:
+        self._stack.callback(self._model_clients.close)
+        servers = max(partition.servers for partition in self._partitions)
+        registry = Registry(Leases(servers, ttl=math.inf))  # nobody here can end without the others
+        self.registries = addresses(serve_all(registry.handle, self._transports, LOOPBACK, 1, self._stack))
+        for _ in range(servers):
+            host = NodeServer(self._transports, self.registries, self._load, workers=1)
+            self._stack.callback(host.close)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _load(self, server: int) -> Shards:
+        shards: dict[tuple[str, str], Shard] = {}
+        for partition in self._partitions:
+            shards |= make_shards(partition, server, lambda: self._program, self._model_clients)
+        return shards

@@ -1,0 +1,85 @@
+"""Stages that model servers execute, as a node holds them: the engines of `cluster.model_servers.selection`.
+
+A node with such an engine is a collector: it gathers the inputs of a stage as every node does, has the model server
+that belongs to it execute the stage, and hands the outputs on. It computes nothing and loads no weights.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+
+from cluster.model_servers.selection import ENGINES
+from cluster.partition import Partition
+from partitioning.plan import Stage
+from partitioning.served import Served
+from transports.address import Address
+from transports.base import Array
+from transports.errors import UsageError
+
+
+class Predictor(Protocol):
+    """A client of a model server, whichever of its interfaces it calls."""
+
+    def predict(
+        self, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, str], timeout: float
+    ) -> dict[str, Array]:
+        """`outputs` (key -> dtype) of the model's default signature, as read-only arrays. Raises a `WireError`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ServedStage:
+    """A stage that a model server executes: `Portion.execute` of a node."""
+
+    def __init__(self, client: Predictor, served: Served, stage: Stage) -> None:
+        self._client = client
+        self._model = served.models[stage.name]
+        self._inputs = [served.keys[name] for name in stage.inputs]
+        self._outputs = {served.keys[name]: served.plan.edges[name].dtype for name in stage.outputs}
+
+    def __call__(self, inputs: Sequence[Any], remaining: float = 30.0) -> list[Any]:
+        """`stage.outputs` from `stage.inputs`, in their orders: read-only arrays, within `remaining` seconds.
+
+        Raises a `WireError`.
+        """
+        named = dict(zip(self._inputs, map(np.asarray, inputs), strict=True))
+        answer = self._client.predict(self._model, named, self._outputs, remaining)
+        return [answer[key] for key in self._outputs]
+
+
+class ModelServerClients:
+    """Kept connections to the model servers of an experiment. `servers`: by server, the address of each interface."""
+
+    def __init__(self, servers: Sequence[Mapping[str, Address]] = ()) -> None:
+        self._servers = servers
+        self._clients: dict[tuple[str, int], Predictor] = {}
+        self._lock = threading.Lock()
+
+    def stages(self, partition: Partition, engine: str, server: int) -> dict[str, ServedStage]:
+        """The stages of one server, by name."""
+        served = Served.of(partition.plan, partition.name)
+        client = self._client(engine, server)
+        return {stage.name: ServedStage(client, served, stage) for stage in partition.portion(server)}
+
+    def close(self) -> None:
+        """Let go of every connection. Idempotent."""
+        with self._lock:
+            clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.close()
+
+    def _client(self, engine: str, server: int) -> Predictor:
+        if server >= len(self._servers):
+            raise UsageError(f"engine {engine!r} calls a model server, and none is named for server {server}")
+        with self._lock:
+            if (engine, server) not in self._clients:
+                module, _, name = ENGINES[engine].client.partition(":")  # imported when it is chosen
+                make = getattr(import_module(module), name)
+                self._clients[engine, server] = make(self._servers[server][ENGINES[engine].interface])
+            return self._clients[engine, server]

@@ -1,0 +1,185 @@
+"""A node with its servers and its place in the registry: what a process holds, and what `none` holds in this one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cluster.dispatcher import Dispatcher
+from cluster.lease_client import LeaseClient
+from cluster.manifest import sealed, verify
+from cluster.model_servers.stages import ModelServerClients
+from cluster.node import Execute, Node, Shard
+from cluster.partition import Partition, read_partitions
+from partitioning.engine_table import is_remote
+from partitioning.plan import Stage
+from transports.address import LAST_PORT, Address
+from transports.base import Handler, Server, Transport
+from transports.errors import UsageError, WireError
+from transports.process import freeze_garbage
+from transports.sockets import Deadline
+
+if TYPE_CHECKING:
+    from partitioning.program import Program
+
+Shards = Mapping[tuple[str, str], Shard]
+FLUSH = 0.25
+"""Seconds that a transport has at the least for answers that are on their way out when a server ends."""
+LOOPBACK = Address("127.0.0.1", 0)
+"""Any free port of this machine, for this machine alone."""
+
+
+def serve_all(
+    handler: Handler, transports: Mapping[str, Transport], at: Address, workers: int, stack: contextlib.ExitStack
+) -> dict[str, Server]:
+    """Serve `handler` on every transport until `stack` closes: from the port of `at` upwards, or (0) on free ones.
+
+    Raises `UsageError` where that goes beyond the last port, and `ConnectError`.
+    """
+    if at.port and not 0 < at.port <= LAST_PORT - len(transports) + 1:
+        raise UsageError(f"port {at.port}: {len(transports)} transports take that many ports, up to {LAST_PORT}")
+    return {
+        name: stack.enter_context(transport.serve(handler, at.host, at.port and at.port + place, workers))
+        for place, (name, transport) in enumerate(transports.items())
+    }
+
+
+def addresses(servers: Mapping[str, Server]) -> dict[str, Address]:
+    """Where each of `servers` listens."""
+    return {name: server.address for name, server in servers.items()}
+
+
+class NodeServer:
+    """Serve, register, load the portion that the registry gives, report what it awaits, and keep the lease."""
+
+    def __init__(
+        self,
+        transports: Mapping[str, Transport],
+        registries: Mapping[str, Address],
+        load: Callable[[int], Shards],
+        *,
+        at: Address = LOOPBACK,
+        workers: int = 8,
+        claim: int | None = None,
+        patience: float = 0.0,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """`load`: the server's index -> its shards. `claim` and `patience`: see `LeaseClient`. `stop` is set to
+        end the server, and by the server itself when its portion is lost.
+
+        Raises `NoPortion` when every portion is taken.
+        """
+        self._stack = contextlib.ExitStack()
+        self._stop = stop or threading.Event()
+        self._lost: WireError | None = None
+        self._lease_client: LeaseClient | None = None
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            shards: dict[tuple[str, str], Shard] = {}
+            dispatcher = Dispatcher(transports, registries)
+            self._stack.callback(dispatcher.close)
+            self._node = Node(shards, dispatcher, lambda: self._lease_client.epoch if self._lease_client else 0)
+            self._stack.callback(self._node.close)
+            self._servers = serve_all(self._node.handle, transports, at, workers, self._stack)
+            self.addresses = addresses(self._servers)
+            name = next(iter(transports))
+            self._lease_client = LeaseClient(
+                transports[name],
+                registries[name],
+                self.addresses,
+                claim=claim,
+                patience=patience,
+                stop=self._stop,
+                lost=self._lose,
+            )
+            self._stack.callback(self._lease_client.close)
+            shards.update(load(self._lease_client.server))
+            held = {portion.partition.name: portion.partition for portion in shards.values()}
+            self._lease_client.report({name: partition.awaited(self.server) for name, partition in held.items()})
+            undo.pop_all()
+
+    @property
+    def server(self) -> int:
+        """The index of the portion that this server holds."""
+        assert self._lease_client is not None
+        return self._lease_client.server
+
+    def finish(self, seconds: float) -> None:
+        """Let the requests that are here leave, for `seconds` or little more, and give the portion back.
+
+        Raises the `WireError` for which the portion was lost, if it was.
+        """
+        assert self._lease_client is not None
+        deadline = Deadline.after(seconds)
+        self._node.drain(seconds)
+        if self._lost is None:
+            self._lease_client.leave()
+        for server in self._servers.values():  # the last answers are still on their way out
+            server.drain(max(FLUSH, deadline.left()))
+        if self._lost:
+            raise self._lost
+
+    def close(self) -> None:
+        """Stop serving, and let go of every connection."""
+        self._stack.close()
+
+    def _lose(self, error: WireError) -> None:
+        self._lost = error
+        self._stop.set()
+
+
+def make_shards(
+    partition: Partition, server: int, program: Callable[[], Program], model_clients: ModelServerClients
+) -> Shards:
+    """The stages of `server` under each engine of `partition`; none where the partition has fewer servers.
+
+    `program` is asked for where stages are executed here, `model_clients` where model servers do that.
+    """
+    names = partition.engines if server < partition.servers else ()
+    made: dict[tuple[str, str], Shard] = {}
+    if here := [engine for engine in names if not is_remote(engine)]:
+        loaded = program()
+        made |= {(partition.name, engine): _local_shard(partition, engine, server, loaded) for engine in here}
+    for engine in names:
+        if is_remote(engine):
+            stages = model_clients.stages(partition, engine, server)
+            made[partition.name, engine] = Shard(partition, server, stages, np.asarray)
+    return made
+
+
+def _local_shard(partition: Partition, engine: str, server: int, program: Program) -> Shard:
+    from partitioning import engines
+
+    def executed(stage: Stage) -> Execute:
+        execute = engines.build(engine, program, stage)
+        return lambda inputs, remaining: execute(inputs)  # what computes here waits for nobody
+
+    return Shard(
+        partition, server, {stage.name: executed(stage) for stage in partition.portion(server)}, engines.to_array
+    )
+
+
+def load_shards(exports: Path, digest: str, server: int, model_clients: ModelServerClients) -> Shards:
+    """The shards of `server`, from the files that the launcher wrote (`cluster.partition`) and sealed under `digest`.
+
+    Raises `Tampered` for a file that is not the one that was sealed, before anything is made of it.
+    """
+    from partitioning import archive
+
+    def program(name: str) -> Program:
+        verify(exports, digest, f"{name}/server-{server}")
+        return archive.load(exports / name / f"server-{server}")
+
+    shards: dict[tuple[str, str], Shard] = {}
+    names = [name for name in sealed(exports, digest) if name.endswith("/partition.json")]
+    verify(exports, digest, *names)
+    for partition in read_partitions(exports / name for name in names):
+        shards |= make_shards(partition, server, partial(program, partition.name), model_clients)
+    freeze_garbage()
+    return shards

@@ -1,0 +1,63 @@
+"""Scripted faults: `--kill NODE@REQUEST` kills a node during an experiment, and each failure is recorded.
+
+The node is ended by SIGKILL just before that timed request of each cell, and another is started in its place. A request
+that fails meanwhile is written to faults.csv and repeated until it is answered, so that the number of samples stays as
+asked.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from cluster.dispatcher import UNREACHABLE
+from cluster.errors import NoServer
+from experiments.spec.experiment import Cell
+from experiments.spec.kill import Kill
+from experiments.store import rows
+from experiments.store.faults import Fault
+from transports.errors import ResourceExhausted, WireError
+
+EXPECTED = (*UNREACHABLE, NoServer, ResourceExhausted)
+"""Errors that a kill may cause: a server is gone, its stages have no holder yet, or the other servers are full."""
+PAUSE = 0.1
+"""Seconds to wait after a failed request, so that immediate refusals do not spin."""
+
+
+class FaultInjector:
+    """Carries out a `Kill` in each cell, and tells the failures that come of it from others."""
+
+    def __init__(
+        self, kill: Kill, replace: Callable[[str], None], log: rows.Writer, clock: Callable[[], float], patience: float
+    ) -> None:
+        """`replace` kills a node and starts another. `clock`: that of the samples' `start`. After `patience` seconds
+        without a recovery a failure is one."""
+        self._kill = kill
+        self._replace = replace
+        self._log = log
+        self._clock = clock
+        self._patience = patience
+        self._killed: dict[Cell, float] = {}
+        self._lock = threading.Lock()
+
+    def before(self, cell: Cell, run: int) -> None:
+        """What is to happen before that request."""
+        with self._lock:
+            if run != self._kill.request or cell in self._killed:
+                return
+            self._killed[cell] = now = self._clock()
+            self._log.append(Fault(cell, run, now, 0.0, "kill", self._kill.name))
+            self._replace(self._kill.name)
+
+    def expected(self, cell: Cell, error: WireError) -> bool:
+        """Whether a request of `cell` that fails now with `error` may do so because of the kill."""
+        return isinstance(error, EXPECTED) and self._clock() - self._killed.get(cell, -math.inf) < self._patience
+
+    def failed(self, cell: Cell, run: int, start: float, error: WireError) -> None:
+        """Write down that a request begun at `start` failed."""
+        seconds = self._clock() - start  # before the lock, which is held as long as a node is being replaced
+        with self._lock:
+            self._log.append(Fault(cell, run, start, seconds, "failed", error.kind, str(error)))
+        time.sleep(PAUSE)

@@ -1,0 +1,148 @@
+"""What is sent through a model: a real photograph where it takes images, seeded numbers where it does not.
+
+Requests cycle through `VARIANTS` different inputs, and the items of a batch differ too: an answer that was meant for
+another request, or that stands at another place in the batch, is a wrong answer and not an equal one.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from experiments.measure import memory
+from experiments.spec.experiment import PHOTOGRAPH
+from experiments.spec.schedule import VARIANTS
+from partitioning.graph import TensorInfo
+from transports.base import DTYPES, Array
+from transports.errors import UsageError
+
+OPEN = 16
+"""Extent of an open dimension that is not the batch, for example of a sequence."""
+EXTENT = 224
+"""Pixels of an open dimension of an image."""
+VALUE = 8
+"""Bytes that each value of all variants takes: as it was made, and as the model's own preprocessing gives it back."""
+VOCABULARY = 10
+"""Seeded integers are below this: they are likely to be indices, of which a model has at least a few."""
+
+Pixels = NDArray[np.float32]
+
+
+def load_image(path: str | Path, size: tuple[int, int], batch: int, first: int = 0) -> Pixels:
+    """The image at `path` as float32 RGB in 0..255, of shape (batch, h, w, 3), where `size` is (h, w).
+
+    Turned upright by its EXIF tag, alpha dropped, the first frame of several, stretched to `size` with Pillow's
+    bicubic filter. Item k is `view(image, first + k)`.
+    Raises `UsageError` for a file that is missing, unreadable, truncated, no image, or too large to be one.
+    """
+    image = _upright(path)
+    image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, dtype=np.float32)
+    return np.stack([view(pixels, first + item) for item in range(batch)])
+
+
+def view(pixels: Pixels, number: int) -> Pixels:
+    """View `number` of an image: rolled to the right by (number // 2) steps, and mirrored where the number is odd.
+
+    A step is about a seventh of the width and shares no divisor with it, so that the first 2 * width views all
+    differ (from three columns on); after each full turn the image is rolled down by a row as well.
+    """
+    height, width = pixels.shape[:2]
+    step = next(step for step in range(max(1, width // 7), width + 1) if math.gcd(step, width) == 1)
+    turns, across = divmod(number // 2, width)
+    rolled = np.roll(pixels, (turns % height, across * step % width), axis=(0, 1))
+    return rolled[:, ::-1] if number % 2 else rolled
+
+
+def check_image(path: str | Path) -> None:
+    """Raise the `UsageError` that `load_image` would, before anything costly is started."""
+    _upright(path)
+
+
+def _upright(path: str | Path) -> Image.Image:
+    """The decoded image. A decompression bomb is what Pillow warns of: more than `Image.MAX_IMAGE_PIXELS`."""
+    if not Path(path).is_file():
+        raise UsageError(f"--input: no file {str(path)!r}; give an image file, such as a JPEG or a PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path) as image:
+                _check_depth(image, path)
+                return ImageOps.exif_transpose(image).convert("RGB")
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            limit = f"{Image.MAX_IMAGE_PIXELS} pixels at most"
+            raise UsageError(f"--input: {str(path)!r} is too large; valid: {limit}") from error
+        except UnidentifiedImageError as error:
+            raise UsageError(f"--input: {str(path)!r} is no image; give a JPEG or a PNG") from error
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+            raise UsageError(f"--input: {str(path)!r} cannot be decoded: {error}; give a whole image") from error
+
+
+def _check_depth(image: Image.Image, path: str | Path) -> None:
+    if image.mode.startswith(("I", "F")):  # Pillow would clip its values to 255 instead of scaling them
+        raise UsageError(f"--input: {str(path)!r} has more than 8 bits a channel; give an image with 8")
+
+
+def is_image(info: TensorInfo) -> bool:
+    """Whether a model's input takes RGB images: (batch, h, w, 3), where h and w may be open."""
+    return len(info.shape) == 4 and info.shape[0] is None and info.shape[3] == 3
+
+
+def variants(
+    infos: Sequence[TensorInfo], path: str | Path, batch: int, seed: int = 0, count: int = VARIANTS
+) -> tuple[dict[str, Array], ...]:
+    """The `count` inputs that requests cycle through, each a tensor for every name in `infos`, the model's inputs.
+
+    Images get views of the photograph at `path`, no view twice; everything else gets seeded numbers. An image whose
+    extents are open is 224 x 224. Raises `UsageError` as `load_image` does, where a photograph was asked for and the
+    model takes none, and for a batch that does not fit into memory.
+    """
+    if not any(is_image(info) for info in infos) and Path(path) != PHOTOGRAPH:
+        shapes = ", ".join(f"{info.name} {info.dtype}{list(info.shape)}" for info in infos)
+        raise UsageError(f"--input: the model takes no image (its inputs: {shapes}); leave --input out")
+    values = sum(math.prod(_shape(info, batch=1)) for info in infos)
+    memory.check(f"--batch: an input of {batch} images, in {count} variants,", batch, count * VALUE * values, "images")
+    made: list[dict[str, Array]] = []
+    for variant in range(count):
+        numbers = (variant * len(infos) + place for place in range(len(infos)))
+        made.append({info.name: _tensor(info, path, batch, seed, next(numbers)) for info in infos})
+    return tuple(made)
+
+
+def _tensor(info: TensorInfo, path: str | Path, batch: int, seed: int, number: int) -> Array:
+    """The tensor with this `number` among all inputs of all variants."""
+    if not is_image(info):
+        return seeded(info, batch, seed + number)
+    _, height, width, _ = _shape(info, batch)
+    return load_image(path, (height, width), batch, number * batch).astype(DTYPES[info.dtype])
+
+
+def _shape(info: TensorInfo, batch: int) -> tuple[int, ...]:
+    """The first open extent is `batch`, others are `EXTENT` in an image and `OPEN` elsewhere."""
+    opened = info.shape.index(None) if None in info.shape else -1
+    free = EXTENT if is_image(info) else OPEN
+    return tuple(batch if place == opened else free if size is None else size for place, size in enumerate(info.shape))
+
+
+def seeded(info: TensorInfo, batch: int, seed: int) -> Array:
+    """Numbers of the tensor's shape and dtype: standard normal, integers below `VOCABULARY`, or fair booleans.
+
+    The same seed gives the same numbers.
+    """
+    shape = _shape(info, batch)
+    generator = np.random.default_rng([seed, zlib.crc32(info.name.encode())])
+    dtype = DTYPES[info.dtype]
+    if dtype.kind in "biu":
+        return generator.integers(2 if dtype.kind == "b" else VOCABULARY, size=shape).astype(dtype)
+    normal = generator.standard_normal(shape)
+    if dtype.kind == "c":
+        return (normal + 1j * generator.standard_normal(shape)).astype(dtype)
+    return normal.astype(dtype)

@@ -1,0 +1,191 @@
+"""Everything that is known before a process starts: model, inputs, right answers, partitions, workers.
+
+Whatever cannot be used is refused here, before anything is started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cluster.flows import FLOWS
+from cluster.partition import Partition
+from cluster.request import Route
+from cluster.workers import workers_needed
+from experiments.measure.inputs import is_image, load_image, variants
+from experiments.spec.experiment import Cell, Experiment
+from partitioning.engine_table import is_remote, local_engine
+from partitioning.errors import PartitionError
+from partitioning.placement import PLACEMENTS
+from partitioning.strategies import SLACKS, make_plan
+from transports.base import Array
+from transports.errors import UsageError
+
+if TYPE_CHECKING:
+    from partitioning.models import LoadedModel
+    from partitioning.program import Program
+
+Tensors = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment, ready to be run. Inputs and right answers are by batch, and for each batch a few variants."""
+
+    experiment: Experiment
+    program: Program
+    partitions: Mapping[Cell, Partition]
+    inputs: Mapping[int, Sequence[Tensors]]
+    expected: Mapping[int, Sequence[Tensors]]
+    workers: int
+    """Calls that a server must be able to handle at a time."""
+
+    def chosen(self, *, remote: bool) -> list[Partition]:
+        """The partitions that processes hold (or, not `remote`, this process), each with the engines that it needs."""
+        engines: dict[Partition, dict[str, None]] = {}
+        for cell, partition in self.partitions.items():
+            if (cell.transport != "none") == remote:
+                engines.setdefault(partition, {})[cell.engine] = None
+        return [replace(partition, engines=tuple(names)) for partition, names in engines.items()]
+
+    @property
+    def served(self) -> list[Partition]:
+        """The partitions whose stages run in model servers."""
+        cells = (cell for cell in self.partitions if is_remote(cell.engine))
+        return list(dict.fromkeys(self.partitions[cell] for cell in cells))
+
+    @property
+    def transports(self) -> tuple[str, ...]:
+        """The transports of the cells, each once."""
+        return tuple(dict.fromkeys(cell.transport for cell in self.experiment.cells))
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Load, cut, place and check. Raises `UsageError` for whatever cannot be used."""
+    from partitioning import models, program
+
+    try:
+        photograph = load_image(experiment.input, (224, 224), batch=4)
+        loaded = models.load(experiment.model, experiment.weights, experiment.seed, calibrate_with=photograph)
+        batches = sorted({cell.batch for cell in experiment.cells})
+        whole = program.read(loaded.model)
+        inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}
+        partitions = _Planner(whole, inputs[batches[0]][0]).partitions(experiment.cells)
+        _check_listed(partitions)
+    except PartitionError as error:
+        raise UsageError(str(error)) from error
+    expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
+    return Prepared(experiment, whole, partitions, inputs, expected, _workers(experiment, partitions))
+
+
+def route_of(cell: Cell, partition: Partition) -> Route:
+    """How the requests of `cell` travel."""
+    return Route(
+        partition=partition.name,
+        engine=cell.engine,
+        transport=cell.transport,
+        codec=cell.codec,
+        flow=cell.flow,
+        local_calls=cell.local_calls == "on",
+        registry=cell.registry,
+        connections=cell.connections,
+        send=cell.send,
+    )
+
+
+class _Planner:
+    """Makes each partition once, however many cells share it, and measures costs only where a cut needs them."""
+
+    def __init__(self, program: Program, sample: Tensors) -> None:
+        self._program = program
+        self._sample = sample
+        self._costs: dict[str, Mapping[str, float]] = {}
+
+    def partitions(self, cells: Sequence[Cell]) -> dict[Cell, Partition]:
+        """A partition is named after its mode, and after all that makes it where the mode has several."""
+        words = {cell: _words(cell) for cell in cells}
+        alone = Counter(cell_words[0] for cell_words in set(words.values()))
+        names = {key: key[0] if alone[key[0]] == 1 else "-".join(key) for key in words.values()}
+        one_each = {key: cell for cell, key in words.items()}
+        made = {key: self._make(cell, names[key]) for key, cell in one_each.items()}
+        return {cell: made[words[cell]] for cell in cells}
+
+    def _make(self, cell: Cell, name: str) -> Partition:
+        costs = self._cost(local_engine(cell.engine)) if cell.cut in SLACKS and cell.mode == "submodel" else None
+        plan = make_plan(self._program.graph, cell.mode, cell.cut, cell.servers, costs)
+        if cell.servers > len(plan.stages):
+            text = f"--servers {cell.servers}: the plan {cell.mode!r} of this model has {len(plan.stages)} stages"
+            raise UsageError(f"{text}; give at most as many servers")
+        return Partition(name, plan, PLACEMENTS[cell.placement](plan, cell.servers), ())
+
+    def _cost(self, engine: str) -> Mapping[str, float]:
+        from partitioning import costs
+
+        if engine not in self._costs:
+            self._costs[engine] = costs.measure(self._program, self._sample, engine)
+        return self._costs[engine]
+
+
+def _words(cell: Cell) -> tuple[str, ...]:
+    """All that a partition depends on: cells with the same words share one. A measured cut is one of its engine."""
+    words = [cell.mode, f"s{cell.servers}", cell.placement]
+    if cell.mode == "submodel":
+        words.append(hashlib.sha256(cell.cut.encode()).hexdigest()[:8] if "+" in cell.cut else cell.cut)
+        words += [local_engine(cell.engine)] if cell.cut in SLACKS else []
+    return tuple(words)
+
+
+def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch: int) -> list[Tensors]:
+    """The variants of a request's input, photographs made into what the model was trained on."""
+    infos = [program.graph.tensors[name] for name in program.graph.inputs]
+    images = {info.name for info in infos if is_image(info)}
+    return [
+        {name: loaded.preprocess(array) if name in images else array for name, array in variant.items()}
+        for variant in variants(infos, experiment.input, batch, experiment.seed)
+    ]
+
+
+def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
+    """What Keras itself answers: the model called as a whole, by no code of ours."""
+    import keras
+
+    given = [inputs[name] for name in program.graph.inputs]
+    outputs = keras.tree.flatten(loaded.model(dict(inputs) if len(given) > 1 else given[0], training=False))
+    arrays = (keras.ops.convert_to_numpy(output) for output in outputs)
+    return dict(zip(program.graph.outputs, arrays, strict=True))
+
+
+def _check_listed(partitions: Mapping[Cell, Partition]) -> None:
+    """Raises `UsageError` for a tensor that would have to go over REST, and of whose type JSON has no list."""
+    rest = [partition for cell, partition in partitions.items() if cell.engine == "tfserving-rest"]
+    for partition in dict.fromkeys(rest):
+        from tfserving.json_arrays import LISTED  # not without the extra `serving`
+
+        for name, wire in partition.plan.edges.items():
+            if wire.dtype not in LISTED:
+                raise UsageError(
+                    f"--engine tfserving-rest: no {wire.dtype}, such as tensor {name!r}, goes over REST; "
+                    "valid with --engine tfserving"
+                )
+
+
+def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> int:
+    """The workers that every cell can do with. Raises `UsageError` for an explicit number below that."""
+    needed = {
+        cell.name: cell.concurrency * workers_needed(partition, local_calls=cell.local_calls == "on", send=cell.send)
+        for cell, partition in partitions.items()
+        if cell.transport != "none" and FLOWS[cell.flow].waits
+    }
+    name, most = max(needed.items(), key=lambda item: item[1], default=("", 1))
+    if 0 < experiment.workers < most:
+        raise UsageError(
+            f"--workers {experiment.workers}: cell {name} needs {most}, since its nested calls wait in {most} workers "
+            f"of one server at once and would block for good; give --workers {most} or more, or leave it out"
+        )
+    # One more than is needed: a server may see the next request before it has put the last one away. And enough for
+    # every other server to hand something on at once, which waits for nothing.
+    others = max(2 * cell.servers + cell.concurrency for cell in partitions)
+    return experiment.workers or max(most, others) + 1

@@ -1,0 +1,249 @@
+"""Runs an experiment: starts the cluster, holds the gate, times the requests, keeps each sample as it is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+import transports
+from cluster.client import Answer, Client
+from cluster.dispatcher import Dispatcher
+from cluster.errors import NoServer
+from cluster.in_process import InProcessCluster
+from cluster.launch import HINDSIGHT, Cluster, LocalLauncher, Settings
+from cluster.model_servers.fleet import Fleet
+from cluster.partition import export
+from cluster.pinning import cores, pin, pinned
+from cluster.result_receiver import ResultReceiver
+from experiments.measure import gate, model_servers, wire
+from experiments.measure.fault_injector import FaultInjector
+from experiments.measure.prepare import Prepared, route_of
+from experiments.measure.progress import Progress
+from experiments.spec.experiment import Cell, Experiment
+from experiments.spec.kill import Kill
+from experiments.spec.schedule import Block, blocks, warm_ups
+from experiments.store import rows
+from experiments.store.samples import Sample, Writer
+from transports.address import Address
+from transports.errors import ConnectError, ConnectionLost, WireError
+from transports.process import freeze_garbage
+from transports.sockets import Deadline
+
+Keep = Callable[[Sample], None]
+
+RECOVERY = 60.0
+"""Seconds that a node which was killed may take to be replaced, on top of two leases, before a failure is one."""
+ENDED = (ConnectError, ConnectionLost, NoServer)
+"""What a request fails with whose server has ended: the one failure after which that is worth waiting for."""
+
+
+def run(
+    prepared: Prepared,
+    samples: Writer,
+    progress: Progress,
+    launcher: LocalLauncher | None = None,
+    faults: rows.Writer | None = None,
+) -> None:
+    """Measure every cell of `prepared`: a row of `samples` for each timed request.
+
+    It is written before the next one begins, or, where several are under way at a time, as soon as it is answered.
+    `launcher` starts the processes; without it, only cells carried by `none` can run. `faults` takes what comes of a
+    `kill` in the experiment.
+    Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a request
+    that failed. What was answered until then, or was under way and is answered yet, is in `samples`; nothing is left
+    running.
+    """
+    experiment = prepared.experiment
+
+    def keep(sample: Sample) -> None:
+        samples.append(sample)
+        progress.advance(sample.cell.name, sample.seconds)
+
+    with _bench(prepared, progress, launcher, faults) as bench:
+        for cell in experiment.cells:
+            progress.phase(f"checking {cell.name}")
+            bench.warm_up(cell)
+        freeze_garbage()
+        concurrency = [cell.concurrency for cell in experiment.cells]
+        for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed, experiment.replicas):
+            bench.measure(block, keep)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Makes requests as cells describe them, holds each answer against the right one, and knows why one failed."""
+
+    prepared: Prepared
+    client: Client
+    fleet: Fleet
+    cluster: Cluster | None
+    fault_injector: FaultInjector | None
+    began: float
+    """The zero of the clock on which requests start."""
+
+    def warm_up(self, cell: Cell) -> None:
+        """Requests that are not timed, with every variant of the input at least once."""
+        for number in range(warm_ups(self.prepared.experiment.warmup, len(self.prepared.inputs[cell.batch]))):
+            try:
+                self._request(cell, number)
+            except WireError as error:
+                self._fail(cell, error)
+
+    def measure(self, block: Block, keep: Keep) -> None:
+        """The requests of a block, as many under way at a time as the cell says: `keep` takes those that count."""
+        experiment = self.prepared.experiment
+        cell = experiment.cells[block.cell]
+        alone = experiment.pin == "on" and cell.transport == "none"
+        measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
+        with pinned(cores()[:1]) if alone else contextlib.nullcontext():
+            measure(cell, block, lambda sample: keep(sample) if sample.run >= 0 else None)
+        if self.fault_injector and self.cluster:
+            self.cluster.wait_ready()
+
+    def _one_by_one(self, cell: Cell, block: Block, keep: Keep) -> None:
+        for number in block.numbers:
+            keep(self._sample(cell, number, block.number))
+
+    def _overlapping(self, cell: Cell, block: Block, keep: Keep) -> None:
+        """However it ends, what is under way then is awaited, and kept where it is answered."""
+        with ThreadPoolExecutor(cell.concurrency) as clients:
+            begun = [clients.submit(self._sample, cell, number, block.number) for number in block.numbers]
+            waiting = set(begun)
+            try:
+                for done in as_completed(begun):
+                    waiting.remove(done)  # before it is kept, so that nothing is kept twice
+                    keep(done.result())
+            finally:
+                clients.shutdown(cancel_futures=True)
+                for done in waiting:
+                    if not done.cancelled() and not done.exception():
+                        keep(done.result())
+
+    def _sample(self, cell: Cell, number: int, block: int) -> Sample:
+        if self.fault_injector and cell.transport != "none":
+            self.fault_injector.before(cell, number)
+        while True:
+            crossed = wire.counting(cell)
+            start = time.perf_counter() - self.began
+            try:
+                seconds, answer, deviation = self._request(cell, number)
+                break
+            except WireError as error:
+                if not (self.fault_injector and self.fault_injector.expected(cell, error)):
+                    self._fail(cell, error)
+                self.fault_injector.failed(cell, number, start, error)
+        stats = answer.stats
+        return Sample(
+            cell,
+            number,
+            seconds,
+            block,
+            start=start,
+            deviation=deviation,
+            compute_seconds=stats.compute,
+            messages=stats.messages,
+            payload_bytes=stats.payload,
+            wire_bytes=crossed(),
+            lookups=stats.lookups,
+            connects=stats.connects,
+            repeated=answer.repeats,
+        )
+
+    def _fail(self, cell: Cell, error: WireError) -> NoReturn:
+        """Raise why a request failed: a process that ended, or the error itself."""
+        patience = Deadline.after(HINDSIGHT if isinstance(error, ENDED) else 0.0)
+        self.fleet.check(patience.left())
+        if self.cluster:
+            self.cluster.check(patience.left())
+        raise type(error)(f"cell {cell.name}: {error}") from error
+
+    def _request(self, cell: Cell, number: int) -> tuple[float, Answer, float]:
+        """(seconds from arrays in the client's memory to arrays in the client's memory, answer, its deviation)."""
+        partition = self.prepared.partitions[cell]
+        route = route_of(cell, partition)
+        if self.fault_injector and number < 0:  # a node that took another's place is to be met now, not after a lease
+            route = replace(route, registry="per-hop")
+        variant = number % len(self.prepared.inputs[cell.batch])
+        inputs = self.prepared.inputs[cell.batch][variant]
+        start = time.perf_counter()
+        answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout, cell.repeats)
+        seconds = time.perf_counter() - start
+        return (
+            seconds,
+            answer,
+            gate.check(answer.outputs, self.prepared.expected[cell.batch][variant], cell.name, partition),
+        )
+
+
+@contextlib.contextmanager
+def _bench(
+    prepared: Prepared, progress: Progress, launcher: LocalLauncher | None, faults: rows.Writer | None
+) -> Iterator[_Bench]:
+    """A client with everything that it talks to; on exit, all of it is gone."""
+    experiment = prepared.experiment
+    carriers = {name: transports.make(name, experiment.options) for name in prepared.transports}
+    registries: dict[str, Address] = {}
+    cluster: Cluster | None = None
+    # A call over `none` is a call: a chain of servers is a stack of Python frames, about ten for each hop.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 20 * len(prepared.program.graph.operations)))
+    with contextlib.ExitStack() as stack:
+        fleet = stack.enter_context(model_servers.started(prepared, launcher, progress.phase))
+        if launcher and prepared.chosen(remote=True):
+            cluster = _cluster(prepared, progress, launcher, fleet, stack)
+            registries |= cluster.registries
+        if direct := prepared.chosen(remote=False):
+            local = InProcessCluster(direct, prepared.program, carriers["none"], fleet.wait(progress.phase))
+            registries |= stack.enter_context(local).registries
+        if experiment.pin == "on":
+            model_servers.pin_each(fleet)
+        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, registries)))
+        receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers, experiment.host)))
+        began = time.perf_counter()
+        fault_injector = _fault_injector(experiment, cluster, faults, lambda: time.perf_counter() - began)
+        yield _Bench(prepared, Client(dispatcher, receiver), fleet, cluster, fault_injector, began)
+
+
+def _cluster(
+    prepared: Prepared, progress: Progress, launcher: LocalLauncher, fleet: Fleet, stack: contextlib.ExitStack
+) -> Cluster:
+    """The processes that hold what no cell of this process holds."""
+    experiment, remote = prepared.experiment, prepared.chosen(remote=True)
+    exports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
+    for partition in remote:
+        export(prepared.program, partition, exports)
+        progress.phase(f"exported {len(partition.plan.stages)} stages of {partition.name}")
+    settings = Settings(
+        transports=tuple(name for name in prepared.transports if name != "none"),
+        servers=max(partition.servers for partition in remote),
+        exports=exports,
+        workers=prepared.workers,
+        threads=experiment.threads,
+        malloc=experiment.malloc,
+        options=tuple(f"{key}={value}" for key, value in experiment.options.items()),
+        replicas=experiment.replicas,
+        lease=experiment.lease,
+        host=experiment.host,
+        insecure=experiment.insecure == "on",
+        model_servers=fleet.wait(progress.phase),
+    )
+    cluster = Cluster(settings, launcher, progress.phase)
+    if experiment.pin == "on":
+        for number, name in enumerate(cluster.nodes):
+            pin(launcher.pids[name], {cores()[number % len(cores())]})
+    return cluster
+
+
+def _fault_injector(
+    experiment: Experiment, cluster: Cluster | None, faults: rows.Writer | None, clock: Callable[[], float]
+) -> FaultInjector | None:
+    if not (experiment.kill and cluster and faults):
+        return None
+    patience = RECOVERY + 2 * experiment.lease
+    return FaultInjector(Kill.parse(experiment.kill), cluster.replace, faults, clock, patience)

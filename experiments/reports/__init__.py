@@ -1,0 +1,1 @@
+"""Tables, charts and reports, derived from a results folder alone."""

@@ -1,0 +1,113 @@
+"""A process that answers every message with itself, and what starts it: the far end of `experiments.sizes`.
+
+python -m experiments.sizes.echo grpc rpyc      # READY grpc=127.0.0.1:40001 rpyc=127.0.0.1:40002
+python -m experiments.sizes.echo grpc --option grpc.max_message=700000000
+
+It ends when its standard input closes, on SIGTERM, or on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
+
+import transports
+from transports import Address, Message
+from transports.errors import SplitbenchError, UsageError
+from transports.process import MALLOC, keep_memory, parse_ready, stop_event
+
+WORKERS = 4
+GRACE = 10.0
+"""Seconds that the process has to end by itself before it is killed."""
+
+
+class EchoFailed(SplitbenchError):
+    """The process did not come up; the text has its last words (exit status 1)."""
+
+
+def echo(message: Message) -> Message:
+    return message
+
+
+@contextlib.contextmanager
+def process(
+    *names: str, options: Mapping[str, str] = {}, malloc: str = MALLOC[0]
+) -> Iterator[tuple[dict[str, Address], subprocess.Popen[str]]]:
+    """The addresses by transport, and a process that echoes over `names`, made with `options` and `malloc`.
+
+    Raises `EchoFailed` where it does not come up. On exit it is gone.
+    """
+    given = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
+    with tempfile.TemporaryFile("w+") as log, _started([*names, *given, "--malloc", malloc], log) as child:
+        assert child.stdout is not None
+        ready, *words = child.stdout.readline().split() or [""]
+        if ready != "READY":
+            child.wait(GRACE)
+            log.seek(0)
+            raise EchoFailed(f"the echo process did not come up: {(log.read().strip().splitlines() or ['?'])[-1]}")
+        yield parse_ready(words), child
+
+
+@contextlib.contextmanager
+def _started(arguments: Sequence[str], log: IO[str]) -> Iterator[subprocess.Popen[str]]:
+    """In a session of its own: Ctrl-C reaches only the program that asks, which then ends the one that answers."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", __name__, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    )
+    with child:
+        try:
+            yield child
+        finally:
+            _end(child)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    assert child.stdin is not None
+    child.stdin.close()
+    try:
+        child.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to end; the exit status: 0, 1 where a port could not be bound, 2 for a bad value."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.sizes.echo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="TRANSPORT", help="each gets a free port")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="of one transport")
+    parser.add_argument("--malloc", choices=MALLOC, default=MALLOC[0], help="keep freed memory for the next message")
+    given = parser.parse_args(argv)
+    if given.malloc == "keep":
+        keep_memory()
+    stop = stop_event(until_eof=True)
+    try:
+        made = {name: transports.make(name, transports.parse_options(given.option)) for name in given.names}
+        with contextlib.ExitStack() as servers:
+            serving = {
+                name: servers.enter_context(transport.serve(echo, "127.0.0.1", 0, WORKERS))
+                for name, transport in made.items()
+            }
+            print("READY", *(f"{name}={server.address}" for name, server in serving.items()), flush=True)
+            stop.wait()
+    except SplitbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

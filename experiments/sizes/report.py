@@ -1,0 +1,257 @@
+"""What `experiments.sizes` derives from its samples: summary.csv, report.md and sizes.svg, the same bytes each time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.reports import charts, sections
+from experiments.reports.markdown import ABSENT, line, number, table
+from experiments.sizes.bench import COLUMNS, MB, Study, Way, megabytes
+from experiments.sizes.growth import Curve, exponent, fit
+from experiments.store import environment, files, rows
+from experiments.store.files import replace_file
+from transports.errors import UsageError
+
+SUMMARY = (
+    *("way", "transport", "codec", "send", "bytes", "n", "mean", "std", "median"),
+    *("megabytes_per_second", "exponent", "wire_bytes"),
+)
+FITTED_FROM = MB
+"""Bytes below which what a call costs whatever it carries still bends the curve."""
+
+STREAM, UNARY = Way("grpc", send="stream"), Way("grpc", send="unary")
+COMPARED = ((STREAM, UNARY), (Way("rpyc"), Way("rpyc-tuned")), (Way("rpyc-tuned"), UNARY))
+"""Pairs of ways whose medians are divided, where both were measured."""
+
+PARTS: tuple[tuple[str, Callable[[Curve, float], str]], ...] = (
+    ("fixed (ms)", lambda curve, _: number(1e3 * curve.fixed, 3)),
+    ("for each MB (ms)", lambda curve, _: number(1e3 * curve.linear, 3)),
+    ("for each MB squared (ms)", lambda curve, _: number(1e3 * curve.quadratic, 3)),
+    ("quadratic part at the largest size (%)", lambda curve, most: f"{100 * curve.quadratic_share(most):.0f}"),
+)
+"""Rows of the table of curves, from a curve and the largest size in megabytes that was measured of it."""
+
+Medians = Mapping[tuple[str, int], float]
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """The samples. Raises `UsageError` for a file that is missing or is none of these."""
+    path = folder / files.SAMPLES
+    frame = rows.read(path, COLUMNS)
+    for column in ("bytes", "round", "run"):
+        frame[column] = rows.numbers(frame[column], path, whole=True)
+    frame["seconds"] = rows.numbers(frame["seconds"], path, positive=True)
+    frame["wire_bytes"] = rows.numbers(frame["wire_bytes"], path, may_be_empty=True)
+    return frame
+
+
+def summarise(samples: pd.DataFrame, ways: Sequence[Way]) -> pd.DataFrame:
+    """A row for each way and size, with `SUMMARY`: in the order of `ways`, sizes ascending.
+
+    `std` is the sample standard deviation. `megabytes_per_second` is what crosses in both directions over the median.
+    `exponent` is that of the growth since the next smaller size: 1 is linear, 2 quadratic. `wire_bytes` is a median.
+    """
+    made = []
+    for way in ways:
+        smaller: tuple[int, float] | None = None
+        for size, group in samples[samples["way"] == way.name].groupby("bytes"):
+            row = _row(way, int(str(size)), group)
+            row["exponent"] = exponent([smaller, (row["bytes"], row["median"])]) if smaller else math.nan
+            smaller = row["bytes"], row["median"]
+            made.append(row)
+    return pd.DataFrame(made, columns=list(SUMMARY))
+
+
+def _row(way: Way, size: int, group: pd.DataFrame) -> dict[str, Any]:
+    seconds = group["seconds"]
+    median = seconds.median()
+    numbers = {"n": len(group), "mean": seconds.mean(), "std": seconds.std(ddof=1), "median": median}
+    rest = {"megabytes_per_second": 2 * size / MB / median, "wire_bytes": group["wire_bytes"].median()}
+    return {"way": way.name, **vars(way), "bytes": size, **numbers, **rest}
+
+
+def medians(summary: pd.DataFrame) -> Medians:
+    """(way, size) -> median seconds."""
+    pairs = zip(summary["way"], summary["bytes"], strict=True)
+    return {(str(way), int(size)): float(value) for (way, size), value in zip(pairs, summary["median"], strict=True)}
+
+
+def wins_from(found: Medians, one: Way, other: Way) -> int | None:
+    """The smallest size from which on `one` is faster than `other` wherever both were measured, if there is one."""
+    sizes = sorted(size for way, size in found if way == one.name and (other.name, size) in found)
+    slower = [size for size in sizes if found[one.name, size] >= found[other.name, size]]
+    return next((size for size in sizes if not slower or size > slower[-1]), None)
+
+
+def build(folder: Path) -> Path:
+    """Write summary.csv, sizes.svg and report.md into `folder`, and return the path of the report.
+
+    Raises `UsageError` where `folder` holds no such results, and `WriteError` where a file could not be written.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no folder {str(folder)!r}; give one that python -m experiments.sizes has written")
+    record = environment.read(folder)
+    if record["experiment"].get("kind") != "sizes":
+        raise UsageError(f"{folder} holds another experiment; python -m experiments.report {folder} reports it")
+    study = Study.from_record(record["experiment"])
+    samples = read(folder)
+    summary = summarise(samples, study.ways)
+    replace_file(folder / files.SUMMARY, summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    replace_file(folder / files.REPORT, _text(record, study, samples, summary, _chart(summary, folder)))
+    return folder / files.REPORT
+
+
+def _chart(summary: pd.DataFrame, folder: Path) -> list[str]:
+    if summary.empty:
+        return []
+    try:
+        replace_file(folder / files.SIZES, charts.growth(summary))
+    except ModuleNotFoundError as error:
+        return sections.chart(str(error.name))
+    return [f"![Median seconds by the size of the tensor, a line for each way]({files.SIZES})"]
+
+
+def _text(
+    record: Mapping[str, Any], study: Study, samples: pd.DataFrame, summary: pd.DataFrame, chart: list[str]
+) -> str:
+    found = medians(summary)
+    ways = [way for way in study.ways if way.name in set(summary["way"])]
+    settings = {"Seed": str(study.seed), "Memory": MEMORY[study.malloc], "Options": sections.pairs(study.options)}
+    parts = [
+        ["# How time grows with the message"],
+        sections.banner(record, samples.attrs.get("note", "")),
+        [
+            f"An echo of one float32 tensor from another process on this machine: {study.repeats} rounds in which "
+            "every way and size has a turn, in shuffled order."
+        ],
+        chart,
+        _seconds(found, ways),
+        _left_out(record),
+        _growth(found, ways),
+        _curves(found, ways),
+        _ratios(found, ways),
+        _wire(summary, ways),
+        HOW_TO_READ,
+        sections.machine(record, settings),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+MEMORY = {"keep": "the C library keeps what a message has left", "default": "as the C library does by default"}
+
+
+def title(way: Way) -> str:
+    """`"gRPC stream"`, as the head of a column."""
+    return way.name.replace(way.transport, sections.transport_title(way.transport), 1)
+
+
+def _sizes(found: Medians) -> list[int]:
+    return sorted({size for _, size in found})
+
+
+def _by_size(head: str, sizes: Sequence[int], columns: Mapping[str, Callable[[int], float]]) -> list[str]:
+    body = [[megabytes(size), *(number(value(size), 4) for value in columns.values())] for size in sizes]
+    return table([head, *columns], body)
+
+
+def by_way(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """The table of `found`: a row for each size, a column for each way."""
+    return _by_size("Tensor", _sizes(found), {title(way): partial(_of, found, way) for way in ways})
+
+
+def _of(found: Medians, way: Way, size: int) -> float:
+    return found.get((way.name, size), math.nan)
+
+
+def _seconds(found: Medians, ways: Sequence[Way]) -> list[str]:
+    return ["## Median seconds", "", *by_way(found, ways)] if found else ["Nothing was timed."]
+
+
+def _left_out(record: Mapping[str, Any]) -> list[str]:
+    return [f"- {line(name)} was left out {line(reason)}." for name, reason in record.get("left_out", {}).items()]
+
+
+def _growth(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """Exponents from one size to the next, and over all that are large."""
+    sizes = _sizes(found)
+    body = [
+        [f"{megabytes(small)} to {megabytes(large)}", *(_exponent(found, way, (small, large)) for way in ways)]
+        for small, large in pairwise(sizes)
+    ]
+    large = [size for size in sizes if size >= FITTED_FROM]
+    if len(large) > 2:
+        body.append([f"fitted from {megabytes(large[0])} on", *(_exponent(found, way, large) for way in ways)])
+    head = ["Growth exponent", *(title(way) for way in ways)]
+    return ["## How it grows", "", "1 is linear, 2 quadratic.", "", *table(head, body)] if body else []
+
+
+def _curves(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """Each way's time, taken apart into what is fixed, linear and quadratic in the size."""
+    points = {
+        way: [(size / MB, found[way.name, size]) for size in _sizes(found) if (way.name, size) in found] for way in ways
+    }
+    curves = {way: curve for way in ways if (curve := fit(points[way]))}
+    body = [[label, *(write(curve, points[way][-1][0]) for way, curve in curves.items())] for label, write in PARTS]
+    head = ["Parts of the seconds", *(title(way) for way in curves)]
+    return [*table(head, body)] if curves else []
+
+
+def _exponent(found: Medians, way: Way, sizes: Sequence[int]) -> str:
+    points = [(size, found[way.name, size]) for size in sizes if (way.name, size) in found]
+    return f"{exponent(points):.2f}" if len(points) > 1 else ABSENT
+
+
+def _ratios(found: Medians, ways: Sequence[Way]) -> list[str]:
+    pairs = [pair for pair in COMPARED if {*pair} <= {*ways}]
+    if not pairs:
+        return []
+    columns = {f"{title(one)} / {title(other)}": partial(_ratio, found, one, other) for one, other in pairs}
+    ratios = _by_size("Ratio of medians", _sizes(found), columns)
+    return ["## Side by side", "", *ratios, "", *_crossing(found, pairs)]
+
+
+def _ratio(found: Medians, one: Way, other: Way, size: int) -> float:
+    return _of(found, one, size) / _of(found, other, size)
+
+
+def _crossing(found: Medians, pairs: Sequence[tuple[Way, Way]]) -> list[str]:
+    if (STREAM, UNARY) not in pairs:
+        return []
+    size = wins_from(found, STREAM, UNARY)
+    if size is None:
+        return ["`grpc.send=stream` is not faster than `unary` at the largest size."]
+    return [f"`grpc.send=stream` is faster than `unary` from {megabytes(size)} on, at every size that was measured."]
+
+
+def _wire(summary: pd.DataFrame, ways: Sequence[Way]) -> list[str]:
+    crossed = summary[summary["wire_bytes"].notna()]
+    if crossed.empty:
+        return []
+    shares = {
+        (str(row["way"]), int(row["bytes"])): row["wire_bytes"] / (2 * row["bytes"])
+        for row in crossed.to_dict("records")
+    }
+    return ["## Bytes on the wire / payload", "", *by_way(shares, ways)]
+
+
+HOW_TO_READ = [
+    "## How to read this",
+    "",
+    "- **Seconds** are of the wall clock, from a tensor in the caller's memory to its copy in the caller's memory: it "
+    "is written, sent, read, written again by the other process, sent back, and read. 1 MB = 1000000 bytes.",
+    "- The tensor is noise of a normal distribution: zlib, which is RPyC's default, leaves nine tenths of it.",
+    "- A **growth exponent** is the slope between sizes when both time and size are logarithms. Below a megabyte what "
+    "every call costs flattens it; a single step is as noisy as its two medians.",
+    "- **Parts of the seconds**: fixed + linear x MB + quadratic x MB squared, none below zero, fitted to the medians "
+    "by least squares of relative errors. What is quadratic shows in the exponents only once it is most of the time. "
+    "Memory that no longer fits a cache bends every curve: compare the figures for each MB squared with each other.",
+    "- **Bytes on the wire** are what the loopback interface counted during a call, both ways, headers and "
+    "acknowledgements included (median); the payload is the tensor there and back.",
+]

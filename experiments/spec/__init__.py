@@ -1,0 +1,1 @@
+"""What is asked: cells, experiments, flags and TOML files."""

@@ -1,0 +1,1 @@
+"""How many workers nested calls need: `python -m experiments.threads`."""

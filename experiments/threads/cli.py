@@ -1,0 +1,200 @@
+"""`python -m experiments.threads`: how many workers nested calls need, and what happens with fewer.
+
+A server has so many workers; in the flow `nested` each of them waits while its call is answered further down. Once a
+chain of calls comes back to a server more often than it has workers, it blocks for good, and nothing but a deadline
+ends it (`--when-full wait`, as gRPC's own servers do) - or it is refused at once (`--when-full refuse`, the default of
+every experiment). The flows `hub` and `forward` wait for nobody's workers.
+
+A chain of small layers is dealt to the servers in turn, so that every call crosses to another server. For each number
+of workers, real processes are started with just so many and asked once in each flow. With `--out` every answer is
+kept as it comes, and reported as other experiments are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+import transports
+from cluster.client import Client
+from cluster.dispatcher import Dispatcher
+from cluster.flows import FLOWS
+from cluster.launch import Cluster, LocalLauncher, Settings
+from cluster.partition import Partition, export
+from cluster.process import tune
+from cluster.request import Route
+from cluster.result_receiver import ResultReceiver
+from cluster.workers import workers_needed
+from experiments.spec.settings import SETTINGS, values_of
+from experiments.store import environment, files, rows, samples
+from experiments.threads import report as threads_report
+from experiments.threads.report import Chain, Outcome, observed_minimum
+from partitioning.placement import round_robin
+from partitioning.strategies import make_plan
+from transports.base import Array
+from transports.errors import DeadlineExceeded, ResourceExhausted, SplitbenchError, UsageError, WireError
+
+DEEPEST = 100
+"""Layers in a chain: with one server, as many workers wait for each other."""
+
+
+def observe(
+    chain: Chain, notify: Callable[[str], None], keep: Callable[[Outcome], None] = lambda _: None
+) -> tuple[int, list[Outcome]]:
+    """(the predicted minimum of workers, what was observed with one worker up to one more than that minimum).
+
+    `keep` takes each outcome as it is observed.
+    """
+    with contextlib.ExitStack() as stack:
+        launcher = stack.enter_context(LocalLauncher())
+        tune(0, "keep")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
+        partition, inputs = _exported(chain, folder)
+        needed = workers_needed(partition, local_calls=True, send="bundle")
+        option = f"{chain.transport}.when_full={chain.when_full}"
+        outcomes = []
+        for workers in range(1, needed + 2):
+            notify(f"{workers} of {needed + 1} workers")
+            wires = (chain.transport,)
+            settings = Settings(wires, chain.servers, folder, workers, threads=1, options=(option,))
+            with contextlib.closing(Cluster(settings, launcher)) as cluster:
+                for outcome in _ask(partition, inputs, cluster, workers, chain):
+                    keep(outcome)
+                    outcomes.append(outcome)
+        return needed, outcomes
+
+
+def _exported(chain: Chain, folder: Path) -> tuple[Partition, Mapping[str, Array]]:
+    """The chain, each layer a stage, exported for its servers; and an input."""
+    import keras
+
+    from partitioning.program import read
+
+    model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4) for _ in range(chain.depth))])
+    program = read(model)
+    plan = make_plan(program.graph, "layer", "equal", chain.servers)
+    partition = Partition("chain", plan, round_robin(plan, chain.servers), ("eager",))
+    export(program, partition, folder)
+    return partition, {name: np.ones((1, 4), np.float32) for name in plan.inputs}
+
+
+def _ask(
+    partition: Partition,
+    inputs: Mapping[str, Array],
+    cluster: Cluster,
+    workers: int,
+    chain: Chain,
+) -> Iterator[Outcome]:
+    """One request in each flow. What blocked is over once its deadline has passed at every server."""
+    name = chain.transport
+    carriers = {name: transports.make(name)}
+    for flow in sorted(FLOWS, key=lambda flow: FLOWS[flow].waits):  # those that cannot block go first
+        dispatcher, receiver = Dispatcher(carriers, cluster.registries), ResultReceiver(carriers)
+        with contextlib.closing(dispatcher), contextlib.closing(receiver):
+            begun = time.perf_counter()
+            route = Route(partition.name, "eager", name, flow=flow)
+            outcome = _outcome(Client(dispatcher, receiver), partition, route, inputs, chain.timeout)
+            yield Outcome(workers, flow, outcome, time.perf_counter() - begun)
+
+
+def _outcome(client: Client, partition: Partition, route: Route, inputs: Mapping[str, Array], timeout: float) -> str:
+    try:
+        client.infer(partition, route, inputs, timeout)
+    except DeadlineExceeded:
+        return "blocks"
+    except ResourceExhausted:
+        return "refused"
+    except WireError as error:
+        return f"fails: {error}"
+    return "completes"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 when the prediction holds, 1 when it does not or something failed, 2 for a bad value."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    words = list(sys.argv[1:] if argv is None else argv)
+    given = _parser().parse_args(words)
+    try:
+        if given.report:
+            print(threads_report.build(Path(given.report)))
+            return 0
+        chain = _chain(given)
+        needed, outcomes = _recorded(chain, Path(given.out), words) if given.out else observe(chain, _say)
+    except (SplitbenchError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    Console().print(_table(needed, outcomes))
+    minimum = observed_minimum(outcomes, "nested")
+    print(f"workers that nested calls need: predicted {needed}, observed {minimum}")
+    return 0 if minimum == needed else 1
+
+
+def _chain(given: argparse.Namespace) -> Chain:
+    (timeout,) = values_of(SETTINGS["timeout"], given.timeout, "--timeout")
+    if not 1 <= given.servers <= given.depth <= DEEPEST:
+        raise UsageError(f"give a depth of 1 to {DEEPEST}, and no more servers than the chain is deep")
+    return Chain(given.transport, given.depth, given.servers, timeout, given.when_full)
+
+
+def _recorded(chain: Chain, folder: Path, argv: Sequence[str]) -> tuple[int, list[Outcome]]:
+    """Observe, and leave behind a report of whatever was observed, with the reason where that is not all."""
+    samples.claim(folder)
+    environment.begin(folder, chain.record(), argv)
+    with (
+        environment.finishing(folder, lambda: threads_report.build(folder)),
+        rows.Writer(folder / files.THREADS, threads_report.COLUMNS) as writer,
+    ):
+        needed, outcomes = observe(chain, _say, writer.append)
+        environment.update(folder, predicted=needed)
+    threads_report.build(folder)
+    return needed, outcomes
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _table(needed: int, outcomes: Sequence[Outcome]) -> Table:
+    made = Table(box=SIMPLE_HEAD, title="What one request meets, by workers of each server")
+    for heading in ("workers", *FLOWS):
+        made.add_column(heading, no_wrap=True)
+    for row in threads_report.grid(needed, outcomes):
+        made.add_row(*row)
+    return made
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.threads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    wires = [name for name in transports.NAMES if name != "none"]
+    parser.add_argument("--transport", default="grpc", choices=wires, help="default: %(default)s")
+    parser.add_argument("--depth", type=int, default=12, help="layers in the chain (default: %(default)s)")
+    parser.add_argument("--servers", type=int, default=3, help="servers that share them (default: %(default)s)")
+    parser.add_argument("--timeout", default="2.0", metavar="SECONDS", help="deadline (default: %(default)s)")
+    parser.add_argument(
+        "--when-full", default="wait", choices=("wait", "refuse"), help="when no worker is free (default: %(default)s)"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="where results go (default: they are only shown)")
+    parser.add_argument("--report", metavar="FOLDER", help="derive the report of earlier results again")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""The engines by name: how each executes a stage, and where. Imports no TensorFlow.
+
+`partitioning.engines` builds the local ones; `cluster.model_servers` calls the remote ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a stage is executed."""
+
+    description: str
+    """For a report: a sentence without its subject."""
+    remote: bool = False
+    """Whether a model server executes the stage, so that the node needs no weights."""
+    local: str = ""
+    """For a remote engine: the local engine that executes the same SavedModel function in the caller's process."""
+
+
+ENGINES: Mapping[str, Engine] = {
+    "eager": Engine("each operation is called from Python, as the document timed it"),
+    "graph": Engine("a stage is traced once into a `tf.function`"),
+    "frozen": Engine("a stage is traced, and its variables are folded into constants"),
+    "tfserving": Engine("a stage is a SavedModel in a model server, called over gRPC", remote=True, local="graph"),
+    "tfserving-rest": Engine(
+        "a stage is a SavedModel in a model server, called over REST with JSON", remote=True, local="graph"
+    ),
+}
+
+
+def is_remote(name: str) -> bool:
+    """Whether model servers execute the stages of that engine. An unknown name is not remote."""
+    return name in ENGINES and ENGINES[name].remote
+
+
+def local_engine(name: str) -> str:
+    """The engine with which one process does what `name` does: `name` itself unless it is remote."""
+    return ENGINES[name].local if is_remote(name) else name

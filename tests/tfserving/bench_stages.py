@@ -1,0 +1,89 @@
+"""`python -m tests.tfserving.bench_stages FOLDER`: what a model server adds to the stages of an exported plan.
+
+The same SavedModels run one after the other, batch 1: in this process, in one server (its answers as lists of values,
+as `tensor_content`, and over REST), and in a server for each stage. The server is the real one where PATH has it, but
+for `tensor_content`, which only ours has. Milliseconds of one request through all stages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.model_servers.process import ModelServer
+from cluster.model_servers.selection import OURS, Settings, find_binary
+from cluster.model_servers.stages import Predictor, ServedStage
+from partitioning.served import CONFIG, Served
+from tfserving import config as configuration
+from tfserving import models
+from tfserving.grpc_client import Client
+from tfserving.rest_client import RestClient
+
+Stages = Mapping[str, Callable[[Sequence[Any]], list[Any]]]
+ROUNDS, RUNS, WARMUP = 10, 10, 2
+
+
+def here(served: Served, folder: Path) -> Stages:
+    loaded = models.load(configuration.read_config(folder / CONFIG))
+
+    def stage(name: str, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[Sequence[Any]], list[Any]]:
+        signature = loaded.versions[served.models[name]][1].signature("")
+        taken, given = ([served.keys[tensor] for tensor in tensors] for tensors in (inputs, outputs))
+        return lambda arrays: [*signature.run(dict(zip(taken, arrays, strict=True)), given).values()]
+
+    return {each.name: stage(each.name, each.inputs, each.outputs) for each in served.plan.stages}
+
+
+def measure(served: Served, ways: Mapping[str, Stages]) -> None:
+    """Time a request in each way, in rounds, so that what disturbs the machine for a while disturbs all of them."""
+    draw = np.random.default_rng(0)
+    wires = [served.plan.edges[name] for name in served.plan.inputs]
+    given = {wire.name: draw.random([extent or 1 for extent in wire.shape]).astype(wire.dtype) for wire in wires}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(ROUNDS):
+        for way, stages in ways.items():
+            times = [request(served, stages, given) for _ in range(WARMUP + RUNS)]
+            seconds[way] += times[WARMUP:]
+    for way, times in seconds.items():
+        print(f"{way:48} median {1e3 * statistics.median(times):8.2f}   least {1e3 * min(times):8.2f}")
+
+
+def request(served: Served, stages: Stages, given: Mapping[str, Any]) -> float:
+    tensors = dict(given)
+    start = time.perf_counter()
+    for stage in served.plan.stages:
+        results = stages[stage.name]([tensors[name] for name in stage.inputs])
+        tensors.update(zip(stage.outputs, results, strict=True))
+    return time.perf_counter() - start
+
+
+def called(client: Predictor, served: Served) -> Stages:
+    return {stage.name: ServedStage(client, served, stage) for stage in served.plan.stages}
+
+
+def main(folder: Path) -> None:
+    served, settings = Served.read(folder), Settings(find_binary())
+    kind = settings.kind
+    ways = {"in this process": here(served, folder)}
+    with contextlib.ExitStack() as stack:
+        start = lambda chosen: stack.enter_context(ModelServer.of_config(folder / CONFIG, chosen))  # noqa: E731
+        server, content = start(settings), start(Settings(tensor_content=True))
+        ways[f"{kind}, gRPC"] = called(stack.enter_context(Client(server.grpc)), served)
+        ways[f"{OURS}, gRPC, tensor_content"] = called(stack.enter_context(Client(content.grpc)), served)
+        ways[f"{kind}, REST"] = called(stack.enter_context(RestClient(server.rest)), served)
+        ways[f"{kind}, gRPC, a server for each stage"] = apart = {}
+        for stage in served.plan.stages:
+            own = stack.enter_context(ModelServer.of_stage(folder, served.models[stage.name], settings))
+            apart[stage.name] = ServedStage(stack.enter_context(Client(own.grpc)), served, stage)
+        measure(served, ways)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

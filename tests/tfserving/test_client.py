@@ -1,0 +1,141 @@
+"""Our client with a server, the real one or ours: what it brings back, and what becomes of errors."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from cluster.model_servers.process import ModelServer
+from cluster.model_servers.stages import ServedStage
+from tests.faults.common import frozen
+from tests.lateness import in_time
+from tests.models import MODELS, flat_outputs, inputs_for
+from tests.tfserving import zoo
+from tests.tfserving.conftest import family
+from tfserving import grpc_client as module
+from tfserving.grpc_client import Client
+from tfserving.rest_client import RestClient
+from tfserving.tensors import LIMIT
+from transports.address import Address
+from transports.errors import (
+    ConnectError,
+    ConnectionLost,
+    DeadlineExceeded,
+    MalformedMessage,
+    MessageTooLarge,
+    RemoteError,
+    WireError,
+)
+
+DEADLINE, ALLOWANCE, PATIENCE = 2.0, 1.0, 20.0
+"""Seconds of a call to a server that is stopped, those that writing its message may take, and of one that is not."""
+Y = {"y": "float32"}
+X = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
+
+
+def values(dtype: str) -> np.ndarray:
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    drawn = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 100, (4, 3))
+    return (drawn * (1 + 1j)).astype(kind) if kind.kind == "c" else drawn.astype(kind)
+
+
+@pytest.mark.parametrize("rows", [4, 0])
+@pytest.mark.parametrize("dtype", zoo.DTYPES)
+def test_every_dtype_crosses_unchanged(client: Client, dtype: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = module.predict_pb2.PredictRequest
+
+    def signed(**fields: Any) -> Any:
+        request = make(**fields)
+        request.model_spec.signature_name = dtype
+        return request
+
+    monkeypatch.setattr(module.predict_pb2, "PredictRequest", signed)
+    sent = values(dtype)[:rows]
+    came = client.predict("every", {"x": sent})["y"]
+    assert (came.dtype, came.shape) == (sent.dtype, sent.shape)
+    assert came.tobytes() == sent.tobytes()
+
+
+def test_the_stages_of_a_plan_give_what_the_model_gives(client: Client, models: Path) -> None:
+    served, model = zoo.served(models), MODELS[zoo.PARTITIONED]()
+    inputs = inputs_for(model, batch=3)
+    tensors = dict(zip(served.plan.inputs, inputs, strict=True))
+    for stage in served.plan.stages:
+        execute = ServedStage(client, served, stage)
+        tensors |= zip(stage.outputs, execute([tensors[name] for name in stage.inputs]), strict=True)
+    for name, expected in zip(served.plan.outputs, flat_outputs(model, inputs), strict=True):
+        np.testing.assert_allclose(tensors[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_threads_share_a_client(client: Client) -> None:
+    def ask(number: int) -> None:
+        for _ in range(20):
+            np.testing.assert_array_equal(client.predict("scale", {"x": X + number})["y"], (X + number) * 10)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+
+
+class Huge:
+    nbytes = LIMIT + 1
+
+
+ERRORS: dict[str, tuple[dict[str, Any], type[WireError], str]] = {
+    "other model": ({"model": "other", "inputs": {"x": X}}, RemoteError, "NOT_FOUND: Servable not found"),
+    "other input": ({"model": "scale", "inputs": {}}, MalformedMessage, "INVALID_ARGUMENT: input size does not match"),
+    "other output": ({"model": "scale", "inputs": {"x": X}, "outputs": ["z"]}, MalformedMessage, "alias not found"),
+    "no time": ({"model": "scale", "inputs": {"x": X}, "timeout": -1.0}, DeadlineExceeded, "DEADLINE_EXCEEDED"),
+    "too large": ({"model": "scale", "inputs": {"x": Huge()}}, MessageTooLarge, "above the limit"),
+    "no number": ({"model": "scale", "inputs": {"x": X.astype("U3")}}, MalformedMessage, "dtype"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_of_our_tree(client: Client, case: str) -> None:
+    arguments, kind, words = ERRORS[case]
+    with pytest.raises(kind, match=words) as caught:
+        client.predict(**arguments)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("kind", [Client, RestClient])
+def test_a_server_that_is_stopped_keeps_nobody(server: ModelServer, kind: type[Client | RestClient]) -> None:
+    """The message is larger than what the system takes for a process that does not read."""
+    large = {"x": np.zeros((2**21, 2), "float32")}
+    address = server.grpc if kind is Client else server.rest
+    with kind(address) as client:
+        assert client.predict("scale", {"x": X}, Y, PATIENCE)
+        with frozen(family(server.pid)[-1]), in_time(1.1 * DEADLINE + ALLOWANCE), pytest.raises(DeadlineExceeded):
+            client.predict("scale", large, Y, DEADLINE)
+        np.testing.assert_array_equal(client.predict("scale", {"x": X}, Y, PATIENCE)["y"], X * 10)
+
+
+def test_nobody_there() -> None:
+    with Client(Address("127.0.0.1", 1)) as client:
+        with pytest.raises(ConnectionLost, match="UNAVAILABLE"):
+            client.predict("scale", {"x": X}, timeout=5.0)
+        with pytest.raises(ConnectError, match=r"127\.0\.0\.1:1: model 'scale' is not available after 0 s"):
+            client.wait_available("scale", timeout=0.1)
+
+
+def test_a_model_that_never_comes(client: Client) -> None:
+    with pytest.raises(DeadlineExceeded, match="model 'other' is not available"):
+        client.wait_available("other", timeout=0.1)
+
+
+def test_waiting_ends_when_the_process_has(client: Client) -> None:
+    def check() -> None:
+        raise RemoteError("the process ended")
+
+    with pytest.raises(RemoteError, match="the process ended"):
+        client.wait_available("other", timeout=60.0, check=check)
+
+
+def test_the_server_says_what_it_is(server: ModelServer) -> None:
+    assert server.kind in ("TF Serving", "TFS-compatible")
+    server.check()

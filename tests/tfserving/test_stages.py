@@ -1,0 +1,183 @@
+"""Nodes whose stages run in model servers: every transport, codec and flow gives what the local model gives.
+
+The servers are real ones where `TFS_BINARY` names one, and ours elsewhere; three of them hold every model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import transports
+from cluster.client import Client
+from cluster.dispatcher import Dispatcher
+from cluster.errors import ClusterDown
+from cluster.flows import FLOWS
+from cluster.in_process import InProcessCluster
+from cluster.launch import Cluster, LocalLauncher
+from cluster.launch import Settings as ClusterSettings
+from cluster.model_servers.fleet import Fleet, export
+from cluster.model_servers.selection import ENGINES, Settings
+from cluster.model_servers.stages import ModelServerClients
+from cluster.partition import Partition
+from cluster.partition import export as export_nodes
+from cluster.request import Route
+from cluster.result_receiver import ResultReceiver
+from partitioning.placement import PLACEMENTS
+from partitioning.strategies import make_plan
+from tests.cluster.conftest import SERVERS, WIRES, Case, assert_right
+from tests.models import SHAPES
+from tests.tfserving.conftest import BINARY
+from transports.address import Address
+from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, UsageError
+
+pytestmark = pytest.mark.slow
+
+CARRIERS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs]
+CUTS = [*((shape, "submodel", "contiguous") for shape in SHAPES), ("fork-join", "layer", "round-robin")]
+"""Shape, mode, placement."""
+
+
+@pytest.fixture(scope="module")
+def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
+    """Those of `CUTS`, by `shape-mode`."""
+    made = {}
+    for shape, mode, placement in CUTS:
+        plan = make_plan(cases[shape].program.graph, mode, "equal", SERVERS)
+        name = f"{shape}-{mode}"
+        made[name] = Partition(name, plan, PLACEMENTS[placement](plan, SERVERS), tuple(ENGINES))
+    return made
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a test talks to."""
+
+    servers: Sequence[Mapping[str, Address]]
+    client: Callable[[str, str], Client]
+    """Transport and shape -> a client of nodes that hold the shape's partitions."""
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[LocalLauncher]:
+    with LocalLauncher() as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def bench(
+    launcher: LocalLauncher,
+    cases: Mapping[str, Case],
+    partitions: Mapping[str, Partition],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Bench]:
+    programs = {partition: cases[name.rpartition("-")[0]].program for name, partition in partitions.items()}
+    configs = export(programs, tmp_path_factory.mktemp("served"))
+    nodes = tmp_path_factory.mktemp("nodes")
+    for partition, program in programs.items():
+        export_nodes(program, partition, nodes)
+    with contextlib.ExitStack() as stack:
+        servers = stack.enter_context(Fleet(Settings(BINARY, threads=1), configs, launcher)).wait()
+        cluster = Cluster(ClusterSettings(WIRES, SERVERS, nodes, 64, threads=1, model_servers=servers), launcher)
+        carriers = {name: transports.make(name) for name in transports.NAMES}
+        receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
+
+        def client(registries: Mapping[str, Address]) -> Client:
+            return Client(stack.enter_context(contextlib.closing(Dispatcher(carriers, registries))), receiver)
+
+        def direct(shape: str) -> Client:
+            own = [partition for name, partition in partitions.items() if name.rpartition("-")[0] == shape]
+            local = InProcessCluster(own, cases[shape].program, carriers["none"], servers)
+            return client(stack.enter_context(local).registries)
+
+        remote, here = client(cluster.registries), {shape: direct(shape) for shape in cases}
+        yield Bench(servers, lambda transport, shape: here[shape] if transport == "none" else remote)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("cut", CUTS, ids="-".join)
+@pytest.mark.parametrize("carrier", CARRIERS, ids="-".join)
+def test_equals_the_local_model(
+    bench: Bench,
+    cases: Mapping[str, Case],
+    partitions: Mapping[str, Partition],
+    carrier: tuple[str, str],
+    cut: tuple[str, str, str],
+    flow: str,
+) -> None:
+    """The engines take turns, so that every carrier and flow meets both, and so does every cut."""
+    (transport, codec), (shape, mode, _) = carrier, cut
+    turn = CARRIERS.index(carrier) + CUTS.index(cut) + list(FLOWS).index(flow)
+    engine, partition = list(ENGINES)[turn % len(ENGINES)], partitions[f"{shape}-{mode}"]
+    for variant, local_calls in enumerate((True, False)):
+        route = Route(partition.name, engine, transport, codec, flow, local_calls=local_calls)
+        answer = bench.client(transport, shape).infer(partition, route, cases[shape].inputs[variant], timeout=20.0)
+        assert_right(answer.outputs, cases[shape].expected[variant])
+        assert answer.stats.compute > 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_stage_ends_with_the_time_of_its_request(
+    bench: Bench, partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str
+) -> None:
+    partition = partitions["sequential-submodel"]
+    with contextlib.closing(ModelServerClients(bench.servers)) as model_clients:
+        (stage,) = model_clients.stages(partition, engine, 0).values()
+        (x,) = cases["sequential"].inputs[0].values()
+        with pytest.raises(DeadlineExceeded):
+            stage([x], -1.0)
+        assert stage([x], 20.0)  # and the connection is as good as before
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_nobody_at_the_address(partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str) -> None:
+    nowhere = Address("127.0.0.1", 1)
+    with contextlib.closing(ModelServerClients([{"grpc": nowhere, "rest": nowhere}])) as model_clients:
+        (stage,) = model_clients.stages(partitions["sequential-submodel"], engine, 0).values()
+        (x,) = cases["sequential"].inputs[0].values()
+        with pytest.raises((ConnectError, ConnectionLost), match=r"127\.0\.0\.1:1"):
+            stage([x], 5.0)
+
+
+def test_a_node_that_was_told_of_no_model_server_says_so(partitions: Mapping[str, Partition]) -> None:
+    with pytest.raises(UsageError, match="none is named for server 2"):
+        ModelServerClients([{}, {}]).stages(partitions["sequential-submodel"], "tfserving", 2)
+
+
+def test_a_server_of_ours_that_cannot_start_is_named(launcher: LocalLauncher, tmp_path: Path) -> None:
+    config = tmp_path / "broken.config"
+    config.write_text('model_config_list { config { name: "m" base_path: "/nowhere" } }')
+    with Fleet(Settings(), [config], launcher) as fleet, pytest.raises(ClusterDown) as caught:
+        fleet.wait()
+    assert str(caught.value).startswith("model-broken ended with status 2: error: no version of model 'm' below")
+
+
+def test_a_server_of_ours_that_dies_is_named(
+    launcher: LocalLauncher, tmp_path: Path, cases: Mapping[str, Case]
+) -> None:
+    program = cases["sequential"].program
+    plan = make_plan(program.graph, "whole", "equal", 1)
+    partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), tuple(ENGINES))
+    (config,) = export({partition: program}, tmp_path)
+    config = config.rename(tmp_path / "mortal.config")
+    inputs = [*cases["sequential"].inputs[0].values()]
+    with (
+        Fleet(Settings(), [config], launcher) as fleet,
+        contextlib.closing(ModelServerClients(fleet.wait())) as model_clients,
+    ):
+        stages = [model_clients.stages(partition, engine, 0)["stage-0"] for engine in ENGINES]
+        for stage in stages:
+            assert_right(dict(zip(plan.outputs, stage(inputs), strict=True)), cases["sequential"].expected[0])
+        fleet.check(0.0)
+        os.kill(*fleet.pids, signal.SIGKILL)
+        with pytest.raises(ClusterDown, match="model-mortal was ended by SIGKILL"):
+            fleet.check()
+        for stage in stages:
+            with pytest.raises((ConnectError, ConnectionLost)):
+                stage(inputs, 5.0)

@@ -1,0 +1,1 @@
+"""The official TensorFlow Serving API: a compatible server, its wire formats and its clients."""

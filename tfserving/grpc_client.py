@@ -1,0 +1,112 @@
+"""The client's side of a model server, the real one or ours: over gRPC, with the official stubs.
+
+A request carries its tensors as `tensor_content`; an answer is read in either form. What the server refuses and what
+gRPC raises becomes an error of `transports.errors`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Self
+
+import grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from tfserving.tensors import LIMIT, decode, encode_into
+from transports.address import Address
+from transports.base import Array
+from transports.errors import ConnectError, DeadlineExceeded, MessageTooLarge, RemoteError
+from transports.grpc_protobuf import CHANNEL_OPTIONS, ask, error_of
+
+OPTIONS = (
+    ("grpc.max_receive_message_length", LIMIT),
+    ("grpc.max_send_message_length", LIMIT),
+    *CHANNEL_OPTIONS,
+)
+POLL = 0.05
+"""Seconds between two questions for the state of a model that is being loaded: the protocol has no way to be told."""
+
+END = get_model_status_pb2.ModelVersionStatus.END
+AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+
+
+class Client:
+    """A kept connection to a model server; any number of threads may use it. A context manager."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(str(address), options=OPTIONS)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    def wait_available(self, model: str, timeout: float, check: Callable[[], None] = lambda: None) -> None:
+        """Return once the server says AVAILABLE of a version of `model`.
+
+        `check` is called now and then and may raise, when the server's process has ended. Raises `ConnectError` where
+        nobody answers within `timeout` seconds, `DeadlineExceeded` where the model is not loaded by then, and
+        `RemoteError` where loading failed.
+        """
+        deadline = time.monotonic() + timeout
+        answered = False
+        while True:
+            check()
+            state = self._state(model, timeout=min(1.0, max(POLL, deadline - time.monotonic())))
+            if state == AVAILABLE:
+                return
+            answered = answered or state is not None
+            if time.monotonic() > deadline:
+                kind = DeadlineExceeded if answered else ConnectError
+                raise kind(f"{self.address}: model {model!r} is not available after {timeout:.0f} s")
+            time.sleep(POLL)
+
+    def _state(self, model: str, timeout: float) -> int | None:
+        """The state of the version that is nearest to being served; None where nobody answers yet."""
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = model
+        try:
+            answer = self._models.GetModelStatus(request, timeout=timeout, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+                return None
+            if error.code() is grpc.StatusCode.NOT_FOUND:  # a server that is starting knows of no model yet
+                return int(get_model_status_pb2.ModelVersionStatus.UNKNOWN)
+            raise error_of(error, self.address, timeout) from None
+        states = {version.state: version.status.error_message for version in answer.model_version_status}
+        if set(states) == {END} and states[END]:
+            raise RemoteError(f"{self.address}: model {model!r} cannot be loaded: {states[END]}")
+        return AVAILABLE if AVAILABLE in states else max(states, default=0)
+
+    def predict(
+        self, model: str, inputs: Mapping[str, Array], outputs: Collection[str] = (), timeout: float = 30.0
+    ) -> dict[str, Array]:
+        """The outputs of that name (all, where none is named) of the model's signature `serving_default`.
+
+        Arrays that come back are read-only. Raises a `WireError`; `MessageTooLarge` above 2 GiB.
+        """
+        request = predict_pb2.PredictRequest(output_filter=outputs)
+        request.model_spec.name = model
+        if (size := sum(array.nbytes for array in inputs.values())) > LIMIT:
+            raise MessageTooLarge(f"the inputs of {model!r} take {size} bytes, above the limit of {LIMIT} bytes")
+        for name, array in inputs.items():
+            encode_into(request.inputs[name], array, content=True)
+        try:
+            answer = ask(self._prediction.Predict, request, size, timeout)
+        except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+            raise error_of(error, self.address, timeout) from None
+        return {name: decode(name, proto) for name, proto in answer.outputs.items()}
+
+    def close(self) -> None:
+        """Let go of the connection. Idempotent."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

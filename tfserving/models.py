@@ -1,0 +1,131 @@
+"""The models that a server of ours holds: loaded, found by what a request says of them, and run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tfserving.config import Model
+from tfserving.status import failed_precondition, invalid, not_found
+from transports.base import Array
+from transports.errors import UsageError
+
+DEFAULT = "serving_default"
+SERVE = "serve"
+"""The tag of the graph that servers load."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signature:
+    """A function that can be asked for. `dtypes` of the inputs and `outputs` are in the order in which it has them."""
+
+    name: str
+    dtypes: Mapping[str, tf.DType]
+    outputs: tuple[str, ...]
+    function: Any
+
+    def run(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        """The outputs `wanted`, in that order. `inputs` are checked (`tfserving.predict`)."""
+        tensors = [tf.convert_to_tensor(inputs[name], dtype) for name, dtype in self.dtypes.items()]
+        # Flat: a call by name would rebuild structures, which costs a small stage a third of its time.
+        results = self.function.inference_fn.call_flat(*tensors, *self.function.captured_inputs)
+        by_name = dict(zip(self.outputs, results, strict=True))
+        return {name: _array(by_name[name]) for name in wanted}
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A loaded SavedModel. `definitions` are its signatures as the file has them; `loaded` holds their variables."""
+
+    model: str
+    number: int
+    signatures: Mapping[str, Signature]
+    definitions: Mapping[str, Any]
+    loaded: Any
+
+    def signature(self, name: str) -> Signature:
+        """The signature of that name, or the default one for an empty name. Raises `Refusal`."""
+        chosen = name or DEFAULT
+        if chosen not in self.signatures:
+            raise failed_precondition(f'Serving signature key "{chosen}" not found.')
+        return self.signatures[chosen]
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """Every loaded version by model and number."""
+
+    versions: Mapping[str, Mapping[int, Version]]
+
+    def find(self, spec: Any) -> Version:
+        """The version that a `ModelSpec` asks for, the highest where it names none. Raises `Refusal`."""
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        if spec.WhichOneof("version_choice") == "version_label":
+            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+        versions = self.versions.get(spec.name, {})
+        number, asked = max(versions, default=-1), f"Latest({spec.name})"
+        if spec.HasField("version"):
+            number, asked = int(spec.version.value), f"Specific({spec.name}, {spec.version.value})"
+        if number not in versions:
+            raise not_found(f"Servable not found for request: {asked}")
+        return versions[number]
+
+    def numbers(self, spec: Any) -> list[int]:
+        """The versions whose state a `ModelSpec` asks for. Raises `Refusal`."""
+        versions = self.versions.get(spec.name, {})
+        if spec.HasField("version"):
+            if spec.version.value not in versions:
+                raise not_found(f"Could not find version {spec.version.value} of model {spec.name}")
+            return [spec.version.value]
+        if not versions:
+            raise not_found(f"Could not find any versions of model {spec.name}")
+        return sorted(versions, reverse=True)
+
+
+def load(models: Sequence[Model]) -> Models:
+    """Load them all. Raises `UsageError` for a folder that holds no SavedModel that can be served."""
+    return Models(
+        {model.name: {number: _load(model.name, number, model.folder) for number in model.versions} for model in models}
+    )
+
+
+def _load(model: str, number: int, base: Path) -> Version:
+    folder = base / str(number)
+    try:
+        definitions = _definitions(folder / "saved_model.pb")
+        loaded = tf.saved_model.load(str(folder), tags=[SERVE])
+    # Of a broken SavedModel, TensorFlow raises nearly anything.
+    except Exception as error:
+        raise UsageError(f"model {model!r}: {folder} is no SavedModel to serve: {error}") from error
+    signatures = {name: _signature(name, function) for name, function in loaded.signatures.items()}
+    return Version(model, number, signatures, definitions, loaded)
+
+
+def _definitions(path: Path) -> Mapping[str, Any]:
+    """The `SignatureDef`s of the graph that is served: what GetModelMetadata answers with."""
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graphs = [graph for graph in saved.meta_graphs if SERVE in graph.meta_info_def.tags]
+    return dict(graphs[0].signature_def)
+
+
+def _signature(name: str, function: Any) -> Signature:
+    # No public name says in which order a loaded function takes its inputs; its outputs are in that of their names.
+    taken = list(function._arg_keywords)
+    specs = function.structured_input_signature[1]
+    return Signature(
+        name, {key: specs[key].dtype for key in taken}, tuple(sorted(function.structured_outputs)), function
+    )
+
+
+def _array(tensor: Any) -> Array:
+    """The tensor as an array that shares its memory where NumPy knows its type."""
+    known = np.dtype(tensor.dtype.as_numpy_dtype).kind in "biufc"
+    array: Array = np.asarray(tensor if known else tensor.numpy())
+    return array

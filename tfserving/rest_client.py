@@ -1,0 +1,168 @@
+"""The client's side of a model server's REST interface, the real one's or ours: column format, kept connections.
+
+JSON has no types and no bytes: an array becomes nested lists of decimals, each as short as means its number. That is
+written and read by orjson, which is to Python what RapidJSON is to the real server; without it, the lists and not the
+interface would be measured. What JSON has no word for (NaN, the infinities) takes the way through `json`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Self
+from urllib.parse import quote
+
+import h11
+import numpy as np
+
+from tfserving import json_arrays
+from tfserving.tensors import LIMIT
+from transports.address import Address
+from transports.base import DTYPES, Array
+from transports.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    MalformedMessage,
+    RemoteError,
+    ResourceExhausted,
+    WireError,
+)
+from transports.http_stream import HttpStream, headers_of
+from transports.socket_connection import dial
+from transports.sockets import Deadline, Expired
+
+ERRORS: Mapping[int, type[WireError]] = {
+    HTTPStatus.BAD_REQUEST: MalformedMessage,
+    HTTPStatus.TOO_MANY_REQUESTS: ResourceExhausted,
+    HTTPStatus.SERVICE_UNAVAILABLE: ConnectionLost,
+    HTTPStatus.GATEWAY_TIMEOUT: DeadlineExceeded,
+}
+"""Status of an answer -> the error that it is here; any other is a `RemoteError`."""
+
+
+class RestClient:
+    """Kept connections to a model server, as many as threads use it at a time. A context manager."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._idle: list[HttpStream] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def predict(
+        self, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, str], timeout: float = 30.0
+    ) -> dict[str, Array]:
+        """`outputs` (key -> dtype) of the model's signature `serving_default`, which must be all that it has.
+
+        Arrays that come back are read-only. Raises a `WireError`.
+        """
+        deadline = Deadline.after(timeout)
+        for name, array in inputs.items():
+            if array.dtype.name not in json_arrays.LISTED:
+                valid = ", ".join(json_arrays.LISTED)
+                raise MalformedMessage(f"input {name!r}: no {array.dtype.name} goes over REST; valid: {valid}")
+        body = json_arrays.write({"inputs": inputs}, inputs.values())
+        answer = self._content(*self._post(f"/v1/models/{quote(model)}:predict", body, deadline))
+        if not isinstance(answer, dict) or "outputs" not in answer:
+            raise MalformedMessage(f"{self.address}: the answer has no outputs")
+        found = answer["outputs"]
+        named = found if len(outputs) > 1 else dict.fromkeys(outputs, found)
+        return {key: self._array(key, named, dtype) for key, dtype in outputs.items()}
+
+    def close(self) -> None:
+        """Let go of every connection. Idempotent."""
+        with self._lock:
+            self._closed = True
+        self._forget_idle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _post(self, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
+        """What is answered. Where the server has let go of a kept connection meanwhile, another is made, once."""
+        with self._mapped():
+            if kept := self._take():
+                with contextlib.suppress(EOFError, OSError):
+                    return self._exchange(kept, path, body, deadline)
+                self._forget_idle()
+            return self._exchange(self._dial(deadline), path, body, deadline)
+
+    def _exchange(self, stream: HttpStream, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
+        """The status and the body of the answer. The connection is kept if both ends mean to."""
+        keep = False
+        try:
+            stream.sock.deadline = deadline.moment
+            stream.send(self._head(path, body), body)
+            answer = stream.head()
+            data = stream.body(LIMIT, headers_of(answer).get("content-length"))
+            keep = stream.renew()
+            return answer.status_code, data
+        finally:
+            self._give_back(stream, keep)
+
+    def _head(self, path: str, body: bytes) -> h11.Request:
+        said = {"Host": str(self.address), "Content-Type": "application/json", "Content-Length": str(len(body))}
+        return h11.Request(method="POST", target=path, headers=list(said.items()))
+
+    def _content(self, status: int, data: bytearray) -> Any:
+        try:
+            content = json_arrays.parse(data)
+        except (ValueError, RecursionError):
+            raise MalformedMessage(f"{self.address}: the answer is no JSON") from None
+        if status != HTTPStatus.OK:
+            words = content.get("error", content) if isinstance(content, dict) else content
+            raise ERRORS.get(status, RemoteError)(f"{self.address}: HTTP {status}: {words}")
+        return content
+
+    def _array(self, key: str, named: Any, dtype: str) -> Array:
+        try:
+            array = np.array(named[key], DTYPES[dtype])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise MalformedMessage(f"{self.address}: output {key!r} is no {dtype}: {error}") from None
+        array.flags.writeable = False
+        return array
+
+    @contextlib.contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """The one place where what the socket and h11 raise becomes an error of ours."""
+        try:
+            yield
+        except Expired:
+            raise DeadlineExceeded(f"{self.address}: no answer in time") from None
+        except (EOFError, OSError) as error:
+            raise ConnectionLost(f"{self.address} went away: {error}") from None
+        except h11.ProtocolError as error:
+            raise RemoteError(f"{self.address} speaks no HTTP: {error}") from None
+
+    def _dial(self, deadline: Deadline) -> HttpStream:
+        if not deadline.left():
+            raise Expired
+        sock = dial(self.address, None, deadline)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return HttpStream(sock, h11.CLIENT)
+
+    def _take(self) -> HttpStream | None:
+        with self._lock:
+            if self._closed:
+                raise ConnectionLost(f"{self.address}: the client is closed")
+            return self._idle.pop() if self._idle else None
+
+    def _give_back(self, stream: HttpStream, keep: bool) -> None:
+        with self._lock:
+            if keep and not self._closed:
+                self._idle.append(stream)
+                return
+        stream.sock.close()
+
+    def _forget_idle(self) -> None:
+        """What else was kept is as old."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for stream in idle:
+            stream.sock.close()

@@ -1,0 +1,1 @@
+"""Commands for maintainers: protobuf stubs, and tables written from the reference results."""

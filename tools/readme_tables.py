@@ -1,0 +1,190 @@
+"""`python -m tools.readme_tables`: the tables of README.md, written from results/reference; `--check` only compares.
+
+A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. `TABLES` says what each NAME shows; the files
+of results/reference say the rest. Figures have three digits here: their intervals leave no sense to more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.reports import engine_titles as engines
+from experiments.reports import faults, sections
+from experiments.reports.markdown import ABSENT, interval, number, table
+from experiments.sizes import report as sizes_report
+from experiments.sizes.bench import MB, Study
+from experiments.spec.experiment import Cell, local_of
+from experiments.store import environment, files, samples, statistics
+from experiments.store import faults as stored_faults
+from experiments.store.samples import cell_of
+from experiments.threads import report as threads_report
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+REFERENCE = ROOT / "results" / "reference"
+MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end of table -->)", re.S)
+
+Row = Mapping[str, Any]
+Writer = Callable[[Row], str]
+Lines = list[str]
+
+FIGURES: Mapping[str, Writer] = dict(sections.FIGURES) | {
+    "Published x / Local": lambda row: number(row["published_ratio"]),
+}
+COMPARED = ("Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "Outside the stages (s)")
+SENT = ("Messages", "Payload (MB)")
+
+
+def fill(text: str) -> str:
+    """`text` with every table in it written anew. Raises `KeyError` for one that `TABLES` does not know."""
+    return MARKED.sub(lambda found: "\n".join([found[1], *TABLES[found[2]](), "", found[3]]), text)
+
+
+def by_column(folder: str, *more: str, **chosen: object) -> Lines:
+    """The cells that are as `chosen`, side by side, after the Local ones that they are compared with."""
+    cells = {cell_of(row): row for row in _rows(folder)}
+    split = [cell for cell in cells if cell != local_of(cell) and _is(cell, chosen)]
+    order = dict.fromkeys([*map(local_of, split), *split])
+    flows = len({cell.flow for cell in split}) > 1
+    body = [[label, *(_short(FIGURES[label](cells[cell])) for cell in order)] for label in (*COMPARED, *SENT, *more)]
+    return table(["", *(_title(cell, flows) for cell in order)], body)
+
+
+def _title(cell: Cell, flows: bool) -> str:
+    if cell == local_of(cell):
+        return "Local"
+    return sections.column_title(cell) + (f", {cell.flow}" if flows else "")
+
+
+def by_row(folder: str, *labels: str, against: Mapping[str, object] | None = None) -> Lines:
+    """The cells one below the other, and how each compares with the one of its flow that is as `against`."""
+    titles = engines.titles_of(environment.read(REFERENCE / folder))
+    rows = [row for row in _rows(folder) if cell_of(row) != local_of(cell_of(row))]
+    settings: dict[str, Writer] = {
+        "Engine": lambda row: engines.named(str(row["engine"]), titles),
+        "Over": lambda row: sections.column_title(cell_of(row)),
+        "Flow": lambda row: str(row["flow"]),
+    }
+    figures: dict[str, Writer] = {label: FIGURES[label] for label in labels}
+    if against:
+        figures[f"x / {' '.join(map(str, against.values()))}, same flow"] = _Against(folder, against)
+    heads = [[write(row) for write in settings.values()] for row in rows]
+    tails = [[_short(write(row)) for write in figures.values()] for row in rows]
+    return table([*settings, *figures], [head + tail for head, tail in zip(heads, tails, strict=True)], len(settings))
+
+
+class _Against:
+    """The ratio of a cell's mean to that of the one that has its flow and the given settings, with its interval."""
+
+    def __init__(self, folder: str, settings: Mapping[str, object]) -> None:
+        self._settings = settings
+        self._groups = _cells(samples.read(REFERENCE / folder))
+        self._seed = int(environment.read(REFERENCE / folder)["experiment"]["seed"])
+
+    def __call__(self, row: Row) -> str:
+        cell = cell_of(row)
+        wanted = {**self._settings, "flow": cell.flow}
+        found = [other for other in self._groups if other != local_of(other) and _is(other, wanted)]
+        if cell in found or not found:
+            return "1" if cell in found else ABSENT
+        above, below = (statistics.seconds_of(self._groups[which]) for which in (cell, found[0]))
+        low, high = statistics.ratio_interval(above, below, np.random.default_rng(self._seed))
+        return f"{number(statistics.mean_of(above) / statistics.mean_of(below))} ({interval(low, high)})"
+
+
+def recoveries(folders: Mapping[str, str]) -> Lines:
+    """What came of each kill; `folders` says how many nodes had each portion."""
+    header = ["Flow", "Nodes for a portion", "Repeats allowed", "Failed", "Failed attempts", "Repeated"]
+    body = []
+    for folder, nodes in folders.items():
+        measured = samples.read(REFERENCE / folder)
+        cells = {cell.name: cell for cell in _cells(measured)}
+        for kill in faults.recoveries(stored_faults.read(REFERENCE / folder), measured):
+            cell = cells[kill["cell"]]
+            counts = [str(kill[name]) for name in ("failed", "attempts", "repeated")]
+            times = [number(kill[name], 3) for name in ("answered", "undisturbed")]
+            body.append([cell.flow, nodes, str(cell.repeats), *counts, *times])
+    return table([*header, "First answer after (s)", "Undisturbed after (s)"], body)
+
+
+def by_size(folder: str, *sizes: float) -> Lines:
+    """Median seconds of an echo, by its size in MB: of these, or of all."""
+    found = sizes_report.medians(pd.read_csv(REFERENCE / folder / files.SUMMARY))
+    kept = {key: value for key, value in found.items() if not sizes or key[1] in {size * MB for size in sizes}}
+    ways = Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
+    return [_short(text) for text in sizes_report.by_way(kept, ways)]
+
+
+def workers(folder: str) -> Lines:
+    return threads_report.table_of(REFERENCE / folder)
+
+
+def _rows(folder: str) -> list[Row]:
+    summary = pd.read_csv(REFERENCE / folder / files.SUMMARY)
+    return [{str(name): value for name, value in row.items()} for row in summary.to_dict("records")]
+
+
+def _cells(measured: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
+    groups = (group for _, group in measured.groupby("cell"))
+    return {cell_of({str(name): value for name, value in group.iloc[0].items()}): group for group in groups}
+
+
+def _is(cell: Cell, chosen: Mapping[str, object]) -> bool:
+    return all(getattr(cell, name) == value for name, value in chosen.items())
+
+
+def _short(text: str) -> str:
+    """`text` whose numbers, but those of megabytes, have three digits."""
+    return re.sub(r"\d+\.\d+(?! MB|\d)", lambda found: number(float(found[0]), 3), text)
+
+
+WIRE = ("Wire (MB)", "Wire / payload")
+THROUGHPUT = ("Throughput (1/s)", "Throughput x Local", "95 % of throughput")
+PLAIN = {"transport": "grpc", "engine": "graph"}
+
+TABLES: Mapping[str, Callable[[], Lines]] = {
+    "seed-layer": partial(by_column, "seed-layer", "Published x / Local", placement="striped"),
+    "seed-submodel": partial(by_column, "seed-submodel", "Published x / Local"),
+    "tuned-layer": partial(by_column, "tuned-layer"),
+    "tuned-eager": partial(by_column, "tuned-submodel", engine="eager"),
+    "tuned-frozen": partial(by_column, "tuned-submodel", engine="frozen", batch=1),
+    "tuned-frozen-8": partial(by_column, "tuned-submodel", engine="frozen", batch=8),
+    "wire": partial(by_column, "wire", *WIRE),
+    "serving": partial(by_row, "serving", "Mean (s)", "x / Local", "95 % interval", "Wire / payload", against=PLAIN),
+    "flows": partial(by_row, "flows", *COMPARED, *SENT),
+    "pipeline": partial(by_column, "pipeline", *THROUGHPUT, concurrency=4),
+    "pipeline-light": partial(by_column, "pipeline-light", *THROUGHPUT, concurrency=4),
+    "faults": partial(recoveries, {"faults": "1", "faults-replicas": "2"}),
+    "sizes": partial(by_size, "sizes", 0.01, 0.1, 1, 8, 32),
+    "sizes-large": partial(by_size, "sizes-large"),
+    "threads": partial(workers, "threads"),
+}
+"""Name of a table in README.md -> what writes its lines."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0, or 1 where `--check` finds a table that is not what its files say."""
+    parser = argparse.ArgumentParser(prog="python -m tools.readme_tables", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail where something would change")
+    given = parser.parse_args(argv)
+    old = README.read_text(encoding="utf-8")
+    new = fill(old)
+    if given.check and new != old:
+        print(f"{README.name} is not what results/reference says: run python -m tools.readme_tables", file=sys.stderr)
+        return 1
+    if not given.check:
+        files.replace_file(README, new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
