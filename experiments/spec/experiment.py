@@ -20,7 +20,7 @@ from partitioning.strategies import MODES
 from transports.limits import TLS_FILES, Limits
 from transports.process import MALLOC
 
-PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
+PHOTOGRAPH = Path(__file__).parents[1] / "data" / "astronaut.jpg"
 """The bundled photograph; `data/README.md` names its source and licence."""
 
 CODECS = ("raw", "tensorproto", "json", "json-b64")

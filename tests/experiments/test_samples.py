@@ -156,8 +156,8 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from experiments.samples import Sample, Writer
-from experiments.specification import Cell
+from experiments.store.samples import Sample, Writer
+from experiments.spec.experiment import Cell
 with Writer(Path(sys.argv[1])) as writer:
     for run in range(10**9):
         writer.append(Sample(Cell(), run, 0.001 * (run + 1), run // 10))
@@ -179,9 +179,9 @@ def test_a_killed_writer_keeps_every_row_that_it_appended(tmp_path: Path) -> Non
 FULL = """
 import json, resource, sys
 from pathlib import Path
-from experiments.files import WriteError
-from experiments.samples import Sample, Writer
-from experiments.specification import Cell
+from experiments.store.files import WriteError
+from experiments.store.samples import Sample, Writer
+from experiments.spec.experiment import Cell
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 writer = Writer(Path(sys.argv[1]))
 try:
