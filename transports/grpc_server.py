@@ -8,7 +8,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -20,6 +21,7 @@ from transports.base import Guarded, Handler, Message, Server, guard, respond
 from transports.errors import ConnectError, MalformedMessage
 from transports.grpc_stream import chunks, gather
 from transports.limits import ENVELOPE, Limits
+from transports.sockets import Deadline
 from transports.tls import Tls
 from transports.watchdog import Watchdog
 
@@ -33,6 +35,10 @@ CHUNKED: Mapping[str, str] = {codec: f"{path}Chunks" for codec, path in METHODS.
 STALL = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 5_000))
 """No pings to speak of, but TCP_USER_TIMEOUT, which gRPC sets with them: a write that a frozen peer does not take ends
 after five seconds. Without it such a call outlives its deadline for as long as the peer is frozen."""
+
+
+Begin = Callable[[grpc.ServicerContext], None]
+"""Counts a call that begins, or ends it."""
 
 
 class GrpcServer(Server):
@@ -49,12 +55,41 @@ class GrpcServer(Server):
         )
         self.address = Address(address.host, _bind(self._server, address, tls))
         self._watchdog = Watchdog(options.stall)
-        methods = _methods(guard(handler, options, workers), options, chunk, self._watchdog)
+        self._changed = threading.Condition()
+        self._under_way = 0
+        self._draining = False
+        methods = _methods(guard(handler, options, workers), options, chunk, self._watchdog, self._begin)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         self._server.start()
 
     def drain(self, seconds: float) -> None:
-        self._server.stop(seconds).wait(seconds)  # gRPC ends no call of which a piece is being written
+        """Refuse new calls, wait for those under way, and only then let gRPC shut down.
+
+        When a shutdown begins while a call is under way, gRPC closes the socket as soon as the call has ended. The
+        kernel then answers whatever the client still sends (window updates) with a reset, and drops the rest of the
+        answer. When the shutdown begins after the calls, gRPC first waits for the client to confirm a ping, which it
+        reads after the answers.
+        """
+        deadline = Deadline.after(seconds)
+        with self._changed:
+            self._draining = True
+            self._changed.wait_for(lambda: not self._under_way, seconds)
+        self._server.stop(deadline.left()).wait(deadline.left())  # no call ends while a piece of it is being written
+
+    def _begin(self, context: grpc.ServicerContext) -> None:
+        """Count a call until its answer has been written. Ends it with UNAVAILABLE once the server drains."""
+        with self._changed:
+            refused = self._draining
+            self._under_way += not refused
+        if refused:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+        if not context.add_callback(self._end):
+            self._end()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
 
     def close(self) -> None:
         """A handler that is still running is not waited for; its caller is told at once."""
@@ -106,19 +141,20 @@ def _bind(server: grpc.Server, address: Address, tls: Tls | None) -> int:
 
 
 def _methods(
-    handler: Guarded, options: Limits, chunk: int, watchdog: Watchdog
+    handler: Guarded, options: Limits, chunk: int, watchdog: Watchdog, begin: Begin
 ) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
     """Name of a method -> what answers it."""
     found = {
-        READY: _ready(watchdog),
-        **{METHODS[codec]: _whole(handler, codec, options, watchdog) for codec in METHODS},
-        **{CHUNKED[codec]: _chunked(handler, codec, options, chunk, watchdog) for codec in CHUNKED},
+        READY: _ready(watchdog, begin),
+        **{METHODS[codec]: _whole(handler, codec, options, watchdog, begin) for codec in METHODS},
+        **{CHUNKED[codec]: _chunked(handler, codec, options, chunk, watchdog, begin) for codec in CHUNKED},
     }
     return {path.rpartition("/")[2]: method for path, method in found.items()}
 
 
-def _ready(watchdog: Watchdog) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _ready(watchdog: Watchdog, begin: Begin) -> grpc.RpcMethodHandler[bytes, bytes]:
     def say_so(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        begin(context)
         for _ in watchdog.waiting(requests, context):
             pass
         return b""
@@ -131,7 +167,9 @@ def _told(handler: Guarded, context: grpc.ServicerContext) -> Handler:
     return partial(handler, gone=lambda: not context.is_active())
 
 
-def _whole(handler: Guarded, codec: str, options: Limits, watchdog: Watchdog) -> grpc.RpcMethodHandler[bytes, bytes]:
+def _whole(
+    handler: Guarded, codec: str, options: Limits, watchdog: Watchdog, begin: Begin
+) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Unary on the wire. A stream to gRPC's Python, which leaves no other way to end a wait for the request."""
     write = partial(protobuf_codec.write, codec=codec)
 
@@ -141,13 +179,14 @@ def _whole(handler: Guarded, codec: str, options: Limits, watchdog: Watchdog) ->
         raise MalformedMessage("a call came without a message")
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        begin(context)
         return respond(_told(handler, context), watchdog.waiting(requests, context), read, write)
 
     return grpc.stream_unary_rpc_method_handler(serve_call)
 
 
 def _chunked(
-    handler: Guarded, codec: str, options: Limits, chunk: int, watchdog: Watchdog
+    handler: Guarded, codec: str, options: Limits, chunk: int, watchdog: Watchdog, begin: Begin
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     write = partial(protobuf_codec.parts, codec=codec)
 
@@ -155,6 +194,7 @@ def _chunked(
         return protobuf_codec.read(gather(stream, options), options)
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        begin(context)
         reply = respond(_told(handler, context), watchdog.waiting(requests, context), read, write)
         yield from watchdog.sending(chunks(reply, chunk), context)
 

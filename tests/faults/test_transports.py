@@ -218,6 +218,34 @@ def test_a_killed_server_and_the_one_in_its_place() -> None:
             assert caller.works()
 
 
+def test_a_server_that_drains_behind_a_slow_link() -> None:
+    """The answer is still in the system's buffers when the last handler returns, and the client acknowledges parts."""
+
+    def check(wire: str) -> None:
+        name, options = WIRES[wire]
+        begun = threading.Event()
+
+        def answer(message: Message) -> Message:
+            if message.method == "large":
+                begun.set()
+            return LARGE
+
+        transport = transports.make(name, options)
+        with transport.serve(answer, "127.0.0.1", 0, 2) as server, calling(wire, {name: server.address}) as caller:
+            caller.call(SMALL, PATIENCE)
+            caller.proxy.fault = Fault(rate=2e6)
+            with ThreadPoolExecutor(1) as threads:
+                call = threads.submit(caller.call, Message("large"), PATIENCE)
+                assert begun.wait(PATIENCE)
+                server.drain(PATIENCE)
+                server.close()
+                assert np.array_equal(call.result().tensors["x"], LARGE.tensors["x"])
+                with pytest.raises(ConnectError):
+                    transport.connect(server.address)
+
+    at_once(check)
+
+
 def test_a_server_that_starts_late() -> None:
     """Until then its port belongs to a socket that does not listen, and nobody else can be given it."""
 
