@@ -31,7 +31,7 @@ def leases(clock: Clock, servers: int = 2, replicas: int = 1) -> Leases:
 def test_servers_are_given_the_portions_in_turn(clock: Clock) -> None:
     made = leases(clock)
     assert [made.take(A).server, made.take(B).server] == [0, 1]
-    with pytest.raises(NoPortion, match="all 2 shards"):
+    with pytest.raises(NoPortion, match="all 2 portions"):
         made.take(C)
 
 

@@ -22,7 +22,7 @@ from tests.tfserving.conftest import BINARY, family
 from tfserving.grpc_client import Client
 from transports.errors import UsageError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 WAIT = 30.0
 
 
@@ -156,7 +156,7 @@ def test_free_ports_differ() -> None:
     assert len(set(process._free_ports(20))) == 20
 
 
-IN_DOCKER = ROOT / "cluster" / "serving" / "in_docker.sh"
+IN_DOCKER = ROOT / "cluster" / "model_servers" / "in_docker.sh"
 GIVEN = ["--port=8500", "--rest_api_port=8501", "--model_config_file=/some where/server-0.config"]
 
 
