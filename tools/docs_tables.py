@@ -1,7 +1,7 @@
-"""`python -m tools.readme_tables`: the tables of README.md, written from results/reference; `--check` only compares.
+"""`python -m tools.docs_tables` fills the tables of README.md and docs/ from results/reference. `--check` compares.
 
-A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. `TABLES` says what each NAME shows; the files
-of results/reference say the rest. Figures have three digits here: their intervals leave no sense to more.
+A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. `TABLES` maps each NAME to the function that
+writes it. Figures have three digits: the confidence intervals are too wide for more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from experiments.store.samples import cell_of
 from experiments.threads import report as threads_report
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 REFERENCE = ROOT / "results" / "reference"
 MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end of table -->)", re.S)
 
@@ -45,12 +44,12 @@ SENT = ("Messages", "Payload (MB)")
 
 
 def fill(text: str) -> str:
-    """`text` with every table in it written anew. Raises `KeyError` for one that `TABLES` does not know."""
+    """Return `text` with the current content of every marked table. Raises `KeyError` for a name not in `TABLES`."""
     return MARKED.sub(lambda found: "\n".join([found[1], *TABLES[found[2]](), "", found[3]]), text)
 
 
 def by_column(folder: str, *more: str, **chosen: object) -> Lines:
-    """The cells that are as `chosen`, side by side, after the Local ones that they are compared with."""
+    """One column per cell whose settings match `chosen`, after a column for each local model they are compared with."""
     cells = {cell_of(row): row for row in _rows(folder)}
     split = [cell for cell in cells if cell != local_of(cell) and _is(cell, chosen)]
     order = dict.fromkeys([*map(local_of, split), *split])
@@ -66,7 +65,7 @@ def _title(cell: Cell, flows: bool) -> str:
 
 
 def by_row(folder: str, *labels: str, against: Mapping[str, object] | None = None) -> Lines:
-    """The cells one below the other, and how each compares with the one of its flow that is as `against`."""
+    """One row per cell. With `against`, a last column compares each with the cell of that flow and those settings."""
     titles = engines.titles_of(environment.read(REFERENCE / folder))
     rows = [row for row in _rows(folder) if cell_of(row) != local_of(cell_of(row))]
     settings: dict[str, Writer] = {
@@ -83,7 +82,7 @@ def by_row(folder: str, *labels: str, against: Mapping[str, object] | None = Non
 
 
 class _Against:
-    """The ratio of a cell's mean to that of the one that has its flow and the given settings, with its interval."""
+    """Writes the ratio of a cell's mean to the mean of the cell with the same flow and the given settings."""
 
     def __init__(self, folder: str, settings: Mapping[str, object]) -> None:
         self._settings = settings
@@ -102,7 +101,7 @@ class _Against:
 
 
 def recoveries(folders: Mapping[str, str]) -> Lines:
-    """What came of each kill; `folders` says how many nodes had each portion."""
+    """One row per killed node. `folders`: results folder -> how many nodes held each portion."""
     header = ["Flow", "Nodes for a portion", "Repeats allowed", "Failed", "Failed attempts", "Repeated"]
     body = []
     for folder, nodes in folders.items():
@@ -117,7 +116,7 @@ def recoveries(folders: Mapping[str, str]) -> Lines:
 
 
 def by_size(folder: str, *sizes: float) -> Lines:
-    """Median seconds of an echo, by its size in MB: of these, or of all."""
+    """Median seconds of an echo, one row per size: the given `sizes` in MB, or every size measured."""
     found = sizes_report.medians(pd.read_csv(REFERENCE / folder / files.SUMMARY))
     kept = {key: value for key, value in found.items() if not sizes or key[1] in {size * MB for size in sizes}}
     ways = Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
@@ -143,7 +142,7 @@ def _is(cell: Cell, chosen: Mapping[str, object]) -> bool:
 
 
 def _short(text: str) -> str:
-    """`text` whose numbers, but those of megabytes, have three digits."""
+    """Return `text` with every number rounded to three digits, except sizes in MB."""
     return re.sub(r"\d+\.\d+(?! MB|\d)", lambda found: number(float(found[0]), 3), text)
 
 
@@ -168,22 +167,30 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "sizes-large": partial(by_size, "sizes-large"),
     "threads": partial(workers, "threads"),
 }
-"""Name of a table in README.md -> what writes its lines."""
+"""Name of a table -> the function that writes its lines."""
+
+
+def pages() -> list[Path]:
+    """The Markdown files that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: 0, or 1 where `--check` finds a table that is not what its files say."""
-    parser = argparse.ArgumentParser(prog="python -m tools.readme_tables", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing, and fail where something would change")
+    """Run the command line. Returns 0, or 1 if `--check` finds a table that differs from the results."""
+    parser = argparse.ArgumentParser(prog="python -m tools.docs_tables", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page would change")
     given = parser.parse_args(argv)
-    old = README.read_text(encoding="utf-8")
-    new = fill(old)
-    if given.check and new != old:
-        print(f"{README.name} is not what results/reference says: run python -m tools.readme_tables", file=sys.stderr)
-        return 1
-    if not given.check:
-        files.replace_file(README, new)
-    return 0
+    texts = {page: page.read_text(encoding="utf-8") for page in pages()}
+    stale = {page: new for page, old in texts.items() if (new := fill(old)) != old}
+    for page, new in stale.items():
+        if given.check:
+            print(
+                f"{page.relative_to(ROOT)} differs from results/reference: run python -m tools.docs_tables",
+                file=sys.stderr,
+            )
+        else:
+            files.replace_file(page, new)
+    return 1 if given.check and stale else 0
 
 
 if __name__ == "__main__":

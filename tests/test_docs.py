@@ -1,0 +1,176 @@
+"""README.md and docs/ are correct: commands parse, tables match the results, links and paths lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiments.sizes import cli as sizes
+from experiments.spec import flags
+from experiments.spec.settings import SETTINGS
+from tools import docs_tables
+
+ROOT = Path(__file__).parent.parent
+PAGES = [*docs_tables.pages(), *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
+PAGES += [ROOT / "results" / "README.md"]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+BLOCKS = [(name, block) for name, text in TEXTS.items() for block in re.findall(r"```sh\n(.*?)```", text, re.S)]
+COMMANDS = [shlex.split(line, comments=True) for _, block in BLOCKS for line in block.splitlines() if line.strip()]
+MODULES = {"run": "experiments.run", "report": "experiments.report", "show": "partitioning.show"} | {
+    "export": "partitioning.export",
+    "sizes": "experiments.sizes",
+    "threads": "experiments.threads",
+}
+"""Command of `splitbench` -> the module that is the same program."""
+
+
+def program(words: list[str]) -> tuple[str, list[str]]:
+    """The module that a command line runs, and its arguments; "" for a program that is no module of the project."""
+    if words[0] == "splitbench":
+        return MODULES[words[1]], words[2:]
+    if words[:2] == ["python", "-m"]:
+        return words[2], words[3:]
+    return "", words
+
+
+def certificates(folder: Path) -> Path:
+    """Run the page's commands for certificates in `folder`, and return it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    (made,) = (block for _, block in BLOCKS if "openssl" in block)
+    subprocess.run(["sh", "-e", "-c", made], cwd=folder, capture_output=True, check=True)
+    return folder
+
+
+RUNS = {module: [words for words in COMMANDS if program(words)[0] == module] for module in MODULES.values()}
+
+
+@pytest.mark.parametrize("words", RUNS["experiments.run"], ids=" ".join)
+def test_a_command_line_of_run_parses(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(certificates(tmp_path) if "--tls-cert" in words else ROOT)
+    experiment, _ = flags.parse(program(words)[1])
+    assert experiment.cells
+
+
+@pytest.mark.parametrize("words", RUNS["experiments.sizes"], ids=" ".join)
+def test_a_command_line_of_sizes_parses(words: list[str]) -> None:
+    assert sizes.parse(sizes.parser().parse_args(program(words)[1])).ways
+
+
+@pytest.mark.parametrize("module", sorted({program(words)[0] for words in COMMANDS} - {""}))
+def test_a_module_that_a_page_runs_exists(module: str) -> None:
+    assert importlib.util.find_spec(module)
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "make"], ids=" ".join)
+def test_a_make_target_exists(words: list[str]) -> None:
+    command = [*words, "--dry-run", "--always-make"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ".venv/bin/" in done.stdout
+
+
+def test_setup_runs_nothing() -> None:
+    command = ["make", "setup", "--dry-run", "--always-make"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "pip install" in done.stdout
+    assert "experiments" not in done.stdout
+
+
+@pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(BLOCKS)])
+def test_every_block_is_valid_shell(name: str, block: str) -> None:
+    done = subprocess.run(["sh", "-n", "-c", block], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{name}: {done.stderr}{block}"
+
+
+def test_the_commands_for_certificates_make_one_that_names_the_address(tmp_path: Path) -> None:
+    certificates(tmp_path)
+    verify = ["openssl", "verify", "-CAfile", "ca.pem", "-verify_ip", "192.0.2.7", "node.pem"]
+    assert subprocess.run(verify, cwd=tmp_path, capture_output=True, text=True, check=False).returncode == 0
+
+
+def test_every_flag_is_described_with_its_default() -> None:
+    table = TEXTS["docs/flags.md"]
+    rows = {row[0].strip(" `*"): row[1] for row in re.findall(r"^\| (`--[^|]*)\|([^|]*)\|", table, re.M)}
+    others = {"--option NAME.KEY=VALUE", "--spec FILE", "--out FOLDER"}
+    assert set(rows) == {setting.flag for setting in SETTINGS.values()} | others
+    for setting in SETTINGS.values():
+        if setting.name not in ("input", "title"):
+            assert rows[setting.flag].strip(" `") == str(setting.default)
+
+
+@pytest.mark.parametrize("page", docs_tables.pages(), ids=lambda page: page.name)
+def test_every_table_shows_the_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert docs_tables.fill(text) == text
+
+
+def test_every_table_that_can_be_written_is_on_a_page() -> None:
+    assert {name for text in TEXTS.values() for name in re.findall(r"<!-- table ([\w-]+) -->", text)} == set(
+        docs_tables.TABLES
+    )
+
+
+def test_check_names_the_page_that_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table threads -->\nanother table\n<!-- end of table -->\n")
+    monkeypatch.setattr(docs_tables, "ROOT", tmp_path)
+    monkeypatch.setattr(docs_tables, "pages", lambda: [page])
+    assert docs_tables.main(["--check"]) == 1
+    assert "page.md" in capsys.readouterr().err
+    assert "another table" in page.read_text()
+    assert docs_tables.main([]) == 0
+    assert docs_tables.main(["--check"]) == 0
+    assert "another table" not in page.read_text()
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+LINKS = sorted({(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\(([^)\s]+)\)", text)})
+
+
+@pytest.mark.parametrize(("name", "link"), LINKS, ids=[f"{name}:{link}" for name, link in LINKS])
+def test_a_link_leads_to_a_file_and_a_heading(name: str, link: str) -> None:
+    if link.startswith("https://"):
+        return
+    path, _, anchor = link.partition("#")
+    target = (ROOT / name).parent / path if path else ROOT / name
+    assert target.exists()
+    if anchor:
+        assert anchor in anchors(target.read_text(encoding="utf-8"))
+
+
+ROOMS = "cluster|docs|experiments|notebooks|partitioning|results|tests|tfserving|tools|transports"
+PATHS = sorted({
+    (name, path)
+    for name, text in TEXTS.items()
+    if name != "CHANGELOG.md"
+    for path in re.findall(rf"`((?:{ROOMS})/[\w./-]*)`", text)
+    if "results/mine" not in path
+})  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "path"), PATHS, ids=[f"{name}:{path}" for name, path in PATHS])
+def test_a_path_that_a_page_names_exists(name: str, path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_every_page_is_in_the_contents() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "index.md" or f"]({page.name})" in TEXTS["docs/index.md"]
+        assert page.name == "index.md" or f"](docs/{page.name})" in TEXTS["README.md"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 150
