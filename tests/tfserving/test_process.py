@@ -45,8 +45,8 @@ def test_a_server_of_one_stage(models: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from cluster.serving.choice import Settings
-from cluster.serving.process import ModelServer
+from cluster.model_servers.selection import Settings
+from cluster.model_servers.process import ModelServer
 with ModelServer.of_stage(Path(sys.argv[1]), "scale", Settings(sys.argv[2] or None)) as server:
     print(server.pid, flush=True)
     time.sleep(600)

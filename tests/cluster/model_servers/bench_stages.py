@@ -1,4 +1,4 @@
-"""`python -m tests.cluster.model_servers.bench_stages FOLDER`: the cost of a model server for the stages of a plan.
+"""`python -m tests.cluster.model_servers.bench_stages FOLDER`: what a model server adds to the stages of a plan.
 
 The same SavedModels run one after the other, batch 1: in this process, in one server (its answers as lists of values,
 as `tensor_content`, and over REST), and in a server for each stage. The server is the real one where PATH has it, but
