@@ -13,17 +13,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
 import ml_dtypes
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from partitioning.errors import PartitionError
-from partitioning.graph import Graph, Operation, TensorInfo
+from partitioning.graph import Graph, TensorInfo
 from partitioning.keras_internals import sublayers
 from partitioning.program import Program
 from partitioning.steps import Step, TensorRef, fill
@@ -52,7 +52,13 @@ def export(program: Program, operations: Iterable[str], folder: Path) -> None:
             arrays |= {f"{len(objects) - 1}/{k}": np.asarray(w) for k, w in enumerate(_weights(step.operation))}
     steps = [_step_record(step, numbers[id(step.operation)], arrays) for step in portion.steps.values()]
     dtypes = {name: array.dtype.name for name, array in arrays.items()}
-    record = {"format": FORMAT, "graph": asdict(portion.graph), "objects": objects, "steps": steps, "dtypes": dtypes}
+    record = {
+        "format": FORMAT,
+        "graph": msgspec.to_builtins(portion.graph),
+        "objects": objects,
+        "steps": steps,
+        "dtypes": dtypes,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OPERATIONS).write_text(json.dumps(record))
     np.savez(folder / ARRAYS, **{name: _plain(array) for name, array in arrays.items()})  # type: ignore[arg-type]
@@ -64,7 +70,7 @@ def load(folder: Path) -> Program:
         record = json.loads((folder / OPERATIONS).read_text())
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}, not {FORMAT}; export it again with this version")
-        graph = _graph(record["graph"])
+        graph = msgspec.convert(record["graph"], Graph)
     with _blaming(folder / ARRAYS):
         arrays = _arrays(folder / ARRAYS, record["dtypes"])
     with _blaming(folder / OPERATIONS):
@@ -158,17 +164,6 @@ def _step(record: Mapping[str, Any], objects: Sequence[Any], arrays: Mapping[str
     args, kwargs = _decoded(template, arrays)
     operation = objects[record["object"]]
     return Step(record["name"], operation, args, kwargs, tuple(record["inputs"]), tuple(record["outputs"]))
-
-
-def _graph(record: Mapping[str, Any]) -> Graph:
-    operations = tuple(
-        Operation(item["name"], item["kind"], tuple(item["inputs"]), tuple(item["outputs"]))
-        for item in record["operations"]
-    )
-    tensors = {
-        name: TensorInfo(info["name"], tuple(info["shape"]), info["dtype"]) for name, info in record["tensors"].items()
-    }
-    return Graph(operations, tensors, tuple(record["inputs"]), tuple(record["outputs"]))
 
 
 def _build(steps: Iterable[Step], graph: Graph) -> None:

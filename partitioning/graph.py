@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-ITEMSIZES: Mapping[str, int] = (
-    {"bool": 1, "bfloat16": 2, "complex64": 8, "complex128": 16}
-    | {f"float8_{kind}": 1 for kind in ("e4m3fn", "e5m2")}
-    | {
-        f"{kind}{bits}": bits // 8
-        for kind, sizes in {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}.items()
-        for bits in sizes
-    }
-)
+from msgspec import Struct
+
+ITEMSIZES: Mapping[str, int] = {
+    **dict.fromkeys(("bool", "float8_e4m3fn", "float8_e5m2"), 1),
+    "bfloat16": 2,
+    "complex64": 8,
+    "complex128": 16,
+    **{f"{kind}int{bits}": bits // 8 for kind in ("", "u") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": bits // 8 for bits in (16, 32, 64)},
+}
+"""The dtypes that a plan admits, and the bytes of one element. A transport may carry fewer."""
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(Struct, frozen=True, forbid_unknown_fields=True):
     """One value that flows through the graph. An extent that the model leaves open (the batch) is `None`."""
 
     name: str
@@ -31,9 +31,11 @@ class TensorInfo:
         return math.prod(1 if extent is None else extent for extent in self.shape) * ITEMSIZES[self.dtype]
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One call of a layer, or of a Keras operation that is no layer. A layer that is called twice is two operations."""
+class Operation(Struct, frozen=True, forbid_unknown_fields=True):
+    """One call of a layer, or of a Keras operation that is not a layer. A layer that is called twice is two operations.
+
+    `kind` is the name of its class; `inputs` and `outputs` are names of tensors.
+    """
 
     name: str
     kind: str
@@ -41,11 +43,10 @@ class Operation:
     outputs: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(Struct, frozen=True, forbid_unknown_fields=True):
     """Operations in an order in which they can run, and the tensors between them by name.
 
-    A model's inputs are tensors that no operation produces. `inputs` and `outputs` are in the model's own order.
+    The graph's inputs are tensors that no operation produces. `inputs` and `outputs` are in the model's own order.
     """
 
     operations: tuple[Operation, ...]

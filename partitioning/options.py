@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from partitioning.errors import PartitionError, suggest
-from partitioning.placement import PLACEMENTS, Placement
+from partitioning.placement import ALIASES, PLACEMENTS, Placement
 from partitioning.plan import Plan
 from partitioning.silence import silenced
 from partitioning.strategies import CUTS, MODES, SLACKS, make_plan
@@ -79,6 +79,7 @@ def planned(options: argparse.Namespace) -> Planned:
 
 def _checked(options: argparse.Namespace) -> str:
     """The engine of the costs."""
+    options.placement = ALIASES.get(options.placement, options.placement)
     choices = {"--mode": (options.mode, MODES), "--placement": (options.placement, tuple(PLACEMENTS))}
     costs_of = options.costs or ("eager" if options.cut in SLACKS else "none")
     for flag, (value, valid) in (choices | {"--costs": (costs_of, COSTS)}).items():

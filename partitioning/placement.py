@@ -1,4 +1,4 @@
-"""Placements: which server holds which stage, apart from the plan. Imports no TensorFlow."""
+"""Placements: which server holds which stage. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from partitioning.plan import Plan
 Placement = Mapping[str, int]
 """Stage name -> index of its server."""
 
-RUN = 9
-"""Neighbouring stages in a stripe of `striped`. On five servers, nine of MobileNetV3Large's operations at a time make
-41 messages in a request and enter each server five times: what the source document's per-layer implementation does."""
+BLOCK = 9
+"""Neighbouring stages in a block of `block-cyclic`. On five servers, blocks of nine of MobileNetV3Large's operations
+make 41 messages a request and enter each server five times, as the source document's per-layer implementation does."""
 
 
 def contiguous(plan: Plan, servers: int) -> Placement:
-    """Neighbouring stages on one server, as many on each as on any other (give or take one)."""
+    """Neighbouring stages on one server; the servers' numbers of stages differ by one at most."""
     return {stage.name: index * servers // len(plan.stages) for index, stage in enumerate(plan.stages)}
 
 
 def round_robin(plan: Plan, servers: int) -> Placement:
-    """Stage `i` on server `i % servers`: neighbours never meet while there is more than one server."""
+    """Stage `i` on server `i % servers`: with two servers or more, neighbours are never on the same one."""
     return {stage.name: index % servers for index, stage in enumerate(plan.stages)}
 
 
-def striped(plan: Plan, servers: int) -> Placement:
-    """Runs of `RUN` neighbouring stages, dealt to the servers in turn: each server is entered again and again.
+def block_cyclic(plan: Plan, servers: int) -> Placement:
+    """Blocks of `BLOCK` neighbouring stages, dealt to the servers in turn, so that requests enter each server often.
 
-    A plan with few stages has shorter runs, so that no server stays empty.
+    Blocks are shorter in a plan with few stages, so that every server holds one.
     """
-    run = max(1, min(RUN, len(plan.stages) // servers))
-    return {stage.name: index // run % servers for index, stage in enumerate(plan.stages)}
+    block = max(1, min(BLOCK, len(plan.stages) // servers))
+    return {stage.name: index // block % servers for index, stage in enumerate(plan.stages)}
 
 
 PLACEMENTS: Mapping[str, Callable[[Plan, int], Placement]] = {
     "contiguous": contiguous,
     "round-robin": round_robin,
-    "striped": striped,
+    "block-cyclic": block_cyclic,
 }
+ALIASES: Mapping[str, str] = {"striped": "block-cyclic"}
+"""Older names of placements that flags and TOML files still accept -> the name that is recorded."""

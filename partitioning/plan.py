@@ -1,28 +1,28 @@
 """Plans: which operations make which stage, and which tensors cross between stages. Imports no TensorFlow.
 
-A cut is two lists of tensor names: what a stage takes and what it gives. Everything else about an edge (its shape,
-its dtype, who makes it, who awaits it) is derived from the graph, never written twice. What is final is what
-`Plan.outputs` names, and never "a stage without successors": a successor may merely be down.
+A cut is two lists of tensor names: what a stage takes and what it gives. The rest of an edge (shape, dtype, producer,
+consumers) is derived from the graph. `Plan.outputs` names the final tensors; a stage without successors is not
+necessarily final, since its successors may be down.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 from partitioning.errors import PartitionError
-from partitioning.graph import Graph, TensorInfo
+from partitioning.graph import ITEMSIZES, Graph, TensorInfo
 
 
 class PlanError(PartitionError):
     """A plan that could not run; the text names the stage and the tensor."""
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Struct, frozen=True, forbid_unknown_fields=True):
     """A unit of execution: the tensors that it takes, those that others take from it, and its operations in order."""
 
     name: str
@@ -31,19 +31,17 @@ class Stage:
     operations: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Edge(TensorInfo):
+class Edge(TensorInfo, frozen=True, forbid_unknown_fields=True):
     """A tensor between stages. `producer` is `None` for an input of the model; `consumers` are stages, in order."""
 
     producer: str | None
     consumers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True, dict=True):
     """A runnable partition. Stages are in an order in which they can run.
 
-    Raises `PlanError` when it is built and could not run: a cycle, a missing producer, an output that nobody takes.
+    The constructor raises `PlanError` for a plan that could not run: a cycle, a missing producer, an unused output.
     """
 
     mode: str
@@ -60,32 +58,31 @@ class Plan:
 
     @cached_property
     def by_name(self) -> Mapping[str, Stage]:
+        """The stages by their names."""
         return {stage.name: stage for stage in self.stages}
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        return json.dumps(msgspec.to_builtins(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `to_json` wrote; older files call the edges `wires`. Raises `PlanError` for any other text."""
+        """Read what `to_json` wrote; older files call the edges `wires`. Raises `PlanError` for any other text."""
         try:
             record = json.loads(text)
-            return cls(
-                mode=record["mode"],
-                stages=tuple(Stage(**_tuples(stage)) for stage in record["stages"]),
-                edges={name: Edge(**_tuples(edge)) for name, edge in (record.get("edges") or record["wires"]).items()},
-                inputs=tuple(record["inputs"]),
-                outputs=tuple(record["outputs"]),
-            )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise PlanError(f"this is no plan: {type(error).__name__}: {error}") from error
+            if isinstance(record, dict) and "wires" in record:
+                record["edges"] = record.pop("wires")
+            return msgspec.convert(record, cls)
+        except (json.JSONDecodeError, msgspec.ValidationError, RecursionError) as error:
+            if isinstance(error.__cause__, PlanError):
+                raise error.__cause__ from None
+            raise PlanError(f"this is no plan: {error}") from error
 
 
 def build_plan(graph: Graph, numbers: Sequence[int], mode: str) -> Plan:
     """The plan in which the operation `graph.operations[i]` belongs to stage `numbers[i]`.
 
     Stage numbers are any integers; stages are ordered and named by them (`stage-00`, or the operation's own name
-    where it is alone). An input of the model that is also its output needs a stage to pass it on and is refused.
+    where it is alone). Raises `PlanError` for an output that is also an input, since no stage produces it.
     """
     if len(numbers) != len(graph.operations):
         raise PlanError(f"{len(numbers)} stage numbers for {len(graph.operations)} operations")
@@ -145,12 +142,12 @@ def _check_order(plan: Plan) -> None:
     ready = set(plan.inputs)
     for stage in plan.stages:
         if not stage.inputs:
-            raise PlanError(f"stage {stage.name!r} takes no tensor: nothing would ever start it")
+            raise PlanError(f"stage {stage.name!r} takes no tensor, so no message would ever start it")
         for tensor in stage.inputs:
             if tensor not in ready:
                 raise PlanError(f"stage {stage.name!r} needs tensor {tensor!r}, {_too_late(plan, tensor)}")
         if twice := ready.intersection(stage.outputs):
-            raise PlanError(f"stage {stage.name!r} makes tensor {sorted(twice)[0]!r}, which was there before")
+            raise PlanError(f"stage {stage.name!r} makes tensor {sorted(twice)[0]!r}, which exists already")
         ready.update(stage.outputs)
 
 
@@ -163,30 +160,32 @@ def _check_outputs(plan: Plan) -> None:
     made = {tensor for stage in plan.stages for tensor in stage.outputs}
     for tensor in plan.outputs:
         if tensor in plan.inputs:
-            raise PlanError(f"the model's output {tensor!r} is its input: there is nothing to run for it")
+            raise PlanError(f"the model's output {tensor!r} is also its input: no stage would produce it")
         if tensor not in made:
             raise PlanError(f"the model's output {tensor!r} is made by no stage")
     taken = {tensor for stage in plan.stages for tensor in stage.inputs}
     for stage in plan.stages:
         if not stage.outputs:
-            raise PlanError(f"stage {stage.name!r} gives no tensor: nothing would ever come of it")
+            raise PlanError(f"stage {stage.name!r} gives no tensor, so no stage needs it")
         for tensor in stage.outputs:
             if tensor not in taken and tensor not in plan.outputs:
-                raise PlanError(f"nobody takes tensor {tensor!r} of stage {stage.name!r}")
+                raise PlanError(f"no stage takes tensor {tensor!r} of stage {stage.name!r}, and it is no output")
 
 
 def _check_edges(plan: Plan) -> None:
-    """Wires repeat what the stages say; a plan from a file may contradict itself."""
+    """Edges repeat what the stages say, so a plan from a file may contradict itself."""
     producers = {tensor: stage.name for stage in plan.stages for tensor in stage.outputs}
     consumers: dict[str, tuple[str, ...]] = dict.fromkeys(producers, ())
     for stage in plan.stages:
         for tensor in stage.inputs:
             consumers[tensor] = (*consumers.get(tensor, ()), stage.name)
-    for tensor, awaiting in consumers.items():
+    for tensor, takers in consumers.items():
         edge = plan.edges.get(tensor)
-        if edge is None or (edge.producer, edge.consumers) != (producers.get(tensor), awaiting):
-            raise PlanError(f"the edge of tensor {tensor!r} is not what the stages say of it: {edge}")
-
-
-def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+        if edge is None or (edge.name, edge.producer, edge.consumers) != (tensor, producers.get(tensor), takers):
+            raise PlanError(f"the edge of tensor {tensor!r} contradicts the stages: {edge}")
+        if edge.dtype not in ITEMSIZES:
+            raise PlanError(f"tensor {tensor!r} has the dtype {edge.dtype!r}; valid: {', '.join(ITEMSIZES)}")
+        if any(extent is not None and extent < 0 for extent in edge.shape):
+            raise PlanError(f"tensor {tensor!r} has the shape {edge.shape}; extents are 0 or more, or null")
+    if unused := plan.edges.keys() - consumers.keys():
+        raise PlanError(f"the edge of tensor {min(unused)!r} belongs to no stage")

@@ -1,12 +1,12 @@
-"""What a plan is called where stages are SavedModels behind a model server. Imports no TensorFlow.
+"""The names of a plan's stages and tensors where stages are SavedModels in a model server. Imports no TensorFlow.
 
     FOLDER/plan.json         the plan, and under `serving` the names below
     FOLDER/<model>/1/        a stage as a SavedModel
     FOLDER/models.config     for one server that holds every stage
     FOLDER/server-<i>.config for the i-th of several servers that share the stages
 
-A tensor `a/b:1` and a stage `a/b` have names that the key of a signature and the name of a model may not have. `escape`
-makes legal ones of them, of which no two are alike; a name that is legal is kept, so that most are.
+Names such as `a/b:1` (a tensor) and `a/b` (a stage) are no legal keys of signatures or names of models. `escape` maps
+them to legal names, one to one, and leaves most legal names as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import msgspec
 
 from partitioning.errors import PartitionError
 from partitioning.placement import Placement
@@ -38,7 +40,7 @@ class Served:
 
     @classmethod
     def of(cls, plan: Plan, family: str = "") -> Self:
-        """The names of `plan`'s own. Where one server holds several plans, each has a `family` name without a dot."""
+        """Name the stages and tensors of `plan`. A `family` without a dot keeps plans apart that share a server."""
         before = f"{model_name(family)}." if family else ""
         return cls(
             plan,
@@ -47,12 +49,12 @@ class Served:
         )
 
     def model_folder(self, folder: Path, stage: Stage) -> Path:
-        """Where the only version of the stage's model lies below `folder`."""
+        """The folder of the stage's model, of which there is one version, below `folder`."""
         return folder / self.models[stage.name] / VERSION
 
     def write(self, folder: Path, placement: Placement) -> None:
-        """Write the plan with these names, and the files that name the models to servers."""
-        record = json.loads(self.plan.to_json()) | {"serving": {"models": self.models, "keys": self.keys}}
+        """Write the plan with these names, and the configuration files of the servers. Raises `OSError`."""
+        record = msgspec.to_builtins(self.plan) | {"serving": {"models": self.models, "keys": self.keys}}
         (folder / PLAN).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (folder / CONFIG).write_text(config_of(dict.fromkeys(self.models.values(), folder)), encoding="utf-8")
         for server in sorted(set(placement.values())):
@@ -61,24 +63,34 @@ class Served:
             )
 
     def held(self, server: int, placement: Placement, folder: Path) -> dict[str, Path]:
-        """The models of `server`, each with the `folder` below which it lies."""
+        """The models of `server`, each with `folder`, below which it lies."""
         stages = (stage.name for stage in self.plan.stages if placement[stage.name] == server)
         return {self.models[stage]: folder for stage in stages}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What `write` wrote. Raises `PartitionError` where the folder holds no plan with such names."""
+        """Read what `write` wrote. Raises `PartitionError` where the folder holds no plan with such names."""
         path = folder / PLAN
         try:
             text = path.read_text(encoding="utf-8")
-            names = json.loads(text)["serving"]
-            return cls(Plan.from_json(text), names["models"], names["keys"])
+            names = msgspec.convert(json.loads(text)["serving"], _Names)
+            served = cls(Plan.from_json(text), names.models, names.keys)
+            if served.models.keys() != served.plan.by_name.keys() or served.keys.keys() != served.plan.edges.keys():
+                raise ValueError("its names are not those of its stages and tensors")
         except OSError as error:
             raise PartitionError(f"{path}: {error.strerror}; write it with python -m partitioning.export") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except PartitionError:
+            raise
+        except (ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError) as error:
             raise PartitionError(
                 f"{path} names no models ({type(error).__name__}: {error}); export it again"
             ) from error
+        return served
+
+
+class _Names(msgspec.Struct):
+    models: dict[str, str]
+    keys: dict[str, str]
 
 
 def server_config(server: int) -> str:
@@ -87,9 +99,9 @@ def server_config(server: int) -> str:
 
 
 def config_of(models: Mapping[str, Path]) -> str:
-    """A `ModelServerConfig` in protobuf's text form, for models by the folder below which each lies.
+    """A `ModelServerConfig` in protobuf's text form: model -> the folder below which it lies.
 
-    Servers want absolute paths: a moved folder needs a new one.
+    It holds absolute paths, as servers require, so a folder that is moved needs a new one.
     """
     entries = (
         f"  config {{ name: {_quoted(model)} base_path: {_quoted(str(folder.absolute() / model))} "
@@ -104,13 +116,13 @@ def _quoted(text: str) -> str:
 
 
 def signature_key(tensor: str) -> str:
-    """The tensor's name as a key of a signature: TensorFlow wants what could name a parameter in Python."""
+    """The tensor's name as a key of a signature, which TensorFlow requires to be a legal parameter name in Python."""
     key = escape(tensor, r"[^A-Za-z0-9_]|^[^A-Za-z]")
     return escape(key, "^.") if keyword.iskeyword(key) or key in RESERVED else key
 
 
 def model_name(stage: str) -> str:
-    """The stage's name as that of a model, which is part of a path and of an address."""
+    """The stage's name as the name of a model, which is part of a path and of a URL."""
     return escape(stage, r"[^A-Za-z0-9_.-]|^\.")
 
 
@@ -119,10 +131,5 @@ RESERVED = frozenset({"self"})
 
 
 def escape(name: str, illegal: str) -> str:
-    """`name` with each character that `illegal` matches, and each Z, as its number in hexadecimal between two Z."""
+    """`name` with each Z and each character that `illegal` matches replaced by its hexadecimal code between two Z."""
     return re.sub(f"Z|{illegal}", lambda found: f"Z{ord(found[0]):x}Z", name)
-
-
-def unescape(name: str) -> str:
-    """What was escaped; the inverse of `signature_key` and of `model_name`."""
-    return re.sub(r"Z([0-9a-f]+)Z", lambda found: chr(int(found[1], 16)), name)

@@ -1,12 +1,13 @@
 """Strategies: from a graph to a stage number for each operation. All edges are derived. Imports no TensorFlow.
 
-A strategy says which operations belong together and nothing else; `partitioning.plan.build_plan` makes the plan of it.
-Groups are neighbours in the graph's order, so that no strategy here can make a cycle.
+A strategy only groups operations; `partitioning.plan.build_plan` makes the plan. Each group holds neighbours in the
+graph's order, so no strategy can make a cycle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,12 @@ from partitioning.plan import Plan, build_plan
 
 MODES = ("whole", "layer", "submodel")
 SLACKS: Mapping[str, float] = {"balanced": 1.05, "narrow": 1.5}
-"""Cuts found by search -> how many times an even share the most expensive group may cost, where that saves bytes.
+"""Cuts found by search -> the most expensive group's limit, as a multiple of an even share of the cost.
 
-Requests that follow each other through the servers wait for the slowest one, so that a pipeline wants even groups. One
-request at a time takes the sum of all groups however they are shared out, and gains by few bytes alone."""
+Requests in a pipeline wait for the slowest server, so a pipeline needs even groups. A single request takes the sum of
+all groups in any case, and gains only from few bytes."""
 CUTS = ("equal", *SLACKS)
-"""Cuts that are found; any other names the operations with which groups begin."""
+"""Cuts that are computed; any other cut names the first operations of groups."""
 
 Numbers = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
@@ -34,18 +35,18 @@ def whole(graph: Graph) -> Numbers:
 
 
 def layer(graph: Graph) -> Numbers:
-    """One stage for each operation, those that are no Keras layer included."""
+    """One stage for each operation, including Keras operations that are not layers."""
     return tuple(range(len(graph.operations)))
 
 
 def equal(graph: Graph, n: int) -> Numbers:
-    """`n` groups with the same number of operations in each, give or take one."""
+    """`n` groups whose numbers of operations differ by one at most."""
     _check_groups(graph, n)
     return tuple(index * n // len(graph.operations) for index in range(len(graph.operations)))
 
 
 def at_cuts(graph: Graph, names: Sequence[str]) -> Numbers:
-    """A new group begins at each operation named. Raises `PartitionError` for a name that begins none."""
+    """A new group begins at each operation named. Raises `PartitionError` for a name that cannot begin one."""
     order = {operation.name: index for index, operation in enumerate(graph.operations)}
     for name in names:
         if name not in order:
@@ -64,15 +65,15 @@ def at_cuts(graph: Graph, names: Sequence[str]) -> Numbers:
 def balanced(graph: Graph, n: int, costs: Mapping[str, float], slack: float = SLACKS["balanced"]) -> Numbers:
     """`n` groups of about the same cost (seconds by operation), cut where few bytes cross.
 
-    The most expensive group costs at most `max(T*, slack * total / n)`, where `T*` is the smallest that `n` groups can
-    have. Of all such partitions, this is one that sends the fewest bytes, then the fewest tensors, from group to group.
-    (Chains-on-chains partitioning, Pinar & Aykanat 2004, with the communication as second goal.)
+    The most expensive group costs at most `max(T*, slack * total / n)`, where `T*` is the least possible cost of the
+    most expensive of `n` groups. Of all such partitions, the result sends the fewest bytes between groups, then the
+    fewest tensors. (Chains-on-chains partitioning, Pinar & Aykanat 2004, with communication as the second goal.)
     """
     _check_groups(graph, n)
     total = np.concatenate([[0.0], np.cumsum([max(0.0, costs[op.name]) for op in graph.operations])])
     limit = max(_smallest_bottleneck(total, n), slack * total[-1] / n)
-    # Sums of floats in another order differ in the last digits; a limit below its own bottleneck has no solution.
-    return _numbers(_cheapest_cuts(total, n, limit * (1 + 1e-9), _traffic(graph)), len(graph.operations))
+    # Sums of floats in another order differ in the last digits, and a limit below the bottleneck has no solution.
+    return _numbers_of(_cheapest_cuts(total, n, limit * (1 + 1e-9), _traffic(graph)), len(graph.operations))
 
 
 def make_plan(
@@ -80,26 +81,43 @@ def make_plan(
 ) -> Plan:
     """The plan for a mode: `whole`, `layer`, or `submodel` cut into `groups`.
 
-    `cut` is `equal`, one of `SLACKS` (which need `costs`) or the names of operations, each the first of a new group,
-    with `+` between them; then `groups` does not count. Raises `PartitionError` for a value that cannot be used.
+    `cut` is `equal`, one of `SLACKS` (which need `costs`), or names of operations joined by `+` or commas, each the
+    first of a new group; names determine the number of groups, and `groups` is ignored. Raises `PartitionError` for a
+    value that cannot be used.
     """
-    if mode == "whole":
-        return build_plan(graph, whole(graph), mode)
-    if mode == "layer":
-        return build_plan(graph, layer(graph), mode)
-    if mode != "submodel":
+    strategies: Mapping[str, Callable[[Graph], Numbers]] = {
+        "whole": whole,
+        "layer": layer,
+        "submodel": lambda graph: _submodel(graph, cut, groups, costs),
+    }
+    if mode not in strategies:
         raise PartitionError(f"no mode {mode!r}{suggest(mode, MODES)}; valid: {', '.join(MODES)}")
-    return build_plan(graph, _submodel(graph, cut, groups, costs), mode)
+    return build_plan(graph, strategies[mode](graph), mode)
 
 
 def _submodel(graph: Graph, cut: str, groups: int, costs: Mapping[str, float] | None) -> Numbers:
     if cut == "equal":
         return equal(graph, groups)
     if cut not in SLACKS:
-        return at_cuts(graph, [name.strip() for name in cut.split("+")])
+        return at_cuts(graph, _names(cut, [operation.name for operation in graph.operations]))
     if costs is None:
         raise PartitionError(f"the cut {cut!r} needs the cost of every operation: measure them first")
     return balanced(graph, groups, costs, SLACKS[cut])
+
+
+def _names(cut: str, known: Sequence[str]) -> list[str]:
+    """The names joined in `cut`. Names may contain the separators; raises `PartitionError` where that is ambiguous."""
+    pieces = re.split(r"\s*[+,]\s*", cut.strip())
+    names = {tuple(re.split(r"\s*[+,]\s*", name.strip())): name for name in known}
+    readings: list[list[list[str]]] = [[[]]]
+    for end in range(1, len(pieces) + 1):
+        words = [(start, names.get(tuple(pieces[start:end]))) for start in range(end)]
+        found = [[*head, word] for start, word in words if word for head in readings[start]]
+        readings.append(found[:2])
+    if len(readings[-1]) > 1:
+        both = " or ".join(repr(reading) for reading in readings[-1])
+        raise PartitionError(f"the cut {cut!r} is ambiguous: {both}; rename a layer")
+    return readings[-1][0] if readings[-1] else pieces
 
 
 def _check_groups(graph: Graph, n: int) -> None:
@@ -121,14 +139,14 @@ def _smallest_bottleneck(total: Floats, n: int) -> float:
 
 
 def _ends(group: int, n: int, size: int) -> range:
-    """Where the group of that number can end, such that those before it and those after it are not empty."""
+    """The ends of group number `group` that leave an operation for every group before and after it."""
     return range(group + 1, size - (n - 1 - group))
 
 
 def _traffic(graph: Graph) -> npt.NDArray[np.int64]:
-    """`[i, j]`: what a group of the operations `i..j-1` takes from before it, as bytes * 2**20 + tensors.
+    """`[i, j]`: what a group of the operations `i..j-1` takes from earlier ones, as bytes * 2**20 + tensors.
 
-    A tensor is sent once to each group that consumes it, be it the next one or a later one.
+    A tensor is sent once to each group that consumes it.
     """
     size = len(graph.operations)
     made = {tensor: index for index, operation in enumerate(graph.operations) for tensor in operation.outputs}
@@ -136,7 +154,7 @@ def _traffic(graph: Graph) -> npt.NDArray[np.int64]:
     previous: dict[str, int] = {}
     for end, operation in enumerate(graph.operations):
         for tensor in operation.inputs:
-            # A group that begins after the tensor was made, and after its last use, meets it here for the first time.
+            # Groups that begin after the tensor was made and after its previous use take it here for the first time.
             first = max(made.get(tensor, -1), previous.get(tensor, -1)) + 1
             taken[first : end + 1, end + 1] += (graph.tensors[tensor].nbytes << 20) + 1
             previous[tensor] = end
@@ -144,7 +162,7 @@ def _traffic(graph: Graph) -> npt.NDArray[np.int64]:
 
 
 def _cheapest_cuts(total: Floats, n: int, limit: float, taken: npt.NDArray[np.int64]) -> list[int]:
-    """Where each group begins, such that none is above the limit and what they take in all is least."""
+    """The first operation of each group, for groups within the limit that take the least in all."""
     size = len(total)
     worst = np.iinfo(np.int64).max // 2
     lowest = np.searchsorted(total, total - limit, side="left")
@@ -166,5 +184,5 @@ def _cheapest_cuts(total: Floats, n: int, limit: float, taken: npt.NDArray[np.in
     return starts[:0:-1]
 
 
-def _numbers(starts: Sequence[int], size: int) -> Numbers:
+def _numbers_of(starts: Sequence[int], size: int) -> Numbers:
     return tuple((np.searchsorted(starts, np.arange(size), side="right") - 1).tolist())

@@ -22,6 +22,7 @@ from experiments.spec.experiment import PHOTOGRAPH, Cell, Experiment, local_of
 from experiments.spec.kill import Kill
 from experiments.spec.paths import nameless, portable
 from partitioning.engine_table import is_remote
+from partitioning.placement import ALIASES
 from partitioning.strategies import CUTS
 from transports.errors import UsageError
 from transports.limits import CONNECTIONS, DAY, TLS_FILES
@@ -105,6 +106,7 @@ def _cuts(raw: Any, where: str) -> list[Any]:
 
 def _checked(setting: Setting, raw: Any, where: str) -> Any:
     value = _READERS[setting.kind](raw, where)
+    value = ALIASES.get(value, value) if setting.name == "placement" else value
     if setting.valid is not None and value not in setting.valid:
         raise UsageError(f"{where}: no {setting.name} {value!r}{transports.suggest(value, setting.valid)}")
     if value == "" and setting.default != "":

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.spec import settings
 from partitioning.cuts import cut_table
 from partitioning.errors import PartitionError
-from partitioning.graph import Graph
+from partitioning.graph import Graph, Operation, TensorInfo
 from partitioning.order import alive, narrow_order
-from partitioning.placement import PLACEMENTS
+from partitioning.placement import ALIASES, PLACEMENTS
 from partitioning.plan import build_plan
 from partitioning.strategies import SLACKS, at_cuts, balanced, equal, layer, make_plan, whole
 from tests.partitioning.graphs import chain, graphs
@@ -39,7 +40,7 @@ def _bottleneck(graph: Graph, numbers: Sequence[int], costs: Mapping[str, float]
 def _sent(graph: Graph, numbers: Sequence[int]) -> tuple[int, int]:
     """Bytes and tensors that stages take, one of a kind for each stage that takes it."""
     plan = build_plan(graph, numbers, "submodel")
-    return sum(cut.nbytes for cut in cut_table(plan)), sum(len(wire.consumers) for wire in plan.edges.values())
+    return sum(cut.nbytes for cut in cut_table(plan)), sum(len(edge.consumers) for edge in plan.edges.values())
 
 
 def _all_partitions(size: int, n: int) -> list[tuple[int, ...]]:
@@ -103,6 +104,36 @@ def test_named_cuts_begin_groups_in_any_order() -> None:
     assert make_plan(graph, "submodel", "o1 + o3").stages[1].operations == ("o1", "o2")
 
 
+def _named(*names: str) -> Graph:
+    """A chain of operations of these names."""
+    tensors = {name: TensorInfo(name, (None, 1), "float32") for name in ("x", *names)}
+    pairs = itertools.pairwise(("x", *names))
+    return Graph(
+        tuple(Operation(name, "Op", (before,), (name,)) for before, name in pairs), tensors, ("x",), names[-1:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("cut", "starts"),
+    [
+        ("deeplab.v3+", ["deeplab.v3+"]),
+        ("deeplab.v3++conv 1", ["deeplab.v3+", "conv 1"]),
+        ("conv 1, a,b", ["conv 1", "a,b"]),
+        ("conv 1+c+d", ["conv 1", "c+d"]),
+    ],
+)
+def test_names_in_a_cut_may_contain_separators(cut: str, starts: list[str]) -> None:
+    plan = make_plan(_named("first", "deeplab.v3+", "conv 1", "a,b", "c+d"), "submodel", cut)
+    assert [stage.operations[0] for stage in plan.stages[1:]] == starts
+
+
+def test_an_ambiguous_cut_is_refused() -> None:
+    with pytest.raises(
+        PartitionError, match=r"the cut 'a\+b' is ambiguous: .*'a\+b'.* or .*'a', 'b'.*; rename a layer"
+    ):
+        make_plan(_named("first", "a", "b", "a+b"), "submodel", "a+b")
+
+
 @given(graphs())
 def test_the_order_stays_runnable(graph: Graph) -> None:
     order = narrow_order(graph.operations, graph.tensors)
@@ -121,6 +152,12 @@ def test_every_placement_places_every_stage(name: str) -> None:
         placement = PLACEMENTS[name](build_plan(graph, layer(graph), "layer"), servers)
         assert set(placement) == {operation.name for operation in graph.operations}
         assert set(placement.values()) == set(range(servers))
+
+
+def test_older_names_of_placements_are_accepted_and_recorded_as_the_new_ones() -> None:
+    assert set(ALIASES.values()) <= set(PLACEMENTS)
+    given = "striped,contiguous,block-cyclic"
+    assert settings.values_of(settings.SETTINGS["placement"], given, "--placement") == ("block-cyclic", "contiguous")
 
 
 REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
