@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [*docs_tables.pages(), *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
 PAGES += [ROOT / "results" / "README.md"]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
+"""The pages that may name only what exists today."""
 BLOCKS = [(name, block) for name, text in TEXTS.items() for block in re.findall(r"```sh\n(.*?)```", text, re.S)]
 COMMANDS = [shlex.split(line, comments=True) for _, block in BLOCKS for line in block.splitlines() if line.strip()]
 MODULES = {"run": "experiments.run", "report": "experiments.report", "show": "partitioning.show"} | {
@@ -63,9 +65,25 @@ def test_a_command_line_of_sizes_parses(words: list[str]) -> None:
     assert sizes.parse(sizes.parser().parse_args(program(words)[1])).ways
 
 
-@pytest.mark.parametrize("module", sorted({program(words)[0] for words in COMMANDS} - {""}))
+NAMED = {module for text in CURRENT.values() for module in re.findall(r"python -m ([a-z][\w.]+)", text)}
+
+
+@pytest.mark.parametrize("module", sorted(NAMED | {program(words)[0] for words in COMMANDS} - {""}))
 def test_a_module_that_a_page_runs_exists(module: str) -> None:
     assert importlib.util.find_spec(module)
+
+
+SPANS = {span for text in CURRENT.values() for span in re.findall(r"`([^`\n]+)`", text)}
+
+
+@pytest.mark.parametrize("flag", sorted({flag for span in SPANS for flag in re.findall(r"(?<!\S)--[a-z][\w-]+", span)}))
+def test_a_flag_that_a_page_names_exists(flag: str) -> None:
+    sources = (path for room in ("experiments", "partitioning", "tools") for path in (ROOT / room).rglob("*.py"))
+    known = {setting.flag for setting in SETTINGS.values()}
+    if flag.endswith("-"):  # `--tls-*` names several
+        assert any(setting.startswith(flag) for setting in known)
+        return
+    assert flag in known or any(f'"{flag}"' in path.read_text(encoding="utf-8") for path in sources)
 
 
 @pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "make"], ids=" ".join)
@@ -154,8 +172,7 @@ def test_a_link_leads_to_a_file_and_a_heading(name: str, link: str) -> None:
 ROOMS = "cluster|docs|experiments|notebooks|partitioning|results|tests|tfserving|tools|transports"
 PATHS = sorted({
     (name, path)
-    for name, text in TEXTS.items()
-    if name != "CHANGELOG.md"
+    for name, text in CURRENT.items()
     for path in re.findall(rf"`((?:{ROOMS})/[\w./-]*)`", text)
     if "results/mine" not in path
 })  # fmt: skip
