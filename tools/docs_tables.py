@@ -19,6 +19,7 @@ import pandas as pd
 
 from experiments.reports import engine_titles as engines
 from experiments.reports import faults, sections
+from experiments.reports.labels import column_title
 from experiments.reports.markdown import ABSENT, interval, number, table
 from experiments.sizes import report as sizes_report
 from experiments.sizes.bench import MB, Study
@@ -61,7 +62,7 @@ def by_column(folder: str, *more: str, **chosen: object) -> Lines:
 def _title(cell: Cell, flows: bool) -> str:
     if cell == local_of(cell):
         return "Local"
-    return sections.column_title(cell) + (f", {cell.flow}" if flows else "")
+    return column_title(cell) + (f", {cell.flow}" if flows else "")
 
 
 def by_row(folder: str, *labels: str, against: Mapping[str, object] | None = None) -> Lines:
@@ -70,7 +71,7 @@ def by_row(folder: str, *labels: str, against: Mapping[str, object] | None = Non
     rows = [row for row in _rows(folder) if cell_of(row) != local_of(cell_of(row))]
     settings: dict[str, Writer] = {
         "Engine": lambda row: engines.named(str(row["engine"]), titles),
-        "Over": lambda row: sections.column_title(cell_of(row)),
+        "Over": lambda row: column_title(cell_of(row)),
         "Flow": lambda row: str(row["flow"]),
     }
     figures: dict[str, Writer] = {label: FIGURES[label] for label in labels}

@@ -1,4 +1,4 @@
-"""What reports call engines, and say of them."""
+"""Names of engines in reports, and their explanations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from cluster.model_servers import selection
 from partitioning.engine_table import ENGINES
 
 Titles = Mapping[str, str]
-"""Engine that ran in model servers -> what tables call it: which server that was."""
+"""Engine that calls model servers -> its name in tables, which says which model server it was."""
 
 SERVERS: Mapping[str, str] = {
-    selection.REAL: "the model server was TensorFlow Serving's own",
-    selection.OURS: "the model server was this project's own, which answers as TensorFlow Serving does and is not it",
+    selection.REAL: "the model server was TensorFlow Serving",
+    selection.OURS: "the model server was this project's own; it implements TensorFlow Serving's API",
 }
 
 
 def titles_of(record: Mapping[str, Any]) -> Titles:
-    """What an experiment's tables call the engines that ran in model servers, by its environment's `record`."""
+    """The titles of the engines that call model servers, from an environment's `record`; empty without any."""
     kind = (record.get("model_server") or {}).get("kind")
     return {engine: selection.title(engine, str(kind)) for engine in selection.ENGINES} if kind else {}
 
@@ -29,7 +29,7 @@ def named(engine: str, titles: Titles, noun: str = "") -> str:
 
 
 def explained(names: Collection[str], titles: Titles) -> list[str]:
-    """A line for each engine, and what is to be known of model servers where there are any."""
+    """A line for each engine, and the lines about model servers if an engine calls them."""
     lines = [f"- **{name}**: {ENGINES[name].description if name in ENGINES else 'an engine'}." for name in names]
     if not titles.keys() & set(names):
         return lines
@@ -37,7 +37,7 @@ def explained(names: Collection[str], titles: Titles) -> list[str]:
     return [
         *lines,
         f"- **{kind}**: {SERVERS.get(kind, 'a model server')}.",
-        "- Under these engines nodes are collectors, and over None it is the client that calls the model servers. "
-        "**Local**, and the None of x / None, execute the same stages as `tf.function`s in one process (engine graph), "
-        "without any server. Calls to model servers count as time in stages and cross the wire, but are no messages.",
+        "- With these engines the nodes only collect tensors and call the model servers; over None the client calls "
+        "them. **Local**, and the None of x / None, execute the same stages as `tf.function`s in one process (engine "
+        "graph). Calls to model servers count as time in stages and as bytes on the wire, but not as messages.",
     ]

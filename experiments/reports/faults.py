@@ -1,4 +1,4 @@
-"""What came of the kills of an experiment, derived from faults.csv and samples.csv."""
+"""The outcome of an experiment's kills, derived from faults.csv and samples.csv."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ import pandas as pd
 
 from experiments.reports.markdown import line, number, table
 
-INCOMPARABLE = (
-    "Means, and how many times local they are, are not shown: the outage is in the seconds of a request that its "
-    "client repeated, but not in those of one that failed and was begun anew, so that they would compare different "
-    "things."
+EXPLANATION = (
+    "A node was killed (SIGKILL) before a request of each cell, and another node was started in its place. The client "
+    "made each **failed** request again until it was answered; no other table counts these **failed attempts**. A "
+    "**repeated** request was answered by a later attempt of its client. Requests that were in flight at the kill are "
+    "included. Times count from the kill. **First answer after**: the first answer to a request that began, or began "
+    "again, after the kill. **Undisturbed after**: the last answer to a request that failed or was repeated (0: there "
+    "was none)."
 )
-"""Why the report of an experiment with a kill has nothing else in it."""
+INCOMPARABLE = (
+    "This report shows neither mean times nor ratios to the local model: the time of a repeated request includes the "
+    "outage, but the time of a failed request that began again does not, so they cannot be compared."
+)
 
 
 def recoveries(faults: pd.DataFrame, samples: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each kill: `cell`, `node`, `request`, and what came of it until the cell's end.
+    """For each kill: `cell`, `node`, `request`, and what followed until the end of the cell.
 
-    `failed`: requests that failed after it, and `attempts`: how often they did. `repeated`: requests that were answered
-    after repeats. Those count that were under way at the kill as well. Seconds since the kill: `answered`, when a
-    request that was begun after it was first answered; `undisturbed`, when the last of those that failed or were
-    repeated was answered (0: there was none).
+    `failed`: requests that failed after the kill; `attempts`: how often they failed; `repeated`: requests that were
+    answered after repeats; those in flight at the kill are included. In seconds since the kill: `answered`, the first
+    answer to a request that began after it; `undisturbed`, the last answer to a failed or repeated request (0: none).
     """
     kills = faults[faults["event"] == "kill"]
     return [_recovery(kill, faults, samples) for kill in kills.to_dict("records")]
@@ -35,8 +40,7 @@ def _recovery(kill: Any, faults: pd.DataFrame, samples: pd.DataFrame) -> dict[st
     ended = _since(kill, samples)
     repeated = ended[ended["repeated"] > 0]
     answered = ended[ended["start"] >= kill["start"]]
-    mended = ended[ended["run"].isin(failed["run"])]
-    hurt = pd.concat([failed["end"], mended["end"], repeated["end"]])
+    disturbed = pd.concat([failed["end"], ended["end"][ended["run"].isin(failed["run"])], repeated["end"]])
     return {
         "cell": kill["cell"],
         "node": kill["what"],
@@ -45,12 +49,12 @@ def _recovery(kill: Any, faults: pd.DataFrame, samples: pd.DataFrame) -> dict[st
         "attempts": len(failed),
         "repeated": len(repeated),
         "answered": float(answered["end"].min()) if len(answered) else math.nan,
-        "undisturbed": float(hurt.max()) if len(hurt) else 0.0,
+        "undisturbed": float(disturbed.max()) if len(disturbed) else 0.0,
     }
 
 
 def _since(kill: Any, frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the kill's cell that ended after it, with `end`, in seconds since then."""
+    """The rows of the kill's cell that ended after it; `end` is in seconds since the kill."""
     own = frame[frame["cell"] == kill["cell"]]
     own = own.assign(end=own["start"] + own["seconds"] - kill["start"])
     since: pd.DataFrame = own[own["end"] >= 0]
@@ -58,7 +62,7 @@ def _since(kill: Any, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def section(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The section of report.md about what `recoveries` found: nothing where nothing was killed."""
+    """The section of report.md about the `recoveries`; empty if no node was killed."""
     if not found:
         return []
     counted = ("Failed", "Failed attempts", "Repeated")
@@ -70,12 +74,4 @@ def section(found: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         for kill in found
     ]
-    text = (
-        "A node was killed (SIGKILL) before a request of each cell, and another was started in its place. **Failed** "
-        "requests were made again until they were answered; their **failed attempts** are in no other table. "
-        "**Repeated** ones were answered by a later attempt of their client. Both count from those on that were under "
-        "way at the kill. Times count from the kill. **First answer after**: until the first answer to a request that "
-        "was begun, or begun anew, after it. **Undisturbed after**: until the last of the requests that failed or "
-        "were repeated was answered (0: there was none)."
-    )
-    return ["## Faults", "", text, "", *table(header, body, left=2), "", INCOMPARABLE]
+    return ["## Faults", "", EXPLANATION, "", *table(header, body, left=2), "", INCOMPARABLE]

@@ -1,4 +1,4 @@
-"""Numbers and tables as text: significant digits, columns that line up, nothing that breaks out of its cell."""
+"""Numbers and Markdown tables as text: significant digits, aligned columns, escaped cells."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 ABSENT = "—"
-"""What stands where nothing was measured."""
+"""Stands for a value that was not measured."""
 
 
 def number(value: float, digits: int = 5) -> str:
@@ -19,7 +19,7 @@ def number(value: float, digits: int = 5) -> str:
 
 
 def count(value: float) -> str:
-    """A mean of counts: `number`, without zeros that only say that every request had the same."""
+    """A mean of counts: `number` without trailing zeros after the point."""
     text = number(value)
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -30,14 +30,14 @@ def interval(low: float, high: float) -> str:
 
 
 def line(text: str) -> str:
-    """`text` on one line, with what Markdown or HTML would take for its own made harmless."""
+    """`text` on one line, with the special characters of Markdown and HTML escaped."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
     """The lines of a table whose first `left` columns are aligned to the left and whose others to the right.
 
-    The cells are Markdown already: text from elsewhere has gone through `line`.
+    The cells are Markdown: the caller passes other text through `line`.
     """
     body = [list(row) for row in rows]
     widths = [max(3, *(len(row[place]) for row in [list(header), *body])) for place in range(len(header))]

@@ -1,7 +1,6 @@
-"""The figures that the source document published, in seconds, and the cells that they may be laid beside.
+"""The figures that the source document published, in seconds, and the cells that they may be compared with.
 
-They come from the document's own machine, which it does not describe, nor does it name its model: what may be
-compared with them is the shape (how many times local), not the seconds.
+The document describes neither its machine nor its model: compare the multiples of the local time, not the seconds.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ PUBLISHED: Mapping[str, Mapping[str, Figures]] = {
 
 
 def figures_for(cell: Cell, group: Cell) -> Figures | None:
-    """What the document published for `cell` beside cells that are split and executed as `group` is, if anything.
+    """The document's figures for `cell`, in a table of cells split and executed like `group`; `None` if it has none.
 
-    The document timed eager execution, one image a request, nested calls, and submodels on five servers; "local" is
+    The document timed eager execution, one image per request, nested calls, and submodels on five servers; "local" is
     `whole` x `none`.
     """
     if group.engine != "eager" or group.batch != 1 or group.flow != "nested":

@@ -1,4 +1,4 @@
-"""The sections of report.md, each a list of lines. An empty list is a section that is not there."""
+"""The sections of report.md, each a list of lines. A section without lines is left out."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Any
 import pandas as pd
 
 from experiments.reports import engine_titles as engines
+from experiments.reports.labels import column_title, unusual
 from experiments.reports.markdown import ABSENT, count, interval, line, number, table
 from experiments.reports.published import Figures, figures_for
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.spec.schedule import BLOCK, VARIANTS, lead, warm_ups
 from experiments.store import files
-from experiments.store.samples import EXTRA_FIELDS, cell_of
+from experiments.store.samples import cell_of
 from experiments.store.statistics import MIN_BLOCKS, RESAMPLES
 
 Row = Mapping[str, Any]
-
-TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned", "rest": "REST"}
 
 FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Mean (s)", lambda row: number(row["mean"])),
@@ -45,16 +44,16 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Throughput x Local", lambda row: _ratio(row["throughput_to_local"])),
     ("95 % of throughput", lambda row: _interval(row["throughput_low"], row["throughput_high"])),
 )
-"""Rows of the tables in the document's shape: its own three first."""
+"""Rows of the tables in the source document's shape; the first three are its own."""
 
 WIRE = ("Wire (MB)", "Wire / payload")
-"""Rows that are left out of a table in which nothing was seen to cross."""
+"""Rows that a table leaves out if no bytes were counted."""
 
 GIVEN = (
     *(("Pinned to cores", "pin"), ("Lease (s)", "lease"), ("Kill", "kill")),
     *(("Host", "host"), ("Largest message (B)", "max_message")),
 )
-"""Settings that the environment names where they are not the default."""
+"""Settings that the environment lists if they are not the default."""
 
 PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("Published mean (s)", lambda figures: number(figures.mean)),
@@ -64,10 +63,10 @@ PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
 
 
 def banner(record: Mapping[str, Any], note: str) -> list[str]:
-    """What is wrong with the experiment, so that nobody takes half of it for the whole."""
+    """The warnings at the top: an incomplete run with its cause, and a `note` about the samples."""
     lines = []
     if not record["complete"]:
-        lines.append(f"> **INCOMPLETE**: {line(str(record['failure'])) or 'the run did not say why'}")
+        lines.append(f"> **INCOMPLETE**: {line(str(record['failure'])) or 'the run recorded no cause'}")
     if note:
         lines.append(f"> **NOTE**: {line(note)}")
     return "\n>\n".join(lines).split("\n") if lines else []
@@ -76,13 +75,11 @@ def banner(record: Mapping[str, Any], note: str) -> list[str]:
 def overview(experiment: Experiment) -> list[str]:
     levels = sorted({cell.concurrency for cell in experiment.cells})
     leads = sorted({lead(cell.concurrency, experiment.replicas) for cell in experiment.cells})
-    known = f"with {' or '.join(map(str, levels))} requests under way at a time"
-    client = known if levels[-1:] > [1] else "without concurrent requests"
+    client = f"with {' or '.join(map(str, levels))} requests in flight" if levels[-1:] > [1] else "one at a time"
     return [
-        f"Model {line(experiment.model)} ({experiment.weights} weights), {experiment.runs} timed requests in each cell "
-        f"after {warm_ups(experiment.warmup, VARIANTS)} warm-up requests, one client {client}, "
-        f"order {experiment.turns}. "
-        f"Requests at the begin of each block that are not counted: {' or '.join(map(str, leads))}."
+        f"Model {line(experiment.model)} ({experiment.weights} weights). Each cell: {experiment.runs} timed requests "
+        f"after {warm_ups(experiment.warmup, VARIANTS)} warm-up requests, {client}, in blocks, order "
+        f"{experiment.turns}. Requests at the start of each block that do not count: {' or '.join(map(str, leads))}."
     ]
 
 
@@ -91,23 +88,21 @@ def chart(missing: str) -> list[str]:
         return []
     if missing:
         return [f"No chart: it needs {missing}, which is in the extra `charts` (`pip install 'matplotlib>=3.9'`)."]
-    return [f"![How many times the local model's time each cell takes, with its 95 % interval]({files.CHART})"]
+    return [
+        f"![Time of a request in each cell, as a multiple of the local model's, with 95 % intervals]({files.CHART})"
+    ]
 
 
 def groups(summary: pd.DataFrame, titles: engines.Titles) -> list[list[str]]:
-    """A table for each way to split and execute, whose columns are what carried the tensors."""
+    """A table for each way to split and execute the model, with a column for each transport."""
     if summary.empty:
         return [["No request was timed."]]
-    rows = {cell_of(row): row for row in _records(summary)}
+    rows = {cell_of(row): row for row in records(summary)}
+    compared = {local_of(cell) for cell in rows if cell != local_of(cell)}
     found: dict[Cell, list[Cell]] = {}
-    for cell in rows:
-        if cell != local_of(cell) or not any(_beside(cell, other) for other in rows):
-            found.setdefault(replace(cell, transport="none", codec=Cell.codec), []).append(cell)
+    for cell in (cell for cell in rows if cell not in compared):
+        found.setdefault(replace(cell, transport="none", codec=Cell.codec), []).append(cell)
     return [_group(key, cells, rows, titles) for key, cells in found.items()]
-
-
-def _beside(local: Cell, other: Cell) -> bool:
-    return other != local and local_of(other) == local
 
 
 def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: engines.Titles) -> list[str]:
@@ -123,96 +118,78 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: e
 
 
 def _figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
-    """`FIGURES`, those of the `WIRE` only where something was seen to cross it: files from before have none."""
+    """`FIGURES`; those in `WIRE` only if bytes were counted, which older files lack."""
     crossed = any(row["wire_bytes"] > 0 for row in rows)
     return [(label, write) for label, write in FIGURES if crossed or label not in WIRE]
 
 
 def _published_rows(figures: Sequence[Figures | None]) -> list[list[str]]:
-    """The document's figures, if it has any for what was measured beyond the local model."""
+    """The document's figures, if it has any for these cells besides the local model's."""
     if not any(found and found.ratio != 1 for found in figures):
         return []
     return [[label, *(write(found) if found else ABSENT for found in figures)] for label, write in PUBLISHED]
 
 
-def transport_title(name: str) -> str:
-    return TITLES.get(name, name)
-
-
-def column_title(cell: Cell) -> str:
-    return transport_title(cell.transport) + (f" ({cell.codec})" if cell.codec != Cell.codec else "")
-
-
 def _group_title(key: Cell, titles: engines.Titles) -> str:
     servers = f"{key.servers} server{'s' if key.servers != 1 else ''}"
-    words = [
-        f"Mode {key.mode}",
-        engines.named(key.engine, titles, " engine"),
-        f"batch {key.batch}",
-        servers,
-        f"flow {key.flow}",
-    ]
-    return ", ".join([*words, *_unusual(key)])
-
-
-def _unusual(cell: Cell) -> list[str]:
-    """The settings that are not in the names of cells, where they are not the default."""
-    named = ((name, getattr(cell, name)) for name in EXTRA_FIELDS)
-    return [f"{name.replace('_', '-')} {line(str(value))}" for name, value in named if value != getattr(Cell, name)]
+    words = [f"Mode {key.mode}", engines.named(key.engine, titles, " engine"), f"batch {key.batch}", servers]
+    return ", ".join([*words, f"flow {key.flow}", *map(line, unusual(key))])
 
 
 def full_table(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
     if summary.empty:
         return []
     settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
-    figures = _figures(_records(summary))
+    figures = _figures(records(summary))
     header = [*settings, "n", *(label for label, _ in figures), "Connections", "Lookups", "Deviation"]
-    body = [_full_row(cell_of(row), row, titles, [write(row) for _, write in figures]) for row in _records(summary)]
+    body = [_full_row(cell_of(row), row, titles, [write(row) for _, write in figures]) for row in records(summary)]
     return ["## Every cell", "", *table(header, body, left=len(settings))]
 
 
 def _full_row(cell: Cell, row: Row, titles: engines.Titles, figures: Sequence[str]) -> list[str]:
     engine = engines.named(cell.engine, titles)
     settings = [cell.transport, cell.mode, cell.flow, engine, cell.codec, str(cell.batch), str(cell.servers)]
-    other = ", ".join(_unusual(cell)) or "default"
+    other = ", ".join(map(line, unusual(cell))) or "default"
     counts = [count(row["connects"]), count(row["lookups"])]
     deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"
     return [*settings, other, str(row["n"]), *figures, *counts, deviation]
 
 
 _WIRE_IS = (
-    "- **Wire** is the median of what the loopback interface sent during a request: tensors, serialisation, framing, "
-    "HTTP/2, the headers of TCP and IP, acknowledgements and questions to the registry. Its packets take up to 64 kB; "
-    "on Ethernet headers add some 4 %. It is not told for overlapping requests; what compresses may send less than "
-    "its payload; over None nothing crosses but calls of model servers. Under model servers **Wire / payload** has the "
-    "bytes to and from them in Wire, but in payload only those that client and nodes send each other.",
+    "- **Wire** is the median number of bytes that the loopback interface sent during a request: tensors, "
+    "serialisation, framing, HTTP/2, TCP and IP headers, acknowledgements and registry lookups. A packet of the "
+    "loopback interface holds up to 64 kB; on Ethernet, headers would add about 4 %. Overlapping requests have no "
+    "figure. A transport that compresses may send less than its payload. Over None only calls to model servers are "
+    "counted. With model servers, Wire includes the bytes to and from them, but Payload only the tensors between "
+    "client and nodes.",
 )
 
 
 def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
     lines = [
-        "- **Local** is the whole model in the client's own process (mode whole, transport none), with the same model, "
-        "engine, batch and thread settings, measured in this experiment. Each ratio has its own.",
-        "- **None** is the same partition with direct calls instead of a wire: what splitting alone costs.",
-        "- **Mean, median, p90, p99** are wall-clock seconds of a request as its client sees it.",
-        "- **Std Dev** is the sample standard deviation (divided by n - 1). The document does not say which it used.",
+        "- **Local** is the whole model in the client's process, with the same model, engine, batch size and thread "
+        "settings, measured in the same experiment. Each ratio uses the local model of its own engine and batch size.",
+        "- **None** is the same partition with direct calls instead of a transport: the cost of splitting alone.",
+        "- **Mean, median, p90, p99** are wall-clock seconds of a request, measured at the client.",
+        "- **Std Dev** is the sample standard deviation (divided by n - 1). The source document does not say which one "
+        "it used.",
         "- **x / Local** and **x / None** are ratios of means.",
-        f"- **95 % interval** is that of x / Local: a bootstrap over {RESAMPLES} resamples of whole blocks of both "
-        f"cells (seed {experiment.seed}), since requests of a block are not independent; its percentiles are widened "
-        f"for few blocks (Hesterberg 2015). Those of x / None and of Throughput x Local are found in the same way. "
-        f"Where a cell has fewer than {MIN_BLOCKS} blocks there is none: it would promise too much. A block is {BLOCK} "
-        "requests for each that is under way at a time, or (order blocked) all of a cell.",
-        "- **Outside the stages** is the mean of a request's seconds less those spent in stages: what partition and "
-        "transport took. It tells columns apart where x / Local, with one noisy local model below all, does not. "
-        "Requests that overlap wait for each other in it; of stages that overlap each is taken off.",
-        "- **Messages** and **Payload** are means per request: what was sent from one handler to another, and the "
-        "bytes of the tensors in it (1 MB = 1000000 bytes). **Compute share** is the part of the time spent in stages.",
+        f"- **95 % interval** is the interval of x / Local, from a bootstrap: whole blocks of both cells are resampled "
+        f"{RESAMPLES} times (seed {experiment.seed}), because requests of one block are not independent, and the "
+        "percentiles are widened for few blocks (Hesterberg 2015). The intervals of x / None and Throughput x Local "
+        f"use the same method. A cell with fewer than {MIN_BLOCKS} blocks has no interval. A block is {BLOCK} requests "
+        "for each request in flight; with order blocked it is all requests of a cell.",
+        "- **Outside the stages** is the mean time of a request minus the time in its stages: the time of partition "
+        "and transport. Compare it where noise of the local model hides differences in x / Local. It includes the time "
+        "that overlapping requests wait for each other. Stages that run at the same time are each subtracted.",
+        "- **Messages** (between handlers) and **Payload** (the bytes of their tensors; 1 MB = 1000000 bytes) are "
+        "means per request. **Compute share** is the share of the time that requests spend in stages.",
         *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
-        "- **Throughput** is requests per second, from the first start to the last end of each block of requests.",
-        "- **Deviation** is the largest difference from the local model's output, over its largest value.",
+        "- **Throughput** is requests per second, from the first start to the last end of each block.",
+        "- **Deviation** is the largest difference from the local model's output, divided by its largest value.",
         *engines.explained(dict.fromkeys(map(str, summary["engine"])), titles),
-        "- **Published** figures are those of the source document, from its own machine and of a model that it does "
-        "not name: compare the multiples, not the seconds.",
+        "- **Published** figures are those of the source document. It used another machine and does not name its "
+        "model: compare the multiples, not the seconds.",
     ]
     return ["## How to read this", "", *lines]
 
@@ -223,7 +200,7 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
         "Seed": str(experiment.seed),
         "Time limit (s)": f"{experiment.timeout:g}",
         "Workers": str(experiment.workers or "as many as needed"),
-        "Nodes for a portion": str(experiment.replicas),
+        "Replicas of each portion": str(experiment.replicas),
         "TLS": _tls(experiment),
         "Options": pairs(experiment.option),
     }
@@ -235,19 +212,20 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
 
 
 def _tls(experiment: Experiment) -> str:
-    """Which transports have it, be it said of one or of all."""
+    """`"mutual (grpc, rest)"`: the transports with a certificate, whether a flag or an option gave it."""
     names = [key.partition(".")[0] for key, value in experiment.options.items() if key.endswith(".tls_cert") and value]
     secured = [name for name in dict.fromkeys(names) if name != "none"]
     return f"mutual ({', '.join(secured)})" if secured else "none"
 
 
 def machine(record: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]:
-    """What ran where, and beside it the `settings` of what ran."""
+    """The environment's table: the recorded machine and software, and then `settings`."""
+    commit = record.get("commit")
     values = {
         "Command": " ".join(record.get("command") or []),
         "Started": record.get("started"),
         "Ended": record.get("ended"),
-        "Commit": _commit(record.get("commit")),
+        "Commit": f"{commit['commit']}{' with changes' if commit['dirty'] else ''}" if commit else "",
         "Processor": pairs(record.get("processor")),
         "Memory (GB)": number(float(record.get("memory_bytes") or math.nan) / 1e9, 4),
         "System": pairs(record.get("system")),
@@ -261,12 +239,8 @@ def machine(record: Mapping[str, Any], settings: Mapping[str, str]) -> list[str]
     return ["## Environment", "", *table(["What", "Value"], body, left=2)]
 
 
-def _commit(record: Mapping[str, Any] | None) -> str:
-    return f"{record['commit']}{' with changes' if record['dirty'] else ''}" if record else ""
-
-
 def pairs(record: Mapping[str, Any] | None) -> str:
-    """`"grpc.chunk 65536, grpc.stall 5"`, without what is not known."""
+    """`"grpc.chunk 65536, grpc.stall 5"`; entries that are `None` are left out."""
     return ", ".join(f"{key} {value}" for key, value in (record or {}).items() if value is not None)
 
 
@@ -275,7 +249,7 @@ def _list(values: Iterable[float] | None) -> str:
 
 
 def _interval(low: float, high: float) -> str:
-    """Of a ratio; what is compared with itself has none."""
+    """The interval of a ratio; a cell compared with itself has none."""
     return ABSENT if low == high == 1 else interval(low, high)
 
 
@@ -283,5 +257,6 @@ def _ratio(value: float) -> str:
     return "1" if value == 1 else number(value)
 
 
-def _records(summary: pd.DataFrame) -> list[Row]:
+def records(summary: pd.DataFrame) -> list[Row]:
+    """The rows of a summary, each a mapping from column to value."""
     return [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]

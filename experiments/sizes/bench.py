@@ -114,9 +114,8 @@ class Sample:
     seconds: float
     wire_bytes: float
 
-    def row(self) -> tuple[str, ...]:
-        values = vars(self) | asdict(self.way) | {"way": self.way.name}
-        return tuple(rows.field(values[column]) for column in COLUMNS)
+    def row(self) -> Mapping[str, Any]:
+        return vars(self) | vars(self.way) | {"way": self.way.name}
 
 
 def ways_of(names: Sequence[str], codecs: Sequence[str] | None = None) -> tuple[Way, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.reports import charts, sections
+from experiments.reports.labels import transport_title
 from experiments.reports.markdown import ABSENT, line, number, table
 from experiments.sizes.bench import COLUMNS, MB, Study, Way, megabytes
 from experiments.sizes.growth import Curve, exponent, fit
@@ -149,7 +150,7 @@ MEMORY = {"keep": "the C library keeps what a message has left", "default": "as 
 
 def title(way: Way) -> str:
     """`"gRPC stream"`, as the head of a column."""
-    return way.name.replace(way.transport, sections.transport_title(way.transport), 1)
+    return way.name.replace(way.transport, transport_title(way.transport), 1)
 
 
 def _sizes(found: Medians) -> list[int]:

@@ -1,7 +1,7 @@
-"""What ran where: `environment.json`, from which one judges whether two experiments may be compared.
+"""`environment.json`: what ran where. It tells whether two experiments may be compared.
 
-No user name, no absolute path and no host name of the machine goes into it, but for a `--host` that was given, so that
-it can be published: paths are relative to the working directory, or only their last part is kept.
+It can be published: it holds no user name, no absolute path (paths are relative to the working directory, or cut to
+their last part), and no host name other than a given `--host`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")
 PRIVATE = re.compile(
     r"TF_(VAR|TOKEN|CLI|CONFIG)\b|TF_(VAR|TOKEN|CLI)_|TOKEN|SECRET|PASS|CREDENTIAL|KEY|CERT|ROOTS|PROXY"
 )
-"""Names that say nothing of TensorFlow (Terraform shares its prefix), or whose values may be nobody's business."""
+"""Variables that are not recorded: Terraform's, which share TensorFlow's prefix, and those that may hold secrets."""
 LOOPBACK = ("lo", "lo0")
-"""Names of the loopback interface on Linux and on others."""
-UNFINISHED = "the run did not finish: it is still going on, or was killed before it could say why"
+"""Names of the loopback interface on Linux and on other systems."""
+UNFINISHED = "the run did not finish: it is still going on, or it was killed before it could record why"
 
 
 def begin(
@@ -53,9 +53,8 @@ def begin(
 ) -> None:
     """Write the environment at the start of a run, marked as not complete.
 
-    `experiment` may be the record of one of another kind; `argv` is what followed the program's name; `threads` are
-    TensorFlow's thread settings, as the run set or found them. Raises `UsageError` where the folder has such a file:
-    another run was faster.
+    `experiment`: an `Experiment`, or the record of another kind of study. `argv`: the words after the program's name.
+    `threads`: TensorFlow's thread settings. Raises `UsageError` if the file exists: another run claimed the folder.
     """
     if (folder / files.ENVIRONMENT).exists():
         raise UsageError(f"--out {folder}: already holds an experiment ({files.ENVIRONMENT}); give another")
@@ -63,24 +62,32 @@ def begin(
 
 
 def update(folder: Path, **entries: Any) -> None:
-    """Set entries of the record, atomically. The values are what JSON takes."""
+    """Set entries of the record, atomically. The values must be JSON."""
     _write(folder, read(folder) | entries)
 
 
 def finish(folder: Path, failure: str = "") -> None:
-    """Mark the run as complete, or say by which `failure` it is not."""
+    """Mark the run as complete, or record the `failure` that ended it."""
     times = {"ended": _now(), "load_at_end": collect_load()}
     update(folder, complete=not failure, failure=anonymous(failure), **times)
 
 
 @contextlib.contextmanager
 def finishing(folder: Path, salvage: Callable[[], object]) -> Iterator[None]:
-    """Around the measuring: `finish` however it ends, and where that is not well, `salvage` what was measured."""
+    """Call `finish` when the block ends. If an error ended it, record the cause and call `salvage`; re-raise it.
+
+    The cause is the text of an expected error; for any other error its type comes first.
+    """
     failure = ""
     try:
         yield
     except BaseException as error:
-        failure = _cause(error)
+        if isinstance(error, KeyboardInterrupt):  # Ctrl-C, and SIGTERM
+            failure = "it was interrupted"
+        elif isinstance(error, (SplitbenchError, OSError)):
+            failure = str(error)
+        else:
+            failure = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise
     finally:
         finish(folder, failure)
@@ -88,23 +95,13 @@ def finishing(folder: Path, salvage: Callable[[], object]) -> Iterator[None]:
             salvage()
 
 
-def _cause(error: BaseException) -> str:
-    """Why a run ended, for its record: what was foreseen says so itself, anything else by its type as well."""
-    if isinstance(error, KeyboardInterrupt):  # Ctrl-C, and SIGTERM
-        return "it was interrupted"
-    foreseen = isinstance(error, (SplitbenchError, OSError))
-    return str(error) if foreseen else f"{type(error).__name__}: {error}".removesuffix(": ")
-
-
 def read(folder: Path) -> dict[str, Any]:
-    """The record. Raises `UsageError` where there is none, or it is no record of a run."""
+    """The record. Raises `UsageError` if the file is missing or is no record of a run."""
     path = folder / files.ENVIRONMENT
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}; give a folder that an experiment has written"
-        ) from error
+        raise UsageError(f"cannot read {path}: {error.strerror}; give a folder that an experiment wrote") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON: {error}") from error
     if not isinstance(record, dict) or not {"complete", "failure", "experiment"} <= record.keys():
@@ -115,7 +112,7 @@ def read(folder: Path) -> dict[str, Any]:
 def collect(
     experiment: Experiment | Mapping[str, Any], argv: Sequence[str], threads: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything that is known at the start of a run."""
+    """Every entry that can be recorded at the start of a run."""
     return {
         "started": _now(),
         "ended": None,
@@ -134,10 +131,9 @@ def collect(
 
 
 def collect_commit() -> dict[str, Any] | None:
-    """The commit of the checkout that this file belongs to, and whether tracked files differ from it; else `None`."""
-    here = Path(__file__)
-    # Installed into somebody else's checkout, this file would be told that checkout's commit.
-    if _git("ls-files", "--error-unmatch", here.name) is None:
+    """The commit of this checkout, and whether tracked files differ from it; `None` if git does not track this file."""
+    # Installed below another project's checkout, git would name that project's commit.
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     changed = _git("status", "--porcelain", "--untracked-files=no")
     return {"commit": _git("rev-parse", "HEAD"), "dirty": changed != ""}
@@ -153,45 +149,34 @@ def _git(*arguments: str) -> str | None:
 
 
 def collect_versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that bear on a measurement; `None` for one that is not there."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    """Versions of Python and of the packages that affect a measurement; `None` for a package that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def collect_system() -> dict[str, Any]:
+    """`loopback_mtu`: the largest packet of the loopback interface in bytes; `None` without such an interface."""
+    interfaces = psutil.net_if_stats()
     return {
         "system": platform.system(),
         "kernel": platform.release(),
         "machine": platform.machine(),
         "implementation": sys.implementation.name,
-        "loopback_mtu": _loopback_mtu(),
+        "loopback_mtu": next((interfaces[name].mtu for name in LOOPBACK if name in interfaces), None),
     }
 
 
-def _loopback_mtu() -> int | None:
-    """The largest packet of the loopback interface in bytes; `None` where there is none."""
-    found = psutil.net_if_stats()
-    return next((found[name].mtu for name in LOOPBACK if name in found), None)
-
-
 def collect_processor() -> dict[str, Any]:
-    """Model and cores; `affinity` is how many of the logical cores this process may use."""
-    return {"model": _processor_model(), "logical_cores": os.cpu_count(), "affinity": usable()}
-
-
-def _processor_model() -> str:
-    try:
+    """Model and cores; `affinity` is the number of logical cores that this process may use."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    model = names[0] if names else platform.processor() or platform.machine()
+    return {"model": model, "logical_cores": os.cpu_count(), "affinity": usable()}
 
 
 def collect_load() -> list[float]:
@@ -200,14 +185,10 @@ def collect_load() -> list[float]:
 
 
 def collect_variables() -> dict[str, str]:
-    """Environment variables that change how TensorFlow, OpenMP or gRPC work."""
+    """Environment variables that change the behaviour of TensorFlow, OpenMP or gRPC."""
     host = re.compile(rf"\b{re.escape(socket.gethostname())}\b")
-    found = {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if VARIABLES.fullmatch(name) and not PRIVATE.search(name)
-    }
-    return {name: host.sub("localhost", anonymous(value)) for name, value in found.items()}
+    names = [name for name in sorted(os.environ) if VARIABLES.fullmatch(name) and not PRIVATE.search(name)]
+    return {name: host.sub("localhost", anonymous(os.environ[name])) for name in names}
 
 
 def _now() -> str:

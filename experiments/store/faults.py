@@ -1,13 +1,16 @@
-"""faults.csv: what came of the kills of an experiment.
+"""faults.csv: the kills of an experiment and the requests that failed after them.
 
-Columns (units in brackets): `cell`, `run` and `start` [s] as in samples.csv, on the same clock; `seconds` [s] until it
-failed, 0 for a kill; `event`, which is `kill` or `failed`; `what`, the node or the kind of error; `text`, the error's.
+Columns (units in brackets): `cell`, `run` and `start` [s] as in samples.csv, on the same clock; `seconds` [s] until
+the request failed, 0 for a kill; `event`: `kill` or `failed`; `what`: the node, or the kind of error; `text`: the
+error's text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -29,18 +32,17 @@ class Fault:
     what: str
     text: str = ""
 
-    def row(self) -> tuple[str, ...]:
-        """The fields of its line, in the order of `COLUMNS`."""
-        return tuple(rows.field(getattr(self, name) if name != "cell" else self.cell.name) for name in COLUMNS)
+    def row(self) -> Mapping[str, Any]:
+        return vars(self) | {"cell": self.cell.name}
 
 
 def writer(folder: Path) -> rows.Writer:
-    """Makes faults.csv and appends to it. Raises `WriteError`."""
+    """Creates faults.csv in `folder` and appends to it. Raises `WriteError`."""
     return rows.Writer(folder / files.FAULTS, COLUMNS)
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The faults of an experiment; no row where nothing was killed. Raises `UsageError` for another file."""
+    """The faults of an experiment; no rows if no node was killed. Raises `UsageError` for a file with other columns."""
     path = folder / files.FAULTS
     frame = rows.read(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
     frame["run"] = rows.numbers(frame["run"], path, whole=True)

@@ -1,7 +1,4 @@
-"""The files of a results folder: what they are called, and how one is rewritten as a whole.
-
-A reader then finds the old one or the new one, never a part.
-"""
+"""The files of a results folder: their names, and how a derived one is replaced."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ SAMPLES = "samples.csv"
 ENVIRONMENT = "environment.json"
 FAULTS = "faults.csv"
 PLAN = "plan-{}.json"
-"""Of each partition, by its name."""
+"""One for each partition, by its name."""
 SUMMARY = "summary.csv"
 REPORT = "report.md"
 CHART = "comparison.svg"
@@ -24,7 +21,7 @@ THREADS = "threads.csv"
 """The requests of `experiments.threads`."""
 
 RESULTS = (SAMPLES, SUMMARY, REPORT, ENVIRONMENT, CHART, FAULTS, SIZES, THREADS, PLAN.format("*"))
-"""Patterns, of which a folder that already holds an experiment holds some."""
+"""Patterns. A folder with a file that matches one of them holds an experiment."""
 
 
 class WriteError(SplitbenchError):
@@ -32,7 +29,10 @@ class WriteError(SplitbenchError):
 
 
 def replace_file(path: Path, content: str) -> None:
-    """Make `content` the text of `path`, atomically. Raises `WriteError`; the old file is then still there."""
+    """Write `content` to `path` atomically: a reader finds the old file or the new one, never a part.
+
+    Raises `WriteError`; the old file is then unchanged.
+    """
     new: Path | None = None
     try:
         with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:

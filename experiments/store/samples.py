@@ -1,14 +1,13 @@
-"""The raw file of an experiment: a row for every timed request, written as it is measured. All else derives from it.
+"""samples.csv, the raw file of an experiment: a row for each timed request. All other results derive from it.
 
 Columns, in this order (units in brackets):
-  `cell`, then its settings that name it, then `run` (0, 1, ... within the cell) and `seconds` [s, wall clock],
-  then the cell's other settings, then what else was measured of the request: `block` (requests of a cell that had
-  their turn together share a number), `start` [s, when it was begun, on a clock of the run's own], `compute_seconds`
-  [s, in the stages], `messages` (sent between processes or handlers), `payload_bytes` [B, all tensors of all
-  messages], `wire_bytes` [B, all that crossed: `experiments.measure.wire`], `lookups` (questions to the registry),
-  `connects` (connections made), `repeated` (attempts that were lost before the one that was answered) and
-  `deviation` (largest |output - local| over largest |local|).
-A value that was not measured is an empty field, and is read as NaN where the column may hold it.
+  `cell`, the settings in a cell's name, `run` (0, 1, ... within the cell), `seconds` [s, wall clock],
+  the cell's other settings, then what else was measured of the request: `block` (consecutive requests of one cell
+  share a number), `start` [s, on a clock of the run], `compute_seconds` [s, in the stages], `messages` (between
+  processes or handlers), `payload_bytes` [B, all tensors of all messages], `wire_bytes` [B, everything that crossed:
+  `experiments.measure.wire`], `lookups` (registry lookups), `connects` (new connections), `repeated` (failed attempts
+  before the one that was answered) and `deviation` (largest |output - local| over largest |local|).
+A value that was not measured is an empty field, read as NaN.
 """
 
 from __future__ import annotations
@@ -31,22 +30,21 @@ INTEGERS = (
     *("batch", "servers", "concurrency", "repeats", "run", "block"),
     *("messages", "payload_bytes", "lookups", "connects", "repeated"),
 )
-NUMBERS = ("seconds", "start", "compute_seconds", "wire_bytes", "deviation")
 MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation")
+NUMBERS = ("seconds", *MAY_BE_EMPTY)
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "start", "compute_seconds"),
     *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "repeated", "deviation"),
 )
 
-
 LATER: Mapping[str, str] = {"concurrency": "1", "repeats": "0", "start": "", "wire_bytes": "", "repeated": "0"}
-"""Columns that came after version 0.1, and what a file without them means."""
+"""Columns that were added after version 0.1, and the text that stands for them in older files."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was measured of one timed request. Units as in the columns of the same names."""
+    """One timed request. Units as in the columns of the same names."""
 
     cell: Cell
     run: int
@@ -62,11 +60,8 @@ class Sample:
     start: float = float("nan")
     wire_bytes: float = float("nan")
 
-    def row(self) -> tuple[str, ...]:
-        """The fields of its line, in the order of `COLUMNS`."""
-        cell = {name: getattr(self.cell, name) for name in CELL_FIELDS}
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__} | cell | {"cell": self.cell.name}
-        return tuple(rows.field(values[column]) for column in COLUMNS)
+    def row(self) -> Mapping[str, Any]:
+        return vars(self) | {name: getattr(self.cell, name) for name in CELL_FIELDS} | {"cell": self.cell.name}
 
 
 class Writer(rows.Writer):
@@ -77,9 +72,9 @@ class Writer(rows.Writer):
 
 
 def claim(folder: Path, title: str = "") -> Path:
-    """Make `folder` and return it. Raises `UsageError` where the results of what is called `title` cannot go there.
+    """Create `folder` for the results of the experiment `title`, and return it.
 
-    That is where it holds an experiment already, is a file, or cannot be written to.
+    Raises `UsageError` if it already holds an experiment, is a file, or cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,35 +89,31 @@ def claim(folder: Path, title: str = "") -> Path:
 
 
 def refuse_taken(folder: Path, title: str = "") -> None:
-    """Raise `UsageError` where `folder` holds an experiment already, or is no folder; nothing is made."""
+    """Raise `UsageError` if `folder` holds an experiment or is a file. Creates nothing."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder}: not a folder; give one that is new or empty")
     found = sorted(path.name for pattern in files.RESULTS for path in folder.glob(pattern))
     if found:
-        asked = f"; {title!r} needs another" if title else "; give another"
-        raise UsageError(f"--out {folder}: already holds an experiment ({', '.join(found)}){asked}")
+        needs = f"; {title!r} needs another" if title else "; give another"
+        raise UsageError(f"--out {folder}: already holds an experiment ({', '.join(found)}){needs}")
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The samples of an experiment, with integer, float and text columns as `COLUMNS` says.
+    """The samples of an experiment: `INTEGERS` as int64, `NUMBERS` as float64, other columns as text.
 
-    A last line without its end, as a killed run leaves it, is dropped: `frame.attrs["note"]` and a warning in the log
-    say so. Raises `UsageError` for a file that is missing or is no samples file, naming the line.
+    A torn last line is dropped as `rows.read` says. Raises `UsageError`, with the line, for a file that is missing or
+    is no samples file.
     """
     path = folder / files.SAMPLES
     frame = rows.read(path, COLUMNS, LATER)
     for column in (*INTEGERS, *NUMBERS):
-        may_be_empty, positive = column in MAY_BE_EMPTY, column == "seconds"
-        values = rows.numbers(
-            frame[column], path, may_be_empty=may_be_empty, positive=positive, whole=column in INTEGERS
+        frame[column] = rows.numbers(
+            frame[column],
+            path,
+            may_be_empty=column in MAY_BE_EMPTY,
+            positive=column == "seconds",
+            whole=column in INTEGERS,
         )
-        frame[column] = values
-    _check_cells(frame, path)
-    return frame
-
-
-def _check_cells(frame: pd.DataFrame, path: Path) -> None:
-    """A cell has one name and one set of settings; otherwise two files were mixed up."""
     settings = frame[["cell", *CELL_FIELDS]].drop_duplicates()
     double = settings["cell"][settings["cell"].duplicated()]
     if len(double):
@@ -131,9 +122,10 @@ def _check_cells(frame: pd.DataFrame, path: Path) -> None:
     if repeated.any():
         line = int(repeated.to_numpy().argmax())
         raise UsageError(f"{path}, line {line + 2}: run {frame['run'].iloc[line]} of this cell is there twice")
+    return frame
 
 
 def cell_of(row: Mapping[str, Any]) -> Cell:
-    """The cell that a row of a samples or summary table is about."""
+    """The cell of a row of a samples or summary table."""
     values: dict[str, Any] = {name: int(row[name]) if name in INTEGERS else str(row[name]) for name in CELL_FIELDS}
     return Cell(**values)

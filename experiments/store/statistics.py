@@ -1,16 +1,15 @@
-"""From samples to a row per cell. Pure: the same samples and seed give the same numbers.
+"""From samples to a summary with a row per cell. The same samples and seed give the same numbers.
 
-How the interval of a ratio is found:
-  - A ratio is the mean of a cell over that of another of the same experiment: its local one (`specification.local_of`)
-    or that without a wire (`none_of`); or its requests per second over those of its local one.
-  - Samples of one block were taken one after the other and share the machine's mood, so they are not independent:
-    whole blocks are resampled. A cell with fewer than `MIN_BLOCKS` has no interval, nor has a ratio to such a cell. To
-    resample its single requests instead would promise too much (as all that is known of the order `blocked`), and two
-    or three blocks are a matter of luck.
-  - Both cells are resampled, independently, `RESAMPLES` times. The interval is a percentile interval of the
-    resampled ratios; its two percentiles are moved outwards for the number of blocks of the cell that has fewer (the
-    *expanded percentile* interval of T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American
-    Statistician 69(4), 2015): the plain 2.5 and 97.5 percentiles cover far less than 95 % at five to ten blocks.
+The interval of a ratio:
+  - A ratio is the mean of a cell over the mean of another cell of the same experiment: its local model
+    (`experiment.local_of`) or the same cell without a transport (`none_of`). Throughput is compared in the same way.
+  - Requests of one block follow each other and share the machine's state, so they are not independent: whole blocks are
+    resampled. A cell with fewer than `MIN_BLOCKS` blocks has no interval, and no other cell has one against it.
+    Resampling single requests instead would give an interval that is too narrow.
+  - The blocks of both cells are resampled `RESAMPLES` times, independently of each other. The interval is the
+    percentile interval of the resampled ratios, with its percentiles moved outwards for the smaller number of blocks
+    (*expanded percentile* interval, T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American
+    Statistician 69(4), 2015): at five to ten blocks the plain 2.5 and 97.5 percentiles cover far less than 95 %.
 """
 
 from __future__ import annotations
@@ -47,29 +46,29 @@ COLUMNS = (
 
 Floats = NDArray[np.float64]
 Units = tuple[Floats, Floats]
-"""What is resampled, of each block of a cell: a sum, and what it is divided by. (Seconds and requests make a mean.)"""
+"""For each block of a cell a numerator and a denominator, for example its seconds and its number of requests."""
 
 
 def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """A row per cell with `COLUMNS`; seconds for mean, std, median, p90 and p99.
+    """A row per cell with `COLUMNS`; seconds for mean, std, median, p90 and p99. A value that cannot be had is NaN.
 
-    `std` is the sample standard deviation (ddof=1), NaN for one sample. Percentiles interpolate linearly.
-    `ratio_to_none` is to `none_of` the cell, NaN of a local model, which has no partition. `messages`, `payload_bytes`,
-    `lookups` and `connects` are means per request; `wire_bytes` is the median, since what others sent meanwhile is in
-    some; `compute_share` is compute seconds over seconds; `outside_seconds` is the mean of seconds less compute
-    seconds, which partition and transport took, NaN of a local model, which has neither. `deviation` is the largest
-    seen. `throughput` is requests per second, over the time from the first start to the last end of each block.
-    What has no counterpart in the samples is NaN.
+    `std` is the sample standard deviation (ddof=1). Percentiles interpolate linearly. `messages`, `payload_bytes`,
+    `lookups` and `connects` are means per request. `wire_bytes` is the median, since traffic of other programs is in
+    some samples. `compute_share` is compute seconds over seconds. `outside_seconds` is the mean of seconds less compute
+    seconds: the time of partition and transport. It and `ratio_to_none` are NaN for a local model, which has no
+    partition. `deviation` is the largest. `throughput` is requests per second, over the time from the first start to
+    the last end of each block.
     """
-    groups = {_cell(group): group for _, group in samples.groupby("cell", sort=False)}
+    by_cell = [group for _, group in samples.groupby("cell", sort=False)]
+    groups = {cell_of({name: group[name].iloc[0] for name in CELL_FIELDS}): group for group in by_cell}
     rows = [_row(cell, groups, seed) for cell in sorted(groups, key=_order)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def none_of(cell: Cell) -> Cell:
-    """The cell that differs from `cell` only in that no wire is crossed, neither to nodes nor to model servers.
+    """The same cell without a transport: direct calls instead of messages to nodes and to model servers.
 
-    `none` writes no bytes, so that it has one codec; and it loses nobody, so that nothing is repeated.
+    `none` has one codec, since it writes no bytes, and no repeats, since it loses no server.
     """
     if cell.mode == "whole":
         return local_of(cell)
@@ -78,7 +77,7 @@ def none_of(cell: Cell) -> Cell:
 
 
 def ratio_interval(above: Units, below: Units, generator: np.random.Generator) -> tuple[float, float]:
-    """The 95 % interval of the ratio of two means, as the head of this file says; NaN for fewer than `MIN_BLOCKS`."""
+    """The 95 % interval of the ratio of two means (method: head of this file); NaN below `MIN_BLOCKS` blocks."""
     size = min(len(sums) for sums, _ in (above, below))
     if size < MIN_BLOCKS:
         return math.nan, math.nan
@@ -89,24 +88,20 @@ def ratio_interval(above: Units, below: Units, generator: np.random.Generator) -
 
 
 def seconds_of(group: pd.DataFrame) -> Units:
-    """Of each block: the seconds of its requests, and their number."""
+    """For each block: the seconds of its requests, and their number."""
     blocks = group.groupby("block")["seconds"]
     return np.asarray(blocks.sum(), dtype=np.float64), np.asarray(blocks.count(), dtype=np.float64)
 
 
 def _requests_of(group: pd.DataFrame) -> Units:
-    """Of each block: its requests, and the seconds of its turn; NaN where the samples do not say when they began."""
+    """For each block: its number of requests, and its duration in seconds; NaN if the samples have no start times."""
     blocks = group.assign(end=group["start"] + group["seconds"]).groupby("block")
     spans = blocks["end"].max() - blocks["start"].min()
     return np.asarray(blocks.size(), dtype=np.float64), np.asarray(spans, dtype=np.float64)
 
 
-def _cell(group: pd.DataFrame) -> Cell:
-    return cell_of({name: group[name].iloc[0] for name in CELL_FIELDS})
-
-
 def _order(cell: Cell) -> tuple[Any, ...]:
-    """Local models first, then as the specification lists its values; a value that it no longer has comes last."""
+    """Sort key: local models first, then the order of the specification's values; values that it lacks come last."""
     places = ((MODES, cell.mode), (tuple(ENGINES), cell.engine), (tuple(transports.NAMES), cell.transport))
     mode, engine, transport = (valid.index(value) if value in valid else len(valid) for valid, value in places)
     return (cell != local_of(cell), mode, engine, cell.batch, cell.servers, transport, cell.codec, cell.name)
@@ -149,12 +144,12 @@ def _ratio(
     units: Callable[[pd.DataFrame], Units],
     seed: int,
 ) -> dict[str, float]:
-    """By the three `names`: the ratio of the means of two cells, and both ends of its interval."""
+    """Under the three `names`: the ratio of the means of two cells, and both ends of its interval."""
     found = (math.nan, math.nan, math.nan)
     if base in groups:
         above, below = units(groups[cell]), units(groups[base])
         ratio = mean_of(above) / mean_of(below)
-        # A stream of its own for each pair of cells: what else was measured does not change its interval.
+        # One random stream per pair of cells: other cells of the experiment do not change its interval.
         generator = np.random.default_rng([seed, zlib.crc32(f"{cell.name} {base.name}".encode())])
         found = (ratio, *((ratio, ratio) if cell == base else ratio_interval(above, below, generator)))
     return dict(zip(names.split(), found, strict=True))
@@ -167,7 +162,7 @@ def mean_of(units: Units) -> float:
 
 
 def _resampled_means(units: Units, generator: np.random.Generator) -> Floats:
-    """Means of `RESAMPLES` resamples, each of as many blocks as there are, drawn with replacement."""
+    """Means of `RESAMPLES` resamples; each draws as many blocks as there are, with replacement."""
     sums, counts = units
     rows = max(1, CHUNK // len(sums))
     parts = []
@@ -184,9 +179,9 @@ def _tail(size: int) -> float:
 
 
 def student_quantile(level: float, freedom: int) -> float:
-    """Quantile of Student's t, by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
+    """Quantile of Student's t, by its expansion about the normal quantile (Abramowitz and Stegun 26.7.5).
 
-    Within 0.3 % from four degrees of freedom on, which is what `MIN_BLOCKS` leave; below that it is too small.
+    Accurate to 0.3 % from four degrees of freedom on, the fewest with `MIN_BLOCKS`; too small below that.
     """
     z = standard.NormalDist().inv_cdf(level)
     terms = (

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.flows import FLOWS
 from experiments.reports import sections
+from experiments.reports.labels import transport_title
 from experiments.reports.markdown import ABSENT, line, number, table
 from experiments.store import environment, files, rows
 from transports.errors import UsageError
@@ -42,8 +43,8 @@ class Outcome:
     outcome: str
     seconds: float
 
-    def row(self) -> tuple[str, ...]:
-        return tuple(rows.field(getattr(self, column)) for column in COLUMNS)
+    def row(self) -> Mapping[str, Any]:
+        return vars(self)
 
 
 def observed_minimum(outcomes: Sequence[Outcome], flow: str) -> int | None:
@@ -96,7 +97,7 @@ def _text(record: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
 def _asked(chain: Mapping[str, Any]) -> str:
     return (
         f"What one request met in each flow: a chain of {chain['depth']} layers dealt to {chain['servers']} servers in "
-        f"turn, over {sections.transport_title(chain['transport'])}, a deadline of {chain['timeout']:g} s, and servers "
+        f"turn, over {transport_title(chain['transport'])}, a deadline of {chain['timeout']:g} s, and servers "
         f"that {WHEN_FULL[chain['when_full']]}."
     )
 

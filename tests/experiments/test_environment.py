@@ -132,7 +132,7 @@ def test_a_foreign_record_is_refused(tmp_path: Path, text: str, message: str) ->
 
 
 def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot read .*; give a folder that an experiment has written"):
+    with pytest.raises(UsageError, match=r"cannot read .*; give a folder that an experiment wrote"):
         environment.read(tmp_path)
     with pytest.raises(WriteError, match="cannot write"):
         environment.begin(tmp_path / "nowhere", EXPERIMENT, [])

@@ -1,35 +1,30 @@
-"""The report: golden files, the same bytes twice, and what it says of an experiment that went wrong.
+"""The report: golden files, reproducibility, and reports of experiments that failed.
 
-After a wanted change, `SPLITBENCH_REGENERATE=1 pytest tests/experiments/test_report.py` writes the golden files
-anew; read their difference before it is committed.
+After an intended change, `SPLITBENCH_REGENERATE=1 pytest tests/experiments/test_report.py` writes the golden files
+again; read the difference before you commit it.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from markdown_it import MarkdownIt
-from rich.console import Console
 
 from experiments.reports import sections
-from experiments.reports.markdown import ABSENT, count, line, number, table
+from experiments.reports.markdown import ABSENT
 from experiments.reports.published import figures_for
 from experiments.reports.report import build, main, render_table, summary_of
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.spec.schedule import VARIANTS
 from experiments.store import samples
+from tests.experiments.markdown import tables_of
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Maker
@@ -64,7 +59,7 @@ def test_golden(make_results: Maker, name: str, file: str) -> None:
     assert (folder / file).read_text(encoding="utf-8") == golden.read_text(encoding="utf-8")
 
 
-def test_twice_gives_the_same_bytes(make_results: Maker) -> None:
+def test_the_report_is_reproducible_to_the_byte(make_results: Maker) -> None:
     folder = make_results(LAYER)
     names = ("summary.csv", "report.md", "comparison.svg")
     build(folder)
@@ -76,23 +71,8 @@ def test_twice_gives_the_same_bytes(make_results: Maker) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "samples.csv", "environment.json"])
 
 
-def tables_of(text: str) -> list[list[list[str]]]:
-    """The tables that a Markdown parser sees, as rows of cells."""
-    found: list[list[list[str]]] = []
-    inside = False
-    for token in MarkdownIt("commonmark").enable("table").parse(text):
-        inside = token.type == "table_open" or (inside and token.type != "table_close")
-        if token.type == "table_open":
-            found.append([])
-        elif token.type == "tr_open":
-            found[-1].append([])
-        elif token.type == "inline" and inside:
-            found[-1][-1].append("".join(child.content for child in token.children or ()))
-    return found
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_a_parser_sees_the_tables(make_results: Maker, name: str) -> None:
+def test_a_markdown_parser_finds_every_table(make_results: Maker, name: str) -> None:
     cells, record = CASES[name]
     text = build(make_results(cells, **record)).read_text(encoding="utf-8")
     made = tables_of(text)
@@ -102,7 +82,7 @@ def test_a_parser_sees_the_tables(make_results: Maker, name: str) -> None:
         assert len({len(row) for row in block.splitlines()}) == 1  # aligned as text, too
 
 
-def test_the_document_own_shape(make_results: Maker) -> None:
+def test_tables_have_the_shape_of_the_source_document(make_results: Maker) -> None:
     layer, submodel, *_ = tables_of(build(make_results([*LAYER, *SUBMODEL])).read_text(encoding="utf-8"))
     assert layer[0] == ["Data on 50 runs", "Local", "None", "RPyC", "RPyC tuned", "gRPC"]
     assert [row[0] for row in layer[1:4]] == ["Mean (s)", "Std Dev (s)", "x / Local"]
@@ -138,22 +118,20 @@ def test_the_document_own_shape(make_results: Maker) -> None:
         (Cell(mode="whole", servers=1), Cell(mode="whole", servers=1), None),
     ],
 )
-def test_published_figures_are_beside_what_they_may_be_compared_with(
-    cell: Cell, group: Cell, mean: float | None
-) -> None:
+def test_which_cells_have_published_figures(cell: Cell, group: Cell, mean: float | None) -> None:
     found = figures_for(cell, group)
     assert (found.mean if found else None) == mean
 
 
 def _with_wire(folder: Path, wire: dict[str, int]) -> Path:
-    """The same samples, with what crossed over some transports."""
+    """The same samples with the wire bytes of some transports."""
     path = folder / "samples.csv"
     frame = pd.read_csv(path)
     frame.assign(wire_bytes=frame["transport"].map(wire).astype("Int64")).to_csv(path, index=False)
     return folder
 
 
-def test_what_crossed_is_shown_where_it_was_measured(make_results: Maker) -> None:
+def test_wire_bytes_are_shown_if_they_were_measured(make_results: Maker) -> None:
     payload = 41 * 150_528
     folder = _with_wire(make_results(LAYER), {"none": 0, "grpc": 2 * payload, "rpyc": payload})
     text = build(folder).read_text(encoding="utf-8")
@@ -164,7 +142,7 @@ def test_what_crossed_is_shown_where_it_was_measured(make_results: Maker) -> Non
     assert "**Wire** is the median" in text
 
 
-def test_where_nothing_was_seen_to_cross_the_report_is_as_before(make_results: Maker) -> None:
+def test_without_wire_bytes_the_report_does_not_mention_them(make_results: Maker) -> None:
     plain = build(make_results(LAYER)).read_text(encoding="utf-8")
     none = build(_with_wire(make_results(LAYER, name="none"), {"none": 0})).read_text(encoding="utf-8")
     assert "Wire" not in plain
@@ -172,30 +150,30 @@ def test_where_nothing_was_seen_to_cross_the_report_is_as_before(make_results: M
 
 
 def words_of(experiment: Experiment) -> tuple[str, dict[str, str]]:
-    """What a report says of it above the tables, and its settings in the last one."""
+    """The report's overview, and the settings in its last table."""
     (first,) = sections.overview(experiment)
     (rows,) = tables_of("\n".join(sections.environment({"experiment": {}}, experiment)))
     return first, dict(rows)
 
 
-def test_the_overview_tells_the_order_and_the_clients_as_they_were() -> None:
+def test_the_overview_states_order_and_concurrency() -> None:
     plain, _ = words_of(Experiment((Cell(),)))
-    assert "after 5 warm-up requests, one client without concurrent requests, order shuffled. " in plain
-    assert plain.endswith("begin of each block that are not counted: 1.")
+    assert "after 5 warm-up requests, one at a time, in blocks, order shuffled. " in plain
+    assert plain.endswith("start of each block that do not count: 1.")
     crowded, _ = words_of(Experiment((Cell(concurrency=4),), kill="node-1@20").with_locals())
-    assert "one client with 1 or 4 requests under way at a time, order blocked. " in crowded
-    assert crowded.endswith("begin of each block that are not counted: 1 or 4.")
+    assert "with 1 or 4 requests in flight, in blocks, order blocked. " in crowded
+    assert crowded.endswith("start of each block that do not count: 1 or 4.")
     twins, _ = words_of(Experiment((Cell(),), replicas=2))
-    assert twins.endswith("begin of each block that are not counted: 2.")
+    assert twins.endswith("start of each block that do not count: 2.")
 
 
 @pytest.mark.parametrize(("asked", "made"), [(0, VARIANTS), (1, VARIANTS), (VARIANTS + 1, VARIANTS + 1)])
-def test_the_overview_tells_the_warm_up_requests_that_were_made(asked: int, made: int) -> None:
-    """Every variant of the input is checked once, whatever was asked for."""
+def test_the_overview_states_the_actual_number_of_warm_up_requests(asked: int, made: int) -> None:
+    """Every variant of the input is sent at least once."""
     assert f"after {made} warm-up requests" in words_of(Experiment((Cell(),), warmup=asked))[0]
 
 
-def test_the_environment_tells_settings_that_are_not_the_default() -> None:
+def test_the_environment_lists_settings_that_are_not_the_default() -> None:
     _, plain = words_of(Experiment((Cell(),)))
     assert plain["TLS"] == "none"
     told = {"Pinned to cores": "on", "Lease (s)": "1.0", "Kill": "node-1@20", "Host": "::1", "Largest message (B)": "9"}
@@ -205,12 +183,12 @@ def test_the_environment_tells_settings_that_are_not_the_default() -> None:
 
 
 @pytest.mark.parametrize("setting", [{"tls_cert": "mine.pem"}, {"option": {"grpc.tls_cert": "mine.pem"}}])
-def test_tls_is_told_of_the_transports_that_have_it(setting: dict[str, Any]) -> None:
+def test_the_environment_lists_the_transports_with_tls(setting: dict[str, Any]) -> None:
     _, words = words_of(Experiment((Cell("none"), Cell("grpc")), **setting))
     assert words["TLS"] == "mutual (grpc)"
 
 
-def test_an_incomplete_experiment_says_so_first(make_results: Maker) -> None:
+def test_the_report_of_an_incomplete_experiment_starts_with_the_cause(make_results: Maker) -> None:
     cells, record = CASES["settings"]
     text = build(make_results(cells, **record)).read_text(encoding="utf-8")
     assert text.splitlines()[2] == r"> **INCOMPLETE**: cell x: server 3 went away \| and \<more\>"
@@ -223,7 +201,7 @@ def test_a_killed_run_is_reported_up_to_its_last_whole_line(make_results: Maker)
     path.write_bytes(path.read_bytes()[:-30])
     text = build(folder).read_text(encoding="utf-8")
     assert (
-        "> **INCOMPLETE**: the run did not say why\n>\n> **NOTE**: the last line of samples.csv is incomplete" in text
+        "> **INCOMPLETE**: the run recorded no cause\n>\n> **NOTE**: the last line of samples.csv is incomplete" in text
     )
     assert "| Data on 49 to 50 runs " in text
 
@@ -234,7 +212,7 @@ def test_a_run_that_measured_nothing(make_results: Maker) -> None:
     assert "No request was timed." in text
     assert "comparison.svg" not in text
     assert len((folder / "summary.csv").read_text().splitlines()) == 1
-    assert render_table(summary_of(samples.read(folder), 0)).row_count == 0
+    assert not render_table(summary_of(samples.read(folder), 0)).rows
 
 
 def test_a_cell_without_its_local_model_has_no_ratio(make_results: Maker) -> None:
@@ -251,75 +229,12 @@ def test_only_the_local_model(make_results: Maker) -> None:
     assert first[0] == ["Data on 50 runs", "Local"]
 
 
-def test_without_matplotlib_the_report_says_how_to_get_it(make_results: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    folder = make_results(LAYER)
-    text = build(folder).read_text(encoding="utf-8")
-    assert "No chart: it needs matplotlib" in text
-    assert "pip install" in text
-    assert not (folder / "comparison.svg").exists()
-    assert (folder / "summary.csv").exists()
-
-
-@pytest.mark.filterwarnings("error:constrained_layout not applied")
-def test_named_cuts_leave_the_chart_its_room(make_results: Maker) -> None:
-    cut = "+".join(f"expanded_conv_{number}_project_bn" for number in range(4))
-    folder = make_results([Cell("grpc", "submodel", cut=cut)])
-    build(folder)
-    assert ">grpc/submodel/nested/eager/raw/b1/s5/cut=named<" in (folder / "comparison.svg").read_text()
-
-
-def test_the_chart_is_an_svg_with_every_cell(make_results: Maker) -> None:
-    folder = build(make_results(LAYER)).parent
-    text = (folder / "comparison.svg").read_text()
-    assert text.startswith("<?xml")
-    assert "<svg" in text
-    for name in pd.read_csv(folder / "summary.csv")["cell"]:
-        assert name in text
-    assert "published" in text
-
-
-def test_the_chart_has_room_beside_long_names(make_results: Maker) -> None:
-    """Names of operations fill it: matplotlib then warns, and lets the axes vanish."""
-    cut = "+".join(f"expanded_conv_{stage}_expand" for stage in (4, 7, 11, 13))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        folder = build(make_results([Cell(mode="submodel", cut=cut)])).parent
-    assert "cut=named" in (folder / "comparison.svg").read_text()
-
-
 def test_the_summary_is_read_back_as_it_was(make_results: Maker) -> None:
     folder = build(make_results(LAYER)).parent
     written = pd.read_csv(folder / "summary.csv", keep_default_na=True)
     derived = summary_of(samples.read(folder), 0)
     columns = ["n", "mean", "std", "ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none", "published_ratio"]
     pd.testing.assert_frame_equal(written[columns], derived[columns], check_dtype=False, rtol=1e-8)
-
-
-def test_the_terminal_table_fits_eighty_columns(make_results: Maker) -> None:
-    folder = make_results([*LAYER, *SUBMODEL, Cell(codec="tensorproto")])
-    text = io.StringIO()
-    Console(file=text, width=80).print(render_table(summary_of(samples.read(folder), 0)))
-    assert "rpyc-tuned" in text.getvalue()
-    assert "tensorproto" in text.getvalue()
-    assert "…" not in text.getvalue()
-
-
-def test_a_cell_of_few_blocks_has_a_dash_for_its_interval(make_results: Maker) -> None:
-    folder = make_results([Cell()], runs=12)
-    (layer, *_) = tables_of(build(folder).read_text(encoding="utf-8"))
-    assert layer[4] == ["95 % interval", ABSENT, ABSENT]
-    table = render_table(summary_of(samples.read(folder), 0))
-    (shown,) = (list(column.cells) for column in table.columns if column.header == "95 %")
-    assert shown == [ABSENT, ABSENT]
-
-
-def test_the_terminal_table_says_which_model_server_it_was(make_results: Maker) -> None:
-    folder = make_results([Cell(engine="tfserving", mode="submodel")])
-    text = io.StringIO()
-    table = render_table(summary_of(samples.read(folder), 0), {"tfserving": "TFS-compatible"})
-    Console(file=text, width=100).print(table)
-    assert "TFS-compatible" in text.getvalue()
 
 
 def _spoil(folder: Path, kind: str) -> list[str]:
@@ -350,52 +265,12 @@ def _spoil(folder: Path, kind: str) -> list[str]:
         ("no argument", "the following arguments are required: FOLDER"),
     ],
 )
-def test_refused_in_one_line(make_results: Maker, capsys: pytest.CaptureFixture[str], kind: str, message: str) -> None:
+def test_an_unusable_folder_is_refused_in_one_line(
+    make_results: Maker, capsys: pytest.CaptureFixture[str], kind: str, message: str
+) -> None:
     assert main(_spoil(make_results([Cell()], runs=1), kind)) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "expected"),
-    [
-        (0.548634, 5, "0.54863"),
-        (4.5065, 5, "4.5065"),
-        (1.42, 5, "1.4200"),
-        (12345.678, 5, "12346"),
-        (1234567.0, 5, "1234600"),
-        (0.000012345678, 5, "0.000012346"),
-        (9.99999, 3, "10.0"),
-        (-0.5, 2, "-0.50"),
-        (0.0, 5, "0"),
-        (float("nan"), 5, ABSENT),
-        (float("inf"), 5, ABSENT),
-    ],
-)
-def test_number(value: float, digits: int, expected: str) -> None:
-    assert number(value, digits) == expected
-
-
-@given(st.floats(1e-12, 1e12), st.integers(2, 9))
-def test_number_keeps_its_digits(value: float, digits: int) -> None:
-    text = number(value, digits)
-    assert "e" not in text.lower()
-    assert float(text) == pytest.approx(value, rel=0.6 * 10 ** (1 - digits))
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [(41, "41"), (40.5, "40.5"), (0, "0"), (100, "100"), (1.5e6, "1500000")]
-)
-def test_count(value: float, expected: str) -> None:
-    assert count(value) == expected
-
-
-@given(st.lists(st.lists(st.text(max_size=12), min_size=2, max_size=2), max_size=4))
-def test_no_text_breaks_out_of_its_cell(rows: list[list[str]]) -> None:
-    lines = table(["a", "b"], [[line(text) for text in row] for row in rows])
-    (found,) = tables_of("\n".join(lines))
-    assert len(found) == len(rows) + 1
-    assert all(len(row) == 2 for row in found)

@@ -1,0 +1,87 @@
+"""The settings of cells in words: names of transports, and labels that say in what the cells of a table differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from experiments.reports import engine_titles
+from experiments.spec.experiment import CELL_FIELDS, Cell, local_of
+from experiments.store.samples import EXTRA_FIELDS
+
+TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned", "rest": "REST"}
+
+WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("mode", "flow", "placement"), "{}"),
+    "engine": "{} engine",
+    "codec": "{} codec",
+    "batch": "batch {}",
+    "servers": "{} servers",
+    "concurrency": "{} in flight",
+    "repeats": "{} repeats",
+}
+"""Setting -> how a value of it is written; other settings are written as `name value`."""
+
+
+def transport_title(name: str) -> str:
+    return TITLES.get(name, name)
+
+
+def column_title(cell: Cell) -> str:
+    """`"gRPC (tensorproto)"`: the head of a cell's column; the default codec is not written."""
+    return transport_title(cell.transport) + (f" ({cell.codec})" if cell.codec != Cell.codec else "")
+
+
+def unusual(cell: Cell) -> list[str]:
+    """The settings outside a cell's short name that are not the default: `["registry per-hop"]`."""
+    named = ((name, str(getattr(cell, name))) for name in EXTRA_FIELDS)
+    return [f"{_dashed(name)} {value}" for name, value in named if value != str(getattr(Cell, name))]
+
+
+class Settings:
+    """The settings of `cells` and what differs between them; local models are left out, unless there are no others.
+
+    `differing`: names of settings with several values; `transport` is always among them, as is the engine of a model
+    server. A cut at named operations is written `cut 1`, `cut 2`, ...; `cuts` has its operations.
+    """
+
+    def __init__(self, cells: Sequence[Cell], titles: engine_titles.Titles | None = None) -> None:
+        titles = titles or {}
+        self._titles = titles
+        compared = [cell for cell in cells if cell != local_of(cell)] or list(cells)
+        values = {name: {getattr(cell, name) for cell in compared} for name in CELL_FIELDS}
+        served = {"engine"} if titles.keys() & values["engine"] else set()
+        self.differing = ["transport", *(n for n in CELL_FIELDS[1:] if len(values[n]) > 1 or n in served)]
+        named = dict.fromkeys(cell.cut for cell in compared if "+" in cell.cut)
+        self.cuts = {cut: str(number) for number, cut in enumerate(named, 1)}
+        first = compared[0] if compared else Cell()
+        rest = [name for name in CELL_FIELDS[1:] if name not in self.differing]
+        told = [name for name in rest if name not in EXTRA_FIELDS or getattr(first, name) != getattr(Cell, name)]
+        self.constant = ", ".join(self.word(first, name) for name in told) if compared else ""
+
+    def value(self, cell: Cell, name: str) -> str:
+        """The value of a setting as a table shows it."""
+        value = str(getattr(cell, name))
+        return {"engine": self._titles, "cut": self.cuts}.get(name, {}).get(value, value)
+
+    def word(self, cell: Cell, name: str) -> str:
+        """The value of a setting as a text shows it: `"batch 8"`."""
+        if name == "transport":
+            return transport_title(cell.transport)
+        if name == "engine" and cell.engine in self._titles:
+            return self._titles[cell.engine]
+        return WORDS.get(name, f"{_dashed(name)} {{}}").format(self.value(cell, name))
+
+    def label(self, cell: Cell) -> str:
+        """What distinguishes the cell: `"gRPC, hub, batch 8"`, `"Local, batch 8"`. The default codec is not written."""
+        if cell == local_of(cell):
+            return ", ".join(["Local", *(self.word(cell, n) for n in self.differing if n in ("engine", "batch"))])
+        names = [name for name in self.differing if name != "codec" or cell.codec != Cell.codec]
+        return ", ".join(self.word(cell, name) for name in names)
+
+    def legend(self) -> list[str]:
+        """`["cut 1: before add and relu"]`: the operations of each named cut."""
+        return [f"cut {number}: before {', '.join(cut.split('+'))}" for cut, number in self.cuts.items()]
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
