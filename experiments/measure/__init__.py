@@ -1,1 +1,1 @@
-"""Runs an experiment: prepares it, starts the cluster, times requests and checks every answer."""
+"""Runs an experiment: prepares it, starts the cluster, times requests and checks each answer."""

@@ -1,8 +1,8 @@
 """Scripted faults: `--kill NODE@REQUEST` kills a node during an experiment, and each failure is recorded.
 
-The node is ended by SIGKILL just before that timed request of each cell, and another is started in its place. A request
-that fails meanwhile is written to faults.csv and repeated until it is answered, so that the number of samples stays as
-asked.
+SIGKILL ends the node just before that timed request of each cell, and another node is started in its place. A request
+that fails meanwhile is recorded in faults.csv and made again until it is answered, so that each cell has all its
+samples.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from experiments.store.faults import Fault
 from transports.errors import ResourceExhausted, WireError
 
 EXPECTED = (*UNREACHABLE, NoServer, ResourceExhausted)
-"""Errors that a kill may cause: a server is gone, its stages have no holder yet, or the other servers are full."""
+"""Errors that a kill may cause: a server is gone, no server has its stages yet, or the other servers are full."""
 PAUSE = 0.1
 """Seconds to wait after a failed request, so that immediate refusals do not spin."""
 
 
 class FaultInjector:
-    """Carries out a `Kill` in each cell, and tells the failures that come of it from others."""
+    """Carries out a `Kill` once in each cell, and tells the failures that it causes from other failures."""
 
     def __init__(
         self, kill: Kill, replace: Callable[[str], None], log: rows.Writer, clock: Callable[[], float], patience: float
     ) -> None:
-        """`replace` kills a node and starts another. `clock`: that of the samples' `start`. After `patience` seconds
-        without a recovery a failure is one."""
+        """`replace` kills the named node and starts another. `clock`: the seconds of the samples' `start`. A failure is
+        expected for `patience` seconds after the kill."""
         self._kill = kill
         self._replace = replace
         self._log = log
@@ -43,7 +43,7 @@ class FaultInjector:
         self._lock = threading.Lock()
 
     def before(self, cell: Cell, run: int) -> None:
-        """What is to happen before that request."""
+        """Kill the node if this is the request for it."""
         with self._lock:
             if run != self._kill.request or cell in self._killed:
                 return
@@ -52,11 +52,11 @@ class FaultInjector:
             self._replace(self._kill.name)
 
     def expected(self, cell: Cell, error: WireError) -> bool:
-        """Whether a request of `cell` that fails now with `error` may do so because of the kill."""
+        """Whether the kill may have caused `error`, with which a request of `cell` fails now."""
         return isinstance(error, EXPECTED) and self._clock() - self._killed.get(cell, -math.inf) < self._patience
 
     def failed(self, cell: Cell, run: int, start: float, error: WireError) -> None:
-        """Write down that a request begun at `start` failed."""
+        """Record the failure of a request that began at `start`."""
         seconds = self._clock() - start  # before the lock, which is held as long as a node is being replaced
         with self._lock:
             self._log.append(Fault(cell, run, start, seconds, "failed", error.kind, str(error)))

@@ -1,4 +1,4 @@
-"""The correctness gate: an answer that differs from the local model's never enters a table."""
+"""The correctness gate: no answer that differs from the local model's enters a table."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from transports.base import Array
 from transports.errors import SplitbenchError
 
 TOLERANCE = 1e-3
-"""Largest deviation that passes. Engines that fuse operations round otherwise: some 1e-6 of the largest value."""
+"""Largest deviation that passes. Engines that fuse operations round differently, by about 1e-6."""
 
 
 class OutputDiffers(SplitbenchError):
-    """An answer is not the local model's; the text names the output, its stage and server, and by how much."""
+    """An answer differs from the local model's; the text names the output, its stage, its server and the deviation."""
 
 
 def deviation(output: Array, expected: Array) -> float:
-    """max |output - expected| / max |expected|; infinite where shape or dtype differ or a value is not finite."""
+    """max |output - expected| / max |expected|; infinite if shape or dtype differ or a value is not finite."""
     if output.shape != expected.shape or output.dtype != expected.dtype:
         return float("inf")
     if not output.size:
@@ -32,7 +32,7 @@ def deviation(output: Array, expected: Array) -> float:
 
 
 def check(outputs: Mapping[str, Array], expected: Mapping[str, Array], cell: str, partition: Partition) -> float:
-    """The largest deviation among the model's outputs. Raises `OutputDiffers` for one above `TOLERANCE`."""
+    """The largest deviation of the model's outputs. Raises `OutputDiffers` if it exceeds `TOLERANCE`."""
     found = {name: deviation(outputs[name], right) for name, right in expected.items()}
     name, worst = max(found.items(), key=lambda item: item[1])
     if not worst <= TOLERANCE:

@@ -1,7 +1,7 @@
-"""What is sent through a model: a real photograph where it takes images, seeded numbers where it does not.
+"""Inputs of a model: views of a photograph for image inputs, seeded numbers for others.
 
-Requests cycle through `VARIANTS` different inputs, and the items of a batch differ too: an answer that was meant for
-another request, or that stands at another place in the batch, is a wrong answer and not an equal one.
+Requests cycle through `VARIANTS` different inputs, and the items of a batch differ too, so that the gate detects an
+answer that belongs to another request or to another place in the batch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from transports.base import DTYPES, Array
 from transports.errors import UsageError
 
 OPEN = 16
-"""Extent of an open dimension that is not the batch, for example of a sequence."""
+"""Extent of an open dimension other than the batch, for example of a sequence."""
 EXTENT = 224
 """Pixels of an open dimension of an image."""
 VALUE = 8
-"""Bytes that each value of all variants takes: as it was made, and as the model's own preprocessing gives it back."""
+"""Bytes per value of a variant: the input, and its copy from the model's preprocessing."""
 VOCABULARY = 10
-"""Seeded integers are below this: they are likely to be indices, of which a model has at least a few."""
+"""Seeded integers are below this, since they are likely to be indices into a small vocabulary."""
 
 Pixels = NDArray[np.float32]
 
@@ -39,9 +39,9 @@ Pixels = NDArray[np.float32]
 def load_image(path: str | Path, size: tuple[int, int], batch: int, first: int = 0) -> Pixels:
     """The image at `path` as float32 RGB in 0..255, of shape (batch, h, w, 3), where `size` is (h, w).
 
-    Turned upright by its EXIF tag, alpha dropped, the first frame of several, stretched to `size` with Pillow's
-    bicubic filter. Item k is `view(image, first + k)`.
-    Raises `UsageError` for a file that is missing, unreadable, truncated, no image, or too large to be one.
+    The first frame, turned upright by its EXIF tag, without alpha, stretched to `size` with Pillow's bicubic filter.
+    Item k is `view(image, first + k)`. Raises `UsageError` for a file that is missing, unreadable, truncated, no image,
+    or too large.
     """
     image = _upright(path)
     image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
@@ -50,10 +50,10 @@ def load_image(path: str | Path, size: tuple[int, int], batch: int, first: int =
 
 
 def view(pixels: Pixels, number: int) -> Pixels:
-    """View `number` of an image: rolled to the right by (number // 2) steps, and mirrored where the number is odd.
+    """View `number` of an image: rolled to the right by (number // 2) steps, and mirrored if the number is odd.
 
-    A step is about a seventh of the width and shares no divisor with it, so that the first 2 * width views all
-    differ (from three columns on); after each full turn the image is rolled down by a row as well.
+    A step is about a seventh of the width and coprime to it, so that the first 2 * width views all differ (from three
+    columns on); after each full turn the image is also rolled down by one row.
     """
     height, width = pixels.shape[:2]
     step = next(step for step in range(max(1, width // 7), width + 1) if math.gcd(step, width) == 1)
@@ -63,12 +63,12 @@ def view(pixels: Pixels, number: int) -> Pixels:
 
 
 def check_image(path: str | Path) -> None:
-    """Raise the `UsageError` that `load_image` would, before anything costly is started."""
+    """Raise the `UsageError` that `load_image` would raise; called before anything costly starts."""
     _upright(path)
 
 
 def _upright(path: str | Path) -> Image.Image:
-    """The decoded image. A decompression bomb is what Pillow warns of: more than `Image.MAX_IMAGE_PIXELS`."""
+    """The decoded image. More than `Image.MAX_IMAGE_PIXELS` pixels are refused as a decompression bomb."""
     if not Path(path).is_file():
         raise UsageError(f"--input: no file {str(path)!r}; give an image file, such as a JPEG or a PNG")
     with warnings.catch_warnings():
@@ -87,23 +87,23 @@ def _upright(path: str | Path) -> Image.Image:
 
 
 def _check_depth(image: Image.Image, path: str | Path) -> None:
-    if image.mode.startswith(("I", "F")):  # Pillow would clip its values to 255 instead of scaling them
+    if image.mode.startswith(("I", "F")):  # Pillow would clip the values to 255 instead of scaling them
         raise UsageError(f"--input: {str(path)!r} has more than 8 bits a channel; give an image with 8")
 
 
 def is_image(info: TensorInfo) -> bool:
-    """Whether a model's input takes RGB images: (batch, h, w, 3), where h and w may be open."""
+    """Whether an input takes RGB images: (batch, h, w, 3), where h and w may be open."""
     return len(info.shape) == 4 and info.shape[0] is None and info.shape[3] == 3
 
 
 def variants(
     infos: Sequence[TensorInfo], path: str | Path, batch: int, seed: int = 0, count: int = VARIANTS
 ) -> tuple[dict[str, Array], ...]:
-    """The `count` inputs that requests cycle through, each a tensor for every name in `infos`, the model's inputs.
+    """`count` inputs of a model, each with a tensor for every name in `infos`.
 
-    Images get views of the photograph at `path`, no view twice; everything else gets seeded numbers. An image whose
-    extents are open is 224 x 224. Raises `UsageError` as `load_image` does, where a photograph was asked for and the
-    model takes none, and for a batch that does not fit into memory.
+    Image inputs get different views of the photograph at `path`, other inputs seeded numbers. An image input with open
+    extents is 224 x 224. Raises `UsageError` as `load_image` does, for a `path` that the model cannot use, and for a
+    batch that does not fit into memory.
     """
     if not any(is_image(info) for info in infos) and Path(path) != PHOTOGRAPH:
         shapes = ", ".join(f"{info.name} {info.dtype}{list(info.shape)}" for info in infos)
@@ -126,7 +126,7 @@ def _tensor(info: TensorInfo, path: str | Path, batch: int, seed: int, number: i
 
 
 def _shape(info: TensorInfo, batch: int) -> tuple[int, ...]:
-    """The first open extent is `batch`, others are `EXTENT` in an image and `OPEN` elsewhere."""
+    """The shape with its open extents filled: the first is `batch`, others `EXTENT` in an image, else `OPEN`."""
     opened = info.shape.index(None) if None in info.shape else -1
     free = EXTENT if is_image(info) else OPEN
     return tuple(batch if place == opened else free if size is None else size for place, size in enumerate(info.shape))

@@ -1,4 +1,4 @@
-"""What fits into the memory of this machine: the rule by which a size is refused before it is taken."""
+"""Refuses sizes that do not fit into the memory of this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transports.errors import UsageError
 
 
 def check(what: str, count: float, each: int, unit: str) -> None:
-    """Raise `UsageError`, with the largest count that would do, where `count` times `each` bytes are not free."""
+    """Raise `UsageError`, with the largest valid count, if `count` times `each` bytes are not free."""
     free, needed = psutil.virtual_memory().available, count * each
     if needed > free:
         most = f"{free // each} {unit}"

@@ -1,6 +1,6 @@
-"""Everything that is known before a process starts: model, inputs, right answers, partitions, workers.
+"""Everything that is known before a process starts: model, inputs, expected outputs, partitions, workers.
 
-Whatever cannot be used is refused here, before anything is started.
+Unusable values are refused here, before anything starts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Tensors = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment, ready to be run. Inputs and right answers are by batch, and for each batch a few variants."""
+    """An experiment, ready to run. `inputs` and `expected` map a batch size to a few variants."""
 
     experiment: Experiment
     program: Program
@@ -41,10 +41,10 @@ class Prepared:
     inputs: Mapping[int, Sequence[Tensors]]
     expected: Mapping[int, Sequence[Tensors]]
     workers: int
-    """Calls that a server must be able to handle at a time."""
+    """Calls that a server must be able to handle at the same time."""
 
     def chosen(self, *, remote: bool) -> list[Partition]:
-        """The partitions that processes hold (or, not `remote`, this process), each with the engines that it needs."""
+        """The partitions of other processes (`remote`) or of this one, each with the engines that its cells use."""
         engines: dict[Partition, dict[str, None]] = {}
         for cell, partition in self.partitions.items():
             if (cell.transport != "none") == remote:
@@ -64,7 +64,7 @@ class Prepared:
 
 
 def prepare(experiment: Experiment) -> Prepared:
-    """Load, cut, place and check. Raises `UsageError` for whatever cannot be used."""
+    """Load, cut, place and check. Raises `UsageError` for an unusable value."""
     from partitioning import models, program
 
     try:
@@ -82,7 +82,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
 
 def route_of(cell: Cell, partition: Partition) -> Route:
-    """How the requests of `cell` travel."""
+    """The route of the requests of `cell`."""
     return Route(
         partition=partition.name,
         engine=cell.engine,
@@ -97,7 +97,7 @@ def route_of(cell: Cell, partition: Partition) -> Route:
 
 
 class _Planner:
-    """Makes each partition once, however many cells share it, and measures costs only where a cut needs them."""
+    """Makes each partition once for all cells that share it, and measures costs only for cuts that need them."""
 
     def __init__(self, program: Program, sample: Tensors) -> None:
         self._program = program
@@ -105,7 +105,7 @@ class _Planner:
         self._costs: dict[str, Mapping[str, float]] = {}
 
     def partitions(self, cells: Sequence[Cell]) -> dict[Cell, Partition]:
-        """A partition is named after its mode, and after all that makes it where the mode has several."""
+        """The partition of each cell. Its name is its mode, or all its settings if the mode has several partitions."""
         words = {cell: _words(cell) for cell in cells}
         alone = Counter(cell_words[0] for cell_words in set(words.values()))
         names = {key: key[0] if alone[key[0]] == 1 else "-".join(key) for key in words.values()}
@@ -130,7 +130,7 @@ class _Planner:
 
 
 def _words(cell: Cell) -> tuple[str, ...]:
-    """All that a partition depends on: cells with the same words share one. A measured cut is one of its engine."""
+    """The settings that determine a partition: cells with equal words share one. Measured cuts depend on the engine."""
     words = [cell.mode, f"s{cell.servers}", cell.placement]
     if cell.mode == "submodel":
         words.append(hashlib.sha256(cell.cut.encode()).hexdigest()[:8] if "+" in cell.cut else cell.cut)
@@ -139,7 +139,7 @@ def _words(cell: Cell) -> tuple[str, ...]:
 
 
 def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch: int) -> list[Tensors]:
-    """The variants of a request's input, photographs made into what the model was trained on."""
+    """The variants of a request's input; photographs are preprocessed as in the model's training."""
     infos = [program.graph.tensors[name] for name in program.graph.inputs]
     images = {info.name for info in infos if is_image(info)}
     return [
@@ -149,7 +149,7 @@ def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch
 
 
 def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
-    """What Keras itself answers: the model called as a whole, by no code of ours."""
+    """The outputs of the whole model, called by Keras alone."""
     import keras
 
     given = [inputs[name] for name in program.graph.inputs]
@@ -159,10 +159,10 @@ def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
 
 
 def _check_listed(partitions: Mapping[Cell, Partition]) -> None:
-    """Raises `UsageError` for a tensor that would have to go over REST, and of whose type JSON has no list."""
+    """Raises `UsageError` if a tensor has to go over REST and JSON cannot hold its dtype."""
     rest = [partition for cell, partition in partitions.items() if cell.engine == "tfserving-rest"]
     for partition in dict.fromkeys(rest):
-        from tfserving.json_arrays import LISTED  # not without the extra `serving`
+        from tfserving.json_arrays import LISTED  # needs the extra `serving`
 
         for name, wire in partition.plan.edges.items():
             if wire.dtype not in LISTED:
@@ -173,7 +173,7 @@ def _check_listed(partitions: Mapping[Cell, Partition]) -> None:
 
 
 def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> int:
-    """The workers that every cell can do with. Raises `UsageError` for an explicit number below that."""
+    """Workers that suffice for every cell. Raises `UsageError` if `--workers` is too small."""
     needed = {
         cell.name: cell.concurrency * workers_needed(partition, local_calls=cell.local_calls == "on", send=cell.send)
         for cell, partition in partitions.items()
@@ -185,7 +185,7 @@ def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> in
             f"--workers {experiment.workers}: cell {name} needs {most}, since its nested calls wait in {most} workers "
             f"of one server at once and would block for good; give --workers {most} or more, or leave it out"
         )
-    # One more than is needed: a server may see the next request before it has put the last one away. And enough for
-    # every other server to hand something on at once, which waits for nothing.
+    # One more than needed: a server may receive the next request before the last one has released its worker. At least
+    # enough for messages from all other servers at once, which wait for nothing.
     others = max(2 * cell.servers + cell.concurrency for cell in partitions)
     return experiment.workers or max(most, others) + 1

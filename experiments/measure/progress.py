@@ -1,8 +1,8 @@
-"""How far a run is, on standard error. Nothing here runs by itself: no thread, no timer.
+"""The progress of a run, on standard error. There is no thread and no timer.
 
-The runner calls between requests, and only then is anything drawn, so that no display falls into what is timed. On a
-terminal there is one bar over all requests; elsewhere there are plain lines: at the first request, at each tenth, and
-every half minute. A standard error that has gone away silences the display; it does not end the run.
+The runner calls between requests, and the display is drawn only then, never while a request is timed. A terminal shows
+one bar over all requests; other outputs get a line at the first request, at each tenth of the run and every half
+minute. A closed standard error silences the display; it does not end the run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 REDRAW = 0.1
-"""Seconds between two drawings of the bar."""
+"""Least seconds between two drawings of the bar."""
 QUIET = 30.0
-"""Seconds after which a line is due even if no tenth was reached."""
+"""Seconds after which a line is printed even if no tenth was reached."""
 
 
 class Progress:
-    """A context manager around a run of `total` requests over the cells named `cells`."""
+    """Context manager for a run of `total` requests of the cells named `cells`."""
 
     def __init__(self, total: int, cells: Iterable[str], stream: TextIO | None = None) -> None:
         self.total = total
@@ -49,13 +49,13 @@ class Progress:
             self._bar = None
 
     def phase(self, text: str) -> None:
-        """Say what is being prepared: "stages exported", "node 2 READY"."""
+        """Print a step of the preparation: "stages exported", "node 2 READY"."""
         self._line(text)
 
     def advance(self, cell_name: str, seconds: float) -> None:
-        """Count a request of the cell, which took `seconds`."""
+        """Count a request of the cell that took `seconds`."""
         if self.done == 0:
-            self._started = time.monotonic()  # phases took their time too, and say nothing about requests
+            self._started = time.monotonic()  # the time of the preparation does not predict that of requests
         self.done += 1
         self.counts[cell_name] = self.counts.get(cell_name, 0) + 1
         text = f"{cell_name} ({self.counts[cell_name]}): {seconds:.4g} s"
@@ -78,7 +78,7 @@ class Progress:
             self._line(f"{self.done}/{self.total} requests{self._left()}; {text}")
 
     def _left(self) -> str:
-        """Seconds left, if requests go on as they did so far; nothing at the first one, which says nothing yet."""
+        """An estimate of the seconds left, from the requests so far; empty at the first one."""
         elapsed = time.monotonic() - self._started
         left = elapsed / max(1, self.done - 1) * (self.total - self.done)
         return f", about {left:.0f} s left" if 1 < self.done < self.total else ""
@@ -101,7 +101,7 @@ class Progress:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process, and send its standard output nowhere."""
+        """Rich would end the process and redirect its standard output to /dev/null."""
         self.quiet = True
 
 
@@ -112,7 +112,7 @@ def _bar(stream: TextIO) -> Bar:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
         console=_Console(file=stream, highlight=False),
-        auto_refresh=False,  # its thread would draw while a request is being timed
+        auto_refresh=False,  # its thread would draw while a request is timed
         expand=True,
         transient=True,
     )

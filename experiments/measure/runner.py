@@ -1,4 +1,4 @@
-"""Runs an experiment: starts the cluster, holds the gate, times the requests, keeps each sample as it is measured."""
+"""Runs an experiment: starts the cluster, times the requests, checks each answer and stores each sample at once."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from transports.sockets import Deadline
 Keep = Callable[[Sample], None]
 
 RECOVERY = 60.0
-"""Seconds that a node which was killed may take to be replaced, on top of two leases, before a failure is one."""
+"""Seconds, besides two leases, within which a failure after a kill is expected."""
 ENDED = (ConnectError, ConnectionLost, NoServer)
-"""What a request fails with whose server has ended: the one failure after which that is worth waiting for."""
+"""Errors of a request whose server has ended: only then does the search for the cause wait for its exit status."""
 
 
 def run(
@@ -53,12 +53,11 @@ def run(
 ) -> None:
     """Measure every cell of `prepared`: a row of `samples` for each timed request.
 
-    It is written before the next one begins, or, where several are under way at a time, as soon as it is answered.
-    `launcher` starts the processes; without it, only cells carried by `none` can run. `faults` takes what comes of a
-    `kill` in the experiment.
-    Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a request
-    that failed. What was answered until then, or was under way and is answered yet, is in `samples`; nothing is left
-    running.
+    The row is written before the next request begins; with several requests in flight, as soon as one is answered.
+    `launcher` starts the processes; without it only cells over `none` can run. `faults` records the outcome of a
+    `kill`. Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a
+    failed request. Requests answered until then, or still in flight and answered later, are in `samples`. Nothing is
+    left running.
     """
     experiment = prepared.experiment
 
@@ -78,7 +77,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Bench:
-    """Makes requests as cells describe them, holds each answer against the right one, and knows why one failed."""
+    """Makes the requests of cells, checks each answer, and finds the cause of a failure."""
 
     prepared: Prepared
     client: Client
@@ -86,10 +85,10 @@ class _Bench:
     cluster: Cluster | None
     fault_injector: FaultInjector | None
     began: float
-    """The zero of the clock on which requests start."""
+    """Zero of the clock of the samples' `start`."""
 
     def warm_up(self, cell: Cell) -> None:
-        """Requests that are not timed, with every variant of the input at least once."""
+        """Untimed requests, with every variant of the input at least once."""
         for number in range(warm_ups(self.prepared.experiment.warmup, len(self.prepared.inputs[cell.batch]))):
             try:
                 self._request(cell, number)
@@ -97,7 +96,7 @@ class _Bench:
                 self._fail(cell, error)
 
     def measure(self, block: Block, keep: Keep) -> None:
-        """The requests of a block, as many under way at a time as the cell says: `keep` takes those that count."""
+        """The requests of a block, with the cell's concurrency; `keep` is called with the counted samples."""
         experiment = self.prepared.experiment
         cell = experiment.cells[block.cell]
         alone = experiment.pin == "on" and cell.transport == "none"
@@ -112,13 +111,13 @@ class _Bench:
             keep(self._sample(cell, number, block.number))
 
     def _overlapping(self, cell: Cell, block: Block, keep: Keep) -> None:
-        """However it ends, what is under way then is awaited, and kept where it is answered."""
+        """After an error, requests in flight are awaited, and kept if they are answered."""
         with ThreadPoolExecutor(cell.concurrency) as clients:
             begun = [clients.submit(self._sample, cell, number, block.number) for number in block.numbers]
             waiting = set(begun)
             try:
                 for done in as_completed(begun):
-                    waiting.remove(done)  # before it is kept, so that nothing is kept twice
+                    waiting.remove(done)  # first, so that no sample is kept twice
                     keep(done.result())
             finally:
                 clients.shutdown(cancel_futures=True)
@@ -157,7 +156,7 @@ class _Bench:
         )
 
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:
-        """Raise why a request failed: a process that ended, or the error itself."""
+        """Raise the cause of a failed request: a process that ended, or else the error itself."""
         patience = Deadline.after(HINDSIGHT if isinstance(error, ENDED) else 0.0)
         self.fleet.check(patience.left())
         if self.cluster:
@@ -165,10 +164,10 @@ class _Bench:
         raise type(error)(f"cell {cell.name}: {error}") from error
 
     def _request(self, cell: Cell, number: int) -> tuple[float, Answer, float]:
-        """(seconds from arrays in the client's memory to arrays in the client's memory, answer, its deviation)."""
+        """(seconds from inputs to outputs, both arrays in the client's memory; answer; its deviation)."""
         partition = self.prepared.partitions[cell]
         route = route_of(cell, partition)
-        if self.fault_injector and number < 0:  # a node that took another's place is to be met now, not after a lease
+        if self.fault_injector and number < 0:  # finds a replaced node now, not after a lease
             route = replace(route, registry="per-hop")
         variant = number % len(self.prepared.inputs[cell.batch])
         inputs = self.prepared.inputs[cell.batch][variant]

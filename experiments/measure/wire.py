@@ -1,15 +1,15 @@
-"""Bytes on the wire, as the loopback interface counts them: every transport crosses it, and none is treated otherwise.
+"""Bytes on the wire, counted by the loopback interface, which every transport uses.
 
-What is counted is all that crosses between two readings: tensors, serialisation, framing, HTTP/2, the headers of TCP
-and IP, acknowledgements, questions to the registry, connections that are made. Rules:
-  - Only a request that is under way alone can be told apart: there is no figure for several at a time.
-  - Over `none` nothing crosses, so its figure is 0, and not what others sent meanwhile. With an engine that calls a
-    model server those calls do cross, and are counted.
-  - The interface counts for the whole machine. Heartbeats (some hundred bytes every few seconds) and other programs
-    are in the figure of a request that they hit: take the median of many.
-  - An acknowledgement that TCP delays comes after the answer, and is then missing: up to some 500 bytes a connection.
-  - A packet of the loopback interface takes up to 64 kB, so that headers are a tenth of a percent of a large message.
-    Packets of 1500 bytes, as on Ethernet, would add some 4 %.
+The figure of a request is the difference of two readings: tensors, serialisation, framing, HTTP/2, TCP and IP headers,
+acknowledgements, registry lookups and new connections. Rules:
+  - Overlapping requests cannot be told apart: they have no figure.
+  - Over `none` nothing crosses: the figure is 0, whatever other programs sent meanwhile. Only the calls of an engine
+    that uses a model server are counted.
+  - The counter is the machine's. Heartbeats (some hundred bytes every few seconds) and other programs are included in
+    some requests: use the median of many.
+  - Acknowledgements that TCP delays past the answer are missing: up to about 500 bytes per connection.
+  - A packet of the loopback interface holds up to 64 kB, so that headers are a tenth of a percent of a large message.
+    Packets of 1500 bytes, as on Ethernet, would add about 4 %.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from partitioning.engine_table import is_remote
 
 
 def sent() -> float:
-    """Bytes that the loopback interface has sent since the machine started; NaN where it does not say."""
+    """Bytes that the loopback interface has sent since the machine started; NaN without a counter."""
     try:
         counters = psutil.net_io_counters(pernic=True, nowrap=False)
     except OSError:
@@ -34,7 +34,7 @@ def sent() -> float:
 
 
 def counting(cell: Cell) -> Callable[[], float]:
-    """Begin to count what a request of `cell` sends; what is returned says it. NaN where nobody can tell."""
+    """Start counting for a request of `cell`; the returned function gives its bytes, NaN if they are unknown."""
     if cell.transport == "none" and not is_remote(cell.engine):
         return lambda: 0
     if cell.concurrency > 1:

@@ -1,13 +1,13 @@
-"""Times echoes of one tensor over every way to send it, by size: who grows how. `experiments.sizes` is the command.
+"""Times echoes of one tensor, by its size, over each transport, codec and way of sending.
 
 Rules:
-  - One process answers over all ways, so that only the wire differs. A sample is one call: the tensor goes there and
-    comes back, each time from and to an array in memory.
-  - Every way is first tried from the smallest size upwards, and each answer is held against what was sent. A size for
-    which one call would take longer than `Study.longest` is left out, with all above it; that is said in the report.
-  - Then come the rounds. In each, every pair of way and size has a short turn, in an order of its own, so that the
-    machine's drift meets all alike. A turn begins with a call that does not count, unless a call takes very long.
-  - The tensor is noise, of which zlib (RPyC's default) leaves nine tenths.
+  - One other process echoes over all transports, so that only the transport differs. A sample is one call: the tensor
+    goes there and back, from an array in memory to an array in memory.
+  - First each way is tried from the smallest size upwards, and each echo is compared with the tensor that was sent. If
+    one call would take longer than `Study.longest`, this size and all larger ones are left out; the report says so.
+  - Then come the rounds. In a round every pair of way and size has one short turn, in shuffled order, so that drift of
+    the machine affects all pairs alike. A turn starts with an uncounted call, unless a call takes very long.
+  - The tensor is noise; zlib (RPyC's default) compresses it to nine tenths.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ MB = 1_000_000
 ITEM = 4
 """Bytes of a float32."""
 SENDS: Mapping[tuple[str, str], tuple[str, ...]] = {("grpc", "raw"): ("unary", "stream")}
-"""(transport, codec) -> values of its option `send` that are ways of their own."""
+"""(transport, codec) -> the values of the option `send` that are measured separately."""
 
 TURN, CALLS, SLOW = 0.5, 10, 1.0
-"""A turn: so many seconds and so many calls at the most; where a call takes `SLOW` seconds, all of them count."""
+"""Most seconds and most calls of a turn, and the seconds of a call from which on no call is left uncounted."""
 NOTICEABLE = 0.05
-"""Seconds below which a call says nothing of how long a larger one takes."""
+"""A call must take at least so many seconds to predict the time of a larger one."""
 COLUMNS = ("way", "transport", "codec", "send", "bytes", "round", "run", "seconds", "wire_bytes")
 
 
 @dataclass(frozen=True)
 class Way:
-    """A transport in one of its codecs, and how it sends a message where it has several ways to."""
+    """A transport, one of its codecs, and the value of its option `send` if it has several."""
 
     transport: str
     codec: str = "raw"
@@ -68,44 +68,44 @@ class Way:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared: every way at every size (bytes of the tensor, ascending)."""
+    """The settings: every way is measured at every size (bytes of the tensor, ascending)."""
 
     ways: tuple[Way, ...]
     sizes: tuple[int, ...]
     repeats: int = 5
     longest: float = 5.0
-    """Seconds that one call may take."""
+    """The most seconds that one call may take."""
     seed: int = 0
     option: Mapping[str, str] = field(default_factory=dict)
     malloc: str = MALLOC[0]
-    """What both processes do with memory that a message has left: as `--malloc` of an experiment."""
+    """How both processes treat freed memory; as `--malloc` of an experiment."""
 
     def record(self) -> dict[str, Any]:
-        """For environment.json, and back with `from_record`."""
+        """For environment.json; `from_record` reads it."""
         return asdict(self) | {"kind": "sizes", "option": nameless(self.option)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Study:
         values = {name: record[name] for name in ("repeats", "longest", "seed", "option")}
-        values["malloc"] = record.get("malloc", "default")  # records from before the flag
+        values["malloc"] = record.get("malloc", "default")  # older records lack it
         return cls(tuple(Way(**way) for way in record["ways"]), tuple(record["sizes"]), **values)
 
     @property
     def options(self) -> dict[str, str]:
-        """Of every transport, for both ends: messages as large as these, and as slow as the slowest may be."""
+        """Options of the transports at both ends: limits wide enough for the largest and the slowest message."""
         wide = {"max_message": str(self.sizes[-1]), "stall": str(self.deadline)}
         names = dict.fromkeys(way.transport for way in self.ways)
         return {f"{name}.{key}": value for name in names for key, value in wide.items()} | dict(self.option)
 
     @property
     def deadline(self) -> float:
-        """Seconds after which a call has failed: it was expected to take `longest` at the most."""
+        """Seconds after which a call fails; each is expected to take at most `longest`."""
         return 60 + 10 * self.longest
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One timed call. `bytes` are those of the tensor, which goes both ways."""
+    """One timed call. `bytes` is the size of the tensor, which is sent in both directions."""
 
     way: Way
     bytes: int
@@ -119,7 +119,7 @@ class Sample:
 
 
 def ways_of(names: Sequence[str], codecs: Sequence[str] | None = None) -> tuple[Way, ...]:
-    """Every way to send over the transports `names`, in all their codecs or those that are among `codecs`."""
+    """Every way to send over the transports `names`, in all their codecs or only in `codecs`."""
     pairs = [(name, codec) for name in names for codec in transports.load(name).codecs]
     chosen = [pair for pair in pairs if codecs is None or pair[1] in codecs]
     return tuple(Way(*pair, send) for pair in chosen for send in SENDS.get(pair, ("",)))
@@ -136,10 +136,10 @@ def measure(
     notify: Callable[[str], None],
     left_out: Callable[[Way, str], None],
 ) -> None:
-    """Write a row for each timed call, before the next one begins.
+    """Write a row for each timed call before the next one begins. Nothing is left running.
 
-    `left_out` is told of each way that is not measured at all sizes, with the reason. Raises the `WireError` of a call
-    that failed, and `SplitbenchError` for an answer that is not what was sent. Nothing is left running.
+    `left_out` is called with each way that is not measured at all sizes, and the reason. Raises the `WireError` of a
+    failed call, and `SplitbenchError` for an echo that differs from the tensor that was sent.
     """
     names = dict.fromkeys(way.transport for way in study.ways)
     with (
@@ -171,12 +171,12 @@ def _rounds(bench: Bench, expected: Mapping[tuple[Way, int], float], writer: row
 
 
 def _calls(expected: float) -> int:
-    """Timed calls in a turn of one that takes so long."""
+    """Timed calls in a turn, if one takes `expected` seconds."""
     return max(1, min(CALLS, int(TURN / expected)))
 
 
 class Bench:
-    """Connections to the process that echoes, and the noise that they carry."""
+    """Connections to the echo process, and the noise to send."""
 
     def __init__(self, study: Study, connections: Mapping[Way, Connection], child: subprocess.Popen[str]) -> None:
         self.study = study
@@ -187,7 +187,7 @@ class Bench:
         )
 
     def attempts(self, way: Way, left_out: Callable[[Way, str], None]) -> Iterator[tuple[tuple[Way, int], float]]:
-        """((way, size), seconds that a call takes) of every size up to the first that takes too long."""
+        """((way, size), seconds of a call) for each size below the first that takes too long."""
         known: list[tuple[int, float]] = []
         for size in self.study.sizes:
             expected = predicted(known, size)
@@ -195,7 +195,9 @@ class Bench:
                 left_out(way, f"from {megabytes(size)} on, where one call would take some {expected:.2g} s")
                 return
             try:
-                seconds = self._attempt(way, size)
+                seconds = self._call(way, size, check=True)[0]
+                if seconds < SLOW:  # the smaller of two: a disturbance only makes a call longer
+                    seconds = min(seconds, self._call(way, size)[0])
             except MessageTooLarge as error:
                 left_out(way, f"from {megabytes(size)} on: {error}")
                 return
@@ -205,13 +207,8 @@ class Bench:
             known.append((size, seconds))
             yield (way, size), seconds
 
-    def _attempt(self, way: Way, size: int) -> float:
-        """Seconds; the less of two calls, since whatever disturbs one makes it longer."""
-        seconds = self._call(way, size, check=True)[0]
-        return min(seconds, self._call(way, size)[0]) if seconds < SLOW else seconds
-
     def turn(self, way: Way, size: int, expected: float) -> Iterator[tuple[float, float]]:
-        """(seconds, bytes on the wire) of each call that counts."""
+        """(seconds, bytes on the wire) of each counted call."""
         if expected < SLOW:
             self._call(way, size)
         for _ in range(_calls(expected)):
@@ -228,21 +225,18 @@ class Bench:
         except MessageTooLarge:
             raise
         except WireError as error:
-            raise type(error)(f"{way.name}, {megabytes(size)}: {error}{self._ending()}") from error
+            ending = ""
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a connection closes before its process has ended
+                ending = f"; the echo process ended with status {self._child.wait(HINDSIGHT)}"
+            raise type(error)(f"{way.name}, {megabytes(size)}: {error}{ending}") from error
         crossed = wire.sent() - before
         if check and not np.array_equal(reply.tensors["x"], sent):
-            raise SplitbenchError(f"{way.name}, {megabytes(size)}: what came back is not what was sent")
+            raise SplitbenchError(f"{way.name}, {megabytes(size)}: the echo differs from the tensor that was sent")
         return seconds, crossed
-
-    def _ending(self) -> str:
-        """How the process that echoes has ended, if it has: a connection is seen to close before its process is."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return f"; the echo process ended with status {self._child.wait(HINDSIGHT)}"
-        return ""
 
 
 def predicted(known: Sequence[tuple[int, float]], size: int) -> float:
-    """Seconds for `size`, if it grows as it did between the two largest that are `known` (at least linearly)."""
+    """Seconds for `size`, extrapolated from the two largest sizes in `known`; the exponent is kept between 1 and 2."""
     if not known or known[-1][1] < NOTICEABLE:
         return 0.0
     (last, seconds), exponent = known[-1], 1.0

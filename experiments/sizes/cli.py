@@ -1,14 +1,14 @@
-"""`python -m experiments.sizes`: how the time of a message grows with its size, over every transport.
+"""`python -m experiments.sizes`: how the time of a message grows with its size, over each transport.
 
-One float32 tensor goes to another process and comes back, over each transport in each of its codecs, and over gRPC
-both in one piece (`unary`) and in chunks (`stream`). What the figures answer:
-  - What does a transport cost for small messages, and what does a megabyte cost?
-  - Does the time grow with the size, or faster? RPyC's defaults re-slice what is left of a message for every 64 kB of
-    it, which is quadratic; rpyc-tuned is the same protocol without them.
+One float32 tensor goes to another process and back, over each transport in each of its codecs, and over gRPC both in
+one piece (`unary`) and in chunks (`stream`). The results answer:
+  - What does a transport cost for a small message, and per megabyte?
+  - Is the growth linear, or faster? RPyC's defaults copy the rest of a message for each 64 kB of it, which is
+    quadratic; rpyc-tuned is the same protocol without these defaults.
   - From which size on is `grpc.send=stream` faster than `unary`?
 
-Samples are written as they are taken; summary.csv, report.md and sizes.svg are derived from them, at the end of a run
-or with `--report FOLDER`.
+Samples are written one by one; summary.csv, report.md and sizes.svg are derived from them at the end of a run, or later
+with `--report FOLDER`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from transports.limits import MOST
 from transports.process import MALLOC, keep_memory
 
 SERIES = (0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Megabytes that are measured up to `--max`, and `--max` itself."""
+"""Megabytes; the sizes below `--max` are measured, and then `--max` itself."""
 COPIES = 12
-"""How many times its own size a message takes in both processes together, at the most: measured with 600 MB."""
+"""Memory that a message takes in both processes together, as a multiple of its size (measured with 600 MB)."""
 
 EPILOG = """\
 examples:
@@ -45,11 +45,11 @@ examples:
   python -m experiments.sizes --transport rpyc --max 64 --longest 60   # the defaults, to the end
   python -m experiments.sizes --report results/large
 
-exit status: 0 done; 1 the run failed (what was measured is kept); 2 a value cannot be used, and nothing was started."""
+exit status: 0 done; 1 the run failed, samples are kept; 2 unusable value, nothing was started; 130 interrupted"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one study; the exit status: 0 done, 1 failed, 2 refused before anything was started, 130 interrupted."""
+    """Run one study. Exit status: 0 done, 1 failed, 2 refused before the start, 130 interrupted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     words = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -71,16 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(given: argparse.Namespace) -> Study:
-    """The study that is asked for. Raises `UsageError` for whatever cannot be used."""
+    """The study that the flags describe. Raises `UsageError` for an unusable value."""
     ways = _ways(given.transport, given.codec)
-    sizes = _series(_number("--max", given.max)) if given.sizes is None else _listed(given.sizes)
+    if given.sizes is None:
+        most = _number("--max", given.max)
+        sizes = _bytes([size for size in SERIES if size < most] + [most], "--max")
+    else:
+        sizes = _bytes([_number("--sizes", word) for word in given.sizes.split(",")], "--sizes")
     repeats, longest, seed = (_number(f"--{name}", vars(given)[name]) for name in ("repeats", "longest", "seed"))
     if repeats < 1 or repeats != int(repeats):
         raise UsageError(f"--repeats: {given.repeats} is no count; give 1 or more")
     if longest <= 0:
         raise UsageError(f"--longest: {given.longest} is too small; give more than 0 seconds")
     if seed < 0 or seed != int(seed):
-        raise UsageError(f"--seed: {given.seed} is none; give a whole number from 0 on")
+        raise UsageError(f"--seed: {given.seed} is no seed; give a whole number from 0 on")
     study = Study(ways, sizes, int(repeats), longest, int(seed), _options(given.option, ways), given.malloc)
     for name in dict.fromkeys(way.transport for way in ways):
         transports.make(name, study.options)
@@ -106,14 +110,6 @@ def _ways(names: str, codecs: str | None) -> tuple[Way, ...]:
 
 def _remote() -> list[str]:
     return [name for name in transports.NAMES if name != "none"]
-
-
-def _series(most: float) -> tuple[int, ...]:
-    return _bytes([size for size in SERIES if size < most] + [most], "--max")
-
-
-def _listed(text: str) -> tuple[int, ...]:
-    return _bytes([_number("--sizes", word) for word in text.split(",")], "--sizes")
 
 
 def _bytes(sizes: Sequence[float], flag: str) -> tuple[int, ...]:
@@ -142,12 +138,12 @@ def _options(texts: Sequence[str], ways: Sequence[Way]) -> dict[str, str]:
         if name not in names:
             raise UsageError(f"--option {key}: {name!r} is not measured{transports.suggest(name, names)}")
         if own == "send" and any(way.send for way in ways if way.transport == name):
-            raise UsageError(f"--option {key}: every value is measured; leave it out")
+            raise UsageError(f"--option {key}: every value of it is measured; leave it out")
     return options
 
 
 def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
-    """Measure, and leave behind a report of whatever was measured, with the reason where that is not all."""
+    """Measure, and write a report even if an error ends the run."""
     most = study.sizes[-1]
     memory.check(f"a tensor of {megabytes(most)} in both processes", most / MB, COPIES * MB, "MB")
     samples.claim(folder)
@@ -169,7 +165,7 @@ def _run(study: Study, folder: Path, argv: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags, as text: `parse` makes a study of them."""
+    """A parser whose values are texts; `parse` checks them."""
     made = argparse.ArgumentParser(
         prog="python -m experiments.sizes",
         description=__doc__,
@@ -182,15 +178,18 @@ def parser() -> argparse.ArgumentParser:
     add("--codec", metavar="NAME,...", help="default: all that the transports have")
     add("--max", default="64", metavar="MB", help="the largest size, after 0.01, 0.03, ... (default: %(default)s)")
     add("--sizes", metavar="MB,...", help="these sizes instead")
-    add("--repeats", default="5", metavar="N", help="turns of every way and size (default: %(default)s)")
+    add("--repeats", default="5", metavar="N", help="turns of each transport and size (default: %(default)s)")
     add(
-        "--longest", default="5", metavar="SECONDS", help="leave out where one call takes longer (default: %(default)s)"
+        "--longest",
+        default="5",
+        metavar="SECONDS",
+        help="leave out sizes whose calls take longer (default: %(default)s)",
     )
-    add("--seed", default="0", metavar="N", help="of the noise and of the order (default: %(default)s)")
-    add("--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="what one transport alone has")
+    add("--seed", default="0", metavar="N", help="seed of the noise and of the order (default: %(default)s)")
+    add("--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="an option of one transport")
     add("--malloc", choices=MALLOC, default=MALLOC[0], help="keep freed memory for the next message (default: keep)")
     add("--out", metavar="FOLDER", help="where results go (default: results/<UTC timestamp>-sizes)")
-    add("--report", metavar="FOLDER", help="derive the report of earlier results again, and measure nothing")
+    add("--report", metavar="FOLDER", help="derive the report of earlier results again; measures nothing")
     return made
 
 

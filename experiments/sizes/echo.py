@@ -1,9 +1,9 @@
-"""A process that answers every message with itself, and what starts it: the far end of `experiments.sizes`.
+"""The echo process of `experiments.sizes`: it answers every message with the same message.
 
 python -m experiments.sizes.echo grpc rpyc      # READY grpc=127.0.0.1:40001 rpyc=127.0.0.1:40002
 python -m experiments.sizes.echo grpc --option grpc.max_message=700000000
 
-It ends when its standard input closes, on SIGTERM, or on Ctrl-C.
+It ends when its standard input closes, on SIGTERM and on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from transports.process import MALLOC, keep_memory, parse_ready, stop_event
 
 WORKERS = 4
 GRACE = 10.0
-"""Seconds that the process has to end by itself before it is killed."""
+"""Seconds after which a process that has not ended is killed."""
 
 
 class EchoFailed(SplitbenchError):
-    """The process did not come up; the text has its last words (exit status 1)."""
+    """The process did not start; the text has its last line (exit status 1)."""
 
 
 def echo(message: Message) -> Message:
@@ -38,9 +38,9 @@ def echo(message: Message) -> Message:
 def process(
     *names: str, options: Mapping[str, str] = {}, malloc: str = MALLOC[0]
 ) -> Iterator[tuple[dict[str, Address], subprocess.Popen[str]]]:
-    """The addresses by transport, and a process that echoes over `names`, made with `options` and `malloc`.
+    """Start a process that echoes over the transports `names`: its addresses by transport, and the process.
 
-    Raises `EchoFailed` where it does not come up. On exit it is gone.
+    Raises `EchoFailed` if it does not start. On exit the process has ended.
     """
     given = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
     with tempfile.TemporaryFile("w+") as log, _started([*names, *given, "--malloc", malloc], log) as child:
@@ -49,13 +49,13 @@ def process(
         if ready != "READY":
             child.wait(GRACE)
             log.seek(0)
-            raise EchoFailed(f"the echo process did not come up: {(log.read().strip().splitlines() or ['?'])[-1]}")
+            raise EchoFailed(f"the echo process did not start: {(log.read().strip().splitlines() or ['?'])[-1]}")
         yield parse_ready(words), child
 
 
 @contextlib.contextmanager
 def _started(arguments: Sequence[str], log: IO[str]) -> Iterator[subprocess.Popen[str]]:
-    """In a session of its own: Ctrl-C reaches only the program that asks, which then ends the one that answers."""
+    """In a session of its own, so that Ctrl-C reaches only the measuring program, which then ends this process."""
     child = subprocess.Popen(
         [sys.executable, "-m", __name__, *arguments],
         stdin=subprocess.PIPE,
@@ -68,20 +68,16 @@ def _started(arguments: Sequence[str], log: IO[str]) -> Iterator[subprocess.Pope
         try:
             yield child
         finally:
-            _end(child)
-
-
-def _end(child: subprocess.Popen[str]) -> None:
-    assert child.stdin is not None
-    child.stdin.close()
-    try:
-        child.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        child.kill()
+            assert child.stdin is not None
+            child.stdin.close()
+            try:
+                child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to end; the exit status: 0, 1 where a port could not be bound, 2 for a bad value."""
+    """Serve until the end of standard input. Exit status: 0, 1 if a port cannot be bound, 2 for an unusable value."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.sizes.echo",
         description=__doc__,

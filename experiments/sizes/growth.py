@@ -1,4 +1,4 @@
-"""How seconds grow with a size: exponents, and what of them is fixed, linear and quadratic. Pure."""
+"""How seconds grow with size: exponents, and fits of a fixed, a linear and a quadratic part."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Points = Sequence[tuple[float, float]]
 """(size, seconds), both above zero."""
 POWERS = (0, 1, 2)
 NOTABLE, ROUNDING = 0.999, 1e-18
-"""One more part is taken where it lessens the squared error by more than a thousandth, and than rounding does."""
+"""A further part must reduce the squared error by more than a thousandth and by more than rounding."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """seconds = fixed + linear * size + quadratic * size**2, none of them below zero."""
+    """seconds = fixed + linear * size + quadratic * size**2; all three are at least zero."""
 
     fixed: float
     linear: float
     quadratic: float
 
     def quadratic_share(self, size: float) -> float:
-        """The part of the seconds at `size` that is quadratic, from 0 to 1."""
+        """The quadratic share of the seconds at `size`, from 0 to 1."""
         return self.quadratic * size**2 / (self.fixed + self.linear * size + self.quadratic * size**2)
 
 
 def exponent(points: Points) -> float:
-    """The slope of the straight line through the points, both as logarithms, by least squares; NaN for one point."""
+    """The slope of the least-squares line through the logarithms of the points; NaN for fewer than two points."""
     if len(points) < 2:
         return math.nan
     x, y = (np.log([float(point[place]) for point in points]) for place in (0, 1))
@@ -39,9 +39,9 @@ def exponent(points: Points) -> float:
 
 
 def fit(points: Points) -> Curve | None:
-    """The curve with the least squared relative errors; `None` for fewer than four points, which fix nothing.
+    """The curve with the smallest squared relative errors; `None` for fewer than four points.
 
-    Least squares may ask for parts below zero, which no copy takes: of all choices of parts, those without them count.
+    A negative part makes no physical sense: only combinations of parts whose fit has none are considered.
     """
     if len(points) <= len(POWERS):
         return None

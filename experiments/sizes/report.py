@@ -1,4 +1,4 @@
-"""What `experiments.sizes` derives from its samples: summary.csv, report.md and sizes.svg, the same bytes each time."""
+"""Derives summary.csv, report.md and sizes.svg of `experiments.sizes`; the same samples give the same bytes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SUMMARY = (
     *("megabytes_per_second", "exponent", "wire_bytes"),
 )
 FITTED_FROM = MB
-"""Bytes below which what a call costs whatever it carries still bends the curve."""
+"""The fit starts at so many bytes: below, the fixed cost of a call dominates."""
 
 STREAM, UNARY = Way("grpc", send="stream"), Way("grpc", send="unary")
 COMPARED = ((STREAM, UNARY), (Way("rpyc"), Way("rpyc-tuned")), (Way("rpyc-tuned"), UNARY))
-"""Pairs of ways whose medians are divided, where both were measured."""
+"""Pairs of ways whose ratio of medians is shown if both were measured."""
 
 PARTS: tuple[tuple[str, Callable[[Curve, float], str]], ...] = (
     ("fixed (ms)", lambda curve, _: number(1e3 * curve.fixed, 3)),
@@ -37,13 +37,13 @@ PARTS: tuple[tuple[str, Callable[[Curve, float], str]], ...] = (
     ("for each MB squared (ms)", lambda curve, _: number(1e3 * curve.quadratic, 3)),
     ("quadratic part at the largest size (%)", lambda curve, most: f"{100 * curve.quadratic_share(most):.0f}"),
 )
-"""Rows of the table of curves, from a curve and the largest size in megabytes that was measured of it."""
+"""Rows of the table of fits: label -> text, from a curve and its largest measured size in megabytes."""
 
 Medians = Mapping[tuple[str, int], float]
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The samples. Raises `UsageError` for a file that is missing or is none of these."""
+    """The samples. Raises `UsageError` for a file that is missing or has other columns."""
     path = folder / files.SAMPLES
     frame = rows.read(path, COLUMNS)
     for column in ("bytes", "round", "run"):
@@ -54,10 +54,10 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def summarise(samples: pd.DataFrame, ways: Sequence[Way]) -> pd.DataFrame:
-    """A row for each way and size, with `SUMMARY`: in the order of `ways`, sizes ascending.
+    """A row with the columns `SUMMARY` for each way and size: in the order of `ways`, sizes ascending.
 
-    `std` is the sample standard deviation. `megabytes_per_second` is what crosses in both directions over the median.
-    `exponent` is that of the growth since the next smaller size: 1 is linear, 2 quadratic. `wire_bytes` is a median.
+    `std` is the sample standard deviation. `megabytes_per_second` is the payload of both directions over the median.
+    `exponent` is the growth exponent from the next smaller size: 1 is linear, 2 quadratic. `wire_bytes` is a median.
     """
     made = []
     for way in ways:
@@ -85,22 +85,22 @@ def medians(summary: pd.DataFrame) -> Medians:
 
 
 def wins_from(found: Medians, one: Way, other: Way) -> int | None:
-    """The smallest size from which on `one` is faster than `other` wherever both were measured, if there is one."""
+    """The smallest size from which on `one` is faster than `other` at every common size; `None` without one."""
     sizes = sorted(size for way, size in found if way == one.name and (other.name, size) in found)
     slower = [size for size in sizes if found[one.name, size] >= found[other.name, size]]
     return next((size for size in sizes if not slower or size > slower[-1]), None)
 
 
 def build(folder: Path) -> Path:
-    """Write summary.csv, sizes.svg and report.md into `folder`, and return the path of the report.
+    """Write summary.csv, sizes.svg and report.md into `folder`; return the path of the report.
 
-    Raises `UsageError` where `folder` holds no such results, and `WriteError` where a file could not be written.
+    Raises `UsageError` if `folder` holds no such results, and `WriteError` if a file cannot be written.
     """
     if not folder.is_dir():
-        raise UsageError(f"no folder {str(folder)!r}; give one that python -m experiments.sizes has written")
+        raise UsageError(f"no folder {str(folder)!r}; give one that python -m experiments.sizes wrote")
     record = environment.read(folder)
     if record["experiment"].get("kind") != "sizes":
-        raise UsageError(f"{folder} holds another experiment; python -m experiments.report {folder} reports it")
+        raise UsageError(f"{folder} holds another experiment; use python -m experiments.report {folder}")
     study = Study.from_record(record["experiment"])
     samples = read(folder)
     summary = summarise(samples, study.ways)
@@ -116,7 +116,7 @@ def _chart(summary: pd.DataFrame, folder: Path) -> list[str]:
         replace_file(folder / files.SIZES, charts.growth(summary))
     except ModuleNotFoundError as error:
         return sections.chart(str(error.name))
-    return [f"![Median seconds by the size of the tensor, a line for each way]({files.SIZES})"]
+    return [f"![Median seconds by the size of the tensor, a line for each transport]({files.SIZES})"]
 
 
 def _text(
@@ -129,8 +129,8 @@ def _text(
         ["# How time grows with the message"],
         sections.banner(record, samples.attrs.get("note", "")),
         [
-            f"An echo of one float32 tensor from another process on this machine: {study.repeats} rounds in which "
-            "every way and size has a turn, in shuffled order."
+            f"Echoes of one float32 tensor by another process on this machine, in {study.repeats} rounds. In a round "
+            "every transport and size has one turn, in shuffled order."
         ],
         chart,
         _seconds(found, ways),
@@ -145,7 +145,7 @@ def _text(
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-MEMORY = {"keep": "the C library keeps what a message has left", "default": "as the C library does by default"}
+MEMORY = {"keep": "the C library keeps freed memory", "default": "the C library's default"}
 
 
 def title(way: Way) -> str:
@@ -180,7 +180,7 @@ def _left_out(record: Mapping[str, Any]) -> list[str]:
 
 
 def _growth(found: Medians, ways: Sequence[Way]) -> list[str]:
-    """Exponents from one size to the next, and over all that are large."""
+    """Exponents from each size to the next, and fitted over the large sizes."""
     sizes = _sizes(found)
     body = [
         [f"{megabytes(small)} to {megabytes(large)}", *(_exponent(found, way, (small, large)) for way in ways)]
@@ -190,11 +190,11 @@ def _growth(found: Medians, ways: Sequence[Way]) -> list[str]:
     if len(large) > 2:
         body.append([f"fitted from {megabytes(large[0])} on", *(_exponent(found, way, large) for way in ways)])
     head = ["Growth exponent", *(title(way) for way in ways)]
-    return ["## How it grows", "", "1 is linear, 2 quadratic.", "", *table(head, body)] if body else []
+    return ["## Growth", "", "1 is linear, 2 quadratic.", "", *table(head, body)] if body else []
 
 
 def _curves(found: Medians, ways: Sequence[Way]) -> list[str]:
-    """Each way's time, taken apart into what is fixed, linear and quadratic in the size."""
+    """The fixed, linear and quadratic part of each way's time."""
     points = {
         way: [(size / MB, found[way.name, size]) for size in _sizes(found) if (way.name, size) in found] for way in ways
     }
@@ -228,7 +228,7 @@ def _crossing(found: Medians, pairs: Sequence[tuple[Way, Way]]) -> list[str]:
     size = wins_from(found, STREAM, UNARY)
     if size is None:
         return ["`grpc.send=stream` is not faster than `unary` at the largest size."]
-    return [f"`grpc.send=stream` is faster than `unary` from {megabytes(size)} on, at every size that was measured."]
+    return [f"`grpc.send=stream` is faster than `unary` from {megabytes(size)} on, at each measured size."]
 
 
 def _wire(summary: pd.DataFrame, ways: Sequence[Way]) -> list[str]:
@@ -245,14 +245,14 @@ def _wire(summary: pd.DataFrame, ways: Sequence[Way]) -> list[str]:
 HOW_TO_READ = [
     "## How to read this",
     "",
-    "- **Seconds** are of the wall clock, from a tensor in the caller's memory to its copy in the caller's memory: it "
-    "is written, sent, read, written again by the other process, sent back, and read. 1 MB = 1000000 bytes.",
-    "- The tensor is noise of a normal distribution: zlib, which is RPyC's default, leaves nine tenths of it.",
-    "- A **growth exponent** is the slope between sizes when both time and size are logarithms. Below a megabyte what "
-    "every call costs flattens it; a single step is as noisy as its two medians.",
-    "- **Parts of the seconds**: fixed + linear x MB + quadratic x MB squared, none below zero, fitted to the medians "
-    "by least squares of relative errors. What is quadratic shows in the exponents only once it is most of the time. "
-    "Memory that no longer fits a cache bends every curve: compare the figures for each MB squared with each other.",
-    "- **Bytes on the wire** are what the loopback interface counted during a call, both ways, headers and "
-    "acknowledgements included (median); the payload is the tensor there and back.",
+    "- **Seconds** are wall-clock time from a tensor in the caller's memory to its copy in the caller's memory: "
+    "written, sent, read and written again by the other process, sent back, and read. 1 MB = 1000000 bytes.",
+    "- The tensor is normally distributed noise; zlib, RPyC's default, compresses it to nine tenths.",
+    "- A **growth exponent** is the slope between two sizes on logarithmic axes. Below a megabyte the fixed cost of a "
+    "call flattens it. The exponent of a single step is as noisy as its two medians.",
+    "- **Parts of the seconds**: fixed + linear x MB + quadratic x MB squared, each at least zero, fitted to the "
+    "medians by least squares of relative errors. A quadratic part shows in the exponents only once it dominates. "
+    "Memory that no longer fits a cache bends every curve: compare the figures per MB squared with each other.",
+    "- **Bytes on the wire** is the median of the bytes that the loopback interface counted during a call, in both "
+    "directions, with headers and acknowledgements. The payload is the tensor in both directions.",
 ]

@@ -1,13 +1,13 @@
 """`python -m experiments.threads`: how many workers nested calls need, and what happens with fewer.
 
-A server has so many workers; in the flow `nested` each of them waits while its call is answered further down. Once a
-chain of calls comes back to a server more often than it has workers, it blocks for good, and nothing but a deadline
-ends it (`--when-full wait`, as gRPC's own servers do) - or it is refused at once (`--when-full refuse`, the default of
-every experiment). The flows `hub` and `forward` wait for nobody's workers.
+A server has a fixed number of workers. In the flow `nested` a worker waits while its call is answered further down the
+chain. Once a chain of calls reaches a server more often than it has workers, the request blocks until its deadline
+(`--when-full wait`, as gRPC's own servers do) or is refused at once (`--when-full refuse`, the default of every
+experiment). The flows `hub` and `forward` hold no worker while they wait.
 
-A chain of small layers is dealt to the servers in turn, so that every call crosses to another server. For each number
-of workers, real processes are started with just so many and asked once in each flow. With `--out` every answer is
-kept as it comes, and reported as other experiments are.
+A chain of small layers is assigned to the servers in turn, so that each call goes to another server. For each number of
+workers, real processes are started with that number, and each flow makes one request. `--out` keeps each outcome in a
+results folder with a report.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ from transports.base import Array
 from transports.errors import DeadlineExceeded, ResourceExhausted, SplitbenchError, UsageError, WireError
 
 DEEPEST = 100
-"""Layers in a chain: with one server, as many workers wait for each other."""
+"""Most layers of a chain; with one server, as many workers wait for each other."""
 
 
 def observe(
     chain: Chain, notify: Callable[[str], None], keep: Callable[[Outcome], None] = lambda _: None
 ) -> tuple[int, list[Outcome]]:
-    """(the predicted minimum of workers, what was observed with one worker up to one more than that minimum).
+    """(predicted minimum of workers, outcomes with one worker up to one more than that minimum).
 
-    `keep` takes each outcome as it is observed.
+    `keep` is called with each outcome at once.
     """
     with contextlib.ExitStack() as stack:
         launcher = stack.enter_context(LocalLauncher())
@@ -77,7 +77,7 @@ def observe(
 
 
 def _exported(chain: Chain, folder: Path) -> tuple[Partition, Mapping[str, Array]]:
-    """The chain, each layer a stage, exported for its servers; and an input."""
+    """The chain with a stage for each layer, exported for its servers, and an input."""
     import keras
 
     from partitioning.program import read
@@ -97,10 +97,10 @@ def _ask(
     workers: int,
     chain: Chain,
 ) -> Iterator[Outcome]:
-    """One request in each flow. What blocked is over once its deadline has passed at every server."""
+    """One request in each flow. A blocked request ends once its deadline has passed at every server."""
     name = chain.transport
     carriers = {name: transports.make(name)}
-    for flow in sorted(FLOWS, key=lambda flow: FLOWS[flow].waits):  # those that cannot block go first
+    for flow in sorted(FLOWS, key=lambda flow: FLOWS[flow].waits):  # flows that cannot block go first
         dispatcher, receiver = Dispatcher(carriers, cluster.registries), ResultReceiver(carriers)
         with contextlib.closing(dispatcher), contextlib.closing(receiver):
             begun = time.perf_counter()
@@ -122,7 +122,7 @@ def _outcome(client: Client, partition: Partition, route: Route, inputs: Mapping
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: 0 when the prediction holds, 1 when it does not or something failed, 2 for a bad value."""
+    """Exit status: 0 if the prediction holds, 1 if not or after a failure, 2 for an unusable value, 130 interrupted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     words = list(sys.argv[1:] if argv is None else argv)
@@ -153,7 +153,7 @@ def _chain(given: argparse.Namespace) -> Chain:
 
 
 def _recorded(chain: Chain, folder: Path, argv: Sequence[str]) -> tuple[int, list[Outcome]]:
-    """Observe, and leave behind a report of whatever was observed, with the reason where that is not all."""
+    """Observe, and write a report even if an error ends the run."""
     samples.claim(folder)
     environment.begin(folder, chain.record(), argv)
     with (
@@ -171,7 +171,7 @@ def _say(text: str) -> None:
 
 
 def _table(needed: int, outcomes: Sequence[Outcome]) -> Table:
-    made = Table(box=SIMPLE_HEAD, title="What one request meets, by workers of each server")
+    made = Table(box=SIMPLE_HEAD, title="Outcome of one request, by workers of each server")
     for heading in ("workers", *FLOWS):
         made.add_column(heading, no_wrap=True)
     for row in threads_report.grid(needed, outcomes):
@@ -189,9 +189,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--servers", type=int, default=3, help="servers that share them (default: %(default)s)")
     parser.add_argument("--timeout", default="2.0", metavar="SECONDS", help="deadline (default: %(default)s)")
     parser.add_argument(
-        "--when-full", default="wait", choices=("wait", "refuse"), help="when no worker is free (default: %(default)s)"
+        "--when-full",
+        default="wait",
+        choices=("wait", "refuse"),
+        help="for a call while no worker is free (default: %(default)s)",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="where results go (default: they are only shown)")
+    parser.add_argument("--out", metavar="FOLDER", help="where results go (default: they are only printed)")
     parser.add_argument("--report", metavar="FOLDER", help="derive the report of earlier results again")
     return parser
 

@@ -1,4 +1,4 @@
-"""What `experiments.threads --out` writes: threads.csv, a row for each request, and the report.md derived from it."""
+"""Records of `experiments.threads`, and the report.md derived from threads.csv, which has a row for each request."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ KIND = "threads"
 
 @dataclass(frozen=True)
 class Chain:
-    """What is asked: `depth` small layers, dealt to the servers in turn, and a deadline of `timeout` seconds."""
+    """`depth` small layers, assigned to the servers in turn; each request has a deadline of `timeout` seconds."""
 
     transport: str
     depth: int
     servers: int
     timeout: float
     when_full: str
-    """What a server does with a call that no worker is free for: let it `wait`, or `refuse` it."""
+    """What a server does with a call while no worker is free: `wait` or `refuse`."""
 
     def record(self) -> dict[str, Any]:
         """For environment.json."""
@@ -36,7 +36,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one request met: `completes`, `blocks` (until its deadline) or `refused`, and the seconds that it took."""
+    """The outcome of one request: `completes`, `blocks` (until its deadline) or `refused`; and its seconds."""
 
     workers: int
     flow: str
@@ -48,12 +48,12 @@ class Outcome:
 
 
 def observed_minimum(outcomes: Sequence[Outcome], flow: str) -> int | None:
-    """The fewest workers with which the flow completes; `None` where it never does."""
+    """The fewest workers with which the flow completes; `None` if it never does."""
     return min((item.workers for item in outcomes if item.flow == flow and item.outcome == "completes"), default=None)
 
 
 def grid(needed: int | None, outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """A row for each number of workers, and in it a text for each flow; `needed` is the predicted minimum."""
+    """A row for each number of workers, with a text for each flow. `needed`: the predicted minimum of workers."""
     found = {(item.workers, item.flow): f"{item.outcome} {number(item.seconds, 3)} s" for item in outcomes}
     made = []
     for workers in sorted({item.workers for item in outcomes}):
@@ -63,13 +63,13 @@ def grid(needed: int | None, outcomes: Sequence[Outcome]) -> list[list[str]]:
 
 
 def build(folder: Path) -> Path:
-    """Write report.md into `folder`, and return its path.
+    """Write report.md into `folder` and return its path.
 
-    Raises `UsageError` where `folder` holds no such results, and `WriteError` where the file could not be written.
+    Raises `UsageError` if `folder` holds no such results, and `WriteError` if the file cannot be written.
     """
     record = environment.read(folder)
     if record["experiment"].get("kind") != KIND:
-        raise UsageError(f"{folder} holds another experiment; give one that python -m experiments.threads has written")
+        raise UsageError(f"{folder} holds another experiment; give one that python -m experiments.threads wrote")
     files.replace_file(folder / files.REPORT, _text(record, _read(folder / files.THREADS)))
     return folder / files.REPORT
 
@@ -82,28 +82,26 @@ def _read(path: Path) -> list[Outcome]:
 
 
 def _text(record: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
-    needed = record.get("predicted")
+    needed, chain = record.get("predicted"), record["experiment"]
+    observed = observed_minimum(outcomes, "nested")
+    minimum = f"Workers that nested calls need: predicted {needed or ABSENT}, observed {observed or ABSENT}."
     parts = [
-        ["# Threads that wait for each other"],
+        ["# How many workers nested calls need"],
         sections.banner(record, ""),
-        [_asked(record["experiment"])],
-        _outcomes(needed, outcomes) if outcomes else ["Nothing was asked."],
+        [
+            f"One request in each flow, through a chain of {chain['depth']} layers assigned to {chain['servers']} "
+            f"servers in turn, over {transport_title(chain['transport'])}, with a deadline of {chain['timeout']:g} s. "
+            f"{WHEN_FULL[chain['when_full']]}"
+        ],
+        [*_table(needed, outcomes), "", minimum] if outcomes else ["No request was made."],
         HOW_TO_READ,
         sections.machine(record, {}),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
-def _asked(chain: Mapping[str, Any]) -> str:
-    return (
-        f"What one request met in each flow: a chain of {chain['depth']} layers dealt to {chain['servers']} servers in "
-        f"turn, over {transport_title(chain['transport'])}, a deadline of {chain['timeout']:g} s, and servers "
-        f"that {WHEN_FULL[chain['when_full']]}."
-    )
-
-
 def table_of(folder: Path) -> list[str]:
-    """The table in the report of `folder`. Raises `UsageError` where it holds none."""
+    """The table in the report of `folder`. Raises `UsageError` if `folder` holds no such results."""
     return _table(environment.read(folder).get("predicted"), _read(folder / files.THREADS))
 
 
@@ -112,17 +110,15 @@ def _table(needed: int | None, outcomes: Sequence[Outcome]) -> list[str]:
     return table(["Workers of each server", *FLOWS], body)
 
 
-def _outcomes(needed: int | None, outcomes: Sequence[Outcome]) -> list[str]:
-    observed = observed_minimum(outcomes, "nested")
-    minimum = f"Workers that nested calls need: predicted {needed or ABSENT}, observed {observed or ABSENT}."
-    return [*_table(needed, outcomes), "", minimum]
-
-
-WHEN_FULL = {"wait": "let a call wait until a worker is free", "refuse": "refuse a call that no worker is free for"}
+WHEN_FULL = {
+    "wait": "A call waits until a worker is free.",
+    "refuse": "A server refuses a call if no worker is free.",
+}
 HOW_TO_READ = [
     "## How to read this",
     "",
-    "- **completes**: an answer came. **blocks**: none came until the deadline. **refused**: a server had no worker "
-    "left and said so. The seconds are those of one request, the first of its cluster: they are no benchmark.",
-    "- **predicted** is the number that every experiment takes by itself, from a walk over the calls of its plan.",
+    "- **completes**: the request was answered. **blocks**: it was not answered before its deadline. **refused**: a "
+    "server had no free worker. The seconds are those of a single request, the first of its cluster: no benchmark.",
+    "- **predicted** is the number of workers that every experiment uses by default; it follows from the calls of the "
+    "plan.",
 ]

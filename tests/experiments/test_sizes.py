@@ -154,7 +154,7 @@ REFUSED = {
     "a seed": (["--seed", "-1"], "from 0 on"),
     "an option of nobody": (["--transport", "rpyc", "--option", "grpc.chunk=2000"], "is not measured"),
     "an option that is none": (["--option", "grpc.chunks=2000"], "did you mean 'chunk'"),
-    "what is measured anyway": (["--option", "grpc.send=stream"], "every value is measured"),
+    "what is measured anyway": (["--option", "grpc.send=stream"], "every value of it is measured"),
     "no folder to report": (["--report", "nowhere"], "no folder 'nowhere'"),
     "another experiment": (["--report", str(ROOT / "results/reference/tuned-layer")], "holds another experiment"),
 }

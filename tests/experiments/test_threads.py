@@ -58,7 +58,7 @@ def test_what_is_kept_is_like_the_results_of_other_experiments(
     before = (folder / "report.md").read_bytes()
     assert threads_report.build(folder).read_bytes() == before
     text = before.decode()
-    assert "a chain of 4 layers dealt to 2 servers in turn, over gRPC, a deadline of 4 s" in text
+    assert "a chain of 4 layers assigned to 2 servers in turn, over gRPC, with a deadline of 4 s" in text
     assert "predicted 2, observed 2." in text
     assert len(re.findall(r"\| +completes ", text)) == 8  # padded where another took a digit more to write
     assert threads.main(["--out", str(folder)]) == 2
@@ -74,7 +74,7 @@ def test_a_report_of_what_was_cut_off(tmp_path: Path) -> None:
     text = threads_report.build(tmp_path).read_text()
     assert "**INCOMPLETE**: it was interrupted" in text
     assert "completes 0.250 s" in text
-    assert "refuse a call" in text
+    assert "refuses a call" in text
 
 
 def test_every_column_is_described() -> None:
