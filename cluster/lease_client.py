@@ -15,6 +15,7 @@ from transports.address import Address
 from transports.base import Message, Transport
 from transports.errors import WireError
 from transports.pool import Pool
+from transports.process import StopSignal
 
 log = logging.getLogger("splitbench.cluster")
 
@@ -26,6 +27,10 @@ BEAT = 1.0
 """Seconds that it may take for one later on, when nothing waits for that."""
 RETRY = 0.2
 """Seconds until a server asks again for a portion that is not free yet."""
+
+
+Stop = threading.Event | StopSignal
+"""What ends a server: set by a signal, or by the server itself when it has lost its portion."""
 
 
 class LeaseClient:
@@ -43,7 +48,7 @@ class LeaseClient:
         *,
         claim: int | None = None,
         patience: float = 0.0,
-        stop: threading.Event | None = None,
+        stop: Stop | None = None,
         lost: Callable[[WireError], None] = lambda error: None,
     ) -> None:
         """Take portion `claim` (None: one that is missing), waiting up to `patience` seconds for a free one, or `stop`.
@@ -91,7 +96,7 @@ class LeaseClient:
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _first(self, claim: int | None, until: float, stop: threading.Event) -> tuple[int, int, float]:
+    def _first(self, claim: int | None, until: float, stop: Stop) -> tuple[int, int, float]:
         while True:
             try:
                 return self._register({} if claim is None else {"server": claim}, ANSWER)

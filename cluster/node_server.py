@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.dispatcher import Dispatcher
-from cluster.lease_client import LeaseClient
+from cluster.lease_client import LeaseClient, Stop
 from cluster.manifest import sealed, verify
 from cluster.model_servers.stages import ModelServerClients
 from cluster.node import Execute, Node, Shard
@@ -68,7 +68,7 @@ class NodeServer:
         workers: int = 8,
         claim: int | None = None,
         patience: float = 0.0,
-        stop: threading.Event | None = None,
+        stop: Stop | None = None,
     ) -> None:
         """`load`: the server's index -> its shards. `claim` and `patience`: see `LeaseClient`. `stop` is set to
         end the server, and by the server itself when its portion is lost.
@@ -76,7 +76,7 @@ class NodeServer:
         Raises `NoPortion` when every portion is taken.
         """
         self._stack = contextlib.ExitStack()
-        self._stop = stop or threading.Event()
+        self._stop: Stop = stop or threading.Event()
         self._lost: WireError | None = None
         self._lease_client: LeaseClient | None = None
         with contextlib.ExitStack() as undo:

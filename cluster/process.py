@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from partitioning.silence import silenced
 from transports.address import Address
 from transports.base import Transport
 from transports.errors import SplitbenchError, UsageError
-from transports.process import MALLOC, keep_memory, parse_ready, ready_line, stop_event
+from transports.process import MALLOC, StopSignal, keep_memory, parse_ready, ready_line
 
 DRAIN = 3.0
 """Seconds that requests under way have to finish in when a node is told to end."""
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None, announce: Callable[[str], None] | None =
     `announce` takes the READY line; without it, it goes to standard output.
     """
     arguments = _parser().parse_args(argv)
-    stop = stop_event(arguments.until_eof)
+    stop = StopSignal(arguments.until_eof)
     try:
         options = transports.parse_options(arguments.option)
         chosen = {name: transports.make(name, options) for name in arguments.transport.split(",")}
@@ -64,7 +63,7 @@ def _run_registry(
     arguments: argparse.Namespace,
     chosen: Mapping[str, Transport],
     stack: contextlib.ExitStack,
-    stop: threading.Event,
+    stop: StopSignal,
 ) -> Service:
     from cluster.node_server import addresses, serve_all
 
@@ -77,7 +76,7 @@ def _run_node(
     arguments: argparse.Namespace,
     chosen: Mapping[str, Transport],
     stack: contextlib.ExitStack,
-    stop: threading.Event,
+    stop: StopSignal,
 ) -> Service:
     from cluster.model_servers.stages import ModelServerClients
     from cluster.node_server import NodeServer, load_shards

@@ -19,7 +19,7 @@ from transports import check_host
 from transports.address import Address
 from transports.errors import SplitbenchError, UsageError
 from transports.limits import Limits
-from transports.process import MALLOC, freeze_garbage, keep_memory, ready_line, stop_event
+from transports.process import MALLOC, StopSignal, freeze_garbage, keep_memory, ready_line
 
 WORKERS = 4 * (os.cpu_count() or 1)
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, announce: Callable[[str], None] | No
     `announce` takes the READY line; without it, it goes to standard output.
     """
     arguments = _parser().parse_args(argv)
-    stop = stop_event(arguments.until_eof)
+    stop = StopSignal(arguments.until_eof)
     try:
         check_host(arguments.host, Limits(), arguments.insecure)
         with contextlib.ExitStack() as stack:

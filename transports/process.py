@@ -1,4 +1,4 @@
-"""What every process that serves handlers does: announce its addresses, end when told to, keep its memory.
+"""What every serving process does: announce its addresses, end on a signal, keep freed memory.
 
 The announcement is one line, `READY NAME=HOST:PORT ...`, written once others may call.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 import os
+import select
 import signal
-import threading
+import time
 from collections.abc import Iterable, Mapping
 
 from transports.address import Address
@@ -36,21 +38,49 @@ def parse_ready(words: Iterable[str]) -> dict[str, Address]:
     return {name: Address.parse(address) for name, _, address in pairs}
 
 
-def stop_event(until_eof: bool) -> threading.Event:
-    """An event that is set on SIGTERM, on Ctrl-C and, with `until_eof`, when standard input closes."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if until_eof:
-        threading.Thread(target=_wait_for_eof, args=(stop,), daemon=True).start()
-    return stop
+class StopSignal:
+    """Set by SIGTERM, by Ctrl-C, by `set` and, with `until_eof`, by the end of standard input. Once set, it stays set.
+
+    It takes no lock, so that a signal can arrive at any moment: the interpreter's own handler writes a byte to a pipe,
+    and `wait` polls that pipe. A `threading.Event` that is set by a signal handler blocks for good if the main thread
+    holds the event's lock at that moment. It starts no thread either. Make it in the main thread, once per process.
+    """
+
+    def __init__(self, until_eof: bool = False) -> None:
+        self._watched, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._until_eof = until_eof
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # without a handler in Python, nothing is written to the pipe
+
+    def set(self) -> None:
+        """Set it, from any thread."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe is set already
+            os.write(self._wake, b"\0")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait up to `timeout` seconds (None: for good) until it is set; whether it is."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            watched = [self._watched, 0] if self._until_eof else [self._watched]
+            left = None if until == math.inf else max(0.0, until - time.monotonic())
+            found, _, _ = select.select(watched, [], [], left)
+            if self._watched in found:  # its bytes are left in the pipe, so that it stays set
+                return True
+            if not found:
+                return False
+            if not _read_some():
+                self._until_eof = False
+                self.set()
 
 
-def _wait_for_eof(stop: threading.Event) -> None:
-    # Not sys.stdin: this thread would hold its lock when the interpreter exits.
-    while os.read(0, 4096):
-        pass
-    stop.set()
+def _read_some() -> bytes:
+    # Not sys.stdin: its buffer would hide what has come from `select`.
+    try:
+        return os.read(0, 4096)
+    except OSError:
+        return b""
 
 
 def keep_memory() -> bool:

@@ -19,7 +19,7 @@ from typing import IO
 import transports
 from transports import Address, Message
 from transports.errors import SplitbenchError, UsageError
-from transports.process import MALLOC, keep_memory, parse_ready, stop_event
+from transports.process import MALLOC, StopSignal, keep_memory, parse_ready
 
 WORKERS = 4
 GRACE = 10.0
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     if given.malloc == "keep":
         keep_memory()
-    stop = stop_event(until_eof=True)
+    stop = StopSignal(until_eof=True)
     try:
         made = {name: transports.make(name, transports.parse_options(given.option)) for name in given.names}
         with contextlib.ExitStack() as servers:
