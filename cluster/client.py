@@ -1,7 +1,7 @@
-"""The client: asks where the model's inputs are awaited, sends them, and receives the model's outputs.
+"""The client: sends the model's inputs to the servers that await them, and returns the model's outputs.
 
-An inference changes nothing at the servers, so that one which was lost may be tried again. Every attempt is a request
-of its own: what is still under way of the last one meets nothing of the next.
+An inference changes nothing at the servers, so that a failed one may be retried. Each retry is a request with a new id,
+so late messages of an earlier attempt cannot mix with it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from cluster.dispatcher import UNREACHABLE, Dispatcher
 from cluster.errors import NoServer
 from cluster.flows import FLOWS
 from cluster.partition import Partition
-from cluster.request import Request, RequestStats, Route
+from cluster.request import NO_STATS, Request, RequestStats, Route
 from cluster.result_receiver import ResultReceiver
 from transports.base import Array
 
-PAUSE, LONGEST = 0.05, 1.0
-"""Seconds before the first repeat; they double with each one, up to the longest."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+"""Seconds before the first retry; they double with each further one, up to the longest."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's outputs by tensor name, and what getting them cost."""
+    """The model's outputs by tensor name, and the statistics of the request."""
 
     outputs: Mapping[str, Array]
     stats: RequestStats
-    """Of the attempt that was answered."""
+    """Of the attempt that succeeded."""
     repeats: int = 0
-    """Attempts before that one, which were lost."""
+    """Attempts that failed before it."""
 
 
 class Client:
-    """One of possibly many; its request ids are unique among them all."""
+    """Any number of clients may call one cluster: request ids are unique among them all."""
 
     def __init__(self, dispatcher: Dispatcher, receiver: ResultReceiver) -> None:
         self._dispatcher = dispatcher
@@ -49,9 +49,9 @@ class Client:
     ) -> Answer:
         """Run `partition` on `inputs` (tensor name -> array, batch first) within `timeout` seconds.
 
-        A request that is lost with a server, or not answered within its share of the time, is repeated up to `repeats`
-        times, by servers that the registry knows by then. Raises the `WireError` of the last attempt; `NoServer` when
-        an output of the model did not come back.
+        A request that fails because a server cannot be reached, or that is not answered within its share of the time,
+        is retried up to `repeats` times with servers that the registry names then. Raises the `WireError` of the last
+        attempt, and `NoServer` when an output of the model is missing from the answer.
         """
         number, deadline = next(self._numbers), time.monotonic() + timeout
         for attempt in range(repeats + 1):
@@ -60,20 +60,24 @@ class Client:
             request = Request(name, route, time.monotonic() + share, turn=number + attempt, attempt=attempt)
             try:
                 request, asked = self._dispatcher.pinned(request, partition)
-                answer = self._ask(request, partition, inputs)
-                return Answer(answer.outputs, answer.stats + asked, repeats=attempt)
+                outputs, stats = self._attempt(request, partition, inputs)
+                return Answer(outputs, stats if asked is NO_STATS else stats + asked, repeats=attempt)
             except (*UNREACHABLE, NoServer):
                 self._dispatcher.avoid(request)
-                pause = min(LONGEST, PAUSE * 2**attempt)
+                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
                 if attempt == repeats or time.monotonic() + pause > deadline:
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _ask(self, request: Request, partition: Partition, inputs: Mapping[str, Array]) -> Answer:
-        sent = {name: inputs[name] for name in partition.plan.inputs if name in partition.plan.edges}
-        outputs, stats = FLOWS[request.route.flow].ask(request, partition, sent, self._dispatcher, self._receiver)
-        missing = [name for name in partition.plan.outputs if name not in outputs]
+    def _attempt(
+        self, request: Request, partition: Partition, inputs: Mapping[str, Array]
+    ) -> tuple[Mapping[str, Array], RequestStats]:
+        plan = partition.plan
+        sent = {name: inputs[name] for name in plan.inputs if name in plan.edges}
+        flow = FLOWS[request.route.flow]
+        outputs, stats = flow.ask(request, partition, sent, self._dispatcher, self._receiver)
+        missing = [name for name in plan.outputs if name not in outputs]
         if missing:
             raise NoServer(f"the servers answered without the model's outputs {', '.join(map(repr, missing))}")
-        return Answer(outputs, stats)
+        return outputs, stats

@@ -1,18 +1,19 @@
-"""Finds where tensors are awaited, and carries them there as a request's route says."""
+"""Finds the servers that await tensors, and sends tensors there as a request's route says."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cluster.errors import Draining, NoServer, StaleEpoch
 from cluster.leases import Holder
 from cluster.partition import Partition
 from cluster.registry import parse_holders
-from cluster.request import Request, RequestStats, Route
+from cluster.request import NO_STATS, Request, RequestStats, Route
 from transports.address import Address
 from transports.base import Array, Message, Transport
 from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, WireError
@@ -22,22 +23,14 @@ log = logging.getLogger("splitbench.cluster")
 
 Holders = Mapping[int, tuple[Holder, ...]]
 """Portion -> the servers that hold it."""
-Key = tuple[str, str, str, str]
-"""Of what the registry was asked: method, partition, tensor, transport."""
 
 UNREACHABLE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Draining)
-"""Errors after which a server, or one behind it, may not be where it was."""
+"""Errors after which a server, or one behind it, may have moved."""
 
 FAILURE_NOTICE_TIMEOUT = 1.0
-"""Seconds that telling a client of a failure may take, whatever is left of its request."""
+"""Seconds that the notice of a failure to a client may take, however much time its request has left."""
 
-
-@dataclass(frozen=True)
-class _Known:
-    """What the registry said, and how long that may be relied on: as long as a lease lasts."""
-
-    holders: Holders
-    until: float
+ASKED = RequestStats(lookups=1)
 
 
 @dataclass(frozen=True)
@@ -45,42 +38,50 @@ class Delivery:
     """Tensors that go to one server in one message."""
 
     server: int
-    """Whose portion awaits them."""
+    """The portion that awaits them."""
     holder: Holder
     tensors: Mapping[str, Array]
 
 
-def bundles(to: Mapping[str, frozenset[int]], send: str) -> list[tuple[int, list[str]]]:
-    """(server, tensor names) for each message: one for each server, or (`tensor`) one for each tensor and server."""
-    if send == "tensor":
-        return [(server, [name]) for name, servers in to.items() for server in sorted(servers)]
-    servers = sorted({server for found in to.values() for server in found})
-    return [(server, [name for name in to if server in to[name]]) for server in servers]
+class _Answer(NamedTuple):
+    """What the registry answered, valid until `until` (monotonic clock): for as long as a lease lasts."""
+
+    holders: Holders
+    until: float
+
+
+class _Registry(NamedTuple):
+    """Settings of the registry that is reached over one transport, from its last answer."""
+
+    lease: float
+    """Seconds."""
+    replicas: int
 
 
 class Dispatcher:
-    """One in each process; used by many threads at once."""
+    """One per process, used by many threads at once. Each transport may have a registry of its own."""
 
     def __init__(self, transports: Mapping[str, Transport], registries: Mapping[str, Address]) -> None:
-        """`transports` by name, and where the registry is reached on each of them."""
+        """`transports` by name; `registries`: where the registry listens on each of them."""
         self._transports = transports
-        self._registries = registries
+        self._addresses = registries
+        self._registries: dict[str, _Registry] = {}
         self._pools: dict[tuple[str, str, str], Pool] = {}
-        self._known: dict[Key, _Known] = {}
+        self._answers: dict[tuple[str, str, str, str], _Answer] = {}
         self._avoided: dict[int, float] = {}
-        self._lease, self._replicas = 0.0, 1
         self._closed = False
         self._lock = threading.Lock()
 
     def pinned(self, request: Request, partition: Partition) -> tuple[Request, RequestStats]:
-        """`request` with a server chosen for each portion of `partition` that several may hold, and what that cost.
+        """`request` with a replica chosen for each portion of `partition`, and the statistics of choosing.
 
-        They take turns, request by request. Whoever was `avoid`ed is left out while there is another.
+        Replicas take turns from request to request. Those that were `avoid`ed are skipped while another is there.
+        Without replicas, the request is returned as it is.
         """
-        if self._replicas < 2:
-            return request, RequestStats()
-        everyone = frozenset(range(partition.servers))
-        held, stats = self._ask(request, "who", enough=lambda holders: everyone <= holders.keys())
+        known = self._registries.get(request.route.transport)
+        if known is None or known.replicas < 2:
+            return request, NO_STATS
+        held, stats = self._ask(request, "who", "", range(partition.servers))
         now = time.monotonic()
         pins = {}
         for server, holders in held.items():
@@ -89,106 +90,110 @@ class Dispatcher:
         return replace(request, pins=pins), stats
 
     def avoid(self, request: Request) -> None:
-        """Leave the servers of `request`, which was lost, out of the turns for as long as a lease lasts."""
+        """Skip the replicas that `request`, which failed, was pinned to, for as long as a lease lasts."""
+        known = self._registries.get(request.route.transport)
         now = time.monotonic()
         with self._lock:
             self._avoided = {epoch: until for epoch, until in self._avoided.items() if now < until}
-            self._avoided |= dict.fromkeys(request.pins.values(), now + self._lease)
+            if known:
+                self._avoided |= dict.fromkeys(request.pins.values(), now + known.lease)
 
     def deliveries(
         self, request: Request, partition: Partition, leaving: Mapping[str, Array]
     ) -> Iterator[tuple[Delivery, RequestStats]]:
-        """What has to be sent so that each tensor reaches every server that awaits it, in the order of production.
+        """The messages that bring each tensor to every server that awaits it, with the statistics of finding them.
 
-        With it comes what finding the addresses cost. Raises `NoServer` for a server that is not there: a missing
-        successor is never taken for the end of the model.
+        Raises `NoServer` for a portion without a holder: a missing successor never means the end of the model.
         """
         found: dict[str, Holders] = {}
-        to = {name: partition.destinations(name, request.route.local_calls) for name in leaving}
-        for server, names in bundles(to, request.route.send):
-            stats = RequestStats()
+        for server, names in partition.messages(tuple(leaving), request.route.local_calls, request.route.send):
+            stats = NO_STATS
             for name in names:
                 if name not in found:
-                    found[name], asked = self._find(request, name, to[name])
-                    stats += asked
+                    to = partition.destinations(name, request.route.local_calls)
+                    found[name], asked = self._ask(request, "where", name, to)
+                    stats = stats + asked if asked is not NO_STATS else stats
                 holder = _holder(request, found[name], server, name, partition)
             yield Delivery(server, holder, {name: leaving[name] for name in names}), stats
 
     def send(
         self, request: Request, delivery: Delivery, carry: RequestStats | None = None
     ) -> tuple[Message, RequestStats]:
-        """Carry `delivery` over and return the server's answer, and what carrying it cost.
+        """Send `delivery`; returns the server's answer and the statistics of sending.
 
-        `carry` goes along: what the request has cost so far, where no answer will tell. Raises a `WireError`; one that
-        says that the server is not there names it.
+        `carry`: statistics that travel with the message, where no answer brings them back. Raises a `WireError`; one
+        that says that the server cannot be reached names it.
         """
-        fields = request.fields() | {"epoch": delivery.holder.epoch} | (carry.fields() if carry else {})
+        fields = request.fields()
+        fields["epoch"] = delivery.holder.epoch
+        if carry is not None:
+            fields.update(carry.fields())
         message = Message("infer", fields, delivery.tensors)
         try:
-            reply, made = self.call(request, delivery.holder.address, message)
+            reply, made = self._call(request, delivery.holder.address, message)
         except UNREACHABLE as error:
             self._forget(delivery.holder)
             if error.remote or not isinstance(error, (ConnectError, ConnectionLost)):
                 raise
             raise type(error)(f"server {delivery.server}: {error}") from error
-        cost = RequestStats(messages=1, payload=message.payload + reply.payload, connects=made)
-        return reply, cost
+        return reply, RequestStats(1, message.payload + reply.payload, 0, made)
 
-    def deliver(self, request: Request, outputs: Mapping[str, Array], cost: RequestStats) -> None:
-        """Send outputs of the model to the client, with what they have cost."""
-        self.call(
-            request, Address.parse(request.reply_to), Message("result", request.fields() | cost.fields(), outputs)
-        )
+    def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
+        """Send outputs of the model, and the statistics so far, to the client's result receiver."""
+        message = Message("result", request.fields() | stats.fields(), outputs)
+        self._call(request, Address.parse(request.reply_to), message)
 
-    def report_failure(self, request: Request, error: WireError) -> None:
-        """Tell the client why there will be no outputs. One that is gone needs no telling."""
+    def send_failure(self, request: Request, error: WireError) -> None:
+        """Tell the client's result receiver why there will be no outputs. A client that has gone is only logged."""
         fields = {"request": request.id, "kind": error.kind, "text": str(error)}
         try:
             pool = self._pool(request.route)
             pool.call(Address.parse(request.reply_to), Message("failed", fields), FAILURE_NOTICE_TIMEOUT)
         except WireError as lost:
-            log.warning("request %s: %s; and the client cannot be told: %s", request.id, error, lost)
-
-    def call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
-        """The answer of the server at `address`, and how many connections were made for it. Raises `WireError`."""
-        if request.remaining <= 0:
-            raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
-        reply, made = self._pool(request.route).call(address, message, request.remaining)
-        return reply, int(made)
+            log.warning("request %s: %s; the client cannot be notified: %s", request.id, error, lost)
 
     def close(self) -> None:
-        """Let go of every connection, and make no more."""
+        """Close every connection, and open no more."""
         with self._lock:
             self._closed = True
             pools, self._pools = self._pools, {}
         for pool in pools.values():
             pool.close()
 
-    def _find(self, request: Request, tensor: str, awaited_by: frozenset[int]) -> tuple[Holders, RequestStats]:
-        """Where `tensor` is awaited. What is remembered has to have every server, and those of the request's pins."""
-        return self._ask(request, "where", tensor, enough=lambda found: _has(found, awaited_by, request.pins))
+    def _call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
+        """The answer of the handler at `address`, and how many connections were opened. Raises a `WireError`."""
+        if (left := request.remaining) <= 0:
+            raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
+        reply, made = self._pool(request.route).call(address, message, left)
+        return reply, int(made)
 
     def _ask(
-        self, request: Request, method: str, tensor: str = "", *, enough: Callable[[Holders], bool]
+        self, request: Request, method: str, tensor: str, servers: range | frozenset[int]
     ) -> tuple[Holders, RequestStats]:
-        """What the registry answers, or has answered within a lease, where that is `enough`; and what asking cost."""
+        """The registry's answer, and the statistics of asking.
+
+        A cached answer is used where the route allows it, unless it has expired or lacks one of `servers` or a pinned
+        replica. Retries always ask.
+        """
         route = request.route
         key = (method, route.partition, tensor, route.transport)
-        known = self._known.get(key) if route.registry == "cached" and not request.attempt else None
-        if known and time.monotonic() < known.until and enough(known.holders):
-            return known.holders, RequestStats()
+        if route.registry == "cached" and not request.attempt and (known := self._answers.get(key)):
+            pins = request.pins if method == "where" else {}
+            if time.monotonic() < known.until and _has(known.holders, servers, pins):
+                return known.holders, NO_STATS
         question = Message(method, {"partition": route.partition, "tensor": tensor, "transport": route.transport})
-        reply, made = self.call(request, self._registries[route.transport], question)
+        reply, made = self._call(request, self._addresses[route.transport], question)
         found = parse_holders(str(reply.fields["servers"]))
-        self._lease, self._replicas = float(reply.fields["ttl"]), int(reply.fields["replicas"])
-        self._known[key] = _Known(found, time.monotonic() + self._lease)
-        return found, RequestStats(lookups=1, connects=made)
+        lease = float(reply.fields["ttl"])
+        self._registries[route.transport] = _Registry(lease, int(reply.fields["replicas"]))
+        self._answers[key] = _Answer(found, time.monotonic() + lease)
+        return found, RequestStats(lookups=1, connects=made) if made else ASKED
 
     def _forget(self, holder: Holder) -> None:
-        """Ask the registry again before anything is sent where `holder` was known to be."""
-        for key, known in list(self._known.items()):
+        """Drop every cached answer that names `holder`."""
+        for key, known in list(self._answers.items()):
             if any(holder in holders for holders in known.holders.values()):
-                self._known.pop(key, None)
+                self._answers.pop(key, None)
 
     def _pool(self, route: Route) -> Pool:
         key = (route.transport, route.connections, route.codec)
@@ -201,19 +206,22 @@ class Dispatcher:
             return self._pools[key]
 
 
-def _has(holders: Holders, servers: frozenset[int], pins: Mapping[int, int]) -> bool:
-    """Whether there is somebody for each of `servers`, and where it is pinned, that one."""
-    epochs = {server: [holder.epoch for holder in holders.get(server, ())] for server in servers}
-    return all(found and pins.get(server, found[0]) in found for server, found in epochs.items())
+def _has(holders: Holders, servers: range | frozenset[int], pins: Mapping[int, int]) -> bool:
+    """Whether each of `servers` has a holder and, where it is pinned, that one."""
+    for server in servers:
+        held = holders.get(server)
+        if not held or (server in pins and all(holder.epoch != pins[server] for holder in held)):
+            return False
+    return True
 
 
 def _holder(request: Request, found: Holders, server: int, tensor: str, partition: Partition) -> Holder:
-    """Who serves the portion `server` of the request. Raises `NoServer` where nobody does."""
+    """The holder of portion `server` for this request. Raises `NoServer` where there is none."""
     holders = found.get(server, ())
     pin = request.pins.get(server)
     meant = [holder for holder in holders if pin in (None, holder.epoch)]
     if not meant:
         stages = [stage.name for stage in partition.portion(server) if tensor in stage.inputs]
-        whom = "nobody holds" if pin is None or not holders else f"who was to serve the request (epoch {pin}) has left"
+        whom = "nobody holds" if pin is None or not holders else f"the pinned replica (epoch {pin}) no longer holds"
         raise NoServer(f"{whom} stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
     return meant[request.turn % len(meant)]

@@ -1,32 +1,33 @@
-"""Flows: who sends a stage's output on to the next. Compositions over `Dispatcher.send`; no feature of a transport.
+"""Flows: who sends a stage's outputs on. Each is a composition over `Dispatcher.send` and needs nothing of a transport.
 
-`nested`    a server sends its outputs to every server that awaits them and answers its caller only when these have
+`nested`    a server sends its outputs to every server that awaits them and answers its caller after these have
             answered: the model's outputs come back up the stack of calls. A server that still misses an input answers
-            empty. Each server waits in a worker of its own, as deep as the stack is.
-`hub`       a server answers its caller with what it has computed; the client sends it on. No server calls another.
-`forward`   a server acknowledges, computes later, and hands on; the model's outputs go to an address of the client's.
-            No call waits for another one's computation, so that requests follow each other through the servers.
+            with no tensors. Each server on the stack occupies a worker until it is answered.
+`hub`       a server answers its caller with its outputs, and the client sends them on. No server calls another.
+`forward`   a server acknowledges a message, executes later and sends on; the model's outputs go to the client's result
+            receiver. No call waits for computation, so that consecutive requests overlap in the servers.
 """
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.dispatcher import Dispatcher
-from cluster.lanes import HERE
 from cluster.partition import Partition
-from cluster.request import Request, RequestStats
+from cluster.queues import LOCAL
+from cluster.request import NO_STATS, Request, RequestStats
 from cluster.result_receiver import ResultReceiver
 from transports.base import Array, Message, as_wire_error
 
 Tensors = Mapping[str, Array]
 
-Errand = Generator[str, None, None]
-"""What is done about a message after it was acknowledged, step by step. Before each it yields the lane where that is to
-be done (`cluster.lanes`): an address that is sent to, or `HERE`. What is raised there says that it will not be done."""
+Steps = Generator[str, None, None]
+"""Work on a message after it was acknowledged. Each yield names the queue in which the next step runs: an address that
+is sent to, or `LOCAL`. An exception thrown in at a yield means that the queue rejected the step."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Produced:
     """What executing stages at one server gave."""
 
     outputs: Tensors
-    """The model's own."""
+    """Outputs of the model."""
     leaving: Tensors
-    """What other servers await."""
-    cost: RequestStats
+    """Tensors that other servers await."""
+    stats: RequestStats
 
 
 class Visit(Protocol):
-    """The coming of a message to a server: what a flow has to do with there."""
+    """A message at a server, and what a flow can do with it there."""
 
     @property
     def request(self) -> Request: ...
@@ -51,36 +52,36 @@ class Visit(Protocol):
     def dispatcher(self) -> Dispatcher: ...
 
     def run(self) -> Produced:
-        """Execute what the message's tensors complete."""
+        """Execute every stage that the message's tensors complete."""
 
-    def later(self, errand: Errand) -> None:
-        """Have `errand` done once there is time. Raises `ResourceExhausted` where too much waits already."""
+    def defer(self, steps: Steps) -> None:
+        """Run `steps` in their queues. Raises `ResourceExhausted` where too many messages wait already."""
 
-    def carried(self) -> None:
-        """Note what the message says that its request has cost, its own carriage included."""
+    def add_carried_stats(self) -> None:
+        """Take over the statistics that the message carries, and count the message itself."""
 
-    def owe(self, cost: RequestStats) -> None:
-        """Note what this request has cost here: the next message about it carries the sum on."""
+    def add_stats(self, stats: RequestStats) -> None:
+        """Add statistics, which the next outgoing message of the request carries."""
 
-    def settle(self) -> RequestStats:
-        """Everything owed since this was last asked."""
+    def take_stats(self) -> RequestStats:
+        """The statistics added since this was last called."""
 
 
 class Flow(ABC):
     """The client's part and a server's part."""
 
     waits: bool = False
-    """Whether a server waits in a call for what other servers compute."""
+    """Whether a server waits in a call until other servers have computed."""
 
     @abstractmethod
     def ask(
         self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
     ) -> tuple[Tensors, RequestStats]:
-        """Send the model's inputs; the model's outputs that came of it, and what that cost."""
+        """Send the model's inputs; returns the model's outputs and the request's statistics."""
 
     @abstractmethod
     def answer(self, visit: Visit) -> Message:
-        """What a server answers to the sender of tensors."""
+        """A server's answer to a message with tensors."""
 
 
 class Nested(Flow):
@@ -93,8 +94,10 @@ class Nested(Flow):
 
     def answer(self, visit: Visit) -> Message:
         produced = visit.run()
-        outputs, cost = _gather(visit.request, visit.partition, produced.leaving, visit.dispatcher)
-        return Message("outputs", (produced.cost + cost).fields(), {**produced.outputs, **outputs})
+        if not produced.leaving:
+            return Message("outputs", produced.stats.fields(), produced.outputs)
+        outputs, stats = _gather(visit.request, visit.partition, produced.leaving, visit.dispatcher)
+        return Message("outputs", (produced.stats + stats).fields(), {**produced.outputs, **outputs})
 
 
 class Hub(Flow):
@@ -102,66 +105,68 @@ class Hub(Flow):
         self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
     ) -> tuple[Tensors, RequestStats]:
         outputs: dict[str, Array] = {}
-        total = RequestStats()
+        total = NO_STATS
         while inputs:
-            found, cost = _gather(request, partition, inputs, dispatcher)
-            total += cost
+            found, stats = _gather(request, partition, inputs, dispatcher)
+            total += stats
             outputs.update((name, found[name]) for name in found if name in partition.plan.outputs)
             inputs = {name: found[name] for name in found if partition.destinations(name, request.route.local_calls)}
         return outputs, total
 
     def answer(self, visit: Visit) -> Message:
         produced = visit.run()
-        return Message("outputs", produced.cost.fields(), {**produced.outputs, **produced.leaving})
+        return Message("outputs", produced.stats.fields(), {**produced.outputs, **produced.leaving})
 
 
 class Forward(Flow):
     def ask(
         self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
     ) -> tuple[Tensors, RequestStats]:
-        with receiver.expect(request, partition.plan.outputs) as awaited:
-            total = RequestStats()
-            for delivery, asked in dispatcher.deliveries(awaited.request, partition, inputs):
-                _, cost = dispatcher.send(awaited.request, delivery, carry=RequestStats())
-                total = total + asked + RequestStats(connects=cost.connects)
-            outputs, cost = awaited.outputs()
-            return outputs, total + cost
+        with receiver.expect(request, partition.plan.outputs) as pending:
+            total = NO_STATS
+            for delivery, asked in dispatcher.deliveries(pending.request, partition, inputs):
+                _, stats = dispatcher.send(pending.request, delivery, carry=NO_STATS)
+                total += asked + RequestStats(connects=stats.connects)
+            outputs, stats = pending.outputs()
+            return outputs, total + stats
 
     def answer(self, visit: Visit) -> Message:
-        visit.later(self._hand_on(visit))
-        return Message("accepted", RequestStats().fields())
+        visit.defer(self._steps(visit))
+        return Message("accepted", NO_STATS.fields())
 
-    def _hand_on(self, visit: Visit) -> Errand:
+    def _steps(self, visit: Visit) -> Steps:
         request = visit.request
+        queued_at = time.perf_counter()
         try:
-            yield HERE
-            visit.carried()
+            yield LOCAL
+            visit.add_stats(RequestStats(queued=time.perf_counter() - queued_at))
+            visit.add_carried_stats()
             produced = visit.run()
-            visit.owe(produced.cost)
+            visit.add_stats(produced.stats)
             for delivery, asked in visit.dispatcher.deliveries(request, visit.partition, produced.leaving):
-                visit.owe(asked)
+                visit.add_stats(asked)
                 yield str(delivery.holder.address)
-                _, sent = visit.dispatcher.send(request, delivery, carry=visit.settle())
-                visit.owe(RequestStats(connects=sent.connects))
+                _, sent = visit.dispatcher.send(request, delivery, carry=visit.take_stats())
+                visit.add_stats(RequestStats(connects=sent.connects))
             if produced.outputs:
                 yield request.reply_to
-                visit.dispatcher.deliver(request, produced.outputs, visit.settle())
-        except Exception as error:  # nobody waits for this call: the client is told, or it would wait for its deadline
+                visit.dispatcher.send_result(request, produced.outputs, visit.take_stats())
+        except Exception as error:  # no call waits for these steps: without a notice the client waits for its deadline
             failure = as_wire_error(error)
             yield request.reply_to
-            visit.dispatcher.report_failure(request, failure)
+            visit.dispatcher.send_failure(request, failure)
 
 
 def _gather(
     request: Request, partition: Partition, leaving: Tensors, dispatcher: Dispatcher
 ) -> tuple[Tensors, RequestStats]:
-    """Send what leaves, one message after the other, and gather what is answered."""
+    """Send `leaving`, one message after the other, and gather the answers."""
     outputs: dict[str, Array] = {}
-    total = RequestStats()
+    total = NO_STATS
     for delivery, asked in dispatcher.deliveries(request, partition, leaving):
-        reply, cost = dispatcher.send(request, delivery)
+        reply, stats = dispatcher.send(request, delivery)
         outputs.update(reply.tensors)
-        total = total + asked + cost + RequestStats.of(reply)
+        total += asked + stats + RequestStats.of(reply)
     return outputs, total
 
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from cluster.execution import Shard
 from cluster.leases import Leases
 from cluster.model_servers.stages import ModelServerClients
-from cluster.node import Shard
 from cluster.node_server import LOOPBACK, NodeServer, Shards, addresses, make_shards, serve_all
 from cluster.partition import Partition
 from cluster.registry import Registry

@@ -1,7 +1,7 @@
-"""A node: holds a portion of each partition, gathers inputs, executes stages, and hands the outputs on.
+"""A node: holds a shard of each partition, keeps inputs until a stage has them all, executes stages, sends outputs on.
 
-It knows no transport: it is a handler (`Node.handle`) that any number of transports serve at once, and it sends through
-a `Dispatcher`. Several requests, of several clients, may be in it at a time.
+It depends on no transport. `Node.handle` is a handler that several transports may serve at once, and a `Dispatcher`
+sends for it. Several requests, of several clients, may be in flight at a time.
 """
 
 from __future__ import annotations
@@ -9,52 +9,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from cluster.debts import Debts
 from cluster.dispatcher import FAILURE_NOTICE_TIMEOUT, Dispatcher
-from cluster.errors import Draining, NotAwaited, StageFailed, StaleEpoch
-from cluster.flows import FLOWS, Errand, Produced
-from cluster.inbox import Inbox
-from cluster.lanes import HERE, Lanes
-from cluster.occupants import Occupants
+from cluster.errors import Draining, NotAwaited, StaleEpoch
+from cluster.execution import ExecutionSlots, Shard
+from cluster.flows import FLOWS, Produced, Steps
 from cluster.partition import Partition
+from cluster.pending import cascade
 from cluster.pinning import usable
+from cluster.queues import LOCAL, DestinationQueues
 from cluster.request import Request, RequestStats
-from partitioning.plan import Edge, Stage
+from cluster.request_table import RequestTable
+from partitioning.plan import Stage
 from transports.base import Array, Message
 from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
 
 log = logging.getLogger("splitbench.cluster")
 
-HANDS = 2
-"""The most threads that execute stages of what was acknowledged (flow `forward`), and no more than there are cores: two
-stages that share a core push each other out of its caches. Each address that is sent to has one thread more."""
 WAITING = 256
-"""Messages that may wait for them all; one more is refused, so that memory stays bounded under any load."""
-BEHIND = WAITING // 4
-"""Messages that may wait for one address, so that there is room for others while nobody answers there."""
-
-Execute = Callable[[Sequence[Any], float], list[Any]]
-"""A stage under an engine: its inputs in order (arrays, or what another stage gave), and the seconds that it may take
-where it has to wait for somebody else -> its outputs, opaque here."""
-
-
-@dataclass(frozen=True, eq=False)
-class Shard:
-    """What one server holds of one partition under one engine."""
-
-    partition: Partition
-    server: int
-    execute: Mapping[str, Execute]
-    to_array: Callable[[Any], Array]
-    inbox: Inbox = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "inbox", Inbox(self.partition.portion(self.server)))
+"""Acknowledged messages that may wait at a node; the next is refused, so that memory stays bounded under any load."""
+WAITING_FOR_ADDRESS = WAITING // 4
+"""Of these, messages that may wait for one address, so that a silent one leaves room for the others."""
 
 
 class Node:
@@ -63,170 +41,128 @@ class Node:
     def __init__(
         self, shards: Mapping[tuple[str, str], Shard], dispatcher: Dispatcher, epoch: Callable[[], int] = lambda: 0
     ) -> None:
-        """`epoch`: that of the server's lease at this moment. What was meant for another one is refused."""
+        """`epoch`: that of the server's lease at this moment. Messages for any other epoch are rejected."""
         self._shards = shards
         self._epoch = epoch
         self.dispatcher = dispatcher
-        self.debts = Debts()
-        self._occupants = Occupants(self._awaits, self._awaits_any)
-        self._lanes = Lanes(lambda: min(HANDS, usable()), BEHIND, WAITING)
+        self.requests = RequestTable()
+        self.slots = ExecutionSlots()
+        self._queues = DestinationQueues(usable, WAITING_FOR_ADDRESS, WAITING)
         self._room = threading.BoundedSemaphore(WAITING)
 
     def handle(self, message: Message) -> Message:
-        """Answer `infer` as the request's flow does. What is late of any other request is forgotten on the way."""
+        """Answer `infer` as the request's flow does. Raises a `WireError`."""
         if message.method != "infer":
             raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer'")
-        self._check_epoch(message)
-        self._evict()
-        request = Request.of(message.fields)
-        portion = self._portion(request)
-        for name, tensor in message.tensors.items():
-            _check_arrival(portion, name, tensor)
-        with self._occupants.visit(request.id):
-            return FLOWS[request.route.flow].answer(_Visit(self, request, portion, message))
-
-    def later(self, request: Request, errand: Errand) -> None:
-        """Have `errand` of `request` done by few threads. Raises `ResourceExhausted` where too much waits already."""
-        if not self._room.acquire(blocking=False):
-            raise ResourceExhausted(f"{WAITING} messages wait at this server already")
-        self._occupants.enter(request.id)
-        self._advance(request, errand, None)
-
-    def drain(self, seconds: float) -> None:
-        """Begin no new request, and wait up to `seconds` until those that are here have left."""
-        self._occupants.drain(seconds)
-
-    def close(self) -> None:
-        """Begin nothing more of what waits, and tell the clients, for whom there is one short time together."""
-        for work in self._lanes.take_back(HERE):
-            work(Draining("the server ended before it came to this request"))
-        self._lanes.close(FAILURE_NOTICE_TIMEOUT)
-
-    def _check_epoch(self, message: Message) -> None:
         meant, held = message.fields.get("epoch"), self._epoch()
         if meant != held:
             raise StaleEpoch(f"the message is meant for the holder of epoch {meant}; this server's is {held}")
+        request = Request.of(message.fields)
+        flow = FLOWS.get(request.route.flow)
+        if flow is None:
+            raise MalformedMessage(f"no flow {request.route.flow!r}: there are {', '.join(FLOWS)}")
+        shard = self._shards.get((request.route.partition, request.route.engine))
+        if shard is None:
+            held_of = f"partition {request.route.partition!r} under engine {request.route.engine!r}"
+            raise NotAwaited(f"this server holds nothing of {held_of}")
+        for name, tensor in message.tensors.items():
+            shard.check_arrival(name, tensor)
+        with self.requests.message(request):
+            return flow.answer(_Visit(self, request, shard, message))
 
-    def _evict(self) -> None:
-        for portion in list(self._shards.values()):  # some of which may still be loading
-            portion.inbox.evict()
-        self.debts.evict()
+    def defer(self, request: Request, steps: Steps) -> None:
+        """Run `steps` of `request` in their queues. Raises `ResourceExhausted` where too many messages wait."""
+        if not self._room.acquire(blocking=False):
+            raise ResourceExhausted(f"{WAITING} messages wait at this server already")
+        self.requests.enter(request)
+        self._advance(request, steps, None)
 
-    def _advance(self, request: Request, errand: Errand, error: WireError | None) -> None:
-        """Let `errand` do its next step, or raise `error` in it; and have it wait in the lane where it goes on."""
+    def drain(self, seconds: float) -> None:
+        """Begin no new request, and wait up to `seconds` until those in flight have left."""
+        self.requests.drain(seconds)
+
+    def close(self) -> None:
+        """Start nothing more that waits, and notify the clients, in one short time for all of them."""
+        for task in self._queues.take_back(LOCAL):
+            task(Draining("the server ended before it came to this request"))
+        self._queues.close(FAILURE_NOTICE_TIMEOUT)
+
+    def _advance(self, request: Request, steps: Steps, rejected: WireError | None) -> None:
+        """Run the next step, or throw in why its queue rejected it; then put the step after it into its queue."""
         try:
-            lane = next(errand) if error is None else errand.throw(error)
+            queue = next(steps) if rejected is None else steps.throw(rejected)
         except StopIteration:
             self._leave(request)
-        except Exception as lost:  # not even its client can be told
+        except Exception as lost:  # even the notice to the client failed
             log.warning("request %s was given up: %s", request.id, lost)
             self._leave(request)
         else:
-            # What tells a client of an error is not refused for want of room: nobody else would tell it.
-            self._lanes.put(lane, partial(self._advance, request, errand), refusable=error is None)
+            # A notice of failure is not refused for want of room: the client has no other way to learn of it.
+            self._queues.put(queue, partial(self._advance, request, steps), refusable=rejected is None)
 
     def _leave(self, request: Request) -> None:
         self._room.release()
-        self._occupants.leave(request.id)
-
-    def _awaits(self, request: str) -> bool:
-        return any(request in portion.inbox for portion in self._shards.values())
-
-    def _awaits_any(self) -> bool:
-        return any(len(portion.inbox) for portion in self._shards.values())
-
-    def _portion(self, request: Request) -> Shard:
-        key = (request.route.partition, request.route.engine)
-        if key not in self._shards:
-            raise NotAwaited(f"this server holds nothing of partition {key[0]!r} under engine {key[1]!r}")
-        return self._shards[key]
+        self.requests.leave(request)
 
 
 class _Visit:
-    """A message at this server: what `flows.Visit` asks for."""
+    """A message at this server: the `flows.Visit` of one call."""
 
-    def __init__(self, node: Node, request: Request, portion: Shard, message: Message) -> None:
+    def __init__(self, node: Node, request: Request, shard: Shard, message: Message) -> None:
         self.request = request
-        self.partition = portion.partition
+        self.partition: Partition = shard.partition
         self.dispatcher = node.dispatcher
         self._node = node
-        self._portion = portion
+        self._shard = shard
         self._message = message
 
     def run(self) -> Produced:
-        """Run every stage that the message completes, and those that these complete: the document's local calls.
+        """Execute every stage that the message completes and, with local calls, those that these complete.
 
-        Only what leaves this server, or the model, becomes an array.
+        Only tensors that leave this server, and outputs of the model, become arrays.
         """
-        request, portion = self.request, self._portion
+        request, shard, plan = self.request, self._shard, self.partition.plan
         local_calls = request.route.local_calls
         outputs: dict[str, Array] = {}
         leaving: dict[str, Array] = {}
-        clock = _Stopwatch()
+        compute = queued = 0.0
 
         def execute(stage: Stage, inputs: list[Any]) -> list[Any]:
-            if request.remaining <= 0:
+            nonlocal compute, queued
+            if (left := request.remaining) <= 0:
                 raise DeadlineExceeded(f"request {request.id}: no time left for stage {stage.name!r}")
-            with clock:
-                return _execute(portion, stage, inputs, request.remaining)
+            if not shard.remote:
+                queued += self._node.slots.acquire(left)
+            began = time.perf_counter()
+            try:
+                values = shard.run(stage, inputs, left)
+                for name, value in zip(stage.outputs, values, strict=True):
+                    final, away = name in plan.outputs, self.partition.destinations(name, local_calls)
+                    if final or away:
+                        array = shard.to_array(value)
+                        if final:
+                            outputs[name] = array
+                        if away:
+                            leaving[name] = array
+                return values
+            finally:
+                compute += time.perf_counter() - began
+                if not shard.remote:
+                    self._node.slots.release()
 
-        cascade = portion.inbox.cascade(
-            request.id, request.deadline, self._message.tensors, execute, local_calls=local_calls
-        )
-        for _, values in cascade:
-            with clock:
-                away = {name for name in values if self.partition.destinations(name, local_calls)}
-                final = {name for name in values if name in self.partition.plan.outputs}
-                arrays = {name: portion.to_array(values[name]) for name in values if name in away | final}
-                leaving |= {name: arrays[name] for name in arrays if name in away}
-                outputs |= {name: arrays[name] for name in arrays if name in final}
-        return Produced(outputs, leaving, RequestStats(compute=clock.seconds))
+        put = partial(self._node.requests.put, request, shard, shard.consumers, len(shard.stages))
+        cascade(put, shard.consumers, self._message.tensors, execute, local_calls=local_calls)
+        return Produced(outputs, leaving, RequestStats(compute=compute, queued=queued))
 
-    def later(self, errand: Errand) -> None:
-        self._node.later(self.request, errand)
+    def defer(self, steps: Steps) -> None:
+        self._node.defer(self.request, steps)
 
-    def carried(self) -> None:
-        """Take over what the message says of its request's cost, its own included."""
+    def add_carried_stats(self) -> None:
         message = self._message
-        self.owe(RequestStats.of(message) + RequestStats(messages=1, payload=message.payload))
+        self.add_stats(RequestStats.of(message) + RequestStats(messages=1, payload=message.payload))
 
-    def owe(self, cost: RequestStats) -> None:
-        self._node.debts.owe(self.request, cost)
+    def add_stats(self, stats: RequestStats) -> None:
+        self._node.requests.add_stats(self.request, stats)
 
-    def settle(self) -> RequestStats:
-        return self._node.debts.settle(self.request)
-
-
-class _Stopwatch:
-    """Adds up the seconds spent inside of its `with` blocks."""
-
-    seconds = 0.0
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exc: object) -> None:
-        self.seconds += time.perf_counter() - self._start
-
-
-def _execute(portion: Shard, stage: Stage, inputs: list[Any], remaining: float) -> list[Any]:
-    try:
-        return portion.execute[stage.name](inputs, remaining)
-    except WireError:
-        raise
-    except Exception as error:
-        log.exception("stage %r failed", stage.name)
-        text = f"stage {stage.name!r} on server {portion.server} failed with {type(error).__name__}"
-        raise StageFailed(text) from error
-
-
-def _check_arrival(portion: Shard, name: str, tensor: Array) -> None:
-    if not portion.inbox.awaits(name):
-        raise NotAwaited(f"tensor {name!r} came to server {portion.server}, where no stage awaits it")
-    wire: Edge = portion.partition.plan.edges[name]
-    fits = len(wire.shape) == tensor.ndim and all(
-        expected in (None, extent) for expected, extent in zip(wire.shape, tensor.shape, strict=True)
-    )
-    if not fits or tensor.dtype.name != wire.dtype:
-        came = f"{tensor.dtype.name}{list(tensor.shape)}"
-        raise MalformedMessage(f"tensor {name!r}: expected {wire.dtype}{list(wire.shape)}, {came} came")
+    def take_stats(self) -> RequestStats:
+        return self._node.requests.take_stats(self.request)

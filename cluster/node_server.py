@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.dispatcher import Dispatcher
+from cluster.execution import Execute, Shard
 from cluster.lease_client import LeaseClient, Stop
 from cluster.manifest import sealed, verify
 from cluster.model_servers.stages import ModelServerClients
-from cluster.node import Execute, Node, Shard
+from cluster.node import Node
 from cluster.partition import Partition, read_partitions
 from partitioning.engine_table import is_remote
 from partitioning.plan import Stage
@@ -149,7 +150,7 @@ def make_shards(
     for engine in names:
         if is_remote(engine):
             stages = model_clients.stages(partition, engine, server)
-            made[partition.name, engine] = Shard(partition, server, stages, np.asarray)
+            made[partition.name, engine] = Shard(partition, server, stages, np.asarray, remote=True)
     return made
 
 

@@ -51,11 +51,32 @@ class Partition:
             return self.consumers[tensor]
         return self.consumers[tensor] - {self.placement[producer]}
 
+    def messages(self, tensors: tuple[str, ...], local_calls: bool, send: str) -> list[tuple[int, tuple[str, ...]]]:
+        """(server, tensor names) of each message that brings `tensors` to every server that awaits them.
+
+        `send` is `bundle`, one message for each server, or `tensor`, one for each tensor and server.
+        """
+        key = (tensors, local_calls, send)
+        if (known := self._messages.get(key)) is None:
+            to = {name: self.destinations(name, local_calls) for name in tensors}
+            if send == "tensor":
+                known = [(server, (name,)) for name, servers in to.items() for server in sorted(servers)]
+            else:
+                servers = sorted(frozenset().union(*to.values()))
+                known = [(server, tuple(name for name in to if server in to[name])) for server in servers]
+            self._messages[key] = known
+        return known
+
+    @cached_property
+    def _messages(self) -> dict[tuple[tuple[str, ...], bool, str], list[tuple[int, tuple[str, ...]]]]:
+        """Answers of `messages`: the same few tensors leave a server with every request."""
+        return {}
+
     @cached_property
     def consumers(self) -> dict[str, frozenset[int]]:
         """Tensor -> the servers with a stage that awaits it: the document's list, by server."""
         return {
-            name: frozenset(self.placement[stage] for stage in wire.consumers) for name, wire in self.plan.edges.items()
+            name: frozenset(self.placement[stage] for stage in edge.consumers) for name, edge in self.plan.edges.items()
         }
 
 

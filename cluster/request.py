@@ -1,4 +1,4 @@
-"""What a request carries beside its tensors: how it is to travel, how long it may take, and what it cost so far."""
+"""A request as it travels: its id, its route, the time that it has left, and the statistics collected so far."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 
+import msgspec
+
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 from transports.limits import DAY
@@ -15,25 +17,18 @@ from transports.limits import DAY
 
 @dataclass(frozen=True)
 class Route:
-    """How a request travels: the same at every hop, decided by the client alone."""
+    """How a request travels. The client decides it, and it is the same at every hop."""
 
     partition: str
     engine: str
     transport: str
     codec: str = ""
-    """Empty: the transport's own."""
+    """Empty: the default codec of the transport."""
     flow: str = "nested"
     local_calls: bool = True
     registry: str = "cached"
     connections: str = "pooled"
     send: str = "bundle"
-
-    def encode(self) -> str:
-        return _encode(self)
-
-    @staticmethod
-    def decode(text: str) -> Route:
-        return _decode(text)
 
 
 @lru_cache(maxsize=1024)
@@ -43,75 +38,115 @@ def _encode(route: Route) -> str:
 
 @lru_cache(maxsize=1024)
 def _decode(text: str) -> Route:
-    return Route(**json.loads(text))
+    """Raises `msgspec.MsgspecError` for anything but a JSON object with the fields of `Route`."""
+    return msgspec.json.decode(text, type=Route, strict=True)
 
 
 @dataclass(frozen=True)
 class RequestStats:
-    """What a request cost: everything that it caused, at every server that it reached."""
+    """What a request cost at all the servers that it reached."""
 
     messages: int = 0
-    """Messages that carried tensors from one server (or the client) to another, answers not counted."""
+    """Messages that carried tensors between client and servers, answers not counted."""
     payload: int = 0
     """Bytes of tensors in those messages and in the answers to them."""
     lookups: int = 0
-    """Times that the registry was asked."""
+    """Questions to the registry."""
     connects: int = 0
-    """Connections made."""
+    """Connections opened."""
     compute: float = 0.0
-    """Seconds that stages were executing, summed over the servers."""
+    """Seconds in which stages were executing, summed over the servers."""
+    queued: float = 0.0
+    """Seconds in which stages were ready and waited for a free core, summed over the servers."""
 
     def __add__(self, other: RequestStats) -> RequestStats:
-        return RequestStats(*(getattr(self, name) + getattr(other, name) for name in _STATS_FIELDS))
+        return RequestStats(
+            self.messages + other.messages,
+            self.payload + other.payload,
+            self.lookups + other.lookups,
+            self.connects + other.connects,
+            self.compute + other.compute,
+            self.queued + other.queued,
+        )
 
     def fields(self) -> dict[str, Scalar]:
-        return {name: getattr(self, name) for name in _STATS_FIELDS}
+        """The statistics as fields of a message."""
+        return dict(self.__dict__)
 
     @classmethod
     def of(cls, message: Message) -> RequestStats:
-        return cls(*(message.fields[name] for name in _STATS_FIELDS))  # type: ignore[arg-type]
+        """The statistics in the fields of `message`. Raises `MalformedMessage` where one is missing or no number."""
+        try:
+            values = [message.fields[name] for name in _STATS]
+        except KeyError as missing:
+            raise MalformedMessage(f"{message.method!r} lacks the field {missing}") from None
+        if not all(isinstance(value, int | float) for value in values):
+            raise MalformedMessage(f"{message.method!r} has statistics that are no numbers: {values}")
+        return cls(*values)  # type: ignore[arg-type]
 
 
-_STATS_FIELDS = tuple(item.name for item in fields(RequestStats))
+_STATS = tuple(item.name for item in fields(RequestStats))
+NO_STATS = RequestStats()
 
 
 @dataclass(frozen=True)
 class Request:
-    """One attempt at an inference: its id, its route and its deadline (on this process's monotonic clock)."""
+    """One attempt at an inference. A retry is a request of its own with a new id."""
 
     id: str
     route: Route
     deadline: float
+    """On the monotonic clock of this process."""
     reply_to: str = ""
-    """Where outputs go that no call returns (flow `forward`)."""
+    """Address of the client's result receiver (flow `forward`)."""
     turn: int = 0
-    """The request's number, by which several servers with one portion take turns."""
+    """Number of the inference, by which replicas of a portion take turns."""
     attempt: int = 0
-    """How often the inference was tried before, in vain. Then nobody relies on an address that he remembers."""
+    """Attempts that failed before this one. Retries bypass the registry cache."""
     pins: Mapping[int, int] = field(default_factory=dict)
-    """Portion -> the epoch that serves it, where several do: chosen once, by the client, or the inputs of a join could
-    meet different servers."""
+    """Portion -> epoch of the replica that serves this request. The client chooses once, so that all inputs of a stage
+    reach the same replica."""
 
     @property
     def remaining(self) -> float:
-        """Seconds until the deadline. What remains travels with each hop, since clocks do not agree."""
+        """Seconds until the deadline. Messages carry these seconds, since the clocks of two processes differ."""
         return self.deadline - time.monotonic()
 
     def fields(self) -> dict[str, Scalar]:
-        fields: dict[str, Scalar] = {"request": self.id, "route": self.route.encode(), "remaining": self.remaining}
-        fields |= {"turn": self.turn, "attempt": self.attempt}
-        fields |= {"reply_to": self.reply_to} if self.reply_to else {}
-        pins = " ".join(f"{server}={epoch}" for server, epoch in self.pins.items())
-        return fields | {"pins": pins} if pins else fields
+        """The request as fields of a message."""
+        fields: dict[str, Scalar] = {
+            "request": self.id,
+            "route": _encode(self.route),
+            "remaining": self.remaining,
+            "turn": self.turn,
+            "attempt": self.attempt,
+        }
+        if self.reply_to:
+            fields["reply_to"] = self.reply_to
+        if self.pins:
+            fields["pins"] = " ".join(f"{server}={epoch}" for server, epoch in self.pins.items())
+        return fields
 
     @classmethod
     def of(cls, fields_: Mapping[str, Scalar]) -> Request:
-        """The request of a message with these fields. Raises `MalformedMessage` for one that would never be over."""
-        route = Route.decode(str(fields_["route"]))
-        if not -DAY <= (remaining := float(fields_["remaining"])) <= DAY:
+        """The request in the fields of a message.
+
+        Raises `MalformedMessage` for a missing or wrong field, and for a deadline that is no number or beyond a day.
+        """
+        try:
+            remaining = float(fields_["remaining"])
+            pairs = (pair.split("=") for pair in str(fields_["pins"]).split()) if "pins" in fields_ else ()
+            request = cls(
+                str(fields_["request"]),
+                _decode(str(fields_["route"])),
+                time.monotonic() + remaining,
+                str(fields_.get("reply_to", "")),
+                int(fields_["turn"]),
+                int(fields_["attempt"]),
+                {int(server): int(epoch) for server, epoch in pairs},
+            )
+        except (KeyError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            raise MalformedMessage(f"these fields describe no request: {type(error).__name__}: {error}") from None
+        if not -DAY <= remaining <= DAY:
             raise MalformedMessage(f"a request has {remaining} seconds left: give a number up to {DAY}")
-        deadline = time.monotonic() + remaining
-        reply_to, turn, attempt = str(fields_.get("reply_to", "")), int(fields_["turn"]), int(fields_["attempt"])
-        pairs = (pair.split("=") for pair in str(fields_.get("pins", "")).split())
-        pins = {int(server): int(epoch) for server, epoch in pairs}
-        return cls(str(fields_["request"]), route, deadline, reply_to, turn, attempt, pins)
+        return request

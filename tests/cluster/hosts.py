@@ -13,8 +13,8 @@ import numpy as np
 import transports
 from cluster.client import Client
 from cluster.dispatcher import Dispatcher
+from cluster.execution import Execute, Shard
 from cluster.leases import Leases
-from cluster.node import Execute, Shard
 from cluster.node_server import LOOPBACK, NodeServer, addresses, serve_all
 from cluster.partition import Partition
 from cluster.registry import Registry
@@ -27,12 +27,20 @@ from transports.base import Array, Message
 class Nodes(contextlib.ExitStack):
     """A registry of as many shards as `servers` says, over one transport."""
 
-    def __init__(self, servers: int, stages: Mapping[str, Execute], *cuts: Partition, transport: str = "grpc") -> None:
+    def __init__(
+        self,
+        servers: int,
+        stages: Mapping[str, Execute],
+        *cuts: Partition,
+        transport: str = "grpc",
+        remote: bool = False,
+    ) -> None:
         super().__init__()
         self.leases = Leases(servers)
         self.cuts = cuts
         self._stages = stages
         self._transport = transport
+        self._remote = remote
         self._carriers = {transport: transports.make(transport)}
         self._registries = addresses(serve_all(Registry(self.leases).handle, self._carriers, LOOPBACK, 8, self))
 
@@ -65,7 +73,7 @@ class Nodes(contextlib.ExitStack):
 
     def _load(self, server: int) -> dict[tuple[str, str], Shard]:
         held = [cut for cut in self.cuts if server < cut.servers]
-        return {(cut.name, "eager"): Shard(cut, server, self._stages, np.asarray) for cut in held}
+        return {(cut.name, "eager"): Shard(cut, server, self._stages, np.asarray, self._remote) for cut in held}
 
 
 def send(dispatcher: Dispatcher, request: Request, cut: Partition, tensors: Mapping[str, Array]) -> list[Message]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import transports
-from cluster.node import HANDS
+from cluster.pinning import usable
 from tests.cluster.hosts import Nodes, send, silent
 from tests.cluster.plans import chain, partition
 from transports.address import Address
@@ -25,7 +25,7 @@ PATIENT, BRIEF = 40.0, 10.0
 def stopped_client(nodes: Nodes, address: Address) -> None:
     """Requests of a client whose receiver is at `address`."""
     dispatcher = nodes.dispatcher()
-    for _ in range(HANDS):
+    for _ in range(usable()):
         request = nodes.request(NEAR, PATIENT, reply_to=str(address))
         assert [reply.method for reply in send(dispatcher, request, NEAR, INPUTS)] == ["accepted"]
 
@@ -34,7 +34,7 @@ def stopped_server(nodes: Nodes, address: Address) -> None:
     """Requests of a client that is there, for the next server, which is at `address`."""
     nodes.pretend(address, 1)
     dispatcher, receiver = nodes.dispatcher(), nodes.receiver()
-    for _ in range(HANDS):
+    for _ in range(usable()):
         with receiver.expect(nodes.request(FAR, PATIENT), FAR.plan.outputs) as awaited:
             assert [reply.method for reply in send(dispatcher, awaited.request, FAR, INPUTS)] == ["accepted"]
 

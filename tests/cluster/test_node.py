@@ -1,23 +1,26 @@
-"""What a node keeps of requests, and what it does not take."""
+"""What a node forgets at a deadline, and which messages it refuses."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cluster.dispatcher import Dispatcher
-from cluster.node import Node, Shard
+from cluster.execution import Shard
+from cluster.node import Node
 from cluster.partition import Partition
 from cluster.request import Request, RequestStats, Route
+from cluster.result_receiver import PendingResult, ResultReceiver
 from tests.cluster.plans import chain, fork, partition
-from transports.base import Message
+from transports.base import Message, Scalar, answer
 from transports.errors import MalformedMessage
 
 JOIN = replace(partition(fork(), [1, 0, 1, 0]), name="join")
@@ -25,44 +28,90 @@ NEAR = replace(partition(chain(1), [0]), name="near")
 TENSOR = np.ones((1, 2), np.float32)
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A node with a portion of each partition: of `JOIN` the stages `b` and `join`."""
-
-    node: Node
-    shards: dict[tuple[str, str], Shard]
-
-    def send(self, cut: Partition, name: str, tensor: str, remaining: float) -> Request:
-        request = Request(name, Route(cut.name, "eager", "none", flow="hub"), time.monotonic() + remaining)
-        self.node.handle(Message("infer", request.fields() | {"epoch": 0}, {tensor: TENSOR}))
-        return request
-
-    def keeps(self, name: str) -> bool:
-        return any(name in portion.inbox for portion in self.shards.values())
-
-
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def node() -> Iterator[Node]:
+    """It holds a shard of each partition: of `JOIN` the stages `b` and `join`."""
     stages = {name: lambda inputs, _: [inputs[0]] for name in ("a0", "b", "join")}
     shards = {(cut.name, "eager"): Shard(cut, 0, stages, np.asarray) for cut in (JOIN, NEAR)}
-    node = Node(shards, Dispatcher({}, {}))
-    with contextlib.closing(node):
-        yield Bench(node, shards)
+    with contextlib.closing(Node(shards, Dispatcher({}, {}))) as made:
+        yield made
 
 
-def test_half_a_join_is_forgotten_after_its_deadline_whatever_comes_next(bench: Bench) -> None:
-    bench.send(JOIN, "patient", "c", 20.0)
-    late = bench.send(JOIN, "late", "c", -1.0)
-    bench.node.debts.owe(late, RequestStats(messages=1))
-    assert bench.keeps("late")
-    bench.send(NEAR, "other", "x", 20.0)
-    assert not bench.keeps("late")
-    assert not len(bench.node.debts)
-    assert bench.keeps("patient")
+def asked(cut: Partition, name: str, remaining: float, flow: str = "hub") -> Request:
+    return Request(name, Route(cut.name, "eager", "none", flow=flow), time.monotonic() + remaining)
+
+
+def send(node: Node, request: Request, tensor: str) -> None:
+    node.handle(Message("infer", request.fields() | {"epoch": 0}, {tensor: TENSOR}))
+
+
+def test_half_a_join_is_forgotten_after_its_deadline(node: Node) -> None:
+    send(node, asked(JOIN, "patient", 20.0), "c")
+    late = asked(JOIN, "late", 0.05)
+    with node.requests.message(late):
+        send(node, late, "c")
+        node.requests.add_stats(late, RequestStats(messages=1))
+        assert "late" in node.requests
+        while late.remaining > 0:
+            pass
+    send(node, asked(NEAR, "other", 20.0), "x")
+    assert "late" not in node.requests
+    assert "patient" in node.requests
+    assert len(node.requests) == 1
 
 
 @pytest.mark.parametrize("remaining", [math.nan, math.inf, -math.inf, 1e300])
-def test_a_request_without_a_deadline_is_refused(bench: Bench, remaining: float) -> None:
+def test_a_request_without_a_deadline_is_refused(node: Node, remaining: float) -> None:
     with pytest.raises(MalformedMessage, match=re.escape(f"a request has {remaining} seconds left")):
-        bench.send(JOIN, "endless", "c", remaining)
-    assert not bench.keeps("endless")
+        send(node, asked(JOIN, "endless", remaining), "c")
+    assert not len(node.requests)
+
+
+GOOD: Mapping[str, Scalar] = asked(NEAR, "good", 20.0).fields() | {"epoch": 0}
+WRONG: Mapping[str, Mapping[str, Scalar | None]] = {
+    "no request": {"request": None},
+    "no route": {"route": None},
+    "no remaining": {"remaining": None},
+    "no turn": {"turn": None},
+    "remaining no number": {"remaining": "soon"},
+    "turn no number": {"turn": "first"},
+    "attempt too large": {"attempt": math.inf},
+    "route no JSON": {"route": "{"},
+    "route no object": {"route": "[1]"},
+    "route without a partition": {"route": "{}"},
+    "route of other types": {"route": '{"partition": 1, "engine": "eager", "transport": "none"}'},
+    "pins no numbers": {"pins": "0=first"},
+    "pins without a number": {"pins": "0"},
+    "pins of three": {"pins": "0=1=2"},
+    "another flow": {"route": '{"partition": "near", "engine": "eager", "transport": "none", "flow": "sideways"}'},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_malformed_fields_are_named_as_such_and_leave_no_traceback(
+    node: Node, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = {key: value for key, value in {**GOOD, **WRONG[case]}.items() if value is not None}
+    with caplog.at_level(logging.DEBUG):
+        reply = answer(node.handle, Message("infer", fields, {"x": TENSOR}))
+    assert (reply.method, reply.fields["kind"]) == ("error", "malformed")
+    assert not caplog.records
+    assert answer(node.handle, Message("infer", GOOD, {"x": TENSOR})).method == "outputs"
+
+
+STATS = RequestStats().fields()
+
+
+@pytest.mark.parametrize("fields", [{}, {**STATS, "compute": "long"}, {**STATS, "messages": ""}])
+def test_a_result_with_malformed_statistics_is_refused(fields: Mapping[str, Scalar]) -> None:
+    receiver = ResultReceiver({})
+    reply = answer(receiver.handle, Message("result", {"request": "gone", **fields}, {}))
+    assert reply.method == "ok"  # nobody waits for it
+    pending = receiver._pending["here"] = _expected()
+    reply = answer(receiver.handle, Message("result", {"request": "here", **fields}, {"a0": TENSOR}))
+    assert (reply.method, reply.fields["kind"]) == ("error", "malformed")
+    assert not pending.found
+
+
+def _expected() -> PendingResult:
+    return PendingResult(asked(NEAR, "here", 20.0), ["a0"])

@@ -1,0 +1,102 @@
+"""Executing stages: what a server holds of a partition, and how many of its stages run at a time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cluster.errors import NotAwaited, StageFailed
+from cluster.partition import Partition
+from cluster.pending import Consumers, consumers_of
+from cluster.pinning import usable
+from partitioning.plan import Stage
+from transports.base import Array
+from transports.errors import DeadlineExceeded, MalformedMessage, WireError
+
+log = logging.getLogger("splitbench.cluster")
+
+Execute = Callable[[Sequence[Any], float], list[Any]]
+"""A stage under an engine: its inputs in order (arrays, or outputs of another stage), and the seconds that it may take
+where it waits for a model server -> its outputs in order, as the engine gives them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What one server holds of one partition under one engine."""
+
+    partition: Partition
+    server: int
+    execute: Mapping[str, Execute]
+    to_array: Callable[[Any], Array]
+    remote: bool = False
+    """Whether model servers execute the stages, so that none of them needs a core of this process."""
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of this server, in an order in which they can run."""
+        return self.partition.portion(self.server)
+
+    @cached_property
+    def consumers(self) -> Consumers:
+        """Tensor -> the stages that take it."""
+        return consumers_of(self.stages)
+
+    def check_arrival(self, name: str, tensor: Array) -> None:
+        """Raise `NotAwaited` for a tensor that no stage takes, `MalformedMessage` for another dtype or shape."""
+        if name not in self.consumers:
+            raise NotAwaited(f"tensor {name!r} came to server {self.server}, where no stage awaits it")
+        edge = self.partition.plan.edges[name]
+        fits = len(edge.shape) == tensor.ndim and all(
+            extent in (None, found) for extent, found in zip(edge.shape, tensor.shape, strict=True)
+        )
+        if not fits or tensor.dtype.name != edge.dtype:
+            came = f"{tensor.dtype.name}{list(tensor.shape)}"
+            raise MalformedMessage(f"tensor {name!r}: expected {edge.dtype}{list(edge.shape)}, {came} came")
+
+    def run(self, stage: Stage, inputs: list[Any], seconds: float) -> list[Any]:
+        """The outputs of `stage`. Raises `StageFailed`, whose text names the exception's type alone; the log has it."""
+        try:
+            return self.execute[stage.name](inputs, seconds)
+        except WireError:
+            raise
+        except Exception as error:
+            log.exception("stage %r failed", stage.name)
+            text = f"stage {stage.name!r} on server {self.server} failed with {type(error).__name__}"
+            raise StageFailed(text) from error
+
+
+class ExecutionSlots:
+    """At most as many stages execute at a time as the process may use cores, whichever flow their requests have.
+
+    More would push each other's data out of the caches and count the wait for a core as compute. A thread that has a
+    stage to execute waits here for a slot; nothing is handed over to another thread.
+    """
+
+    def __init__(self, capacity: Callable[[], int] = usable) -> None:
+        """`capacity`: slots there are at this moment; a process may be pinned after its start."""
+        self._capacity = capacity
+        self._taken = 0
+        self._freed = threading.Condition()
+
+    def acquire(self, seconds: float) -> float:
+        """Take a slot; the seconds spent waiting. Raises `DeadlineExceeded` after `seconds` without one."""
+        with self._freed:
+            if self._taken < self._capacity():
+                self._taken += 1
+                return 0.0
+            began = time.perf_counter()
+            if not self._freed.wait_for(lambda: self._taken < self._capacity(), max(0.0, seconds)):
+                raise DeadlineExceeded(f"no core was free for a stage within {max(0.0, seconds):.3g} s")
+            self._taken += 1
+            return time.perf_counter() - began
+
+    def release(self) -> None:
+        """Give a slot back."""
+        with self._freed:
+            self._taken -= 1
+            self._freed.notify()

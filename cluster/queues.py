@@ -1,0 +1,93 @@
+"""Queues by destination: a slow destination blocks only its own queue (flow `forward`)."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cluster.errors import Draining
+from transports.errors import ResourceExhausted, WireError
+
+Task = Callable[[WireError | None], None]
+"""Called with None when its turn comes, or with the reason why it will never come."""
+
+LOCAL = ""
+"""The queue of work that this server does itself: it waits for the registry or a model server at most."""
+
+
+class DestinationQueues:
+    """A queue for each address that is sent to, in which one task runs at a time, in order, and one `LOCAL` queue.
+
+    `LOCAL` runs several tasks at a time and is not bounded here: the node bounds the messages in all queues together.
+    A queue has no thread while it is empty.
+    """
+
+    def __init__(self, local: Callable[[], int], bound: int, threads: int) -> None:
+        """`local`: tasks of `LOCAL` at a time. `bound`: tasks that may wait for one address. `threads`: of all."""
+        self._local = local
+        self._bound = bound
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="node")
+        self._waiting: dict[str, deque[Task]] = {}
+        self._running: dict[str, int] = {}
+        self._open = True
+        self._changed = threading.Condition()
+
+    def put(self, queue: str, task: Task, *, refusable: bool = True) -> None:
+        """Run `task` in its turn. It is refused at once, by a call with the reason, where the queues are closed or no
+        thread can be started, and, if it is `refusable`, where its queue is full."""
+        if (refusal := self._put(queue, task, refusable)) is not None:
+            task(refusal)
+
+    def take_back(self, queue: str) -> list[Task]:
+        """The tasks that wait in `queue`, which then wait no more."""
+        with self._changed:
+            waiting = self._waiting.get(queue, deque())
+            taken = list(waiting)
+            waiting.clear()
+            return taken
+
+    def close(self, seconds: float) -> None:
+        """Wait up to `seconds` until every task has run; then start no more, and forget those that wait."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, seconds)
+            self._open = False
+            for waiting in self._waiting.values():
+                waiting.clear()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _put(self, queue: str, task: Task, refusable: bool) -> WireError | None:
+        with self._changed:
+            if not self._open:
+                return Draining("this server has ended, and begins nothing more")
+            waiting = self._waiting.setdefault(queue, deque())
+            if refusable and queue != LOCAL and len(waiting) >= self._bound:
+                return ResourceExhausted(f"{self._bound} messages wait for {queue} already")
+            running = self._running.get(queue, 0)
+            waiting.append(task)
+            if running < (self._local() if queue == LOCAL else 1):
+                try:
+                    self._threads.submit(self._run, queue)
+                except RuntimeError as error:  # the system has no thread left
+                    if not running:
+                        waiting.remove(task)
+                        return ResourceExhausted(f"no thread could be started for {queue or 'a stage'}: {error}")
+                else:
+                    self._running[queue] = running + 1
+            return None
+
+    def _run(self, queue: str) -> None:
+        while (task := self._next(queue)) is not None:
+            task(None)
+
+    def _next(self, queue: str) -> Task | None:
+        """The next task; None where the queue is empty, and then this thread no longer counts as running it."""
+        with self._changed:
+            if self._waiting[queue]:
+                return self._waiting[queue].popleft()
+            self._running[queue] -= 1
+            if not self._running[queue]:
+                del self._running[queue], self._waiting[queue]
+            self._changed.notify_all()
+            return None

@@ -1,0 +1,113 @@
+"""Execution slots: how many stages run at a time, and that waiting for a core is not counted as compute."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.execution import ExecutionSlots
+from cluster.flows import FLOWS
+from cluster.pinning import usable
+from tests.cluster.hosts import Nodes
+from tests.cluster.plans import chain, partition
+from transports.errors import DeadlineExceeded
+
+INPUTS = {"x": np.ones((1, 2), np.float32)}
+
+
+def test_a_slot_is_waited_for_until_a_deadline() -> None:
+    slots = ExecutionSlots(lambda: 1)
+    assert slots.acquire(10.0) == 0.0
+    with pytest.raises(DeadlineExceeded, match=r"no core was free for a stage within 0\.01 s"):
+        slots.acquire(0.01)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(slots.acquire, 20.0)
+        slots.release()
+        assert waiting.result() >= 0.0
+
+
+def test_slots_follow_the_cores_that_the_process_may_use() -> None:
+    cores = [1]
+    slots = ExecutionSlots(lambda: cores[0])
+    slots.acquire(1.0)
+    cores[0] = 2
+    assert slots.acquire(0.0) == 0.0
+
+
+class Crowd:
+    """A stage that counts how many of it execute at a time, and lets go once `usable()` do."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = self.most = 0
+        self.full = threading.Event()
+
+    def __call__(self, inputs: Sequence[Any], timeout: float) -> list[Any]:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            if self.inside == usable():
+                self.full.set()
+        assert self.full.wait(20)
+        with self.lock:
+            self.inside -= 1
+        return [inputs[0] + 1]
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_every_flow_executes_as_many_stages_at_a_time_as_there_are_cores(flow: str) -> None:
+    cut, crowd = partition(chain(1), [0]), Crowd()
+    with Nodes(1, {"a0": crowd}, cut) as nodes, ThreadPoolExecutor(4 * usable()) as threads:
+        nodes.start()
+        client, route = nodes.client(), nodes.route(cut, flow)
+        infer = lambda _: client.infer(cut, route, INPUTS, 20.0)  # noqa: E731
+        answers = list(threads.map(infer, range(4 * usable())))
+    assert crowd.most == usable()
+    assert all((answer.outputs["a0"] == 2).all() for answer in answers)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_waiting_for_a_core_is_queued_and_not_compute(flow: str) -> None:
+    """One request holds every core until another one waits; the time of the second is told apart."""
+    cut, gate, begun = partition(chain(1), [0]), threading.Event(), threading.Semaphore(0)
+
+    def stage(inputs: Sequence[Any], timeout: float) -> list[Any]:
+        begun.release()
+        assert gate.wait(20)
+        return [inputs[0] + 1]
+
+    with Nodes(1, {"a0": stage}, cut) as nodes, ThreadPoolExecutor(usable() + 1) as threads:
+        nodes.start()
+        client, route = nodes.client(), nodes.route(cut, flow)
+        holding = [threads.submit(client.infer, cut, route, INPUTS, 20.0) for _ in range(usable())]
+        for _ in range(usable()):
+            assert begun.acquire(timeout=20)
+        waiting = threads.submit(client.infer, cut, route, INPUTS, 20.0)
+        assert not begun.acquire(timeout=0.3)
+        gate.set()
+        held = [asked.result().stats for asked in holding]
+        late = waiting.result().stats
+    assert late.queued > 0.2 > late.compute
+    assert min(stats.compute for stats in held) > 0.2
+
+
+def test_stages_in_model_servers_need_no_slot() -> None:
+    cut = partition(chain(1), [0])
+    inside = threading.Barrier(usable() + 2)
+
+    def stage(inputs: Sequence[Any], timeout: float) -> list[Any]:
+        inside.wait(20)
+        return [inputs[0] + 1]
+
+    stages: Mapping[str, Any] = {"a0": stage}
+    with Nodes(1, stages, cut, remote=True) as nodes, ThreadPoolExecutor(usable() + 2) as threads:
+        nodes.start()
+        client, route = nodes.client(), nodes.route(cut, "nested")
+        infer = lambda _: client.infer(cut, route, INPUTS, 20.0)  # noqa: E731
+        answers = list(threads.map(infer, range(usable() + 2)))
+    assert all((answer.outputs["a0"] == 2).all() for answer in answers)

@@ -1,0 +1,165 @@
+"""The request table: messages counted, inputs gathered by request and shard, deadlines, draining."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from cluster.errors import Draining
+from cluster.pending import Ready, consumers_of
+from cluster.request import NO_STATS, Request, RequestStats, Route
+from cluster.request_table import SLACK, RequestTable
+from tests.cluster.plans import fork, partition
+from tests.lateness import in_time
+
+STAGES = partition(fork(), [0, 0, 0, 0]).portion(0)
+CONSUMERS = consumers_of(STAGES)
+FAR = 1e9
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def request(name: str, deadline: float = FAR) -> Request:
+    return Request(name, Route("layer", "eager", "none"), deadline)
+
+
+def put(table: RequestTable, asked: Request, tensors: dict[str, Any], shard: str = "layer") -> list[Ready]:
+    return table.put(asked, shard, CONSUMERS, len(STAGES), tensors)
+
+
+def send(table: RequestTable, asked: Request, tensors: dict[str, Any], shard: str = "layer") -> list[str]:
+    """The stages that a message with `tensors` completes."""
+    with table.message(asked):
+        return [ready.stage.name for ready in put(table, asked, tensors, shard)]
+
+
+def test_inputs_wait_for_each_other_across_messages() -> None:
+    table, asked = RequestTable(), request("r")
+    assert send(table, asked, {"b": 1}) == []
+    assert "r" in table
+    assert send(table, asked, {"a": 2, "c": 3}) == ["b", "c", "join"]
+
+
+def test_requests_and_shards_do_not_mix() -> None:
+    table, one, two = RequestTable(), request("one"), request("two")
+    for asked, shard, value in ((one, "layer", 1), (two, "layer", 2), (one, "other", 3)):
+        assert send(table, asked, {"a": value, "b": value}, shard) == ["b", "c"]
+    with table.message(two):
+        assert put(table, two, {"c": 20}) == [Ready(STAGES[-1], [2, 2, 20])]
+    with table.message(one):
+        assert put(table, one, {"c": 10}) == [Ready(STAGES[-1], [1, 1, 10])]
+        assert put(table, one, {"c": 30}, "other") == [Ready(STAGES[-1], [3, 3, 30])]
+
+
+def test_nothing_is_kept_of_a_complete_request() -> None:
+    table, asked = RequestTable(), request("r")
+    send(table, asked, {"x": 0, "a": 1, "b": 2, "c": 3})
+    assert len(table) == 0
+
+
+def test_a_request_that_never_completes_is_forgotten_at_its_deadline() -> None:
+    clock = Clock()
+    table = RequestTable(clock)
+    for number in range(100):
+        send(table, request(f"r{number}", clock.now + 5.0), {"b": number})
+        clock.now += 1.0
+    assert len(table) <= 6
+
+
+def test_statistics_of_an_expired_request_are_forgotten_even_while_a_message_is_handled() -> None:
+    clock = Clock()
+    table, late = RequestTable(clock), request("late", 5.0)
+    with table.message(late):
+        put(table, late, {"b": 1})
+        table.add_stats(late, RequestStats(messages=1))
+        clock.now = 6.0
+        send(table, request("other"), {"x": 0})
+        assert table.take_stats(late) == NO_STATS
+        put(table, late, {"b": 1})
+        table.add_stats(late, RequestStats(messages=1))
+    assert "late" not in table
+
+
+def test_deadlines_of_requests_that_have_left_are_dropped() -> None:
+    table = RequestTable()
+    for number in range(3 * SLACK):
+        send(table, request(f"r{number}"), {"x": 0, "a": 1, "b": 2, "c": 3})
+    assert len(table._deadlines) <= SLACK + 2
+
+
+def test_statistics_add_up_until_they_are_taken() -> None:
+    table, asked = RequestTable(), request("r")
+    with table.message(asked):
+        table.add_stats(asked, RequestStats(messages=1, compute=0.5))
+    with table.message(asked):
+        table.add_stats(asked, RequestStats(messages=2, queued=0.25))
+        assert table.take_stats(asked) == RequestStats(messages=3, compute=0.5, queued=0.25)
+        assert table.take_stats(asked) == NO_STATS
+
+
+def test_a_draining_server_admits_messages_of_requests_that_are_there() -> None:
+    table, waits, handled = RequestTable(), request("waits"), request("handled")
+    send(table, waits, {"b": 1})
+    with ThreadPoolExecutor(1) as threads, table.message(handled):
+        draining = threads.submit(table.drain, 20.0)
+        while not refused(table):
+            pass
+        assert send(table, waits, {"a": 2, "c": 3, "x": 0}) == ["b", "c", "join", "a"]
+        with table.message(handled):
+            assert not draining.done()
+    draining.result()
+    assert len(table) == 0
+
+
+def refused(table: RequestTable) -> bool:
+    """Whether a new request is refused; one that is admitted leaves again."""
+    with contextlib.suppress(Draining):
+        table.enter(request("new"))
+        table.leave(request("new"))
+        return False
+    return True
+
+
+def test_draining_ends_when_what_waits_expires() -> None:
+    table = RequestTable()
+    send(table, request("half", time.monotonic() + 0.2), {"b": 1})
+    with in_time(10):
+        table.drain(60.0)
+    assert len(table) == 0
+
+
+def test_inputs_from_many_threads_complete_each_request_once() -> None:
+    table, found, lock = RequestTable(), [], threading.Lock()
+
+    def feed(tensor: str) -> None:
+        for number in range(300):
+            asked = request(f"r{number}")
+            with table.message(asked):
+                ready = [(number, item.stage.name, item.inputs) for item in put(table, asked, {tensor: number})]
+            with lock:
+                found.extend(ready)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(feed, ["a", "b", "c", "x"]))
+    joins = sorted((number, inputs) for number, stage, inputs in found if stage == "join")
+    assert joins == [(number, [number] * 3) for number in range(300)]
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_only_a_draining_server_refuses(known: bool) -> None:
+    table = RequestTable()
+    if known:
+        send(table, request("new"), {"b": 1})
+    table.drain(0.0)
+    assert refused(table) is not known
