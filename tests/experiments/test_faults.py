@@ -1,9 +1,7 @@
-"""A node that is killed by the script of an experiment: what is written down, what is made of it, and a real one."""
+"""Scripted kills: the flag, the records, the report, and a real kill."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.errors import Draining, NoServer, NotAwaited, StageFailed
+from experiments import run
 from experiments.measure.fault_injector import FaultInjector
 from experiments.reports import report
 from experiments.reports.faults import recoveries
@@ -32,7 +31,6 @@ from transports.errors import (
 if TYPE_CHECKING:
     from tests.experiments.conftest import Maker
 
-ROOT = Path(__file__).parent.parent.parent
 CELL = Cell("grpc", "submodel")
 UNREACHABLE = ConnectError("server 1: gone")
 
@@ -65,18 +63,18 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[" ".join(argv) for argv, _ in REFUSED])
-def test_what_hits_nobody_is_refused(argv: list[str], message: str) -> None:
+def test_a_kill_without_a_target_is_refused(argv: list[str], message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(argv)
     assert message in str(error.value)
 
 
-def test_a_node_that_every_cell_has_may_be_killed() -> None:
+def test_a_kill_may_name_a_node_of_every_cell() -> None:
     flags = ["--mode", "whole,submodel", "--transport", "none,grpc", "--servers", "2", "--replicas", "2"]
     assert parse([*flags, "--kill", "node-2@3"])[0].kill == "node-2@3"
 
 
-def test_nothing_is_repeated_where_nobody_can_be_lost() -> None:
+def test_none_has_no_repeats() -> None:
     made = parse(["--transport", "none,grpc", "--repeats", "0,3"])[0].cells
     assert [(cell.transport, cell.repeats) for cell in made] == [("none", 0), ("grpc", 0), ("grpc", 3)]
 
@@ -88,7 +86,7 @@ class Clock:
         return self.now
 
 
-def test_a_disruption_happens_once_a_cell_and_explains_failures_for_a_while(tmp_path: Path) -> None:
+def test_a_kill_happens_once_per_cell_and_explains_failures_for_a_while(tmp_path: Path) -> None:
     clock, killed = Clock(), []
     log = faults.writer(tmp_path)
     script = FaultInjector(Kill(1, 3), killed.append, log, clock, patience=5.0)
@@ -123,14 +121,14 @@ def test_a_disruption_happens_once_a_cell_and_explains_failures_for_a_while(tmp_
         (NotAwaited("a bug"), False),
     ],
 )
-def test_only_what_comes_of_a_kill_is_booked_to_it(error: WireError, expected: bool, tmp_path: Path) -> None:
+def test_which_errors_a_kill_explains(error: WireError, expected: bool, tmp_path: Path) -> None:
     with faults.writer(tmp_path) as log:
         script = FaultInjector(Kill(1, 0), lambda _: None, log, Clock(), patience=5.0)
         script.before(CELL, 0)
         assert script.expected(CELL, error) is expected
 
 
-def test_a_failure_took_until_it_failed_and_not_until_the_node_was_replaced(tmp_path: Path) -> None:
+def test_the_seconds_of_a_failure_exclude_the_replacement_of_the_node(tmp_path: Path) -> None:
     clock, begun, asked = Clock(), threading.Event(), threading.Event()
 
     def stamped() -> float:
@@ -156,7 +154,7 @@ def test_a_failure_took_until_it_failed_and_not_until_the_node_was_replaced(tmp_
     assert faults.read(tmp_path)["seconds"].tolist() == [0.0, 1.0]
 
 
-def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> None:
+def test_recoveries_by_hand(make_results: Maker) -> None:
     folder = make_results([CELL], runs=0, kill="node-1@1")
     (folder / files.SAMPLES).unlink()
     with samples.Writer(folder) as writer:
@@ -184,7 +182,7 @@ def test_what_came_of_a_kill_is_derived_from_the_files(make_results: Maker) -> N
 
 
 def test_a_report_of_a_kill_compares_no_means(make_results: Maker) -> None:
-    """The outage is in the seconds of a repeated request, and not in those of one that was begun anew."""
+    """The seconds of a repeated request include the outage; those of a request that began again do not."""
     folder = make_results([CELL, Cell("grpc", "submodel", repeats=8)], kill="node-1@20")
     with faults.writer(folder) as log:
         log.append(faults.Fault(CELL, 20, 2.0, 0.0, "kill", "node-1"))
@@ -196,8 +194,8 @@ def test_a_report_of_a_kill_compares_no_means(make_results: Maker) -> None:
     assert not (folder / "comparison.svg").exists()
 
 
-def test_a_request_that_failed_disturbs_until_it_is_answered(make_results: Maker) -> None:
-    """And not until its last attempt failed, when nobody had been answered yet."""
+def test_a_failed_request_counts_as_disturbed_until_its_answer(make_results: Maker) -> None:
+    """Its last failed attempt ends earlier."""
     folder = make_results([CELL], runs=0)
     (folder / files.SAMPLES).unlink()
     with samples.Writer(folder) as writer:
@@ -219,14 +217,12 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_is_killed_and_replaced_amid_an_experiment(tmp_path: Path) -> None:
-    """Without repeats its requests fail until another has its portion; a client that repeats them loses none."""
+def test_a_node_is_killed_and_replaced_during_an_experiment(tmp_path: Path) -> None:
+    """Without repeats its requests fail until another node has its portion; with repeats none fails."""
     residual().save(tmp_path / "residual.keras")
     flags = ["--model", tmp_path / "residual.keras", "--mode", "submodel", "--servers", 2, "--flow", "nested,forward"]
-    flags += ["--runs", 12, "--kill", "node-1@4", "--lease", 2, "--repeats", "0,20", "--out", tmp_path / "out"]
-    command = [sys.executable, "-m", "experiments.run", *map(str, flags)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    flags += ["--runs", 12, "--kill", "node-1@4", "--lease", 1, "--repeats", "0,20", "--out", tmp_path / "out"]
+    assert run.main([*map(str, flags)]) == 0
     frame = samples.read(tmp_path / "out")
     assert frame.groupby("cell").size().tolist() == [12] * 5
     found = recoveries(faults.read(tmp_path / "out"), frame)

@@ -1,11 +1,11 @@
-"""Experiments whose stages run in model servers: end to end, what is recorded of it, how it ends, what is refused."""
+"""Experiments whose stages run in model servers: from end to end, records, failures, refusals."""
 
 from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -29,7 +29,7 @@ MODEL_SERVERS = {"model-server-0", "model-server-1"}
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program in the real server's place: it takes the real one's flags, and is started as the real one is."""
+    """A stand-in for `tensorflow_model_server`: a program that takes the same flags."""
     path = tmp_path_factory.mktemp("program") / "tensorflow_model_server"
     path.write_text(f'#!/bin/sh\nexec {sys.executable} -m tfserving.server "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -40,26 +40,41 @@ def family(going: Run) -> list[psutil.Process]:
     return psutil.Process(going.process.pid).children(recursive=True)
 
 
-@pytest.mark.slow
-def test_stages_in_model_servers(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    going = started(
-        *(
-            "--model",
-            model,
-            "--servers",
-            2,
-            "--transport",
-            "none,grpc",
-            "--mode",
-            "whole,submodel",
-            "--cut",
-            "balanced",
+@dataclass(frozen=True)
+class Going:
+    """A run and its results folder."""
+
+    run: Run
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def runs(model: Path, program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Going]]:
+    """Two runs side by side: over this project's model server, and over the stand-in of the real one."""
+    ours, real = (tmp_path_factory.mktemp(name) / "out" for name in ("ours", "real"))
+    flags: dict[str, tuple[object, ...]] = {
+        "ours": (
+            *("--servers", 2, "--transport", "none,grpc", "--mode", "whole,submodel", "--cut", "balanced"),
+            *("--engine", "tfserving,tfserving-rest,graph", "--flow", "nested,hub", "--concurrency", "1,2"),
+            *("--option", "tfserving.binary=none", "--option", "tfserving.tensor_content=true"),
+            *("--pin", "on", "--threads", 1, "--runs", 3, "--warmup", 1, "--out", ours),
         ),
-        *("--engine", "tfserving,tfserving-rest,graph", "--flow", "nested,hub", "--concurrency", "1,2"),
-        *("--option", "tfserving.binary=none", "--option", "tfserving.tensor_content=true"),
-        *("--pin", "on", "--threads", 1, "--runs", 3, "--warmup", 1, "--out", out),
-    )
+        "real": (
+            *("--servers", 1, "--transport", "none", "--flow", "hub", "--engine", "tfserving"),
+            *("--option", f"tfserving.binary={program}", "--runs", 1_000_000, "--out", real),
+        ),
+    }
+    made = {name: Going(Run("--model", model, *flags[name]), out) for name, out in (("ours", ours), ("real", real))}
+    yield made
+    for going in made.values():
+        if going.run.process.poll() is None:
+            going.run.process.kill()
+            going.run.process.communicate()
+
+
+@pytest.mark.slow
+def test_stages_in_model_servers(runs: dict[str, Going]) -> None:
+    going, out = runs["ours"].run, runs["ours"].out
     going.wait_for(f"model-server-1 ready ({OURS})")
     processes = family(going)
     assert {process.name() for process in processes} >= MODEL_SERVERS
@@ -85,14 +100,8 @@ def test_stages_in_model_servers(started: Callable[..., Run], model: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_a_server_in_the_real_ones_place_that_dies_ends_the_run_with_the_cause(
-    started: Callable[..., Run], model: Path, program: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    going = started(
-        *("--model", model, "--servers", 1, "--transport", "none", "--flow", "hub", "--engine", "tfserving"),
-        *("--option", f"tfserving.binary={program}", "--runs", 1_000_000, "--out", out),
-    )
+def test_a_model_server_that_dies_ends_the_run_with_the_cause(runs: dict[str, Going]) -> None:
+    going, out = runs["real"].run, runs["real"].out
     going.wait_for("requests")
     processes = family(going)
     (serving,) = (process for process in processes if "tfserving.server" in process.cmdline())
@@ -127,7 +136,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_used_is_refused(
+def test_unusable_values_are_refused(
     case: str, program: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (engine, *options), hint = REFUSED[case]
@@ -156,7 +165,7 @@ def test_the_local_model_executes_what_the_server_does() -> None:
     assert none_of(Cell("none", "submodel", engine="tfserving")) == Cell("none", "submodel", engine="graph")
 
 
-def test_the_experiment_that_comes_along_has_what_each_cell_is_compared_with() -> None:
+def test_the_bundled_experiment_has_the_cells_to_compare_with() -> None:
     experiment, _ = flags.parse(["--spec", str(SPEC)])
     served = [cell for cell in experiment.cells if cell.engine in ENGINES]
     ways = {("none", "hub"), ("grpc", "nested"), ("grpc", "forward")}
@@ -173,7 +182,7 @@ def test_the_whole_model_in_a_server_is_no_local_model() -> None:
     assert set(experiment.cells) == {local, served, Cell("none", "whole", engine="tfserving", servers=1, concurrency=2)}
 
 
-def test_a_files_options_of_an_engine_that_a_flag_replaced_are_no_mistake(tmp_path: Path) -> None:
+def test_a_files_options_of_an_engine_replaced_by_a_flag_are_ignored(tmp_path: Path) -> None:
     spec = tmp_path / "mine.toml"
     spec.write_text('engine = "tfserving"\n[option]\ntfserving.binary = "none"\ngrpc.max_message = 1000\n')
     experiment, _ = flags.parse(["--spec", str(spec), "--engine", "frozen"])

@@ -1,4 +1,4 @@
-"""The demonstration of blocked workers, with real processes: what is predicted is what is seen."""
+"""Workers of nested calls, with real processes: the predicted minimum is the observed one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,22 +17,38 @@ from experiments.threads import report as threads_report
 
 ROOT = Path(__file__).parents[2]
 WIDE = {"COLUMNS": "120"}
-"""Makes the table as wide as it likes, whatever the terminal."""
+"""Room for the whole table."""
+CHAIN = ("--transport", "grpc", "--depth", "4", "--servers", "2")
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder as a run leaves it, and what the run printed."""
-    out = tmp_path_factory.mktemp("threads") / "out"
-    words = ["--transport", "grpc", "--depth", "4", "--servers", "2", "--timeout", "4", "--out", str(out)]
-    command = [sys.executable, "-m", "experiments.threads", *words]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **WIDE})
-    assert done.returncode == 0
-    return out, done.stdout
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, subprocess.Popen[str]]]]:
+    """Two runs side by side, one for each `--when-full`: (results folder, process)."""
+    runs = {}
+    for full, seconds in (("wait", "4"), ("refuse", "30")):
+        out = tmp_path_factory.mktemp(full) / "out"
+        words = [*CHAIN, "--when-full", full, "--timeout", seconds, "--out", str(out)]
+        command = [sys.executable, "-m", "experiments.threads", *words]
+        env = {**os.environ, **WIDE}
+        runs[full] = out, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
+    yield runs
+    for _, process in runs.values():
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def observed(started: dict[str, tuple[Path, subprocess.Popen[str]]]) -> tuple[Path, str]:
+    """The results folder of a run whose servers let calls wait, and its standard output."""
+    out, process = started["wait"]
+    text, _ = process.communicate()
+    assert process.returncode == 0
+    return out, text
 
 
 @pytest.mark.slow
-def test_too_few_workers_block_nested_calls_alone(observed: tuple[Path, str]) -> None:
+def test_too_few_workers_block_only_nested_calls(observed: tuple[Path, str]) -> None:
     _, out = observed
     assert "predicted 2, observed 2" in out
     rows = {line.split()[0]: line for line in out.splitlines() if line.split() and line.split()[0].isdigit()}
@@ -41,7 +58,7 @@ def test_too_few_workers_block_nested_calls_alone(observed: tuple[Path, str]) ->
 
 
 @pytest.mark.slow
-def test_what_is_kept_is_like_the_results_of_other_experiments(
+def test_a_results_folder_has_samples_report_and_environment(
     observed: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = observed
@@ -65,7 +82,7 @@ def test_what_is_kept_is_like_the_results_of_other_experiments(
     assert "already holds an experiment" in capsys.readouterr().err
 
 
-def test_a_report_of_what_was_cut_off(tmp_path: Path) -> None:
+def test_the_report_of_an_interrupted_run(tmp_path: Path) -> None:
     chain = threads_report.Chain("rpyc", 12, 3, 2.0, "refuse")
     environment.begin(tmp_path, chain.record(), [])
     with rows.Writer(tmp_path / files.THREADS, threads_report.COLUMNS) as writer:
@@ -84,12 +101,16 @@ def test_every_column_is_described() -> None:
 
 
 @pytest.mark.slow
-def test_too_few_workers_are_refused_at_once_where_servers_do_not_wait(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_servers_that_do_not_wait_refuse_calls_without_a_free_worker(
+    started: dict[str, tuple[Path, subprocess.Popen[str]]],
 ) -> None:
-    monkeypatch.setenv("COLUMNS", WIDE["COLUMNS"])
-    assert threads.main(["--depth", "4", "--servers", "2", "--when-full", "refuse", "--timeout", "30"]) == 0
-    assert "refused" in capsys.readouterr().out
+    out, process = started["refuse"]
+    text, _ = process.communicate()
+    assert process.returncode == 0
+    assert "refused" in text
+    outcomes = (out / files.THREADS).read_text()
+    assert "1,nested,refused" in outcomes
+    assert "blocks" not in outcomes
 
 
 @pytest.mark.parametrize(
@@ -105,6 +126,6 @@ def test_too_few_workers_are_refused_at_once_where_servers_do_not_wait(
         (["--out", __file__], "not a folder"),
     ],
 )
-def test_what_cannot_be_used_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_values_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert threads.main(words) == 2
     assert message in capsys.readouterr().err
