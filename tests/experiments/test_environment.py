@@ -1,4 +1,4 @@
-"""environment.json: what is in it, what must not be, and that it is whole at every moment."""
+"""environment.json: its entries, the entries that it must not have, and atomic updates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transports.errors import UsageError
 EXPERIMENT = Experiment((Cell(),), runs=3, option={"grpc.max_message": "1000"})
 
 
-def test_a_run_is_incomplete_until_it_says_otherwise(tmp_path: Path) -> None:
+def test_a_run_is_incomplete_until_it_is_finished(tmp_path: Path) -> None:
     environment.begin(tmp_path, EXPERIMENT, ["--runs", "3"], {"intra_op": 2})
     first = environment.read(tmp_path)
     assert first["complete"] is False
@@ -55,7 +55,7 @@ def test_a_second_run_is_refused(tmp_path: Path) -> None:
         environment.begin(tmp_path, EXPERIMENT, [])
 
 
-def test_nothing_tells_whose_machine_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_record_does_not_identify_user_or_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "my-very-own-host")
     monkeypatch.setenv("GRPC_TRACE_TO", f"{tmp_path}/trace:my-very-own-host")
     monkeypatch.setenv("TF_XLA_FLAGS", "--dump=/home/somebody/dump --level=2")
@@ -103,7 +103,7 @@ def test_paths_below_the_working_directory_stay_relative(tmp_path: Path, monkeyp
     assert anonymous(f"--out={Path.cwd()}/results/mine") == "--out=results/mine"
 
 
-def test_what_is_collected() -> None:
+def test_collected_entries() -> None:
     versions = environment.collect_versions()
     assert re.match(r"3\.\d+", str(versions["python"]))
     assert versions["numpy"]
@@ -149,7 +149,7 @@ def test_a_folder_without_a_record_is_refused(tmp_path: Path) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_record_names_what_ended_the_run(tmp_path: Path, error: BaseException, cause: str) -> None:
+def test_the_record_names_the_cause_of_the_end(tmp_path: Path, error: BaseException, cause: str) -> None:
     environment.begin(tmp_path, EXPERIMENT, [])
     salvaged: list[str] = []
     with pytest.raises(type(error)), environment.finishing(tmp_path, lambda: salvaged.append("report")):

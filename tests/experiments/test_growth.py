@@ -1,4 +1,4 @@
-"""Exponents and parts of a growth, against curves that are known and numpy's own fit."""
+"""Exponents and fitted parts, against known curves and numpy's fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZES = (0.01, 0.1, 1.0, 4.0, 16.0, 64.0)
 PART = st.just(0.0) | st.floats(1e-4, 1.0)
 
 
-def test_an_exponent_is_that_of_least_squares() -> None:
+def test_an_exponent_is_a_least_squares_slope() -> None:
     points = [(1, 3.0), (2, 5.0), (4, 19.0), (9, 80.0)]
     slope, _ = np.polyfit(np.log([x for x, _ in points]), np.log([y for _, y in points]), 1)
     assert exponent(points) == pytest.approx(slope)
@@ -32,7 +32,7 @@ def seconds(curve: Curve, size: float) -> float:
 
 
 @given(st.builds(Curve, st.floats(1e-4, 1.0), PART, PART))
-def test_a_curve_is_found_again(curve: Curve) -> None:
+def test_the_fit_recovers_a_curve(curve: Curve) -> None:
     found = fit([(size, seconds(curve, size)) for size in SIZES])
     assert found is not None
     for size in SIZES:
@@ -40,19 +40,19 @@ def test_a_curve_is_found_again(curve: Curve) -> None:
     assert found.quadratic_share(64) == pytest.approx(curve.quadratic_share(64), abs=1e-6)
 
 
-def test_no_part_is_below_zero() -> None:
-    """It grows less than linearly: least squares alone would take a quadratic part away."""
+def test_no_part_is_negative() -> None:
+    """The growth is less than linear: plain least squares would give a negative quadratic part."""
     found = fit([(size, 0.1 * size**0.7) for size in SIZES])
     assert found is not None
     assert found.quadratic == 0
     assert min(found.fixed, found.linear) > 0
 
 
-def test_what_is_linear_has_no_other_part() -> None:
+def test_a_linear_growth_has_no_other_part() -> None:
     found = fit([(size, 0.3 * size) for size in SIZES])
     assert found is not None
     assert (found.fixed, found.quadratic) == (0, 0)
 
 
-def test_three_points_fix_nothing() -> None:
+def test_three_points_are_too_few() -> None:
     assert fit([(1, 1.0), (2, 2.0), (4, 4.0)]) is None

@@ -1,4 +1,4 @@
-"""Inputs: what becomes of a photograph, that no two are alike, and what is refused."""
+"""Inputs: photographs as tensors, different variants, and refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_item_zero_is_the_image_itself(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 12), st.integers(3, 30))
-def test_no_two_views_are_alike(height: int, width: int) -> None:
+def test_all_views_differ(height: int, width: int) -> None:
     pixels = np.random.default_rng(0).random((height, width, 3)).astype(np.float32)
     views = {view(pixels, number).tobytes() for number in range(2 * width * height)}
     assert len(views) >= 2 * width
@@ -73,7 +73,7 @@ def test_every_common_mode_becomes_rgb(tmp_path: Path, mode: str, suffix: str) -
 
 
 def _bomb(path: Path) -> None:
-    """A PNG whose header says 60000 x 60000, in a few bytes."""
+    """A PNG of a few bytes whose header says 60000 x 60000."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
     path.write_bytes(
@@ -120,7 +120,7 @@ def _bad(folder: Path, kind: str) -> Path:
         ("deep", "more than 8 bits a channel"),
     ],
 )
-def test_refused(tmp_path: Path, kind: str, message: str) -> None:
+def test_unusable_images_are_refused(tmp_path: Path, kind: str, message: str) -> None:
     path = _bad(tmp_path, kind)
     with pytest.raises(UsageError, match=message) as refused:
         load_image(path, (8, 8), 1)

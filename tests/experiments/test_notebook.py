@@ -31,7 +31,7 @@ def images(notebook: nbformat.NotebookNode) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-def test_it_is_a_valid_notebook_that_reads_nothing_but_results() -> None:
+def test_the_notebook_is_valid_and_reads_only_results() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -55,7 +55,7 @@ def test_several_experiments_from_the_notebook_folder(
     assert "['seed-layer', 'other']" in str(notebook.cells[2].outputs)
 
 
-def test_every_cell_is_among_the_means_by_a_short_name(make_results: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_has_its_mean_under_a_short_name(make_results: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     cut = "+".join(f"expanded_conv_{stage}_expand" for stage in range(9))
     cells = [Cell("none", batch=batch) for batch in range(1, 36)] + [Cell(mode="submodel", cut=cut)]
     folder = build(make_results(cells, runs=2)).parent
@@ -75,7 +75,7 @@ def test_one_experiment_without_published_figures_from_the_root(
     assert images(execute(ROOT)) == 2
 
 
-def test_no_results_are_said_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_results_are_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPLITBENCH_RESULTS", str(tmp_path))
     parameters, reading, *_ = (cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code")
     with pytest.raises(FileNotFoundError, match="run an experiment, or set SPLITBENCH_RESULTS"):

@@ -1,4 +1,4 @@
-"""The progress display: plain lines where nobody watches, a bar where somebody does, silence where nobody can."""
+"""The progress display: a bar on a terminal, lines elsewhere, silence without a reader."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 
 class Gone(io.StringIO):
-    """A standard error whose reader has closed it."""
+    """A standard error that its reader has closed."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError
@@ -49,7 +49,7 @@ def test_plain_lines() -> None:
     assert progress.counts == dict.fromkeys(CELLS, 100)
 
 
-def test_a_long_wait_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_printed_after_a_long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10**6, 31))
     monkeypatch.setattr("experiments.measure.progress.time.monotonic", lambda: float(next(clock)))
     stream = io.StringIO()
@@ -66,7 +66,7 @@ def test_few_requests(total: int) -> None:
     assert len(stream.getvalue().splitlines()) == 2 + total
 
 
-def test_more_requests_than_said_do_no_harm() -> None:
+def test_more_requests_than_announced_are_counted() -> None:
     with Progress(1, CELLS, io.StringIO()) as progress:
         for _ in range(5):
             progress.advance("another/cell", 0.1)
@@ -92,12 +92,12 @@ def test_a_terminal_without_control_codes_gets_lines(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
-def test_nothing_runs_beside_the_requests(stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_display_starts_no_thread(stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     before = {*threading.enumerate()}
     with Progress(10, CELLS, stream()) as progress:
         progress.advance(CELLS[0], 0.1)
-        assert {*threading.enumerate()} <= before  # others of the process may end
+        assert {*threading.enumerate()} <= before  # other threads may end
 
 
 @pytest.mark.parametrize("stream", [Gone, GoneTerminal])

@@ -1,4 +1,4 @@
-"""The raw file: what is written is read back, whatever ends the writer."""
+"""samples.csv: written rows are read back, whatever ends the writer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(folder: Path, *samples: Sample) -> Path:
     return folder / "samples.csv"
 
 
-def test_columns_are_in_the_order_of_the_design(tmp_path: Path) -> None:
+def test_columns_are_in_the_documented_order(tmp_path: Path) -> None:
     path = write(tmp_path, Sample(Cell(), 0, 0.25, 3))
     with path.open(newline="") as file:
         header, row = csv.reader(file)
@@ -62,7 +62,7 @@ def test_every_value_is_read_back_exactly(tmp_path_factory: pytest.TempPathFacto
             np.testing.assert_equal(row[name], sample.__dict__[name])
 
 
-def test_a_file_from_before_a_column_is_read_as_if_it_were_empty(tmp_path: Path) -> None:
+def test_a_file_without_later_columns_is_read(tmp_path: Path) -> None:
     path = write(tmp_path, Sample(Cell(), 0, 0.25, 3, start=1.0, payload_bytes=7, wire_bytes=9, lookups=5))
     old = pd.read_csv(path).drop(columns=list(LATER))
     old.to_csv(path, index=False)
@@ -89,7 +89,7 @@ def test_a_file_without_rows_is_an_empty_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 17, 60])
-def test_a_torn_last_line_is_dropped_and_said(tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torn_last_line_is_dropped_with_a_note(tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, *(Sample(Cell(), run, 0.5, 0) for run in range(3)))
     path.write_bytes(path.read_bytes()[:-cut])
     frame = read(tmp_path)
@@ -192,7 +192,7 @@ except WriteError as error:
 """
 
 
-def test_a_full_disk_is_one_error_and_keeps_what_was_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_error_and_keeps_the_written_rows(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
     message, rows = json.loads(done.stdout)
     path = tmp_path / "samples.csv"
@@ -223,7 +223,7 @@ def test_claim_refuses_a_folder_that_holds_an_experiment(tmp_path: Path, name: s
         claim(tmp_path, "mine")
 
 
-def test_claim_refuses_what_is_no_folder(tmp_path: Path) -> None:
+def test_claim_refuses_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UsageError, match="not a folder; give one that is new or empty"):

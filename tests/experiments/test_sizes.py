@@ -1,4 +1,4 @@
-"""How time grows with the message: real processes at tiny sizes, and arithmetic against what is known."""
+"""Growth of time with message size: real processes at tiny sizes, and arithmetic by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transports.errors import ConnectionLost
 ROOT = Path(__file__).parents[2]
 REMOTE = [name for name in transports.NAMES if name != "none"]
 PATIENT = ["--longest", "8000"]
-"""A call of four bytes that takes a second, since the machine is busy, leaves nothing out."""
+"""No size is left out, even if a busy machine needs a second for four bytes."""
 STREAM, UNARY = Way("grpc", send="stream"), Way("grpc", send="unary")
 
 
@@ -59,7 +59,7 @@ def test_every_way_is_measured_at_every_size(measured: Path) -> None:
     assert sorted(first) == sorted(second)
 
 
-def test_what_is_written_is_like_the_results_of_other_experiments(measured: Path) -> None:
+def test_a_results_folder_has_samples_summary_report_chart_and_environment(measured: Path) -> None:
     names = {path.name for path in measured.iterdir()}
     assert names == {"samples.csv", "summary.csv", "report.md", "sizes.svg", "environment.json"}
     record = environment.read(measured)
@@ -72,8 +72,8 @@ def test_what_is_written_is_like_the_results_of_other_experiments(measured: Path
         assert f">{way.name}<" in (measured / "sizes.svg").read_text()
 
 
-def test_four_sizes_show_what_is_quadratic(tmp_path: Path) -> None:
-    """Made-up seconds, in a folder as a run leaves it."""
+def test_four_sizes_show_a_quadratic_part(tmp_path: Path) -> None:
+    """Invented seconds, in a folder as a run leaves it."""
     curves = {Way("rpyc"): 0.001, Way("rpyc-tuned"): 0.0}
     study = Study((*curves,), tuple(size * MB for size in (1, 4, 16, 64)))
     environment.begin(tmp_path, study.record(), [])
@@ -94,7 +94,7 @@ def test_four_sizes_show_what_is_quadratic(tmp_path: Path) -> None:
     assert "Bytes on the wire / payload" not in text
 
 
-def test_the_same_samples_give_the_same_bytes(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_reproducible_to_the_byte(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("summary.csv", "report.md", "sizes.svg")
     before = {name: (measured / name).read_bytes() for name in names}
     assert sizes.main(["--report", str(measured)]) == 0
@@ -113,8 +113,8 @@ def test_a_folder_that_holds_results_is_refused(measured: Path, capsys: pytest.C
     assert "already holds an experiment" in capsys.readouterr().err
 
 
-def test_a_size_that_would_take_too_long_is_left_out_with_all_above(tmp_path: Path) -> None:
-    """The first call of all takes more than a microsecond; so does every other."""
+def test_sizes_that_would_take_too_long_are_left_out(tmp_path: Path) -> None:
+    """Every call takes more than a microsecond."""
     words = ["--transport", "rpyc-tuned", "--sizes", "0.01,1", "--longest", "0.000001", "--out", str(tmp_path / "out")]
     assert sizes.main(words) == 0
     report = (tmp_path / "out" / "report.md").read_text()
@@ -152,16 +152,19 @@ REFUSED = {
     "no time": (["--longest", "0"], "more than 0 seconds"),
     "not a number": (["--longest", "nan"], "is no number"),
     "a seed": (["--seed", "-1"], "from 0 on"),
-    "an option of nobody": (["--transport", "rpyc", "--option", "grpc.chunk=2000"], "is not measured"),
-    "an option that is none": (["--option", "grpc.chunks=2000"], "did you mean 'chunk'"),
-    "what is measured anyway": (["--option", "grpc.send=stream"], "every value of it is measured"),
+    "an option of a transport that is not measured": (
+        ["--transport", "rpyc", "--option", "grpc.chunk=2000"],
+        "is not measured",
+    ),
+    "an unknown option": (["--option", "grpc.chunks=2000"], "did you mean 'chunk'"),
+    "an option whose values are all measured": (["--option", "grpc.send=stream"], "every value of it is measured"),
     "no folder to report": (["--report", "nowhere"], "no folder 'nowhere'"),
     "another experiment": (["--report", str(ROOT / "results/reference/tuned-layer")], "holds another experiment"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_used_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_values_are_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words, hint = REFUSED[case]
     assert sizes.main([*words, "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
@@ -171,7 +174,7 @@ def test_what_cannot_be_used_is_refused(case: str, tmp_path: Path, capsys: pytes
     assert not (tmp_path / "out").exists()
 
 
-def test_what_does_not_fit_into_memory_is_refused(
+def test_sizes_above_the_free_memory_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     free = psutil.virtual_memory()._replace(available=600 * MB)
@@ -182,7 +185,9 @@ def test_what_does_not_fit_into_memory_is_refused(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_whatever_ends_it_leaves_the_samples_and_nothing_running(number: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_samples_and_leaves_nothing_running(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "experiments.sizes", "--transport", "rpyc-tuned", "--sizes", "0.01"]
     command += ["--repeats", "1000000", "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
@@ -202,13 +207,13 @@ def test_whatever_ends_it_leaves_the_samples_and_nothing_running(number: signal.
         assert "INCOMPLETE" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_an_echo_process_that_dies_is_the_cause_that_is_told() -> None:
+def test_an_echo_process_that_dies_is_named_as_the_cause() -> None:
     way = Way("rpyc-tuned")
     study = Study((way,), (4000,))
     with echo.process(way.transport) as (found, child), way.connect(found[way.transport], {}) as connection:
         bench = Bench(study, {way: connection}, child)
         os.kill(child.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # and it can still be asked how it ended
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # keeps its exit status readable
         with pytest.raises(ConnectionLost, match=r"^rpyc-tuned, 0\.004 MB: .*; the echo process ended with status -9"):
             list(bench.turn(way, 4000, 0.1))
 
@@ -219,7 +224,7 @@ def test_an_echo_process_that_cannot_start_says_why() -> None:
 
 
 def made(tmp_path: Path, seconds: dict[Way, dict[int, list[float]]]) -> pd.DataFrame:
-    """A summary of samples that are known."""
+    """The summary of the given seconds."""
     with Writer(tmp_path / "samples.csv", COLUMNS) as writer:
         for way, sizes_of in seconds.items():
             for size, values in sizes_of.items():
@@ -229,7 +234,7 @@ def made(tmp_path: Path, seconds: dict[Way, dict[int, list[float]]]) -> pd.DataF
 
 
 def test_summary_by_hand(tmp_path: Path) -> None:
-    """Quadratic, and linear; means and medians apart."""
+    """Quadratic and linear growth; means differ from medians."""
     quadratic = {size * MB: [0.01 * size**2] * 3 for size in (1, 2, 4)}
     linear = {size * MB: [0.1 * size, 0.1 * size, 0.4 * size] for size in (2, 1)}
     summary = made(tmp_path, {Way("rpyc"): quadratic, UNARY: linear})
@@ -249,14 +254,16 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     ("stream", "unary", "expected"),
     [
         ({1: 2, 2: 2, 4: 2}, {1: 1, 2: 3, 4: 4}, 2),
-        ({1: 1, 2: 4, 4: 2}, {1: 2, 2: 3, 4: 4}, 4),  # it won at the smallest, too, and lost again
-        ({1: 1, 2: 1}, {1: 2, 2: 2, 4: 9}, 1),  # 4 was not measured of both
+        ({1: 1, 2: 4, 4: 2}, {1: 2, 2: 3, 4: 4}, 4),  # faster at the smallest, slower in between
+        ({1: 1, 2: 1}, {1: 2, 2: 2, 4: 9}, 1),  # size 4 was measured of one only
         ({1: 1, 2: 4}, {1: 2, 2: 3}, None),
         ({1: 2}, {1: 2}, None),
         ({}, {1: 2}, None),
     ],
 )
-def test_from_where_on_one_is_faster(stream: dict[int, int], unary: dict[int, int], expected: int | None) -> None:
+def test_the_size_from_which_one_way_is_faster(
+    stream: dict[int, int], unary: dict[int, int], expected: int | None
+) -> None:
     found = {(STREAM.name, size): float(value) for size, value in stream.items()}
     found |= {(UNARY.name, size): float(value) for size, value in unary.items()}
     assert sizes_report.wins_from(found, STREAM, UNARY) == expected
@@ -266,12 +273,12 @@ def test_from_where_on_one_is_faster(stream: dict[int, int], unary: dict[int, in
     ("known", "expected"),
     [
         ([], 0),
-        ([(4, 0.01)], 0),  # too little to go by
+        ([(4, 0.01)], 0),  # too short to extrapolate
         ([(4, 1.0)], 2),
         ([(2, 0.25), (4, 1.0)], 4),
         ([(2, 0.99), (4, 1.0)], 2),  # never less than linear
         ([(2, 0.001), (4, 1.0)], 4),  # nor more than quadratic
     ],
 )
-def test_what_a_size_is_expected_to_take(known: list[tuple[int, float]], expected: float) -> None:
+def test_predicted_seconds_of_a_size(known: list[tuple[int, float]], expected: float) -> None:
     assert predicted(known, 8) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""Statistics: against hand-computed and numpy's values, and whether a 95 % interval is one."""
+"""Statistics: against values by hand and from numpy, and the coverage of 95 % intervals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIRST = [
 
 
 def frame(folder: Path, seconds: dict[Cell, Sequence[float]], block: int = 10) -> pd.DataFrame:
-    """Samples as they come from a file."""
+    """Samples, written to a file and read back."""
     with Writer(folder) as writer:
         for place, (cell, values) in enumerate(seconds.items()):
             for run, value in enumerate(values):
@@ -74,7 +74,7 @@ def test_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_local_model_has_no_partition(tmp_path: Path) -> None:
-    """So it has no part of the time outside of its stages, and nothing else without a wire; a served model has."""
+    """So it has neither time outside the stages nor a ratio to None; a model in a model server has both."""
     served, remote = Cell("none", "whole", engine="tfserving", servers=1), Cell(mode="whole", servers=1)
     graph = local_of(served)
     found = rows(summarise(frame(tmp_path, {cell: [4.0] for cell in (LOCAL, graph, served, remote)}), 0))
@@ -85,15 +85,15 @@ def test_the_local_model_has_no_partition(tmp_path: Path) -> None:
         assert (found[cell.name]["ratio_to_none"], found[cell.name]["outside_seconds"]) == (1.0, 3.0)
 
 
-def test_what_was_outside_the_stages_is_not_known_where_they_were_not_timed(tmp_path: Path) -> None:
+def test_without_compute_seconds_the_time_outside_the_stages_is_unknown(tmp_path: Path) -> None:
     with Writer(tmp_path) as writer:
         writer.append(Sample(GRPC, 0, 1.0, 0, compute_seconds=0.5))
         writer.append(Sample(GRPC, 1, 1.0, 0))
     assert math.isnan(rows(summarise(read(tmp_path), 0))[GRPC.name]["outside_seconds"])
 
 
-def test_wire_bytes_are_the_median_of_what_was_measured(tmp_path: Path) -> None:
-    """One request was hit by another program, of one nobody knows; of the local model nothing was measured."""
+def test_wire_bytes_are_a_median(tmp_path: Path) -> None:
+    """Another program disturbed one request, one has no figure, and the local model has none at all."""
     with Writer(tmp_path) as writer:
         for run, wire in enumerate([1000, 1004, 99_000, math.nan, 1002]):
             writer.append(Sample(GRPC, run, 1.0, 0, payload_bytes=900, wire_bytes=wire))
@@ -103,8 +103,8 @@ def test_wire_bytes_are_the_median_of_what_was_measured(tmp_path: Path) -> None:
     assert math.isnan(found[LOCAL.name]["wire_bytes"])
 
 
-def test_throughput_is_that_of_the_turns(tmp_path: Path) -> None:
-    """Four requests, two at a time, in a turn of 3 s; another turn of 5 s. What lay between them does not count."""
+def test_throughput_counts_the_time_of_blocks_only(tmp_path: Path) -> None:
+    """Four requests, two in flight, in a block of 3 s; another block of 5 s. The time between blocks does not count."""
     starts = [10.0, 10.0, 11.0, 11.5, 100.0, 102.0]
     ends = [11.0, 11.5, 12.0, 13.0, 102.0, 105.0]
     blocks = [0, 0, 0, 0, 1, 1]
@@ -117,8 +117,8 @@ def test_throughput_is_that_of_the_turns(tmp_path: Path) -> None:
     assert found[GRPC.name]["throughput_to_local"] == pytest.approx(6 / 8 / 1.0)
 
 
-def test_a_throughput_has_an_interval_over_turns(tmp_path: Path) -> None:
-    """Ten requests in each of six turns, which took 5 or 10 s; those of the local model, 20 s."""
+def test_a_throughput_has_an_interval_over_blocks(tmp_path: Path) -> None:
+    """Ten requests in each of six blocks, which took 5 or 10 s; the local model's took 20 s."""
     with Writer(tmp_path) as writer:
         for run in range(60):
             turn = run // 10
@@ -142,7 +142,7 @@ def test_against_numpy(tmp_path_factory: pytest.TempPathFactory, values: list[fl
         assert row[name] == pytest.approx(np.percentile(values, level))
 
 
-def test_what_is_not_there_is_nan(tmp_path: Path) -> None:
+def test_unknown_figures_are_nan(tmp_path: Path) -> None:
     found = rows(summarise(frame(tmp_path, {GRPC: [1.0]}), 0))[GRPC.name]
     for name in ("std", "ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none"):
         assert math.isnan(found[name])
@@ -153,7 +153,7 @@ def test_what_is_not_there_is_nan(tmp_path: Path) -> None:
     assert summarise(read(tmp_path).iloc[:0], 0).empty
 
 
-def test_each_ratio_names_its_own_local(tmp_path: Path) -> None:
+def test_each_ratio_uses_its_own_local_model(tmp_path: Path) -> None:
     cells = [Cell(batch=8), Cell(engine="graph"), Cell(engine="graph", batch=8)]
     seconds = {cell: [10.0 * (place + 1)] * 6 for place, cell in enumerate(cells)}
     seconds |= {local_of(cell): [1.0 + place] * 6 for place, cell in enumerate(cells)}
@@ -216,8 +216,8 @@ def test_five_blocks_make_an_interval(tmp_path: Path, block: int, there: bool) -
     assert found[GRPC.name]["ratio_to_local"] == pytest.approx(np.mean(noisy(1)) / np.mean(noisy(2)))
 
 
-def test_a_cell_of_few_blocks_takes_the_interval_from_no_other(tmp_path: Path) -> None:
-    """Eighty requests, four under way at a time, are two blocks; those of the local model are still eight."""
+def test_a_cell_of_few_blocks_leaves_the_intervals_of_others(tmp_path: Path) -> None:
+    """Eighty requests with four in flight are two blocks; the local model has eight."""
     crowded = Cell(concurrency=4)
     with Writer(tmp_path) as writer:
         for cell, block in ((LOCAL, 10), (GRPC, 10), (crowded, 40)):
@@ -228,7 +228,7 @@ def test_a_cell_of_few_blocks_takes_the_interval_from_no_other(tmp_path: Path) -
     assert found[GRPC.name]["ratio_low"] < 1 < found[GRPC.name]["ratio_high"]
 
 
-def test_an_interval_of_many_blocks_is_that_of_the_delta_method(tmp_path: Path) -> None:
+def test_an_interval_of_many_blocks_agrees_with_the_delta_method(tmp_path: Path) -> None:
     above, below = np.array(noisy(1, 2000)), np.array(noisy(2, 2000))
     table = frame(tmp_path, {GRPC: list(above), LOCAL: list(below)}, block=1)
     found = rows(summarise(table, 0))[GRPC.name]
@@ -239,9 +239,9 @@ def test_an_interval_of_many_blocks_is_that_of_the_delta_method(tmp_path: Path) 
 
 
 def _units(chance: np.random.Generator, mean: float, blocks: int, shared: float, apart: bool) -> Units:
-    """Ten samples in each block, with a noise of their own and one that a block's samples share.
+    """Ten samples per block, with noise of their own and noise shared by the block.
 
-    `apart`: each is taken for a block of its own.
+    `apart`: each sample counts as a block.
     """
     level = 1 + shared * chance.standard_normal((blocks, 1))
     seconds = mean * (level + 0.05 * chance.standard_normal((blocks, 10)))
@@ -250,7 +250,7 @@ def _units(chance: np.random.Generator, mean: float, blocks: int, shared: float,
 
 
 def _coverage(blocks: int, below: int, shared: float, apart: bool = False, times: int = 150) -> float:
-    """How often the interval holds the true ratio, of a cell with `blocks` and a local one with `below`."""
+    """How often the interval of a cell with `blocks` over one with `below` blocks contains the true ratio."""
     chance = np.random.default_rng(5)
     hits = 0
     for _ in range(times):
@@ -262,17 +262,17 @@ def _coverage(blocks: int, below: int, shared: float, apart: bool = False, times
 
 @pytest.mark.parametrize(("blocks", "below"), [(5, 5), (10, 10), (6, 24), (5, 50)])
 @pytest.mark.parametrize("shared", [0.0, 0.1])
-def test_nineteen_of_twenty_intervals_hold_the_true_ratio(blocks: int, below: int, shared: float) -> None:
-    """150 experiments: the standard error of the share is 1.8 %. A wider interval than promised is no harm."""
+def test_nineteen_of_twenty_intervals_contain_the_true_ratio(blocks: int, below: int, shared: float) -> None:
+    """150 experiments: the standard error of the share is 1.8 %. Wider intervals are fine."""
     assert 0.9 <= _coverage(blocks, below, shared) <= 1
 
 
-def test_drawing_samples_of_correlated_blocks_would_promise_too_much() -> None:
+def test_resampling_single_requests_of_correlated_blocks_covers_too_little() -> None:
     assert _coverage(10, 10, 0.1, apart=True, times=60) < 0.7
     assert 0.88 <= _coverage(10, 10, 0.0, apart=True, times=60) <= 1
 
 
 @pytest.mark.parametrize(("freedom", "expected"), [(4, 2.776), (5, 2.571), (9, 2.262), (19, 2.093), (99, 1.984)])
 def test_student_quantile(freedom: int, expected: float) -> None:
-    """Values of the printed tables."""
+    """Values from printed tables."""
     assert student_quantile(0.975, freedom) == pytest.approx(expected, rel=3e-3)

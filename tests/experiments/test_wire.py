@@ -1,4 +1,4 @@
-"""Bytes on the wire: what the counters say of a payload that is known, over every transport."""
+"""Bytes on the wire: the counter against a known payload, over every transport."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from transports import Connection, Message
 REMOTE = [name for name in transports.NAMES if not transports.load(name).local]
 COMPRESSING = ("rpyc",)
 WRITTEN = {"rest": ("json-b64", 4 / 3)}
-"""Transport -> a codec in which all bytes take as many as others, and how many; "" and 1 for the rest."""
+"""Transport -> a codec that expands every byte alike, and the factor; "" and 1 for other transports."""
 
 
 MOST = 300
-"""Calls, until one of them has the loopback interface to itself: others on the machine count there, too."""
+"""Most calls until one has the loopback interface to itself; other programs are counted there as well."""
 
 
 def least(cell: Cell, connection: Connection, message: Message, below: float) -> float:
-    """Of what a call sends, over thirty calls and on until it is less than `below`: others on the machine only add.
+    """The fewest bytes of a call, of at least thirty calls and until it is below `below`: other programs only add.
 
-    The first call, which sets up much, does not count.
+    The first call does not count, since it sets up the connection.
     """
     connection.call(message, 30)
     found = math.inf
@@ -44,8 +44,8 @@ def least(cell: Cell, connection: Connection, message: Message, below: float) ->
 
 @pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
 @pytest.mark.parametrize("name", REMOTE)
-def test_what_crosses_is_the_payload_and_little_else(name: str) -> None:
-    """Both ways. What no zlib can shrink, and what it does; the answer to nothing is some hundred bytes."""
+def test_the_wire_bytes_are_the_payload_and_little_more(name: str) -> None:
+    """In both directions: noise, which zlib cannot compress; zeros, which it can; and an empty message."""
     made = transports.make(name)
     codec, factor = WRITTEN.get(name, ("", 1))
     noise = np.random.default_rng(0).integers(0, 256, 400_000, np.uint8)
@@ -63,7 +63,7 @@ def test_what_crosses_is_the_payload_and_little_else(name: str) -> None:
     assert (zeros < most) if name in COMPRESSING else payload < zeros < most
 
 
-def test_over_none_nothing_crosses_and_overlapping_requests_are_not_told_apart() -> None:
+def test_none_has_no_wire_bytes_and_overlapping_requests_no_figure() -> None:
     assert wire.counting(Cell("none"))() == 0
     assert wire.counting(Cell("none", concurrency=3))() == 0
     assert math.isnan(wire.counting(Cell("grpc", concurrency=3))())
@@ -71,7 +71,7 @@ def test_over_none_nothing_crosses_and_overlapping_requests_are_not_told_apart()
 
 @pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
 @pytest.mark.parametrize("engine", selection.ENGINES)
-def test_over_none_what_crosses_to_a_model_server_is_counted(engine: str) -> None:
+def test_over_none_calls_to_a_model_server_are_counted(engine: str) -> None:
     made = transports.make("rest")
     cell = Cell("none", "submodel", engine=engine)
     with (
@@ -83,7 +83,7 @@ def test_over_none_what_crosses_to_a_model_server_is_counted(engine: str) -> Non
 
 
 @pytest.mark.parametrize("found", [{}, {"eth0": psutil.net_io_counters()}, OSError("no /proc")])
-def test_without_a_counter_there_is_no_figure(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_counter_the_figure_is_nan(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def counters(**_: object) -> Any:
         if isinstance(found, OSError):
             raise found
