@@ -16,7 +16,7 @@ from cluster.dispatcher import UNREACHABLE, Dispatcher
 from cluster.errors import NoServer
 from cluster.flows import FLOWS
 from cluster.partition import Partition
-from cluster.request import NO_STATS, Request, RequestStats, Route
+from cluster.request import Request, RequestStats, Route
 from cluster.result_receiver import ResultReceiver
 from transports.base import Array
 
@@ -61,7 +61,7 @@ class Client:
             try:
                 request, asked = self._dispatcher.pinned(request, partition)
                 outputs, stats = self._attempt(request, partition, inputs)
-                return Answer(outputs, stats if asked is NO_STATS else stats + asked, repeats=attempt)
+                return Answer(outputs, stats + asked, repeats=attempt)
             except (*UNREACHABLE, NoServer):
                 self._dispatcher.avoid(request)
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)

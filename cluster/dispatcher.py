@@ -112,7 +112,7 @@ class Dispatcher:
                 if name not in found:
                     to = partition.destinations(name, request.route.local_calls)
                     found[name], asked = self._ask(request, "where", name, to)
-                    stats = stats + asked if asked is not NO_STATS else stats
+                    stats += asked
                 holder = _holder(request, found[name], server, name, partition)
             yield Delivery(server, holder, {name: leaving[name] for name in names}), stats
 

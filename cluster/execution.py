@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from cluster.errors import NotAwaited, StageFailed
 from cluster.partition import Partition
 from cluster.pending import Consumers, consumers_of
 from cluster.pinning import usable
 from partitioning.plan import Stage
-from transports.base import Array
+from transports.base import DTYPES, Array
 from transports.errors import DeadlineExceeded, MalformedMessage, WireError
 
 log = logging.getLogger("splitbench.cluster")
@@ -46,16 +48,21 @@ class Shard:
         """Tensor -> the stages that take it."""
         return consumers_of(self.stages)
 
+    @cached_property
+    def _expected(self) -> Mapping[str, tuple[np.dtype[Any] | None, tuple[int | None, ...]]]:
+        """Tensor -> its dtype, None for one that no transport carries, and its shape with None for open extents."""
+        edges = self.partition.plan.edges
+        return {name: (DTYPES.get(edges[name].dtype), edges[name].shape) for name in self.consumers}
+
     def check_arrival(self, name: str, tensor: Array) -> None:
         """Raise `NotAwaited` for a tensor that no stage takes, `MalformedMessage` for another dtype or shape."""
-        if name not in self.consumers:
+        expected = self._expected.get(name)
+        if expected is None:
             raise NotAwaited(f"tensor {name!r} came to server {self.server}, where no stage awaits it")
-        edge = self.partition.plan.edges[name]
-        fits = len(edge.shape) == tensor.ndim and all(
-            extent in (None, found) for extent, found in zip(edge.shape, tensor.shape, strict=True)
-        )
-        if not fits or tensor.dtype.name != edge.dtype:
-            came = f"{tensor.dtype.name}{list(tensor.shape)}"
+        dtype, shape = expected
+        fits = len(shape) == tensor.ndim and all(map(_extent_fits, shape, tensor.shape))
+        if tensor.dtype != dtype or not fits:
+            edge, came = self.partition.plan.edges[name], f"{tensor.dtype.name}{list(tensor.shape)}"
             raise MalformedMessage(f"tensor {name!r}: expected {edge.dtype}{list(edge.shape)}, {came} came")
 
     def run(self, stage: Stage, inputs: list[Any], seconds: float) -> list[Any]:
@@ -68,6 +75,10 @@ class Shard:
             log.exception("stage %r failed", stage.name)
             text = f"stage {stage.name!r} on server {self.server} failed with {type(error).__name__}"
             raise StageFailed(text) from error
+
+
+def _extent_fits(expected: int | None, found: int) -> bool:
+    return expected is None or expected == found
 
 
 class ExecutionSlots:

@@ -60,6 +60,10 @@ class RequestStats:
     """Seconds in which stages were ready and waited for a free core, summed over the servers."""
 
     def __add__(self, other: RequestStats) -> RequestStats:
+        if other is NO_STATS:
+            return self
+        if self is NO_STATS:
+            return other
         return RequestStats(
             self.messages + other.messages,
             self.payload + other.payload,
