@@ -76,29 +76,28 @@ def by_row(folder: str, *labels: str, against: Mapping[str, object] | None = Non
     }
     figures: dict[str, Writer] = {label: FIGURES[label] for label in labels}
     if against:
-        figures[f"x / {' '.join(map(str, against.values()))}, same flow"] = _Against(folder, against)
+        figures[f"x / {' '.join(map(str, against.values()))}, same flow"] = _against(folder, against)
     heads = [[write(row) for write in settings.values()] for row in rows]
     tails = [[_short(write(row)) for write in figures.values()] for row in rows]
     return table([*settings, *figures], [head + tail for head, tail in zip(heads, tails, strict=True)], len(settings))
 
 
-class _Against:
+def _against(folder: str, settings: Mapping[str, object]) -> Writer:
     """Writes the ratio of a cell's mean to the mean of the cell with the same flow and the given settings."""
+    groups = _cells(samples.read(REFERENCE / folder))
+    seed = int(environment.read(REFERENCE / folder)["experiment"]["seed"])
 
-    def __init__(self, folder: str, settings: Mapping[str, object]) -> None:
-        self._settings = settings
-        self._groups = _cells(samples.read(REFERENCE / folder))
-        self._seed = int(environment.read(REFERENCE / folder)["experiment"]["seed"])
-
-    def __call__(self, row: Row) -> str:
+    def write(row: Row) -> str:
         cell = cell_of(row)
-        wanted = {**self._settings, "flow": cell.flow}
-        found = [other for other in self._groups if other != local_of(other) and _is(other, wanted)]
+        wanted = {**settings, "flow": cell.flow}
+        found = [other for other in groups if other != local_of(other) and _is(other, wanted)]
         if cell in found or not found:
             return "1" if cell in found else ABSENT
-        above, below = (statistics.seconds_of(self._groups[which]) for which in (cell, found[0]))
-        low, high = statistics.ratio_interval(above, below, np.random.default_rng(self._seed))
+        above, below = (statistics.seconds_of(groups[which]) for which in (cell, found[0]))
+        low, high = statistics.ratio_interval(above, below, np.random.default_rng(seed))
         return f"{number(statistics.mean_of(above) / statistics.mean_of(below))} ({interval(low, high)})"
+
+    return write
 
 
 def recoveries(folders: Mapping[str, str]) -> Lines:
