@@ -9,12 +9,11 @@ help:  ## show this list
 
 setup: .venv/.ready  ## make .venv with all that is needed, and run nothing
 
-run: .venv/.ready  ## the main job: both tables; make run ARGS="--transport grpc --mode submodel" runs another
+run: .venv/.ready  ## the main job: both tables and the places of their reports; make run ARGS="--transport grpc --mode submodel" runs another
 ifdef ARGS
 	$(BIN)/python -m experiments.run $(ARGS)
 else
-	$(BIN)/python -m experiments.run --spec experiments/specs/seed-layer.toml
-	$(BIN)/python -m experiments.run --spec experiments/specs/seed-submodel.toml
+	$(BIN)/python -m experiments.run --spec experiments/specs/seed-layer.toml,experiments/specs/seed-submodel.toml
 endif
 
 # A variable given to make is one of the tests' environment: TFS_BINARY=/path/to/tensorflow_model_server is the real server.

@@ -1,16 +1,18 @@
-"""`python -m partitioning.export`: every stage of a plan as a SavedModel, for TensorFlow Serving and the like."""
+"""`python -m partitioning.export`: every stage of a plan as a SavedModel, for TensorFlow Serving and its like."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from partitioning.errors import PartitionError
-from partitioning.options import parser, planned
+from partitioning.options import Parser, option
 from partitioning.placement import Placement
 from partitioning.plan import Plan, Stage
+from partitioning.planned import PlanOptions, main_of, planned
 from partitioning.served import CONFIG, Served
 
 if TYPE_CHECKING:
@@ -18,18 +20,19 @@ if TYPE_CHECKING:
 
 SIGNATURE = "serving_default"
 
+DESCRIPTION = "Write every stage of a plan as a SavedModel, with the configuration files of the model servers."
 EPILOG = f"""\
 examples:
   five submodels, a SavedModel each, and a server for all of them:
-    python -m partitioning.export --model MobileNetV3Large --mode submodel --servers 5 --to served
+    %(prog)s --model MobileNetV3Large --mode submodel --servers 5 --to served
     tensorflow_model_server --port=8500 --rest_api_port=8501 --model_config_file=served/{CONFIG}
   the first of them alone:
     tensorflow_model_server --port=8500 --model_name=stage-0 --model_base_path=$PWD/served/stage-0
 
-A signature's inputs and outputs are called as the plan's tensors are, wherever TensorFlow allows it; plan.json says
-what each is called, and server-<i>.config names to the i-th of --servers servers the stages that --placement gives it.
+The inputs and outputs of a signature have the names of the plan's tensors, escaped where TensorFlow does not allow
+them; plan.json maps one to the other. server-<i>.config lists the stages that --placement gives to server i.
 
-exit status: 0 done; 2 a value cannot be used."""
+exit status: 0 done; 2 a value cannot be used; 130 interrupted."""
 
 
 def export(program: Program, plan: Plan, folder: Path, placement: Placement | None = None, family: str = "") -> Served:
@@ -86,24 +89,24 @@ def _traced(program: Program, stage: Stage, served: Served) -> Any:
     return tf.function(call, autograph=False).get_concrete_function(**specs)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exports a plan; the exit status: 0 done, 2 refused."""
-    made = parser(
-        "python -m partitioning.export",
-        "Write every stage of a plan as a SavedModel, and what a model server has to know of them.",
-        EPILOG,
-    )
-    made.add_argument("--to", required=True, metavar="FOLDER", type=Path, help="where to write: an empty folder")
-    try:
-        options = made.parse_args(argv)
-        check_empty(options.to)
-        cut = planned(options)
-        export(cut.program, cut.plan, options.to, cut.placement)
-        print(f"{len(cut.plan.stages)} stages in {options.to}; one server for all of them takes {options.to / CONFIG}")
-    except PartitionError as error:
-        print(f"partitioning.export: {error}", file=sys.stderr)
-        return 2
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(PlanOptions):
+    """A plan, and where its stages go."""
+
+    to: Annotated[str, option("where to write: an empty folder, or one to make", metavar="FOLDER", min_length=1)]
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m partitioning.export") -> int:
+    """Export a plan; the exit status: 0 done, 2 refused, 130 interrupted."""
+    return main_of(Parser(prog, DESCRIPTION, EPILOG), ExportOptions, argv, _export)
+
+
+def _export(options: ExportOptions) -> None:
+    folder = Path(options.to)
+    check_empty(folder)
+    made = planned(options)
+    export(made.program, made.plan, folder, made.placement)
+    print(f"{len(made.plan.stages)} stages in {folder}; one server for all of them takes {folder / CONFIG}")
 
 
 if __name__ == "__main__":

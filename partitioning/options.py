@@ -1,127 +1,260 @@
-"""What the command lines of this room share: the flags that describe a plan, and the plan that they describe."""
+"""Options of command lines. Each is declared once, on a field of a dataclass:
+
+    runs: Annotated[int, option("timed requests in each cell", "schedule", "client", ge=1, le=10**7)] = 50
+
+The flag, the key in a file, the checks with their error texts, and the tables of the documentation derive from that.
+This module imports neither numpy nor TensorFlow, so that `--help` stays fast.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from partitioning.errors import PartitionError, suggest
-from partitioning.placement import ALIASES, PLACEMENTS, Placement
-from partitioning.plan import Plan
-from partitioning.silence import silenced
-from partitioning.strategies import CUTS, MODES, SLACKS, make_plan
+from partitioning.placement import ALIASES, PLACEMENTS
+from partitioning.strategy_table import CUTS, MODES
 
-if TYPE_CHECKING:
-    from partitioning.program import Program
+Noun = TypeVar("Noun")
+Split = Callable[[Any, str], list[Any]]
 
-COSTS = ("none", "eager", "graph", "frozen")
+SWITCH = ("on", "off")
+"""Valid values of an option whose flag alone means `on`."""
+WRONG: Mapping[type, str] = {str: "is no text; write it in quotes", int: "is no whole number", float: "is no number"}
+METAVARS: Mapping[object, str] = {int: "N", float: "X", str: "TEXT", "seconds": "SECONDS", "bytes": "BYTES"}
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A plan with all that it was made of. `costs`: operation -> seconds, where they were measured."""
+class Option:
+    """A field that a person sets."""
 
-    program: Program
-    plan: Plan
-    placement: Placement
-    costs: Mapping[str, float] | None
+    name: str
+    kind: type
+    """`str`, `int` or `float`."""
+    default: Any
+    """`MISSING` for an option that has to be given."""
+    range: msgspec.Meta
+    """The smallest and largest value, or the least length of a text."""
+    group: str
+    """The heading under which `--help` lists it."""
+    concerns: tuple[str, ...]
+    """What the option changes: client, nodes, registry, transports, model servers, report."""
+    several: bool = False
+    """Whether a comma separates several values."""
+    repeat: bool = False
+    """Whether the flag may be given more than once; its raw value is a list of texts."""
+    valid: Collection[str] = ()
+    """All valid values; empty where any value of the type within the range is valid."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Older value that is still accepted -> the value that replaces it."""
+    unit: str = ""
+    shown: str = ""
+    """What `--help` gives as the default, where that is not the value itself."""
+    metavar: str = ""
+    split: Split | None = None
+    """Makes a list of raw values of a raw value, where a comma alone does not separate them."""
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def help(self) -> str:
+        return self.range.description or ""
+
+    @property
+    def default_text(self) -> str:
+        return self.shown or ("none" if self.default in ("", (), MISSING) else str(self.default))
+
+    @property
+    def bounds(self) -> str:
+        """The range in words, with its unit; empty where there is none."""
+        low, high = self.range, self.range.le
+        least = f"more than {low.gt}" if low.gt is not None else "" if low.ge is None else str(low.ge)
+        if not least or high is None:
+            words = f"{least} or more" if low.ge is not None else least
+        else:
+            words = f"{least} to {high}" if low.ge is not None else f"{least}, up to {high}"
+        return f"{words} {self.unit}".strip()
+
+    def values(self, raw: Any, where: str) -> tuple[Any, ...]:
+        """The values in `raw`, a text or what a TOML file holds, checked, each once.
+
+        Raises `PartitionError`, which begins with `where` and ends with what would be valid.
+        """
+        items = self._items(raw, where)
+        if not items:
+            raise PartitionError(f"{where}: an empty list; give at least one value")
+        found = tuple(dict.fromkeys(self._value(item, where) for item in items))
+        if len(found) > 1 and not self.several:
+            raise PartitionError(f"{where}: {raw!r} has {len(found)} values; give one")
+        return found
+
+    def _items(self, raw: Any, where: str) -> list[Any]:
+        if self.split is not None:
+            return self.split(raw, where)
+        if not self.several:
+            return [raw]
+        return raw.split(",") if isinstance(raw, str) else raw if isinstance(raw, list) else [raw]
+
+    def _value(self, raw: Any, where: str) -> Any:
+        value: Any
+        try:
+            value = msgspec.convert(raw.strip() if isinstance(raw, str) else raw, self.kind, strict=False)
+            if self.kind is float and not math.isfinite(value):
+                raise ValueError(value)
+        except (msgspec.ValidationError, ValueError):
+            valid = f"; valid: {self.bounds}" if self.bounds else ""
+            raise PartitionError(f"{where}: {raw!r} {WRONG[self.kind]}{valid}") from None
+        value = self.aliases.get(value, value)
+        if self.valid and value not in self.valid:
+            raise PartitionError(f"{where}: no {self.name} {value!r}{hint(value, self.valid)}")
+        low, high, text = self.range, self.range.le, f"{value:g}" if self.kind is float else value
+        if value == "" and low.min_length:
+            raise PartitionError(f"{where}: an empty value; {self.help}")
+        small = (low.ge is not None and value < low.ge) or (low.gt is not None and value <= low.gt)
+        if small or (high is not None and value > high):
+            raise PartitionError(f"{where}: {text} is too {'small' if small else 'large'}; valid: {self.bounds}")
+        return value
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise PartitionError(message)
+def hint(word: str, valid: Iterable[str]) -> str:
+    """The end of an error text: `"; did you mean 'grpc'? (valid: none, grpc)"`, or `"; valid: none, grpc"`."""
+    names = list(valid)
+    near, listed = suggest(word, names), f"valid: {', '.join(names)}"
+    return f"{near} ({listed})" if near else f"; {listed}"
 
 
-def parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser with the flags of a plan; one that cannot be parsed is a `PartitionError`."""
-    made = _Parser(
-        prog=prog,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = made.add_argument
-    add("--model", default="MobileNetV3Large", help="a name in keras.applications, or a .keras file (%(default)s)")
-    add("--mode", default="submodel", help=f"what a stage is: {', '.join(MODES)} (%(default)s)")
-    add("--servers", default="5", help="groups of a submodel plan, and servers that hold the stages (%(default)s)")
-    add("--cut", default="equal", help=f"{', '.join(CUTS)}, or NAME,NAME: operations that begin a group (%(default)s)")
-    add("--placement", default="contiguous", help=f"{', '.join(PLACEMENTS)} (%(default)s)")
-    add(
-        "--costs",
-        default=None,
-        help=f"engine to measure costs with: {', '.join(COSTS)} (none; eager for {' and '.join(SLACKS)})",
-    )
-    add("--json", default=None, metavar="FILE", help="write the plan to this file as well")
-    return made
+def option(help: str, group: str = "", concerns: str = "client", **facts: Any) -> msgspec.Meta:
+    """What `Annotated` says of a field that a person sets: `ge`, `gt`, `le`, `min_length`, and fields of `Option`.
 
-
-def planned(options: argparse.Namespace) -> Planned:
-    """Load the model, cut it and place it as `options` says, and write the plan where it asks for that.
-
-    Raises `PartitionError` for whatever cannot be used; a wrong value is told before a model is loaded.
+    `concerns` names one or several of client, nodes, registry, transports, model servers and report.
     """
-    costs_of = _checked(options)
-    program = _program(options.model)
-    costs = _measured(program, costs_of) if costs_of != "none" else None
-    servers = _servers(options)
-    plan = make_plan(program.graph, options.mode, options.cut.replace(",", "+"), servers, costs)
-    if servers > len(plan.stages) and options.mode != "whole":
-        raise PartitionError(f"--servers {servers}: this plan has {len(plan.stages)} stages; give at most as many")
-    if options.json:
-        _write(Path(options.json), plan)
-    return Planned(program, plan, PLACEMENTS[options.placement](plan, servers if options.mode != "whole" else 1), costs)
+    limits = {name: facts.pop(name) for name in ("ge", "gt", "le", "min_length") if name in facts}
+    facts |= {"group": group, "concerns": tuple(concerns.split(", "))}
+    return msgspec.Meta(**limits, description=help, extra=facts)
 
 
-def _checked(options: argparse.Namespace) -> str:
-    """The engine of the costs."""
-    options.placement = ALIASES.get(options.placement, options.placement)
-    choices = {"--mode": (options.mode, MODES), "--placement": (options.placement, tuple(PLACEMENTS))}
-    costs_of = options.costs or ("eager" if options.cut in SLACKS else "none")
-    for flag, (value, valid) in (choices | {"--costs": (costs_of, COSTS)}).items():
-        if value not in valid:
-            raise PartitionError(f"{flag} {value!r} is unknown{suggest(value, valid)}; valid: {', '.join(valid)}")
-    if options.cut in SLACKS and costs_of == "none":
-        raise PartitionError(f"--cut {options.cut} needs costs: give --costs eager, graph or frozen")
-    if not options.servers.isdecimal() or int(options.servers) < 1:
-        raise PartitionError(f"--servers {options.servers!r}: give a whole number from 1")
-    return costs_of
+def options_of(noun: type[Any], *, several: bool = False) -> dict[str, Option]:
+    """The options among the fields of the dataclass `noun`, by name.
+
+    `several`: each may have several values; a field that holds a tuple may in any case.
+    """
+    hints = get_type_hints(noun, include_extras=True)
+    found = {}
+    for item in fields(noun):
+        if get_origin(hints[item.name]) is Annotated:
+            kind, meta = get_args(hints[item.name])
+            listed = get_origin(kind) is tuple
+            one = get_args(kind)[0] if listed else kind
+            found[item.name] = Option(item.name, one, item.default, meta, several=several or listed, **meta.extra)
+    return found
 
 
-def _servers(options: argparse.Namespace) -> int:
-    """Named cuts make their own number of groups, which need no more servers."""
-    groups = len(options.cut.split(",")) + 1 if options.mode == "submodel" and options.cut not in CUTS else None
-    return min(int(options.servers), groups or int(options.servers))
+class Parser(argparse.ArgumentParser):
+    """Reads flags as text. Raises `PartitionError` for an unknown flag, a repeated one, and one without its value."""
+
+    def __init__(self, prog: str, description: str, epilog: str, usage: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+
+    def add_options(self, options: Iterable[Option], axes: Collection[str] = ()) -> None:
+        """A flag for each option, under the heading of its group; `axes`: names of those that make a matrix."""
+        groups: dict[str, argparse._ArgumentGroup] = {}
+        for item in options:
+            if item.group not in groups:
+                groups[item.group] = self.add_argument_group(item.group or "flags")
+            default = "required" if item.default is MISSING else f"default: {item.default_text}"
+            text = f"{'* ' if item.name in axes else ''}{item.help} ({default})".replace("%", "%%")
+            metavar = item.metavar or "|".join(item.valid) or METAVARS.get(item.unit) or METAVARS[item.kind]
+            more: dict[str, Any] = {"nargs": "?", "const": "on"} if item.valid == SWITCH else {}
+            more |= {"action": "append"} if item.repeat else {"action": Once, "several": item.several}
+            required = item.default is MISSING
+            groups[item.group].add_argument(
+                item.flag, dest=item.name, metavar=metavar, help=text, required=required, **more
+            )
+
+    def texts(self, argv: Sequence[str] | None) -> dict[str, Any]:
+        """The texts of the flags that were given, by name."""
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            word, flags = unknown[0].partition("=")[0], [flag for flag in self._option_string_actions if flag != "-h"]
+            raise PartitionError(f"no flag {word!r}{hint(word, flags)}")
+        return vars(namespace)
+
+    def read(self, noun: type[Noun], argv: Sequence[str] | None) -> Noun:
+        """A `noun` with the values of the flags: a tuple of them for a field that holds one."""
+        options = options_of(noun)
+        self.add_options(options.values())
+        texts = self.texts(argv)
+        given = {name: options[name].values(text, options[name].flag) for name, text in texts.items()}
+        return noun(**{name: values if options[name].several else values[0] for name, values in given.items()})
+
+    def error(self, message: str) -> NoReturn:
+        raise PartitionError(message.removeprefix("argument "))
 
 
-def _program(model: str) -> Program:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with silenced():
-        import tensorflow as tf
-    from partitioning import models, program
+class Once(argparse.Action):
+    """Stores a value and refuses a second one: to keep the last one silently would run the wrong experiment."""
 
-    tf.get_logger().setLevel("ERROR")
-    return program.read(models.load(model).model)
+    def __init__(self, *names: Any, several: bool, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.hint = "write several values with a comma" if several else "give it once"
 
-
-def _measured(program: Program, costs_of: str) -> Mapping[str, float]:
-    """Costs on seeded numbers: what an operation costs does not depend on what it is given."""
-    import numpy as np
-
-    from partitioning import costs
-
-    infos = [program.graph.tensors[name] for name in program.graph.inputs]
-    draw = np.random.default_rng(0)
-    inputs = {info.name: draw.random([extent or 1 for extent in info.shape]).astype(info.dtype) for info in infos}
-    return costs.measure(program, inputs, costs_of)
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            raise argparse.ArgumentError(self, f"given twice; {self.hint}")
+        setattr(namespace, self.dest, values)
 
 
-def _write(path: Path, plan: Plan) -> None:
-    try:
-        path.write_text(plan.to_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PartitionError(f"--json {path}: {error.strerror}") from error
+def _cuts(raw: Any, where: str) -> list[Any]:
+    """`"equal,balanced"` is two cuts, `"a,b"` is one cut at two operations, and each item of a list is a cut."""
+    if isinstance(raw, list):
+        return [cut for item in raw for cut in _cuts(item, where)] or [""]
+    if not isinstance(raw, str):
+        return [raw]
+    items = [item.strip() for item in raw.split(",")]
+    whole = [item in CUTS or "+" in item for item in items]
+    if any(whole) and not all(whole):
+        raise PartitionError(f"{where}: {raw!r} mixes cuts and operations; join the operations of one cut with '+'")
+    cuts = items if all(whole) else ["+".join(items)]
+    for cut in cuts:
+        if cut and "" in (part.strip() for part in cut.split("+")):
+            raise PartitionError(f"{where}: {cut!r} has an empty operation name in it")
+    return cuts
+
+
+SPLIT = "how the model is split"
+INPUT = "model and input"
+
+Model = Annotated[
+    str, option("a name in keras.applications, or a .keras file", INPUT, "client, nodes, model servers", min_length=1)
+]
+Mode = Annotated[
+    str, option("what a stage is: the whole model, one operation, or one of N groups", SPLIT, "nodes", valid=MODES)
+]
+Cut = Annotated[
+    str,
+    option(
+        "where submodels are cut: equal (same number of operations), balanced (same cost), narrow (few bytes cross), "
+        "or NAME,NAME: the operations that begin a new group",
+        *(SPLIT, "nodes"),
+        metavar="CUT,...",
+        split=_cuts,
+        min_length=1,
+    ),
+]
+Servers = Annotated[int, option("servers that share the stages, and groups of a submodel", SPLIT, "nodes", ge=1)]
+Placed = Annotated[str, option("which server holds which stage", SPLIT, "nodes", valid=PLACEMENTS, aliases=ALIASES)]

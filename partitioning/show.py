@@ -1,56 +1,48 @@
-"""`python -m partitioning.show`: what a plan would be, before anything runs."""
+"""`python -m partitioning.show`: the plan of a model, before anything runs."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Literal
 
 from partitioning.cuts import Cut, cut_table, sent_bytes
-from partitioning.errors import PartitionError
-from partitioning.options import parser, planned
+from partitioning.options import Parser
 from partitioning.placement import Placement
 from partitioning.plan import Plan
+from partitioning.planned import PlanOptions, main_of, planned
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DESCRIPTION = "Show how a model would be split: stages, operations, and the tensors that cross each cut."
 EPILOG = """\
 examples:
   where five equal groups of operations are cut, and what crosses:
-    python -m partitioning.show --model InceptionV3 --mode submodel --servers 5
+    %(prog)s --model InceptionV3 --mode submodel --servers 5
   groups of equal cost, where few bytes cross:
-    python -m partitioning.show --mode submodel --servers 5 --cut balanced --costs frozen
+    %(prog)s --mode submodel --servers 5 --cut balanced --costs frozen
   every operation, its name and what it sends (names are what --cut takes):
-    python -m partitioning.show --mode layer
-  cuts of one's own, each name the first operation of a new group:
-    python -m partitioning.show --mode submodel --cut expanded_conv_4_expand,expanded_conv_11_expand
-  a model of one's own, and the plan as a file:
-    python -m partitioning.show --model mine.keras --mode submodel --servers 3 --json plan.json
+    %(prog)s --mode layer
+  your own cuts; each name is the first operation of a new group:
+    %(prog)s --mode submodel --cut expanded_conv_4_expand,expanded_conv_11_expand
+  your own model, and the plan as a file:
+    %(prog)s --model mine.keras --mode submodel --servers 3 --json plan.json
 
-Bytes are those of one request at batch 1; a tensor that two stages await is sent twice. Neighbouring stages on one
-server pass it on without sending.
+Bytes are those of one request at batch 1. A tensor that two stages consume is counted twice. Neighbouring stages on
+one server hand it over without a message.
 
-exit status: 0 done; 2 a value cannot be used."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Shows a plan; the exit status: 0 done, 2 refused."""
-    made = parser(
-        "python -m partitioning.show",
-        "Show how a model would be split: stages, operations, and the tensors that cross each cut.",
-        EPILOG,
-    )
-    try:
-        _show(made.parse_args(argv))
-    except PartitionError as error:
-        print(f"partitioning.show: {error}", file=sys.stderr)
-        return 2
-    return 0
+exit status: 0 done; 2 a value cannot be used; 130 interrupted."""
 
 
-def _show(options: argparse.Namespace) -> None:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m partitioning.show") -> int:
+    """Show a plan; the exit status: 0 done, 2 refused, 130 interrupted."""
+    return main_of(Parser(prog, DESCRIPTION, EPILOG), PlanOptions, argv, _show)
+
+
+def _show(options: PlanOptions) -> None:
+    from rich.console import Console
+
     made = planned(options)
     console = Console()
     if not console.is_terminal:  # A pipe has no width, and names are there to be copied.
@@ -61,6 +53,8 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _table(title: str, plan: Plan, placement: Placement, costs: Mapping[str, float] | None) -> Table:
+    from rich.table import Table
+
     table = Table(title=title)
     for heading in ("stage", "server", "operations", "gives", "size", "to"):
         justify: Literal["left", "right"] = "right" if heading in ("server", "operations", "size") else "left"
@@ -85,7 +79,7 @@ def _row(cut: Cut, plan: Plan, placement: Placement) -> list[str]:
 
 
 def _given(cut: Cut, outputs: Sequence[str]) -> list[str]:
-    """A line a tensor: its name, its size with its shape, and who awaits it."""
+    """Names, sizes with shapes, and consumers of the tensors, each a text with a line for each tensor."""
     names = [edge.name for edge in cut.edges]
     sizes = [
         f"{'x'.join('?' if e is None else str(e) for e in edge.shape)}  {_size(edge.nbytes)}" for edge in cut.edges

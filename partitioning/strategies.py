@@ -15,15 +15,7 @@ import numpy.typing as npt
 from partitioning.errors import PartitionError, suggest
 from partitioning.graph import Graph
 from partitioning.plan import Plan, build_plan
-
-MODES = ("whole", "layer", "submodel")
-SLACKS: Mapping[str, float] = {"balanced": 1.05, "narrow": 1.5}
-"""Cuts found by search -> the most expensive group's limit, as a multiple of an even share of the cost.
-
-Requests in a pipeline wait for the slowest server, so a pipeline needs even groups. A single request takes the sum of
-all groups in any case, and gains only from few bytes."""
-CUTS = ("equal", *SLACKS)
-"""Cuts that are computed; any other cut names the first operations of groups."""
+from partitioning.strategy_table import MODES, SLACKS
 
 Numbers = tuple[int, ...]
 Floats = npt.NDArray[np.float64]

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sizes import cli as sizes
+from experiments.sizes import __main__ as sizes
+from experiments.sizes.study import study_of
 from experiments.spec import flags
-from experiments.spec.settings import SETTINGS
-from tools import docs_tables
+from experiments.spec.experiment import SETTINGS
+from tools import docs_tables, flags_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*docs_tables.pages(), *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
@@ -62,7 +63,7 @@ def test_a_command_line_of_run_parses(words: list[str], monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("words", RUNS["experiments.sizes"], ids=" ".join)
 def test_a_command_line_of_sizes_parses(words: list[str]) -> None:
-    assert sizes.parse(sizes.parser().parse_args(program(words)[1])).ways
+    assert study_of(sizes.read(program(words)[1])).ways
 
 
 NAMED = {module for text in CURRENT.values() for module in re.findall(r"python -m ([a-z][\w.]+)", text)}
@@ -79,7 +80,7 @@ SPANS = {span for text in CURRENT.values() for span in re.findall(r"`([^`\n]+)`"
 @pytest.mark.parametrize("flag", sorted({flag for span in SPANS for flag in re.findall(r"(?<!\S)--[a-z][\w-]+", span)}))
 def test_a_flag_that_a_page_names_exists(flag: str) -> None:
     sources = (path for room in ("experiments", "partitioning", "tools") for path in (ROOT / room).rglob("*.py"))
-    known = {setting.flag for setting in SETTINGS.values()}
+    known = {item.flag for options in flags_table.COMMANDS.values() for item in options.values()}
     if flag.endswith("-"):  # `--tls-*` names several
         assert any(setting.startswith(flag) for setting in known)
         return
@@ -112,14 +113,25 @@ def test_the_commands_for_certificates_make_one_that_names_the_address(tmp_path:
     assert subprocess.run(verify, cwd=tmp_path, capture_output=True, text=True, check=False).returncode == 0
 
 
-def test_every_flag_is_described_with_its_default() -> None:
-    table = TEXTS["docs/flags.md"]
-    rows = {row[0].strip(" `*"): row[1] for row in re.findall(r"^\| (`--[^|]*)\|([^|]*)\|", table, re.M)}
-    others = {"--option NAME.KEY=VALUE", "--spec FILE", "--out FOLDER"}
-    assert set(rows) == {setting.flag for setting in SETTINGS.values()} | others
+def test_the_page_of_flags_is_what_the_declarations_say() -> None:
+    assert TEXTS["docs/flags.md"] == flags_table.page(), "run: python -m tools.flags_table"
+    assert flags_table.main(["--check"]) == 0
+    named = set(re.findall(r"^\| `(--[\w-]+)", flags_table.page(), re.M))
+    assert named == {item.flag for options in flags_table.COMMANDS.values() for item in options.values()}
+    run = flags_table.page().split("## splitbench show")[0]
     for setting in SETTINGS.values():
-        if setting.name not in ("input", "title"):
-            assert rows[setting.flag].strip(" `") == str(setting.default)
+        default = setting.shown.replace("<", "&lt;") or (f"`{setting.default}`" if setting.default != "" else "")
+        assert re.search(rf"^\| `{setting.flag}[ `].*? \| {re.escape(default)} \|", run, re.M), setting.flag
+
+
+def test_a_page_of_flags_that_differs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flags_table, "PAGE", tmp_path / "flags.md")
+    (tmp_path / "flags.md").write_text("another page")
+    assert flags_table.main(["--check"]) == 1
+    assert "docs/flags.md differs" in capsys.readouterr().err
+    assert flags_table.main([]) == flags_table.main(["--check"]) == 0
 
 
 @pytest.mark.parametrize("page", docs_tables.pages(), ids=lambda page: page.name)

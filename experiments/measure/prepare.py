@@ -20,7 +20,8 @@ from experiments.spec.experiment import Cell, Experiment
 from partitioning.engine_table import is_remote, local_engine
 from partitioning.errors import PartitionError
 from partitioning.placement import PLACEMENTS
-from partitioning.strategies import SLACKS, make_plan
+from partitioning.strategies import make_plan
+from partitioning.strategy_table import SLACKS
 from transports.base import Array
 from transports.errors import UsageError
 

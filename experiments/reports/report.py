@@ -1,18 +1,14 @@
-"""`python -m experiments.report FOLDER`: derive summary.csv, report.md and comparison.svg of a results folder.
+"""The report of an experiment: derive summary.csv, report.md and comparison.svg of a results folder.
 
 Reads samples.csv, environment.json and, after kills, faults.csv. The same files give the same bytes.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
 
@@ -26,7 +22,7 @@ from experiments.spec.experiment import Experiment, local_of
 from experiments.spec.settings import from_record
 from experiments.store import environment, files, samples, statistics
 from experiments.store import faults as stored_faults
-from experiments.store.files import WriteError, replace_file
+from experiments.store.files import replace_file
 from experiments.store.samples import cell_of
 from transports.errors import UsageError
 
@@ -87,29 +83,3 @@ def _draw(experiment: Experiment, summary: pd.DataFrame, folder: Path, titles: M
     if chart:
         replace_file(folder / files.CHART, chart)
     return "" if chart else "a ratio to draw"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Exit status: 0, 1 if the report could not be written, 2 if there is nothing to report."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        arguments = _parser().parse_args(argv)
-        print(build(Path(arguments.folder)))
-        return 0
-    except (UsageError, WriteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m experiments.report",
-        description="Derive summary.csv, report.md and comparison.svg from samples.csv and environment.json.",
-    )
-    parser.add_argument("folder", metavar="FOLDER", help="a results folder, for example results/reference/seed-layer")
-    return parser

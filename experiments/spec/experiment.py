@@ -1,75 +1,80 @@
-"""What an experiment is, before anything runs: frozen records, checked as a whole.
+"""What an experiment is, before anything runs: frozen records.
 
-A `Cell` is one row of the tables to be: one way to run one partition. An `Experiment` is a set of cells over one model,
-one input and one schedule. Every field that a person sets carries its own help text and its valid values; the command
-line, the TOML files and the error messages are all derived from them, so that none knows more than another.
+A `Cell` is a row of the tables: one way to run one partition. An `Experiment` is a set of cells over one model, one
+input and one schedule. Each option is declared here once, with its type, default, range, valid values, help and unit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import transports
 from cluster.flows import FLOWS
+from cluster.leases import LEAST_LEASE
 from partitioning.engine_table import ENGINES, local_engine
-from partitioning.placement import PLACEMENTS
-from partitioning.strategies import MODES
-from transports.limits import TLS_FILES, Limits
+from partitioning.options import INPUT, SWITCH, Cut, Mode, Model, Option, Placed, Servers, option, options_of
+from transports.limits import CONNECTIONS, DAY, Limits
 from transports.process import MALLOC
 
 PHOTOGRAPH = Path(__file__).parents[1] / "data" / "astronaut.jpg"
 """The bundled photograph; `data/README.md` names its source and licence."""
 
+FILES = "files and the rest"
 CODECS = ("raw", "tensorproto", "json", "json-b64")
-SHARED = ("max_message", *TLS_FILES)
-"""Settings that are options of every transport."""
 
-
-def _setting(default: Any, help: str, valid: tuple[str, ...] | None = None) -> Any:
-    """A field that a person sets: `help` for `--help`, `valid` for choices, and the flag is the field's name."""
-    return field(default=default, metadata={"help": help, "valid": valid})
+carry = partial(option, group="what carries the tensors", concerns="client, nodes")
+compute = partial(option, group="how a stage is executed", concerns="client, nodes, model servers")
+limit = partial(option, group="limits, addresses and TLS", concerns="client, nodes, registry")
+failure = partial(option, group="node failures", concerns="nodes, registry")
+schedule = partial(option, group="schedule", concerns="client")
+ALL = "client, nodes, registry"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to run one partition. Every field is a flag, and a comma in the flag's value makes a matrix."""
+    """One way to run one partition. Every field is a flag; a comma in the flag's value makes a matrix."""
 
-    transport: str = _setting("grpc", "what carries the tensors", tuple(transports.NAMES))
-    mode: str = _setting("layer", "what a stage is: the whole model, one operation, or one of N groups", MODES)
-    flow: str = _setting(
-        "nested",
-        "who sends a stage's outputs on: the servers (nested, forward) or the client (hub)",
-        tuple(FLOWS),
-    )
-    engine: str = _setting("eager", "how a stage is executed", tuple(ENGINES))
-    codec: str = _setting(
-        "raw",
-        "how a tensor is written into a message (tensorproto: grpc only; json, its own, and json-b64: rest only)",
-        CODECS,
-    )
-    batch: int = _setting(1, "images in a request")
-    servers: int = _setting(5, "node processes that share the stages")
-    placement: str = _setting("contiguous", "which server holds which stage", tuple(PLACEMENTS))
-    cut: str = _setting(
-        "equal",
-        "where submodels are cut: equal, balanced (by cost), narrow (where few bytes cross), or operations, each the "
-        "first of a new stage",
-    )
-    local_calls: str = _setting("on", "neighbouring stages on one server call each other directly", ("on", "off"))
-    registry: str = _setting(
-        "cached", "ask the registry where a tensor is awaited: once a lease, or at every hop", ("cached", "per-hop")
-    )
-    connections: str = _setting(
-        "pooled", "keep connections, or make a new one for every message", ("pooled", "per-hop")
-    )
-    send: str = _setting(
-        "bundle", "what leaves a server for another: all at once, or a message a tensor", ("bundle", "tensor")
-    )
-    concurrency: int = _setting(1, "requests that are under way at a time")
-    repeats: int = _setting(0, "times that a request is repeated which was lost with a server")
+    transport: Annotated[str, carry("what carries the tensors", concerns=ALL, valid=transports.NAMES)] = "grpc"
+    mode: Mode = "layer"
+    flow: Annotated[
+        str, carry("who sends a stage's outputs on: the servers (nested, forward) or the client (hub)", valid=FLOWS)
+    ] = "nested"
+    engine: Annotated[str, compute("how a stage is executed", valid=ENGINES)] = "eager"
+    codec: Annotated[
+        str,
+        carry(
+            "how tensors are encoded (tensorproto: grpc only; json, its default, and json-b64: rest only)", valid=CODECS
+        ),
+    ] = "raw"
+    # Memory (`experiments.measure.memory`) limits the batch of most models long before.
+    batch: Annotated[int, compute("images in a request", concerns="client", ge=1, le=10**6)] = 1
+    servers: Servers = 5
+    placement: Placed = "contiguous"
+    cut: Cut = "equal"
+    local_calls: Annotated[
+        str, carry("neighbouring stages on one server call each other directly", concerns="nodes", valid=SWITCH)
+    ] = "on"
+    registry: Annotated[
+        str,
+        carry(
+            "look up a tensor's consumers once a lease, or for every message", concerns=ALL, valid=("cached", "per-hop")
+        ),
+    ] = "cached"
+    connections: Annotated[
+        str, carry("keep connections, or make one for every message", valid=("pooled", "per-hop"))
+    ] = "pooled"
+    send: Annotated[
+        str, carry("what a server sends another: all tensors at once, or a message each", valid=("bundle", "tensor"))
+    ] = "bundle"
+    # A server holds the connections of all clients and of every other server.
+    concurrency: Annotated[int, schedule("requests in flight at a time", ge=1, le=CONNECTIONS // 4)] = 1
+    repeats: Annotated[
+        int, failure("times that a request is repeated if a server is lost with it", concerns="client", ge=0, le=10**7)
+    ] = 0
 
     @property
     def name(self) -> str:
@@ -94,55 +99,94 @@ class Experiment:
     """Cells over one model, one input and one schedule. Every field but `cells` is a flag."""
 
     cells: tuple[Cell, ...]
-    title: str = _setting("", "a line above the report")
-    model: str = _setting("MobileNetV3Large", "a name in keras.applications, or a .keras file")
-    weights: str = _setting(
-        "random",
-        "random (seeded, activations of order one) or imagenet; a .keras file has its own",
-        ("random", "imagenet"),
+    title: Annotated[str, option("a line above the report", FILES, "report")] = ""
+    model: Model = "MobileNetV3Large"
+    weights: Annotated[
+        str,
+        option(
+            "random (seeded, activations of order one) or imagenet; a .keras file has its own",
+            *(INPUT, "client, nodes, model servers"),
+            valid=("random", "imagenet"),
+        ),
+    ] = "random"
+    input: Annotated[
+        str, option("an image file", INPUT, metavar="FILE", shown="the bundled photograph", min_length=1)
+    ] = str(PHOTOGRAPH)
+    runs: Annotated[int, schedule("timed requests in each cell", ge=1, le=10**7)] = 50
+    warmup: Annotated[
+        int, schedule("requests in each cell before the first timed one; at least one for each input", ge=0, le=10**7)
+    ] = 5
+    order: Annotated[
+        str, schedule("short randomised blocks, or one cell after the other", valid=("shuffled", "blocked"))
+    ] = "shuffled"
+    # numpy and Keras take no larger seed.
+    seed: Annotated[
+        int, schedule("seed of weights, block order and bootstrap", concerns="client, report", ge=0, le=2**32 - 1)
+    ] = 0
+    timeout: Annotated[float, limit("time limit of a request", gt=0, le=DAY, unit="seconds")] = 60.0
+    workers: Annotated[
+        int, compute("calls that a server handles at a time; 0: what the plan needs", concerns="nodes", ge=0, le=2**16)
+    ] = 0
+    threads: Annotated[
+        int, compute("TensorFlow's intra-op threads in every process; 0: TensorFlow's own choice", ge=0, le=1024)
+    ] = 0
+    malloc: Annotated[str, compute("a process keeps freed memory, or returns it to the kernel", valid=MALLOC)] = "keep"
+    pin: Annotated[str, compute("pin each node to one core, and the local model to one", valid=SWITCH)] = "off"
+    replicas: Annotated[int, failure("node processes for each portion of the model, used in turn", ge=1, le=64)] = 1
+    lease: Annotated[
+        float, failure("time after which the registry drops a silent node", ge=LEAST_LEASE, le=DAY, unit="seconds")
+    ] = 10.0
+    kill: Annotated[
+        str,
+        failure(
+            "kill this node before this timed request of each cell, and start another; cells run one after the other",
+            concerns="client, nodes",
+            metavar="NODE@REQUEST",
+        ),
+    ] = ""
+    max_message: Annotated[int, limit("largest payload of a message", concerns="transports", ge=1, unit="bytes")] = (
+        Limits.max_message
     )
-    input: str = _setting(str(PHOTOGRAPH), "an image file")
-    runs: int = _setting(50, "timed requests in each cell")
-    warmup: int = _setting(5, "requests in each cell before the first timed one; each input once at the least")
-    order: str = _setting(
-        "shuffled", "shuffled = short randomised blocks; blocked = one cell after the other", ("shuffled", "blocked")
+    host: Annotated[
+        str, limit("address at which every process listens; one that other machines reach needs TLS", min_length=1)
+    ] = "127.0.0.1"
+    insecure: Annotated[str, limit("listen without TLS at a --host that other machines reach", valid=SWITCH)] = "off"
+    tls_cert: Annotated[
+        str,
+        limit(
+            "PEM file with every process's certificate; all three files turn TLS on",
+            concerns="transports",
+            metavar="FILE",
+        ),
+    ] = ""
+    tls_key: Annotated[str, limit("PEM file with its key, not encrypted", concerns="transports", metavar="FILE")] = ""
+    tls_ca: Annotated[str, limit("PEM file of the authority that signed it", concerns="transports", metavar="FILE")] = (
+        ""
     )
-    seed: int = _setting(0, "of weights, block order and bootstrap")
-    timeout: float = _setting(60.0, "seconds that a request may take")
-    workers: int = _setting(0, "calls that a server handles at a time; 0 = what plan and placement need")
-    threads: int = _setting(0, "TensorFlow's intra-op threads in every process; 0 = TensorFlow's own choice")
-    malloc: str = _setting("keep", "freed memory stays with the process (keep), or goes back to the kernel", MALLOC)
-    pin: str = _setting("off", "each node on one core, and the local model on one", ("on", "off"))
-    replicas: int = _setting(1, "node processes for each portion of the model; they take turns")
-    lease: float = _setting(10.0, "seconds until the registry takes a node that is silent as gone")
-    kill: str = _setting(
-        "",
-        "NODE@REQUEST: kill that node before that timed request of each cell, and start another (node-1@20); "
-        "its cells run one after the other",
-    )
-    max_message: int = _setting(Limits.max_message, "largest payload of a message, in bytes, over every transport")
-    host: str = _setting("127.0.0.1", "address at which every process listens; beyond this machine it takes TLS")
-    insecure: str = _setting("off", "listen at a --host beyond this machine without TLS", ("on", "off"))
-    tls_cert: str = _setting("", "PEM file of the certificate of every process; all three files turn TLS on")
-    tls_key: str = _setting("", "PEM file of its key, not encrypted")
-    tls_ca: str = _setting("", "PEM file of the authority that signed it")
-    option: Mapping[str, str] = field(
-        default_factory=dict, metadata={"help": "NAME.KEY=VALUE: what one transport or engine alone has", "valid": None}
-    )
+    option: Mapping[str, str] = field(default_factory=dict)
+    """NAME.KEY -> value: options that one transport or engine alone has."""
 
     @property
     def turns(self) -> str:
-        """The order in which cells have theirs: a kill is the business of one cell, which recovers before the next."""
+        """The order of blocks: with a kill `blocked`, so that each cell recovers before the next begins."""
         return "blocked" if self.kill else self.order
 
     @property
     def options(self) -> Mapping[str, str]:
-        """NAME.KEY -> value for `transports.make`: what all transports share, and over it what was said of one."""
+        """NAME.KEY -> value for `transports.make`. `option` overrides the settings that all transports share."""
         names = dict.fromkeys(cell.transport for cell in self.cells)
-        shared = {key: getattr(self, key) for key in SHARED if getattr(self, key) != getattr(Experiment, key)}
+        shared = {
+            key: getattr(self, key)
+            for key, item in SETTINGS.items()
+            if "transports" in item.concerns and getattr(self, key) != item.default
+        }
         return {f"{name}.{key}": str(value) for name in names for key, value in shared.items()} | dict(self.option)
 
     def with_locals(self) -> Experiment:
         """The same experiment with the local model of every cell in it, locals first, each cell once."""
         locals_ = [local_of(cell) for cell in self.cells]
         return replace(self, cells=tuple(dict.fromkeys([*locals_, *self.cells])))
+
+
+SETTINGS: Mapping[str, Option] = options_of(Cell, several=True) | options_of(Experiment)
+"""Every option of a run by name, those of cells first."""

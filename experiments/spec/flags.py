@@ -1,29 +1,29 @@
-"""Everything between a person and an `Experiment`: flags, TOML files, and what is refused.
-
-Flags are made from the fields of `Cell` and `Experiment`: a new field is a new flag and a new TOML key. Where flags
-and a file speak of the same setting, the flag holds, in every block of the file.
-"""
+"""From flags and TOML files to experiments. Flags override the files, in every block of them."""
 
 from __future__ import annotations
 
-import argparse
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any
 
 import transports
 from cluster.model_servers import selection
-from experiments.spec.experiment import PHOTOGRAPH, Experiment
-from experiments.spec.settings import OWN, SETTINGS, Setting, cells_of, check, values_of
+from experiments.spec.experiment import CELL_FIELDS, FILES, SETTINGS, Experiment
+from experiments.spec.settings import OWN, cells_of, check
 from partitioning.engine_table import is_remote
+from partitioning.errors import PartitionError
+from partitioning.options import Option, Parser, option, options_of
 from transports.errors import UsageError
 
 Values = Mapping[str, tuple[Any, ...]]
+listed = partial(option, group=FILES, min_length=1)
 
+PROG = "python -m experiments.run"
 DESCRIPTION = """\
 Time one model, split and carried in different ways, and compare each with the model run locally.
 Every flag has a default, so the first example works as it stands."""
@@ -33,17 +33,18 @@ a matrix:
   A comma in a flag marked * makes a matrix: every value is combined with every value of the other flags.
   --cut NAME,NAME is one cut, before those operations; --cut equal,balanced is a matrix of two, and so is
   --cut equal,NAME+NAME.
-  A combination whose transport has no such codec is left out while the transport has another one; without --codec
-  each transport uses its own (raw; rest: json).
+  A combination is left out if its transport lacks the codec but has another one of the list; without --codec each
+  transport uses its default (raw; rest: json).
   The local model (transport none, mode whole) is always added.
 
 examples:
-  python -m experiments.run --transport grpc --mode layer
-  python -m experiments.run --transport none,rpyc,grpc --mode layer,submodel --runs 50 --out results/mine
-  python -m experiments.run --transport none,grpc --mode submodel --cut equal,balanced --codec raw,tensorproto
-  python -m experiments.run --transport grpc --max-message 8388608 --batch 1,8   # 8 photographs are 4.8 MB
-  python -m experiments.run --mode submodel --kill node-1@20 --lease 1 --repeats 0,5
-  python -m experiments.run --spec experiments/specs/seed-layer.toml --runs 5
+  %(prog)s --transport grpc --mode layer
+  %(prog)s --transport none,rpyc,grpc --mode layer,submodel --runs 50 --out results/mine
+  %(prog)s --transport none,grpc --mode submodel --cut equal,balanced --codec raw,tensorproto
+  %(prog)s --transport grpc --max-message 8388608 --batch 1,8   # 8 photographs are 4.8 MB
+  %(prog)s --mode submodel --kill node-1@20 --lease 1 --repeats 0,5
+  %(prog)s --spec experiments/specs/seed-layer.toml --runs 5
+  %(prog)s --spec experiments/specs/seed-layer.toml,experiments/specs/seed-submodel.toml
 
 a file for --spec (TOML; any flag's name is a key, a key marked * may be a list):
   runs = 50
@@ -56,139 +57,98 @@ a file for --spec (TOML; any flag's name is a key, a key marked * may be a list)
   [option]
   grpc.max_message = 4194304
 
-exit status: 0 done; 1 the run failed; 2 a value cannot be used, and nothing was started."""
-
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "what carries the tensors": ("transport", "codec", "flow", "registry", "connections", "send"),
-    "how the model is split": ("mode", "cut", "servers", "placement", "local_calls"),
-    "how a stage is executed": ("engine", "batch", "threads", "workers"),
-    "model and input": ("model", "weights", "input"),
-    "limits and who may call": ("max_message", "timeout", "host", "insecure", "tls_cert", "tls_key", "tls_ca"),
-    "nodes that die": ("replicas", "lease", "repeats", "kill"),
-    "schedule": ("runs", "warmup", "order", "seed"),
-}
-"""Where `--help` shows which setting; one that is not listed is shown among the last."""
+exit status: 0 done; 1 the run failed, and what was measured is kept; 2 a value cannot be used; 130 interrupted."""
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What one place said: values of the experiment, values of cells by block, and options."""
+class RunOptions:
+    """The options of a run that are no part of its experiment."""
 
-    values: Values = field(default_factory=dict)
-    blocks: tuple[Values, ...] = ({},)
-    option: Mapping[str, str] = field(default_factory=dict)
+    option: Annotated[
+        tuple[str, ...],
+        option(
+            "an option of one transport or engine, such as grpc.send=stream or rpyc.max_message=1000000; for both "
+            "engines that call model servers tfserving.binary=PROGRAM (none: the server of this package) and "
+            "tfserving.tensor_content=true; may be repeated",
+            *(FILES, "transports, model servers"),
+            metavar="NAME.KEY=VALUE",
+            repeat=True,
+        ),
+    ] = ()
+    spec: Annotated[
+        tuple[str, ...],
+        listed("take settings from TOML files, which run one after the other; flags override them", metavar="FILE,..."),
+    ] = ()
+    out: Annotated[
+        tuple[str, ...],
+        listed(
+            "where results go: a folder for each --spec file",
+            metavar="FOLDER,...",
+            shown="results/<UTC timestamp>-<short name>",
+        ),
+    ] = ()
+    beside: Annotated[
+        tuple[str, ...], listed("results folders whose tables are shown again before this run's", metavar="FOLDER,...")
+    ] = ()
+
+
+FLAGS: Mapping[str, Option] = {**SETTINGS, **options_of(RunOptions)}
+"""Every flag of a run by name."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The experiments of a command line, in order, each with the folder for its results."""
+
+    experiments: tuple[tuple[Experiment, Path], ...]
+    beside: tuple[Path, ...]
+    """Results folders whose tables are shown with those of the first experiment."""
+    rest: tuple[str, ...]
+    """The command line for all experiments but the first; empty where there is one."""
 
 
 def parse(argv: Sequence[str]) -> tuple[Experiment, Path]:
-    """The experiment that `argv` asks for, and the folder for its results (nothing is created).
+    """The first experiment that `argv` describes, and the folder for its results (`parse_runs`)."""
+    return parse_runs(argv).experiments[0]
 
-    The cells are those asked for; `Experiment.with_locals` adds what they are compared with.
-    Raises `UsageError` for whatever cannot be used. `--help` prints and exits as argparse does.
+
+def parse_runs(argv: Sequence[str], prog: str = PROG) -> Runs:
+    """The experiments that `argv` describes: one for each --spec file, or one without any. Nothing is created.
+
+    The cells are those asked for; `Experiment.with_locals` adds what they are compared with. Raises `UsageError` for a
+    value that cannot be used. `--help` prints and exits as argparse does.
     """
-    given = _given(argv)
-    spec = given.pop("spec", None)
-    out = given.pop("out", None)
-    file = _from_file(Path(spec)) if spec is not None else _Source()
-    experiment = _combine(file, _from_flags(given))
-    stem = Path(spec).stem if spec is not None else _short_name(experiment)
-    return experiment, Path(out) if out is not None else Path("results") / f"{timestamp()}-{stem}"
+    try:
+        texts = parser(prog).texts(argv)
+        given = {name: FLAGS[name].values(raw, FLAGS[name].flag) for name, raw in texts.items()}
+        specs = given.get("spec", ("",))
+        experiments = [_experiment(given, spec) for spec in specs]
+    except PartitionError as error:
+        raise UsageError(str(error)) from error
+    stems = [Path(spec).stem or _short_name(one) for spec, one in zip(specs, experiments, strict=True)]
+    folders = given.get("out") or dict.fromkeys(f"results/{timestamp()}-{stem}" for stem in stems)
+    if len(folders) != len(specs):
+        raise UsageError(
+            f"--out: {len(folders)} folders for the results of {len(specs)} --spec files; give one for each"
+        )
+    first, *others = folders
+    over = {"spec": specs[1:], "out": others, "beside": (*given.get("beside", ()), first)}
+    words = [f"{FLAGS[name].flag}={','.join(values)}" for name, values in over.items()]
+    words += [
+        f"{FLAGS[name].flag}={text}"
+        for name, raw in texts.items()
+        if name not in over
+        for text in (raw if isinstance(raw, list) else [raw])
+    ]
+    made = zip(experiments, map(Path, folders), strict=True)
+    return Runs(tuple(made), tuple(map(Path, given.get("beside", ()))), tuple(words) if others else ())
 
 
-def parser() -> argparse.ArgumentParser:
-    """A parser whose namespace holds only what was given, as text."""
-    made = _Parser(
-        prog="python -m experiments.run",
-        usage="python -m experiments.run [--transport NAME,...] [--mode NAME,...] [flags]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    placed = {name for names in GROUPS.values() for name in names}
-    rest = tuple(name for name in SETTINGS if name not in placed)
-    for title, names in {**GROUPS, "files and the rest": rest}.items():
-        group = made.add_argument_group(title)
-        for name in names:
-            _add(group, SETTINGS[name])
-    group.add_argument("--option", metavar="NAME.KEY=VALUE", action="append", help=_option_help())
-    group.add_argument("--spec", metavar="FILE", action=_Once, help="take settings from a TOML file; flags override it")
-    group.add_argument(
-        "--out", metavar="FOLDER", action=_Once, help="where results go (default: results/<UTC timestamp>-<short name>)"
-    )
+def parser(prog: str = PROG) -> Parser:
+    """A parser with every flag of a run."""
+    made = Parser(prog, DESCRIPTION, EPILOG, f"{prog} [--transport NAME,...] [--mode NAME,...] [flags]")
+    made.add_options(sorted(FLAGS.values(), key=lambda item: item.group == FILES), CELL_FIELDS)
     return made
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "))
-
-
-class _Once(argparse.Action):
-    """Stores a value, and refuses a second one: that the last one wins silently is a wrong experiment."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
-        if hasattr(namespace, self.dest):
-            raise argparse.ArgumentError(self, "given twice; write several values with a comma")
-        if values == "" and self.dest in ("spec", "out"):
-            raise argparse.ArgumentError(self, "an empty value; give a path")
-        setattr(namespace, self.dest, values)
-
-
-def _add(group: argparse._ArgumentGroup, setting: Setting) -> None:
-    default = "the bundled photograph" if setting.default == str(PHOTOGRAPH) else setting.default
-    text = f"{setting.help} (default: {default if default != '' else 'none'})".replace("%", "%%")
-    metavar = "|".join(setting.valid) if setting.valid else {int: "N", float: "SECONDS"}.get(setting.kind, "TEXT")
-    # `--insecure` alone says as much as `--insecure on`.
-    alone: Mapping[str, Any] = {"nargs": "?", "const": "on"} if setting.valid == ("on", "off") else {}
-    starred = ("* " if setting.of_cell else "") + text
-    group.add_argument(setting.flag, dest=setting.name, metavar=metavar, help=starred, action=_Once, **alone)
-
-
-def _option_help() -> str:
-    return (
-        "what one transport or engine alone has, such as grpc.send=stream or rpyc.max_message=1000000, and of both "
-        "engines that call model servers tfserving.binary=PROGRAM (none: ours) and tfserving.tensor_content=true; "
-        "may be repeated"
-    )
-
-
-def _given(argv: Sequence[str]) -> dict[str, Any]:
-    made = parser()
-    namespace, unknown = made.parse_known_args(list(argv))
-    if unknown:
-        word = unknown[0].partition("=")[0]
-        flags = [setting.flag for setting in SETTINGS.values()] + ["--option", "--spec", "--out", "--help"]
-        raise UsageError(f"no flag {word!r}{transports.suggest(word, flags)}")
-    return vars(namespace)
-
-
-def _from_flags(given: Mapping[str, Any]) -> _Source:
-    values = {
-        name: values_of(SETTINGS[name], raw, SETTINGS[name].flag) for name, raw in given.items() if name in SETTINGS
-    }
-    return _source(values, ({},), transports.parse_options(given.get("option", ())))
-
-
-def _source(values: Values, blocks: tuple[Values, ...], option: Mapping[str, str]) -> _Source:
-    """Top-level values of cells become part of every block, whose own values hold against them."""
-    shared = {name: value for name, value in values.items() if SETTINGS[name].of_cell}
-    rest = {name: value for name, value in values.items() if not SETTINGS[name].of_cell}
-    return _Source(rest, tuple({**shared, **block} for block in blocks), option)
-
-
-def _from_file(path: Path) -> _Source:
-    table = _load_toml(path)
-    blocks = table.pop("matrix", [{}]) or [{}]
-    option = table.pop("option", {})
-    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
-        raise UsageError(f"{path}: matrix: not a list of tables; write [[matrix]]")
-    if not isinstance(option, dict):
-        raise UsageError(f"{path}: option: no table; write [option]")
-    values = _from_table(table, str(path))
-    return _source(
-        values, tuple(_block(block, path, number) for number, block in enumerate(blocks, 1)), _flat(option, path)
-    )
 
 
 def _load_toml(path: Path) -> dict[str, Any]:
@@ -196,24 +156,44 @@ def _load_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--spec: cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--spec: {path} is no TOML: it is not UTF-8 text") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"--spec: {path} is no TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise UsageError(f"--spec: {path} is no TOML: {reason}") from error
 
 
-def _block(block: Mapping[str, Any], path: Path, number: int) -> Values:
-    where = f"{path}: [[matrix]] {number}"
-    values = _from_table(block, where)
-    for name in values:
-        if not SETTINGS[name].of_cell:
+def _experiment(given: Values, spec: str) -> Experiment:
+    """The experiment of the file `spec`, if any, whose values the flags in `given` override."""
+    table = _load_toml(Path(spec)) if spec else {}
+    blocks, option = table.pop("matrix", [{}]) or [{}], table.pop("option", {})
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        raise UsageError(f"{spec}: matrix: not a list of tables; write [[matrix]]")
+    if not isinstance(option, dict):
+        raise UsageError(f"{spec}: option: no table; write [option]")
+    top = _from_table(table, spec)
+    flags = {name: values for name, values in given.items() if name in SETTINGS}
+    written = []
+    for number, block in enumerate(blocks, 1):
+        where = f"{spec}: [[matrix]] {number}"
+        values = _from_table(block, where)
+        for name in values.keys() - CELL_FIELDS:
             raise UsageError(
                 f"{where}: {name}: one value for the whole experiment; write it above the first [[matrix]]"
             )
-    return values
+        written.append({**top, **values, **flags})
+    defaults = {name: (SETTINGS[name].default,) for name in CELL_FIELDS} | {"codec": (OWN,)}
+    cells = cells_of({name: block.get(name, default) for name, default in defaults.items()} for block in written)
+    single = {name: values[0] for name, values in {**top, **flags}.items() if name not in CELL_FIELDS}
+    # Flags may replace the transport, the engine or the mode for which the file has options or cuts: no mistake.
+    replaced = transports.NAMES.keys() - {cell.transport for cell in cells} if "transport" in flags else set()
+    if "engine" in flags and not any(is_remote(cell.engine) for cell in cells):
+        replaced |= {selection.OWNER}
+    kept = {key: text for key, text in _flat(option, spec).items() if key.partition(".")[0] not in replaced}
+    kept |= transports.parse_options(given.get("option", ()))
+    cuts = [cut for block in ([flags] if "mode" in flags else written) for cut in block.get("cut", ())]
+    return check(Experiment(cells=cells, **single, option=kept), cuts)
 
 
-def _from_table(table: Mapping[str, Any], where: str) -> Values:
+def _from_table(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:
     values: dict[str, tuple[Any, ...]] = {}
     for key, raw in table.items():
         name = key.replace("-", "_")
@@ -221,36 +201,20 @@ def _from_table(table: Mapping[str, Any], where: str) -> Values:
             raise UsageError(f"{where}: no setting {key!r}{transports.suggest(name, [*SETTINGS, 'matrix', 'option'])}")
         if name in values:
             raise UsageError(f"{where}: {name}: given twice, with underscore and with dash")
-        values[name] = values_of(SETTINGS[name], raw, f"{where}: {name}")
+        values[name] = SETTINGS[name].values(raw, f"{where}: {name}")
     return values
 
 
-def _flat(option: Mapping[str, Any], path: Path) -> dict[str, str]:
+def _flat(option: Mapping[str, Any], path: str) -> dict[str, str]:
     """`{"grpc": {"max_message": 1}}` and `{"grpc.max_message": 1}` -> `{"grpc.max_message": "1"}`."""
     flat: dict[str, str] = {}
     for name, value in option.items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        for key, item in inner:
+        for key, item in (value if isinstance(value, dict) else {"": value}).items():
             full = f"{name}.{key}" if key else name
             if not isinstance(item, str | int | float) or not all(full.partition(".")):
                 raise UsageError(f"{path}: option: {full!r} is not of the form NAME.KEY = VALUE")
             flat[full] = str(item)
     return flat
-
-
-def _combine(file: _Source, flags: _Source) -> Experiment:
-    over = flags.blocks[0]
-    defaults = {name: (item.default,) for name, item in SETTINGS.items() if item.of_cell} | {"codec": (OWN,)}
-    cells = cells_of({**defaults, **block, **over} for block in file.blocks)
-    values = {name: value[0] for name, value in {**file.values, **flags.values}.items()}
-    # What the file says of a transport, an engine or a mode that a flag has replaced is not the person's mistake.
-    replaced = transports.NAMES.keys() - {cell.transport for cell in cells} if "transport" in over else set()
-    if "engine" in over and not any(is_remote(cell.engine) for cell in cells):
-        replaced |= {selection.OWNER}
-    kept = {key: text for key, text in file.option.items() if key.partition(".")[0] not in replaced}
-    blocks = [over] if "mode" in over else [{**block, **over} for block in file.blocks]
-    cuts = [cut for block in blocks for cut in block.get("cut", ())]
-    return check(Experiment(cells=cells, **values, option={**kept, **flags.option}), cuts)
 
 
 def _short_name(experiment: Experiment) -> str:

@@ -29,7 +29,7 @@ import transports
 from experiments.spec.experiment import CELL_FIELDS, Cell, local_of
 from experiments.store.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
 from partitioning.engine_table import ENGINES, local_engine
-from partitioning.strategies import MODES
+from partitioning.strategy_table import MODES
 
 RESAMPLES = 10_000
 MIN_BLOCKS = 5

@@ -54,11 +54,11 @@ REFUSED = [
         "--kill: node-1 holds nothing for cell grpc/whole/nested/eager/raw/b1/s1; valid: node-0, node-2",
     ),
     (["--kill", "node-1@50"], "--kill: there is no timed request 50; valid: 0 to 49"),
-    (["--kill", "node-1@3", "--transport", "none"], "no cell has any, with the transport none alone"),
+    (["--kill", "node-1@3", "--transport", "none"], "with the transport none alone, no cell has nodes"),
     (["--kill", "node-1@3", "--pin", "on"], "leave --pin off"),
-    (["--lease", "0.1"], "--lease: 0.1 is too small; valid: 0.2 or more"),
-    (["--replicas", "0"], "--replicas: 0 is too small; valid: 1 or more"),
-    (["--repeats", "0,-1"], "--repeats: -1 is too small; valid: 0 or more"),
+    (["--lease", "0.1"], "--lease: 0.1 is too small; valid: 0.2 to 86400 seconds"),
+    (["--replicas", "0"], "--replicas: 0 is too small; valid: 1 to 64"),
+    (["--repeats", "0,-1"], "--repeats: -1 is too small; valid: 0 to 10000000"),
 ]
 
 

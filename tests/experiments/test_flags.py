@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import transports
 from cluster.flows import FLOWS
 from experiments.sizes.bench import Study, Way
-from experiments.spec.experiment import CELL_FIELDS, PHOTOGRAPH, Cell, Experiment, local_of
+from experiments.spec.experiment import CELL_FIELDS, PHOTOGRAPH, SETTINGS, Cell, Experiment, local_of
 from experiments.spec.flags import parse, parser
-from experiments.spec.settings import SETTINGS, from_record, to_record
+from experiments.spec.settings import from_record, to_record
 from transports.errors import UsageError
 
 
@@ -136,32 +136,32 @@ REFUSED = [
     (["--local-calls", "maybe"], "--local-calls: no local_calls 'maybe'; valid: on, off"),
     (["--order", "random"], "--order: no order 'random'; valid: shuffled, blocked"),
     (["--weights", "mine"], "--weights: no weights 'mine'; valid: random, imagenet"),
-    (["--runs", "0"], "--runs: 0 is too small; valid: 1 or more"),
-    (["--runs", "5,6"], "--runs: '5,6' is no whole number"),
+    (["--runs", "0"], "--runs: 0 is too small; valid: 1 to 10000000"),
+    (["--runs", "5,6"], "--runs: '5,6' is no whole number; valid: 1 to 10000000"),
     (["--runs", "9" * 5000], "is no whole number"),
-    (["--warmup", "-1"], "--warmup: -1 is too small; valid: 0 or more"),
-    (["--batch", "1,0"], "--batch: 0 is too small; valid: 1 or more"),
+    (["--warmup", "-1"], "--warmup: -1 is too small; valid: 0 to 10000000"),
+    (["--batch", "1,0"], "--batch: 0 is too small; valid: 1 to 1000000"),
     (["--batch", "1,x"], "--batch: 'x' is no whole number"),
     (["--servers", "0"], "--servers: 0 is too small; valid: 1 or more"),
-    (["--workers", "-1"], "--workers: -1 is too small; valid: 0 or more"),
+    (["--workers", "-1"], "--workers: -1 is too small; valid: 0 to 65536"),
     (["--threads", "1.5"], "--threads: '1.5' is no whole number"),
-    (["--seed", "-1"], "--seed: -1 is too small; valid: 0 or more"),
-    (["--seed", str(2**32)], "--seed: 4294967296 is too large; valid: 4294967295 or less"),
-    (["--batch", "100000000"], "--batch: 100000000 is too large; valid: 1000000 or less"),
-    (["--replicas", "100000"], "--replicas: 100000 is too large; valid: 64 or less"),
-    (["--concurrency", "1,1000000"], "--concurrency: 1000000 is too large; valid: 256 or less"),
-    (["--runs", "9" * 4000], "is too large; valid: 10000000 or less"),
-    (["--threads", "100000"], "--threads: 100000 is too large; valid: 1024 or less"),
-    (["--workers", "1000000"], "--workers: 1000000 is too large; valid: 65536 or less"),
-    (["--lease", "1e300"], "--lease: 1e+300 is too large; valid: 86400 or less"),
-    (["--timeout", "1e300"], "--timeout: 1e+300 is too large; valid: 86400 or less"),
-    (["--timeout", "0"], "--timeout: 0 is too small; valid: more than 0 seconds"),
+    (["--seed", "-1"], "--seed: -1 is too small; valid: 0 to 4294967295"),
+    (["--seed", str(2**32)], "--seed: 4294967296 is too large; valid: 0 to 4294967295"),
+    (["--batch", "100000000"], "--batch: 100000000 is too large; valid: 1 to 1000000"),
+    (["--replicas", "100000"], "--replicas: 100000 is too large; valid: 1 to 64"),
+    (["--concurrency", "1,1000000"], "--concurrency: 1000000 is too large; valid: 1 to 256"),
+    (["--runs", "9" * 4000], "is too large; valid: 1 to 10000000"),
+    (["--threads", "100000"], "--threads: 100000 is too large; valid: 0 to 1024"),
+    (["--workers", "1000000"], "--workers: 1000000 is too large; valid: 0 to 65536"),
+    (["--lease", "1e300"], "--lease: 1e+300 is too large; valid: 0.2 to 86400 seconds"),
+    (["--timeout", "1e300"], "--timeout: 1e+300 is too large; valid: more than 0, up to 86400 seconds"),
+    (["--timeout", "0"], "--timeout: 0 is too small; valid: more than 0, up to 86400 seconds"),
     (["--timeout", "nan"], "--timeout: 'nan' is no number"),
     (["--timeout", "inf"], "--timeout: 'inf' is no number"),
     (["--timeout", "1e999"], "--timeout: '1e999' is no number"),
     (["--model", ""], "--model: an empty value; a name in keras.applications, or a .keras file"),
     (["--input", " "], "--input: an empty value; an image file"),
-    (["--out", ""], "--out: an empty value; give a path"),
+    (["--out", ""], "--out: an empty value; where results go"),
     (["--cut", "equal,add"], "--cut: 'equal,add' mixes cuts and operations; join the operations of one cut with '+'"),
     (["--cut", "add,,mul", "--mode", "submodel"], "--cut: 'add++mul' has an empty operation name in it"),
     (["--cut", "balanced"], "--cut: no cell is of mode submodel, and only that mode is cut"),

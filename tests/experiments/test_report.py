@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
+from experiments.report import main
 from experiments.reports import sections
 from experiments.reports.markdown import ABSENT
 from experiments.reports.published import figures_for
-from experiments.reports.report import build, main, render_table, summary_of
+from experiments.reports.report import build, render_table, summary_of
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.spec.schedule import VARIANTS
 from experiments.store import samples

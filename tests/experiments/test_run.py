@@ -135,7 +135,7 @@ REFUSED = {
     "a transport": (["--transport", "gprc"], "did you mean 'grpc'"),
     "a value": (["--mode", "layers"], "did you mean 'layer'"),
     "a flag": (["--transprot", "grpc"], "--transprot"),
-    "zero runs": (["--runs", "0"], "1 or more"),
+    "zero runs": (["--runs", "0"], "valid: 1 to 10000000"),
     "an input that is not there": (["--input", "nowhere.jpg"], "nowhere.jpg"),
     "an input that is no image": (["--input", __file__], "is no image"),
     "more servers than stages": (["--servers", "500"], "stages"),

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import transports
-from experiments.sizes import cli as sizes
+from experiments.sizes import __main__ as sizes
 from experiments.sizes import echo
 from experiments.sizes import report as sizes_report
 from experiments.sizes.bench import COLUMNS, MB, Bench, Sample, Study, Way, predicted, ways_of
@@ -149,9 +149,9 @@ REFUSED = {
     "more than a message can have": (["--max", "5000"], "valid are"),
     "no repeat": (["--repeats", "0"], "1 or more"),
     "half a repeat": (["--repeats", "1.5"], "1 or more"),
-    "no time": (["--longest", "0"], "more than 0 seconds"),
+    "no time": (["--longest", "0"], "valid: more than 0 seconds"),
     "not a number": (["--longest", "nan"], "is no number"),
-    "a seed": (["--seed", "-1"], "from 0 on"),
+    "a seed": (["--seed", "-1"], "valid: 0 or more"),
     "an option of a transport that is not measured": (
         ["--transport", "rpyc", "--option", "grpc.chunk=2000"],
         "is not measured",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.store import environment, files, rows
-from experiments.threads import cli as threads
+from experiments.threads import __main__ as threads
 from experiments.threads import report as threads_report
 
 ROOT = Path(__file__).parents[2]
@@ -116,13 +116,13 @@ def test_servers_that_do_not_wait_refuse_calls_without_a_free_worker(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--depth", "0"], "give a depth of 1 to 100"),
-        (["--depth", "101"], "give a depth of 1 to 100"),
+        (["--depth", "0"], "--depth: 0 is too small; valid: 1 to 100"),
+        (["--depth", "101"], "--depth: 101 is too large; valid: 1 to 100"),
         (["--servers", "9", "--depth", "3"], "no more servers than the chain is deep"),
-        (["--timeout", "0"], "--timeout: 0 is too small; valid: more than 0 seconds"),
+        (["--timeout", "0"], "--timeout: 0 is too small; valid: more than 0, up to 86400 seconds"),
         (["--timeout", "nan"], "--timeout: 'nan' is no number"),
         (["--timeout", "inf"], "--timeout: 'inf' is no number"),
-        (["--timeout", "1e300"], "--timeout: 1e+300 is too large; valid: 86400 or less"),
+        (["--timeout", "1e300"], "--timeout: 1e+300 is too large; valid: more than 0, up to 86400 seconds"),
         (["--out", __file__], "not a folder"),
     ],
 )

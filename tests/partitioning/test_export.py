@@ -176,12 +176,13 @@ REFUSED = {
     "a folder that is not empty": (["--to", "FULL"], "is not empty; name a folder that is, or is not there yet"),
     "a file": (["--to", "FULL/file"], "is no folder"),
     "no folder": ([], "--to"),
-    "an unknown mode": (["--mode", "other", "--to", "NEW"], "--mode 'other' is unknown"),
-    "no number": (["--servers", "0", "--to", "NEW"], "--servers '0': give a whole number from 1"),
+    "an unknown mode": (["--mode", "other", "--to", "NEW"], "--mode: no mode 'other'"),
+    "no number": (["--servers", "0", "--to", "NEW"], "--servers: 0 is too small; valid: 1 or more"),
     "an unknown model": (["--model", "other", "--to", "NEW"], "no model 'other' in keras.applications"),
-    "an unknown placement": (["--placement", "other", "--to", "NEW"], "--placement 'other' is unknown"),
+    "an unknown placement": (["--placement", "other", "--to", "NEW"], "--placement: no placement 'other'"),
     "too many servers": (["--model", "KERAS", "--mode", "layer", "--servers", "99", "--to", "NEW"], "10 stages"),
     "an unknown flag": (["--other", "--to", "NEW"], "--other"),
+    "a repeated flag": (["--to", "NEW", "--to", "NEW"], "--to: given twice"),
 }
 
 

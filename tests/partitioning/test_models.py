@@ -143,11 +143,12 @@ def _show(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--mode", "layers"], "--mode 'layers' is unknown; did you mean 'layer'?; valid: whole, layer, submodel"),
-        (["--placement", "robin"], "--placement 'robin' is unknown"),
-        (["--servers", "0"], "--servers '0': give a whole number from 1"),
+        (["--mode", "layers"], "--mode: no mode 'layers'; did you mean 'layer'? (valid: whole, layer, submodel)"),
+        (["--placement", "robin"], "--placement: no placement 'robin'"),
+        (["--servers", "0"], "--servers: 0 is too small; valid: 1 or more"),
         (["--cut", "balanced", "--costs", "none"], "--cut balanced needs costs"),
-        (["--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--colour", "red"], "no flag '--colour'"),
+        (["--servers", "2", "--servers", "3"], "--servers: given twice; give it once"),
     ],
 )
 def test_show_refuses_at_once_and_in_one_line(arguments: list[str], reason: str) -> None:

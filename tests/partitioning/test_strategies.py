@@ -18,7 +18,8 @@ from partitioning.graph import Graph, Operation, TensorInfo
 from partitioning.order import alive, narrow_order
 from partitioning.placement import ALIASES, PLACEMENTS
 from partitioning.plan import build_plan
-from partitioning.strategies import SLACKS, at_cuts, balanced, equal, layer, make_plan, whole
+from partitioning.strategies import at_cuts, balanced, equal, layer, make_plan, whole
+from partitioning.strategy_table import SLACKS
 from tests.partitioning.graphs import chain, graphs
 
 

@@ -1,21 +1,8 @@
-"""`python -m experiments.threads`: how many workers nested calls need, and what happens with fewer.
-
-A server has a fixed number of workers. In the flow `nested` a worker waits while its call is answered further down the
-chain. Once a chain of calls reaches a server more often than it has workers, the request blocks until its deadline
-(`--when-full wait`, as gRPC's own servers do) or is refused at once (`--when-full refuse`, the default of every
-experiment). The flows `hub` and `forward` hold no worker while they wait.
-
-A chain of small layers is assigned to the servers in turn, so that each call goes to another server. For each number of
-workers, real processes are started with that number, and each flow makes one request. `--out` keeps each outcome in a
-results folder with a report.
-"""
+"""Nested calls with too few workers, observed in real processes."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -37,17 +24,13 @@ from cluster.process import tune
 from cluster.request import Route
 from cluster.result_receiver import ResultReceiver
 from cluster.workers import workers_needed
-from experiments.spec.settings import SETTINGS, values_of
 from experiments.store import environment, files, rows, samples
 from experiments.threads import report as threads_report
 from experiments.threads.report import Chain, Outcome, observed_minimum
 from partitioning.placement import round_robin
 from partitioning.strategies import make_plan
 from transports.base import Array
-from transports.errors import DeadlineExceeded, ResourceExhausted, SplitbenchError, UsageError, WireError
-
-DEEPEST = 100
-"""Most layers of a chain; with one server, as many workers wait for each other."""
+from transports.errors import DeadlineExceeded, ResourceExhausted, WireError
 
 
 def observe(
@@ -121,35 +104,16 @@ def _outcome(client: Client, partition: Partition, route: Route, inputs: Mapping
     return "completes"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 if the prediction holds, 1 if not or after a failure, 2 for an unusable value, 130 interrupted."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    words = list(sys.argv[1:] if argv is None else argv)
-    given = _parser().parse_args(words)
-    try:
-        if given.report:
-            print(threads_report.build(Path(given.report)))
-            return 0
-        chain = _chain(given)
-        needed, outcomes = _recorded(chain, Path(given.out), words) if given.out else observe(chain, _say)
-    except (SplitbenchError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+def run(chain: Chain, out: str, argv: Sequence[str]) -> int:
+    """Observe `chain`, keep the outcomes in the folder `out`, if given, and print them.
+
+    Returns 0 if the observed minimum of workers is the predicted one, else 1.
+    """
+    needed, outcomes = _recorded(chain, Path(out), argv) if out else observe(chain, _say)
     Console().print(_table(needed, outcomes))
     minimum = observed_minimum(outcomes, "nested")
     print(f"workers that nested calls need: predicted {needed}, observed {minimum}")
     return 0 if minimum == needed else 1
-
-
-def _chain(given: argparse.Namespace) -> Chain:
-    (timeout,) = values_of(SETTINGS["timeout"], given.timeout, "--timeout")
-    if not 1 <= given.servers <= given.depth <= DEEPEST:
-        raise UsageError(f"give a depth of 1 to {DEEPEST}, and no more servers than the chain is deep")
-    return Chain(given.transport, given.depth, given.servers, timeout, given.when_full)
 
 
 def _recorded(chain: Chain, folder: Path, argv: Sequence[str]) -> tuple[int, list[Outcome]]:
@@ -177,27 +141,3 @@ def _table(needed: int, outcomes: Sequence[Outcome]) -> Table:
     for row in threads_report.grid(needed, outcomes):
         made.add_row(*row)
     return made
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.threads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    wires = [name for name in transports.NAMES if name != "none"]
-    parser.add_argument("--transport", default="grpc", choices=wires, help="default: %(default)s")
-    parser.add_argument("--depth", type=int, default=12, help="layers in the chain (default: %(default)s)")
-    parser.add_argument("--servers", type=int, default=3, help="servers that share them (default: %(default)s)")
-    parser.add_argument("--timeout", default="2.0", metavar="SECONDS", help="deadline (default: %(default)s)")
-    parser.add_argument(
-        "--when-full",
-        default="wait",
-        choices=("wait", "refuse"),
-        help="for a call while no worker is free (default: %(default)s)",
-    )
-    parser.add_argument("--out", metavar="FOLDER", help="where results go (default: they are only printed)")
-    parser.add_argument("--report", metavar="FOLDER", help="derive the report of earlier results again")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

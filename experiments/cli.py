@@ -1,0 +1,80 @@
+"""`splitbench COMMAND ...`, and the same as `python -m experiments COMMAND ...`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from partitioning.errors import PartitionError
+from partitioning.options import hint
+from transports.errors import SplitbenchError, UsageError
+
+PROG = "splitbench"
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("experiments.run", "time a model, split and carried in different ways, against the model run locally"),
+    "show": ("partitioning.show", "show where a model would be cut, and what crosses each cut"),
+    "export": ("partitioning.export", "write every stage of a plan as a SavedModel for model servers"),
+    "report": ("experiments.report", "derive tables, report and chart of a results folder again"),
+    "sizes": ("experiments.sizes.__main__", "time messages of growing size over every transport"),
+    "threads": ("experiments.threads.__main__", "show how many workers nested calls need, and what happens with fewer"),
+}
+"""Command -> the module whose `main` runs it, and what it is for."""
+
+HELP = f"""\
+usage: {PROG} COMMAND [flags]
+
+Compare ways to distribute the inference of a Keras model over several servers: where to cut it, and what carries its
+tensors.
+
+commands:
+{{commands}}
+
+examples:
+  {PROG} show --mode submodel --servers 5                # where the model would be cut
+  {PROG} run --transport none,rpyc,grpc --mode submodel  # time it over three transports
+  {PROG} report results/reference/seed-layer             # derive a report again
+  {PROG} COMMAND --help                                  # all flags of a command, with examples
+
+exit status: 0 done; 1 the run failed; 2 a value cannot be used; 130 interrupted."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` names; its exit status. Without a command, print the list of them."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print(HELP.format(commands="\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())))
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}{hint(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    status: int = importlib.import_module(COMMANDS[name][0]).main(rest, f"{PROG} {name}")
+    return status
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """The status that `work` returns, or, with one line on standard error, that of the error that it raises.
+
+    2 for a value that cannot be used, 1 for any other error of this project or the system, 130 for Ctrl-C or SIGTERM.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return work()
+    except (UsageError, PartitionError) as error:
+        reason, status = str(error), 2
+    except (SplitbenchError, OSError) as error:
+        reason, status = str(error), 1
+    except KeyboardInterrupt:
+        reason, status = "interrupted", 130
+    print(f"error: {reason}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""One experiment from start to end: prepare, measure, report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import Console
+
+from cluster.launch import LocalLauncher
+from cluster.process import tune
+from experiments.measure import model_servers
+from experiments.measure.progress import Progress
+from experiments.reports import engine_titles as engines
+from experiments.reports import report
+from experiments.spec.experiment import Experiment
+from experiments.store import environment, faults, files, samples
+from experiments.store.files import replace_file
+
+if TYPE_CHECKING:
+    from experiments.measure.prepare import Prepared
+
+
+def execute(experiment: Experiment, folder: Path, argv: Sequence[str]) -> None:
+    """Run `experiment`, all of whose cells are timed, and write its results into `folder`.
+
+    `argv` is recorded. Raises `UsageError`, `PartitionError`, `SplitbenchError` or `OSError`; what was measured until
+    then is kept.
+    """
+    names = [cell.name for cell in experiment.cells]
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(experiment.runs * len(names), names))
+        progress.phase("loading TensorFlow and the model")
+        remote = any(cell.transport != "none" for cell in experiment.cells) or model_servers.born(experiment)
+        launcher = stack.enter_context(LocalLauncher()) if remote else None
+        settings = tune(experiment.threads, experiment.malloc)
+        from experiments.measure.prepare import prepare  # loads TensorFlow, once the launcher has forked
+
+        prepared = prepare(experiment)
+        samples.claim(folder, experiment.title)
+        environment.begin(folder, experiment, argv, settings)
+        if served := model_servers.record(experiment):
+            environment.update(folder, model_server=served)
+        _measure(prepared, folder, progress, launcher)
+    report.build(folder)
+
+
+def _measure(prepared: Prepared, folder: Path, progress: Progress, launcher: LocalLauncher | None) -> None:
+    """Measure every cell. If that fails, report what was measured, with the reason."""
+    from experiments.measure.runner import run
+
+    def salvage() -> None:
+        if samples.read(folder).size:
+            report.build(folder)
+
+    with environment.finishing(folder, salvage), contextlib.ExitStack() as stack:
+        for partition in dict.fromkeys(prepared.partitions.values()):
+            replace_file(folder / files.PLAN.format(partition.name), partition.plan.to_json())
+        writer = stack.enter_context(samples.Writer(folder))
+        log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
+        run(prepared, writer, progress, launcher, log)
+
+
+def show(folders: Iterable[Path]) -> None:
+    """Print the table of each results folder, then where their reports are."""
+    console, records = Console(), {folder: environment.read(folder) for folder in folders}
+    for folder, record in records.items():
+        if not record["experiment"]["kill"]:  # after a kill there is nothing to compare
+            if len(records) > 1:
+                console.print(record["experiment"]["title"] or folder.name, style="bold")
+            summary = pd.read_csv(folder / files.SUMMARY)
+            console.print(report.render_table(summary, engines.titles_of(record)))
+    for folder in records:
+        console.print(f"results: {folder} (begin with {files.REPORT})", soft_wrap=True)

@@ -1,0 +1,129 @@
+"""The plan that a command line describes: its options, and the model, costs and placement that they lead to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from partitioning.errors import PartitionError
+from partitioning.options import Cut, Mode, Model, Parser, Placed, Servers, option
+from partitioning.placement import PLACEMENTS, Placement
+from partitioning.silence import silenced
+from partitioning.strategy_table import CUTS, SLACKS
+
+if TYPE_CHECKING:
+    from partitioning.plan import Plan
+    from partitioning.program import Program
+
+COSTS = ("none", "eager", "graph", "frozen")
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What describes a plan."""
+
+    model: Model = "MobileNetV3Large"
+    mode: Mode = "submodel"
+    servers: Servers = 5
+    cut: Cut = "equal"
+    placement: Placed = "contiguous"
+    costs: Annotated[
+        str,
+        option(
+            "engine with which the cost of each operation is measured",
+            valid=COSTS,
+            shown=f"eager for {' and '.join(SLACKS)}, else none",
+        ),
+    ] = ""
+    json: Annotated[str, option("write the plan to this file as well", metavar="FILE")] = ""
+
+
+Options = TypeVar("Options", bound=PlanOptions)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and all that it was made of. `costs`: operation -> seconds, where they were measured."""
+
+    program: Program
+    plan: Plan
+    placement: Placement
+    costs: Mapping[str, float] | None
+
+
+def main_of(parser: Parser, noun: type[Options], argv: Sequence[str] | None, work: Callable[[Options], None]) -> int:
+    """Do `work` with the `noun` that `argv` describes; the exit status: 0 done, 2 refused, 130 interrupted.
+
+    A refusal is one line on standard error.
+    """
+    try:
+        work(parser.read(noun, argv))
+        return 0
+    except (PartitionError, OSError) as error:
+        reason, status = str(error), 2
+    except KeyboardInterrupt:
+        reason, status = "interrupted", 130
+    print(f"{parser.prog.removeprefix('python -m ')}: {reason}", file=sys.stderr)
+    return status
+
+
+def planned(options: PlanOptions) -> Planned:
+    """Load the model, cut it and place it as `options` say, and write the plan to `options.json`, if given.
+
+    Raises `PartitionError` for a value that cannot be used; if the model is not needed to know, before it is loaded.
+    """
+    costs_of = options.costs or ("eager" if options.cut in SLACKS else "none")
+    if options.cut in SLACKS and costs_of == "none":
+        raise PartitionError(f"--cut {options.cut} needs costs: give --costs eager, graph or frozen")
+    from partitioning.strategies import make_plan
+
+    program = _program(options.model)
+    costs = _measured(program, costs_of) if costs_of != "none" else None
+    servers = _servers(options)
+    plan = make_plan(program.graph, options.mode, options.cut, servers, costs)
+    if servers > len(plan.stages):
+        raise PartitionError(f"--servers {servers}: this plan has {len(plan.stages)} stages; give at most as many")
+    if options.json:
+        _write(Path(options.json), plan)
+    return Planned(program, plan, PLACEMENTS[options.placement](plan, servers), costs)
+
+
+def _servers(options: PlanOptions) -> int:
+    """One for a whole model; with a cut at named operations, at most as many as there are groups."""
+    if options.mode == "whole":
+        return 1
+    named = options.mode == "submodel" and options.cut not in CUTS
+    return min(options.servers, options.cut.count("+") + 2) if named else options.servers
+
+
+def _program(model: str) -> Program:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with silenced():
+        import tensorflow as tf
+    from partitioning import models, program
+
+    tf.get_logger().setLevel("ERROR")
+    return program.read(models.load(model).model)
+
+
+def _measured(program: Program, costs_of: str) -> Mapping[str, float]:
+    """Seconds of each operation on the engine `costs_of`, with seeded random inputs: the values do not matter."""
+    import numpy as np
+
+    from partitioning import costs
+
+    infos = [program.graph.tensors[name] for name in program.graph.inputs]
+    draw = np.random.default_rng(0)
+    inputs = {info.name: draw.random([extent or 1 for extent in info.shape]).astype(info.dtype) for info in infos}
+    return costs.measure(program, inputs, costs_of)
+
+
+def _write(path: Path, plan: Plan) -> None:
+    try:
+        path.write_text(plan.to_json() + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PartitionError(f"--json {path}: {error.strerror}") from error
