@@ -7,14 +7,21 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from experiments import cli
 from experiments.sizes import __main__ as sizes
 from experiments.sizes.study import study_of
 from experiments.spec import flags
 from experiments.spec.experiment import SETTINGS
+from experiments.threads.__main__ import ThreadsOptions
+from partitioning.export import ExportOptions
+from partitioning.options import Parser
+from partitioning.planned import PlanOptions
 from tools import docs_tables, flags_table
 
 ROOT = Path(__file__).parent.parent
@@ -25,11 +32,7 @@ CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
 """The pages that may name only what exists today."""
 BLOCKS = [(name, block) for name, text in TEXTS.items() for block in re.findall(r"```sh\n(.*?)```", text, re.S)]
 COMMANDS = [shlex.split(line, comments=True) for _, block in BLOCKS for line in block.splitlines() if line.strip()]
-MODULES = {"run": "experiments.run", "report": "experiments.report", "show": "partitioning.show"} | {
-    "export": "partitioning.export",
-    "sizes": "experiments.sizes",
-    "threads": "experiments.threads",
-}
+MODULES = {name: module.removesuffix(".__main__") for name, (module, _) in cli.COMMANDS.items()}
 """Command of `splitbench` -> the module that is the same program."""
 
 
@@ -51,19 +54,31 @@ def certificates(folder: Path) -> Path:
     return folder
 
 
-RUNS = {module: [words for words in COMMANDS if program(words)[0] == module] for module in MODULES.values()}
+def reader(noun: type[Any]) -> Callable[[list[str]], object]:
+    return lambda words: Parser("", "", "").read(noun, words)
 
 
-@pytest.mark.parametrize("words", RUNS["experiments.run"], ids=" ".join)
-def test_a_command_line_of_run_parses(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+READERS: Mapping[str, Callable[[list[str]], object]] = {
+    "run": lambda words: flags.parse_runs(words).experiments,
+    "report": lambda words: len(words) == 1,
+    "show": reader(PlanOptions),
+    "export": reader(ExportOptions),
+    "sizes": lambda words: study_of(sizes.read(words)).ways,
+    "threads": reader(ThreadsOptions),
+}
+"""Command -> what reads its arguments and raises an error for those that it does not take."""
+LINES = [(name, words) for name, module in MODULES.items() for words in COMMANDS if program(words)[0] == module]
+
+
+def test_the_pages_show_every_command_and_no_other() -> None:
+    assert {name for name, _ in LINES} == set(cli.COMMANDS) == set(READERS)
+    assert set(re.findall(r"^\| `splitbench (\w+)` \|", TEXTS["docs/running.md"], re.M)) == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize(("name", "words"), LINES, ids=[" ".join(words) for _, words in LINES])
+def test_a_command_line_parses(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(certificates(tmp_path) if "--tls-cert" in words else ROOT)
-    experiment, _ = flags.parse(program(words)[1])
-    assert experiment.cells
-
-
-@pytest.mark.parametrize("words", RUNS["experiments.sizes"], ids=" ".join)
-def test_a_command_line_of_sizes_parses(words: list[str]) -> None:
-    assert study_of(sizes.read(program(words)[1])).ways
+    assert READERS[name](program(words)[1])
 
 
 NAMED = {module for text in CURRENT.values() for module in re.findall(r"python -m ([a-z][\w.]+)", text)}
