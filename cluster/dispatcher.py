@@ -130,7 +130,7 @@ class Dispatcher:
             fields.update(carry.fields())
         message = Message("infer", fields, delivery.tensors)
         try:
-            reply, made = self._call(request, delivery.holder.address, message)
+            reply, made = self.call(request, delivery.holder.address, message)
         except UNREACHABLE as error:
             self._forget(delivery.holder)
             if error.remote or not isinstance(error, (ConnectError, ConnectionLost)):
@@ -141,7 +141,7 @@ class Dispatcher:
     def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
         """Send outputs of the model, and the statistics so far, to the client's result receiver."""
         message = Message("result", request.fields() | stats.fields(), outputs)
-        self._call(request, Address.parse(request.reply_to), message)
+        self.call(request, Address.parse(request.reply_to), message)
 
     def send_failure(self, request: Request, error: WireError) -> None:
         """Tell the client's result receiver why there will be no outputs. A client that has gone is only logged."""
@@ -160,7 +160,7 @@ class Dispatcher:
         for pool in pools.values():
             pool.close()
 
-    def _call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
+    def call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
         """The answer of the handler at `address`, and how many connections were opened. Raises a `WireError`."""
         if (left := request.remaining) <= 0:
             raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
@@ -182,7 +182,7 @@ class Dispatcher:
             if time.monotonic() < known.until and _has(known.holders, servers, pins):
                 return known.holders, NO_STATS
         question = Message(method, {"partition": route.partition, "tensor": tensor, "transport": route.transport})
-        reply, made = self._call(request, self._addresses[route.transport], question)
+        reply, made = self.call(request, self._addresses[route.transport], question)
         found = parse_holders(str(reply.fields["servers"]))
         lease = float(reply.fields["ttl"])
         self._registries[route.transport] = _Registry(lease, int(reply.fields["replicas"]))

@@ -1,14 +1,25 @@
-"""The order of the whole suite: what is quick to fail comes first; and where random inputs come from."""
+"""Rules of the whole suite: fast tests first, where random inputs come from, and which tests run side by side.
+
+`make test` runs two worker processes (pytest-xdist), each with whole files. A test marked `alone`, which counts what
+the whole machine does, waits until the other worker is between two tests, and the other worker waits for it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no failure, and neither is chance: whoever looks for bugs asks for other inputs each time.
+# A busy machine is no failure, and neither is chance: the profile `explore` draws other inputs each time.
 PROFILES = {"steady": True, "explore": False}
 for name, steady in PROFILES.items():
     settings.register_profile(
@@ -16,10 +27,44 @@ for name, steady in PROFILES.items():
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
-# What a shell starts in the background ignores Ctrl-C, and so would every process of a test that presses it.
+# Processes that a shell starts in the background ignore Ctrl-C, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LOCKS = pytest.StashKey[str]()
+"""The folder with the locks of the workers of this run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked slow go last; among themselves, all keep their order."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give each worker the folder with the locks of this run, which goes with the run."""
+    config: pytest.Config = node.config
+    if LOCKS not in config.stash:
+        config.stash[LOCKS] = tempfile.mkdtemp(prefix="splitbench-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(config.stash[LOCKS]))
+    node.workerinput["locks"] = config.stash[LOCKS]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hold this worker's turn during set-up, call and tear-down of a test."""
+    locks = getattr(item.config, "workerinput", {}).get("locks")
+    alone = item.get_closest_marker("alone") is not None
+    with _turn(Path(locks), alone) if locks else contextlib.nullcontext():
+        return (yield)
+
+
+@contextlib.contextmanager
+def _turn(folder: Path, alone: bool) -> Iterator[None]:
+    """A lock of all workers: shared, or exclusive if `alone`. Workers pass the gate first, so that one that waits
+    for an exclusive turn is not overtaken for good."""
+    with (folder / "turn").open("w") as turn, (folder / "gate").open("w") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        yield

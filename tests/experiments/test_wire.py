@@ -42,6 +42,7 @@ def least(cell: Cell, connection: Connection, message: Message, below: float) ->
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
 @pytest.mark.parametrize("name", REMOTE)
 def test_the_wire_bytes_are_the_payload_and_little_more(name: str) -> None:
@@ -69,6 +70,7 @@ def test_none_has_no_wire_bytes_and_overlapping_requests_no_figure() -> None:
     assert math.isnan(wire.counting(Cell("grpc", concurrency=3))())
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
 @pytest.mark.parametrize("engine", selection.ENGINES)
 def test_over_none_calls_to_a_model_server_are_counted(engine: str) -> None:
