@@ -24,7 +24,7 @@ from experiments.reports.markdown import ABSENT, interval, number, table
 from experiments.sizes import report as sizes_report
 from experiments.sizes.bench import MB, Study
 from experiments.spec.experiment import Cell, local_of
-from experiments.store import environment, files, samples, statistics
+from experiments.store import environment, files, intervals, samples
 from experiments.store import faults as stored_faults
 from experiments.store.samples import cell_of
 from experiments.threads import report as threads_report
@@ -93,9 +93,9 @@ def _against(folder: str, settings: Mapping[str, object]) -> Writer:
         found = [other for other in groups if other != local_of(other) and _is(other, wanted)]
         if cell in found or not found:
             return "1" if cell in found else ABSENT
-        above, below = (statistics.seconds_of(groups[which]) for which in (cell, found[0]))
-        low, high = statistics.ratio_interval(above, below, np.random.default_rng(seed))
-        return f"{number(statistics.mean_of(above) / statistics.mean_of(below))} ({interval(low, high)})"
+        above, below = (intervals.seconds_of(groups[which]) for which in (cell, found[0]))
+        low, high = intervals.ratio_interval(above, below, np.random.default_rng(seed))
+        return f"{number(above.mean / below.mean)} ({interval(low, high)})"
 
     return write
 

@@ -108,12 +108,12 @@ class _Bench:
 
     def _one_by_one(self, cell: Cell, block: Block, keep: Keep) -> None:
         for number in block.numbers:
-            keep(self._sample(cell, number, block.number))
+            keep(self._sample(cell, number, block))
 
     def _overlapping(self, cell: Cell, block: Block, keep: Keep) -> None:
         """After an error, requests in flight are awaited, and kept if they are answered."""
         with ThreadPoolExecutor(cell.concurrency) as clients:
-            begun = [clients.submit(self._sample, cell, number, block.number) for number in block.numbers]
+            begun = [clients.submit(self._sample, cell, number, block) for number in block.numbers]
             waiting = set(begun)
             try:
                 for done in as_completed(begun):
@@ -125,7 +125,7 @@ class _Bench:
                     if not done.cancelled() and not done.exception():
                         keep(done.result())
 
-    def _sample(self, cell: Cell, number: int, block: int) -> Sample:
+    def _sample(self, cell: Cell, number: int, block: Block) -> Sample:
         if self.fault_injector and cell.transport != "none":
             self.fault_injector.before(cell, number)
         while True:
@@ -143,7 +143,7 @@ class _Bench:
             cell,
             number,
             seconds,
-            block,
+            block.number,
             start=start,
             deviation=deviation,
             compute_seconds=stats.compute,
@@ -153,6 +153,8 @@ class _Bench:
             lookups=stats.lookups,
             connects=stats.connects,
             repeated=answer.repeats,
+            queue_seconds=stats.queued,
+            round=block.round,
         )
 
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:

@@ -20,7 +20,7 @@ from experiments.reports.published import Figures, figures_for
 from experiments.reports.terminal import render_table as render_table
 from experiments.spec.experiment import Experiment, local_of
 from experiments.spec.settings import from_record
-from experiments.store import environment, files, samples, statistics
+from experiments.store import environment, files, intervals, samples, statistics
 from experiments.store import faults as stored_faults
 from experiments.store.files import replace_file
 from experiments.store.samples import cell_of
@@ -46,7 +46,7 @@ def build(folder: Path) -> Path:
             sections.chart(_draw(experiment, summary, folder, titles)),
             *sections.groups(summary, titles),
             sections.full_table(summary, titles),
-            sections.how_to_read(experiment, summary, titles),
+            sections.how_to_read(experiment, summary, titles, intervals.in_rounds(measured)),
         ]
     parts = [
         [f"# {line(experiment.title) or 'Comparison of distributed inference'}"],

@@ -14,10 +14,10 @@ from experiments.reports.labels import column_title, unusual
 from experiments.reports.markdown import ABSENT, count, interval, line, number, table
 from experiments.reports.published import Figures, figures_for
 from experiments.spec.experiment import Cell, Experiment, local_of
-from experiments.spec.schedule import BLOCK, VARIANTS, lead, warm_ups
+from experiments.spec.schedule import BLOCK, OVERLAPPING, VARIANTS, lead, warm_ups
 from experiments.store import files
+from experiments.store.intervals import MIN_BLOCKS, RESAMPLES
 from experiments.store.samples import cell_of
-from experiments.store.statistics import MIN_BLOCKS, RESAMPLES
 
 Row = Mapping[str, Any]
 
@@ -29,6 +29,7 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("x / None", lambda row: _ratio(row["ratio_to_none"])),
     ("95 % of x / None", lambda row: _interval(row["none_low"], row["none_high"])),
     ("Outside the stages (s)", lambda row: number(row["outside_seconds"], 4)),
+    ("Queue (s)", lambda row: number(row["queue_seconds"], 4)),
     ("Median (s)", lambda row: number(row["median"])),
     ("p90 (s)", lambda row: number(row["p90"])),
     ("p99 (s)", lambda row: number(row["p99"])),
@@ -46,8 +47,11 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
 )
 """Rows of the tables in the source document's shape; the first three are its own."""
 
-WIRE = ("Wire (MB)", "Wire / payload")
-"""Rows that a table leaves out if no bytes were counted."""
+MEASURED: Mapping[str, Callable[[Row], bool]] = {
+    **dict.fromkeys(("Wire (MB)", "Wire / payload"), lambda row: row["wire_bytes"] > 0),
+    "Queue (s)": lambda row: not math.isnan(row["queue_seconds"]),
+}
+"""Rows that a table leaves out unless a cell has such a figure; older files have none."""
 
 GIVEN = (
     *(("Pinned to cores", "pin"), ("Lease (s)", "lease"), ("Kill", "kill")),
@@ -118,9 +122,8 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: e
 
 
 def _figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
-    """`FIGURES`; those in `WIRE` only if bytes were counted, which older files lack."""
-    crossed = any(row["wire_bytes"] > 0 for row in rows)
-    return [(label, write) for label, write in FIGURES if crossed or label not in WIRE]
+    """`FIGURES`; those in `MEASURED` only if a row has them."""
+    return [(name, write) for name, write in FIGURES if name not in MEASURED or any(map(MEASURED[name], rows))]
 
 
 def _published_rows(figures: Sequence[Figures | None]) -> list[list[str]]:
@@ -165,7 +168,25 @@ _WIRE_IS = (
 )
 
 
-def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
+_QUEUE_IS = (
+    "- **Queue** is the mean time that the stages of a request waited for a free core; it is a part of Outside the "
+    "stages.",
+)
+_PAIRED = f"""
+Requests of one block are not independent, and the machine drifts. Each round has one block of each cell, so whole
+rounds are resampled, and a ratio compares blocks of the same round; the interval is Student's t interval of its
+logarithm, with the standard error of the bootstrap. With fewer than {MIN_BLOCKS} rounds there is no interval. A block
+is up to {BLOCK} requests, or {OVERLAPPING} for each request in flight if there are several; with order blocked it is
+all requests of a cell."""
+_UNPAIRED = f"""
+The samples were taken by an earlier version, without rounds: whole blocks of both cells are resampled independently
+of each other, because requests of one block are not independent, and the percentiles are widened for few blocks
+(Hesterberg 2015). A cell with fewer than {MIN_BLOCKS} blocks has no interval. A block is 10 requests for each request
+in flight; with order blocked it is all requests of a cell."""
+
+
+def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.Titles, rounds: bool) -> list[str]:
+    """`rounds`: whether the samples were taken in rounds."""
     lines = [
         "- **Local** is the whole model in the client's process, with the same model, engine, batch size and thread "
         "settings, measured in the same experiment. Each ratio uses the local model of its own engine and batch size.",
@@ -174,17 +195,16 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.T
         "- **Std Dev** is the sample standard deviation (divided by n - 1). The source document does not say which one "
         "it used.",
         "- **x / Local** and **x / None** are ratios of means.",
-        f"- **95 % interval** is the interval of x / Local, from a bootstrap: whole blocks of both cells are resampled "
-        f"{RESAMPLES} times (seed {experiment.seed}), because requests of one block are not independent, and the "
-        "percentiles are widened for few blocks (Hesterberg 2015). The intervals of x / None and Throughput x Local "
-        f"use the same method. A cell with fewer than {MIN_BLOCKS} blocks has no interval. A block is {BLOCK} requests "
-        "for each request in flight; with order blocked it is all requests of a cell.",
+        f"- **95 % interval** is the interval of x / Local, from a bootstrap of {RESAMPLES} resamples (seed "
+        f"{experiment.seed}). {line(_PAIRED if rounds else _UNPAIRED)} The intervals of x / None and Throughput x "
+        "Local use the same method.",
         "- **Outside the stages** is the mean time of a request minus the time in its stages: the time of partition "
         "and transport. Compare it where noise of the local model hides differences in x / Local. It includes the time "
         "that overlapping requests wait for each other. Stages that run at the same time are each subtracted.",
         "- **Messages** (between handlers) and **Payload** (the bytes of their tensors; 1 MB = 1000000 bytes) are "
         "means per request. **Compute share** is the share of the time that requests spend in stages.",
         *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
+        *(_QUEUE_IS if summary["queue_seconds"].notna().any() else ()),
         "- **Throughput** is requests per second, from the first start to the last end of each block.",
         "- **Deviation** is the largest difference from the local model's output, divided by its largest value.",
         *engines.explained(dict.fromkeys(map(str, summary["engine"])), titles),

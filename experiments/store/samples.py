@@ -6,7 +6,8 @@ Columns, in this order (units in brackets):
   share a number), `start` [s, on a clock of the run], `compute_seconds` [s, in the stages], `messages` (between
   processes or handlers), `payload_bytes` [B, all tensors of all messages], `wire_bytes` [B, everything that crossed:
   `experiments.measure.wire`], `lookups` (registry lookups), `connects` (new connections), `repeated` (failed attempts
-  before the one that was answered) and `deviation` (largest |output - local| over largest |local|).
+  before the one that was answered), `deviation` (largest |output - local| over largest |local|), `queue_seconds` [s,
+  in which stages waited for a free core] and `round` (in which each cell has one block).
 A value that was not measured is an empty field, read as NaN.
 """
 
@@ -30,15 +31,20 @@ INTEGERS = (
     *("batch", "servers", "concurrency", "repeats", "run", "block"),
     *("messages", "payload_bytes", "lookups", "connects", "repeated"),
 )
-MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation")
+MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round")
 NUMBERS = ("seconds", *MAY_BE_EMPTY)
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "start", "compute_seconds"),
     *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "repeated", "deviation"),
+    *("queue_seconds", "round"),
 )
 
-LATER: Mapping[str, str] = {"concurrency": "1", "repeats": "0", "start": "", "wire_bytes": "", "repeated": "0"}
+LATER: Mapping[str, str] = {
+    **dict.fromkeys(("start", "wire_bytes", "queue_seconds", "round"), ""),
+    **dict.fromkeys(("repeats", "repeated"), "0"),
+    "concurrency": "1",
+}
 """Columns that were added after version 0.1, and the text that stands for them in older files."""
 
 
@@ -59,6 +65,9 @@ class Sample:
     repeated: int = 0
     start: float = float("nan")
     wire_bytes: float = float("nan")
+    queue_seconds: float = float("nan")
+    round: float = float("nan")
+    """A whole number; NaN in samples of earlier versions, which had no rounds."""
 
     def row(self) -> Mapping[str, Any]:
         return vars(self) | {name: getattr(self.cell, name) for name in CELL_FIELDS} | {"cell": self.cell.name}

@@ -1,8 +1,9 @@
-"""Results folders as a run leaves them, with numbers that are the same on every machine."""
+"""Results folders as a run leaves them, with the same figures on every machine."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,15 +39,17 @@ ENVIRONMENT: dict[str, Any] = {
 
 
 def seconds_of(cell: Cell, run: int) -> float:
-    """Made-up seconds in exact steps: by transport and mode, with a slope and a period, and no chance in them."""
+    """Invented seconds in exact steps: by transport and mode, with a slope and a period, without randomness."""
     level = (0.1 if cell.mode == "whole" else 0.125 if cell.mode == "layer" else 0.11) * cell.batch
     return round(level * LEVELS[cell.transport] * (1 + 0.01 * (run % 7) + 0.002 * (run // 10)), 6)
 
 
-def sample_of(cell: Cell, run: int, block: int) -> Sample:
+def sample_of(cell: Cell, run: int, block: int, number: float) -> Sample:
+    """`number`: the round, NaN for samples of an earlier version."""
     hops = 0 if cell.transport == "none" else {"whole": 1, "layer": 41, "submodel": 8}[cell.mode]
     seconds = seconds_of(cell, run)
-    costs = {"messages": hops, "payload_bytes": hops * 150_528, "lookups": 0, "connects": 0}
+    costs = {"messages": hops, "payload_bytes": hops * 150_528, "lookups": 0, "connects": 0, "round": number}
+    costs |= {"queue_seconds": math.nan if math.isnan(number) else 0.0005 * hops}
     return Sample(cell, run, seconds, block, deviation=2.5e-7, compute_seconds=round(seconds / 2, 6), **costs)
 
 
@@ -57,15 +60,26 @@ class Maker:
     root: Path
 
     def __call__(
-        self, cells: Iterable[Cell], name: str = "made", runs: int = 50, block: int = 10, kill: str = "", **record: Any
+        self,
+        cells: Iterable[Cell],
+        name: str = "made",
+        *,
+        runs: int = 50,
+        block: int = 5,
+        kill: str = "",
+        rounds: bool = True,
+        **record: Any,
     ) -> Path:
+        """A folder of `runs` requests per cell, `block` at a time. Without `rounds` it is one of an earlier version."""
         experiment = Experiment(tuple(cells), runs=runs, kill=kill).with_locals()
         folder = self.root / name
         folder.mkdir(parents=True)
         with Writer(folder) as writer:
             for place, cell in enumerate(experiment.cells):
                 for run in range(runs):
-                    writer.append(sample_of(cell, run, place + len(experiment.cells) * (run // block)))
+                    number = run // block
+                    block_number = place + len(experiment.cells) * number
+                    writer.append(sample_of(cell, run, block_number, number if rounds else math.nan))
         whole = ENVIRONMENT | {"experiment": to_record(experiment)} | record
         (folder / files.ENVIRONMENT).write_text(json.dumps(whole), encoding="utf-8")
         return folder
@@ -86,7 +100,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def started() -> Iterator[Callable[..., Run]]:
-    """Starts runs, and sees to it that none outlives its test."""
+    """Starts runs; ends those that are still going after the test."""
     runs: list[Run] = []
 
     def start(*arguments: object, **options: Any) -> Run:

@@ -35,7 +35,8 @@ LAYER = [Cell(name) for name in ("none", "rpyc", "rpyc-tuned", "grpc")]
 SUBMODEL = [Cell(name, "submodel") for name in ("none", "grpc")]
 
 CASES = {
-    "document": ([*LAYER, *SUBMODEL], {}),
+    "document": ([*LAYER, *SUBMODEL], {"rounds": False, "block": 10}),
+    "rounds": ([Cell("none", "submodel"), Cell("grpc", "submodel")], {}),
     "settings": (
         [
             Cell("none", engine="graph", batch=8),

@@ -1,4 +1,4 @@
-"""The schedule: every run of every cell once, in short blocks whose order is random, or one cell after the other."""
+"""The schedule: rounds of short blocks in shuffled order, or one cell after the other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.spec.flags import parse
-from experiments.spec.schedule import BLOCK, blocks
-from experiments.store.statistics import MIN_BLOCKS
+from experiments.spec.schedule import blocks, longest
+from experiments.store.intervals import MIN_BLOCKS
 
 ORDERS = ("shuffled", "blocked")
 SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.toml"))
@@ -30,33 +30,41 @@ def test_every_run_of_every_cell_is_timed_once(concurrency: list[int], runs: int
     assert [block.number for block in made] == list(range(len(made)))
 
 
-def test_shuffled_blocks_are_short_and_led_by_requests_that_do_not_count() -> None:
+def test_blocks_are_short_and_start_with_requests_that_do_not_count() -> None:
+    made = list(blocks([1, 1], 50, "shuffled", 0))
+    assert {(len(block.runs), block.lead) for block in made} == {(5, 1)}
     made = list(blocks([1, 3], 60, "shuffled", 0))
-    assert {len(block.runs) for block in made if block.cell == 0} == {BLOCK}
-    assert {(len(block.runs), block.lead) for block in made if block.cell == 1} == {(3 * BLOCK, 3)}
-    assert {block.lead for block in made if block.cell == 0} == {1}
+    assert {(block.cell, len(block.runs), block.lead) for block in made} == {(0, 30, 1), (1, 30, 3)}
 
 
-@given(concurrency=st.lists(st.integers(1, 6), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_shuffled_spreads_every_cell_over_the_whole(concurrency: list[int], seed: int) -> None:
-    """However many blocks it has: in each tenth of all blocks a tenth of its own, give or take one block a cell."""
-    made = [block.cell for block in blocks(concurrency, 240, "shuffled", seed)]
-    for tenth in range(1, 10):
-        begun = Counter(made[: len(made) * tenth // 10])
-        for cell, count in Counter(made).items():
-            assert abs(begun[cell] / count - tenth / 10) <= 1 / count + (len(concurrency) + 1) / len(made)
+@given(
+    concurrency=st.lists(st.integers(1, 6), min_size=1, max_size=6), runs=st.integers(1, 400), seed=st.integers(0, 99)
+)
+def test_each_cell_has_one_block_per_round(concurrency: list[int], runs: int, seed: int) -> None:
+    """So drift affects all cells alike. The blocks of all cells have nearly the same number of requests."""
+    made = list(blocks(concurrency, runs, "shuffled", seed))
+    cells = list(range(len(concurrency)))
+    for number in range(made[-1].round + 1):
+        of_round = made[number * len(cells) : (number + 1) * len(cells)]
+        assert {block.round for block in of_round} == {number}
+        assert sorted(block.cell for block in of_round) == cells
+        assert len({block.runs for block in of_round}) == 1
+    lengths = {len(block.runs) for block in made}
+    assert 1 <= max(lengths) <= longest(max(concurrency))
+    assert max(lengths) - min(lengths) <= 1
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_each_of_several_nodes_is_led_to(order: str) -> None:
-    """They take turns: as many requests that do not count for each of them."""
+def test_uncounted_requests_reach_each_replica(order: str) -> None:
+    """Replicas take turns: each has as many uncounted requests."""
     assert {(block.cell, block.lead) for block in blocks([1, 3], 60, order, 0, replicas=2)} == {(0, 2), (1, 6)}
     assert next(blocks([3], 1, order, 0)).numbers == [-3, -2, -1, 0]
 
 
-def test_the_seed_decides_the_order() -> None:
+def test_the_seed_decides_the_order_which_differs_between_rounds() -> None:
     orders = [[block.cell for block in blocks([1] * 5, 50, "shuffled", seed)] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
+    assert orders[0][:5] != orders[0][5:10]
 
 
 def test_blocked_is_one_cell_after_the_other() -> None:
@@ -73,7 +81,7 @@ def test_a_last_block_may_be_shorter(order: str) -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
 def test_every_cell_of_a_comparison_has_the_blocks_of_an_interval(spec: Path) -> None:
-    """One with a kill compares no means."""
+    """Experiments with a kill compare no means."""
     experiment, _ = parse(["--spec", str(spec)])
     concurrency = [cell.concurrency for cell in experiment.with_locals().cells]
     counted = Counter(block.cell for block in blocks(concurrency, experiment.runs, experiment.turns, 0))

@@ -1,28 +1,19 @@
-"""Statistics: against values by hand and from numpy, and the coverage of 95 % intervals."""
+"""The summary, against values by hand and from numpy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.spec.experiment import Cell, local_of
 from experiments.store.samples import Sample, Writer, read
-from experiments.store.statistics import (
-    COLUMNS,
-    Units,
-    none_of,
-    ratio_interval,
-    seconds_of,
-    student_quantile,
-    summarise,
-)
+from experiments.store.statistics import COLUMNS, none_of, summarise
+from tests.experiments.summaries import frame, rows
 
 GRPC = Cell()
 LOCAL = local_of(GRPC)
@@ -31,21 +22,6 @@ FIRST = [
     *("n", "mean", "std", "median", "p90", "p99"),
     *("ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none", "none_low", "none_high"),
 ]
-
-
-def frame(folder: Path, seconds: dict[Cell, Sequence[float]], block: int = 10) -> pd.DataFrame:
-    """Samples, written to a file and read back."""
-    with Writer(folder) as writer:
-        for place, (cell, values) in enumerate(seconds.items()):
-            for run, value in enumerate(values):
-                hops = {"messages": run, "payload_bytes": 100, "lookups": 1, "connects": 2}
-                sample = Sample(cell, run, value, 1000 * place + run // block, run * 1e-9, value / 4, **hops)
-                writer.append(sample)
-    return read(folder)
-
-
-def rows(summary: pd.DataFrame) -> dict[str, dict[str, float]]:
-    return {str(row["cell"]): row for row in summary.to_dict("records")}  # type: ignore[misc]
 
 
 def test_columns(tmp_path: Path) -> None:
@@ -90,6 +66,16 @@ def test_without_compute_seconds_the_time_outside_the_stages_is_unknown(tmp_path
         writer.append(Sample(GRPC, 0, 1.0, 0, compute_seconds=0.5))
         writer.append(Sample(GRPC, 1, 1.0, 0))
     assert math.isnan(rows(summarise(read(tmp_path), 0))[GRPC.name]["outside_seconds"])
+
+
+def test_queue_seconds_are_a_mean_and_unknown_in_older_samples(tmp_path: Path) -> None:
+    with Writer(tmp_path) as writer:
+        for run, queue in enumerate([0.25, 0.75]):
+            writer.append(Sample(GRPC, run, 1.0, 0, queue_seconds=queue, round=0))
+        writer.append(Sample(LOCAL, 0, 1.0, 1))
+    found = rows(summarise(read(tmp_path), 0))
+    assert found[GRPC.name]["queue_seconds"] == 0.5
+    assert math.isnan(found[LOCAL.name]["queue_seconds"])
 
 
 def test_wire_bytes_are_a_median(tmp_path: Path) -> None:
@@ -185,94 +171,3 @@ def test_order_of_rows_is_that_of_the_specification(tmp_path: Path) -> None:
         ("grpc", "layer"),
         ("grpc", "submodel"),
     ]
-
-
-def noisy(seed: int, size: int = 50) -> list[float]:
-    return list(np.random.default_rng(seed).lognormal(0, 0.2, size))
-
-
-def test_the_same_samples_and_seed_give_the_same_interval(tmp_path: Path) -> None:
-    table = frame(tmp_path, {GRPC: noisy(1), LOCAL: noisy(2), Cell("rpyc"): noisy(3)})
-    first = summarise(table, 7)
-    pd.testing.assert_frame_equal(first, summarise(table.sample(frac=1, random_state=1), 7), rtol=1e-12)
-    without = summarise(table[table["transport"] != "rpyc"], 7)
-    assert rows(without)[GRPC.name]["ratio_low"] == rows(first)[GRPC.name]["ratio_low"]
-    assert rows(summarise(table, 8))[GRPC.name]["ratio_low"] != rows(first)[GRPC.name]["ratio_low"]
-
-
-def test_the_interval_does_not_depend_on_the_unit(tmp_path: Path) -> None:
-    table = frame(tmp_path, {GRPC: noisy(1), LOCAL: noisy(2)})
-    scaled = table.assign(seconds=table["seconds"] * 1000)
-    one, other = (rows(summarise(each, 0))[GRPC.name] for each in (table, scaled))
-    for name in ("ratio_to_local", "ratio_low", "ratio_high"):
-        assert one[name] == pytest.approx(other[name])
-
-
-@pytest.mark.parametrize(("block", "there"), [(10, True), (12, True), (13, False), (50, False)])
-def test_five_blocks_make_an_interval(tmp_path: Path, block: int, there: bool) -> None:
-    found = rows(summarise(frame(tmp_path, {GRPC: noisy(1), LOCAL: noisy(2), none_of(GRPC): noisy(3)}, block), 0))
-    for name in ("ratio_low", "ratio_high", "none_low", "none_high"):
-        assert math.isnan(found[GRPC.name][name]) is not there
-    assert found[GRPC.name]["ratio_to_local"] == pytest.approx(np.mean(noisy(1)) / np.mean(noisy(2)))
-
-
-def test_a_cell_of_few_blocks_leaves_the_intervals_of_others(tmp_path: Path) -> None:
-    """Eighty requests with four in flight are two blocks; the local model has eight."""
-    crowded = Cell(concurrency=4)
-    with Writer(tmp_path) as writer:
-        for cell, block in ((LOCAL, 10), (GRPC, 10), (crowded, 40)):
-            for run, seconds in enumerate(noisy(4, 80)):
-                writer.append(Sample(cell, run, seconds, run // block))
-    found = rows(summarise(read(tmp_path), 0))
-    assert math.isnan(found[crowded.name]["ratio_low"])
-    assert found[GRPC.name]["ratio_low"] < 1 < found[GRPC.name]["ratio_high"]
-
-
-def test_an_interval_of_many_blocks_agrees_with_the_delta_method(tmp_path: Path) -> None:
-    above, below = np.array(noisy(1, 2000)), np.array(noisy(2, 2000))
-    table = frame(tmp_path, {GRPC: list(above), LOCAL: list(below)}, block=1)
-    found = rows(summarise(table, 0))[GRPC.name]
-    ratio = above.mean() / below.mean()
-    error = ratio * math.sqrt(sum(x.var(ddof=1) / len(x) / x.mean() ** 2 for x in (above, below)))
-    assert found["ratio_low"] == pytest.approx(ratio - 1.96 * error, abs=0.1 * error)
-    assert found["ratio_high"] == pytest.approx(ratio + 1.96 * error, abs=0.1 * error)
-
-
-def _units(chance: np.random.Generator, mean: float, blocks: int, shared: float, apart: bool) -> Units:
-    """Ten samples per block, with noise of their own and noise shared by the block.
-
-    `apart`: each sample counts as a block.
-    """
-    level = 1 + shared * chance.standard_normal((blocks, 1))
-    seconds = mean * (level + 0.05 * chance.standard_normal((blocks, 10)))
-    number = np.arange(blocks * 10) if apart else np.repeat(np.arange(blocks), 10)
-    return seconds_of(pd.DataFrame({"seconds": seconds.ravel(), "block": number}))
-
-
-def _coverage(blocks: int, below: int, shared: float, apart: bool = False, times: int = 150) -> float:
-    """How often the interval of a cell with `blocks` over one with `below` blocks contains the true ratio."""
-    chance = np.random.default_rng(5)
-    hits = 0
-    for _ in range(times):
-        cell, local = (_units(chance, *what, shared, apart) for what in ((2.5, blocks), (1.0, below)))
-        low, high = ratio_interval(cell, local, chance)
-        hits += low <= 2.5 <= high
-    return hits / times
-
-
-@pytest.mark.parametrize(("blocks", "below"), [(5, 5), (10, 10), (6, 24), (5, 50)])
-@pytest.mark.parametrize("shared", [0.0, 0.1])
-def test_nineteen_of_twenty_intervals_contain_the_true_ratio(blocks: int, below: int, shared: float) -> None:
-    """150 experiments: the standard error of the share is 1.8 %. Wider intervals are fine."""
-    assert 0.9 <= _coverage(blocks, below, shared) <= 1
-
-
-def test_resampling_single_requests_of_correlated_blocks_covers_too_little() -> None:
-    assert _coverage(10, 10, 0.1, apart=True, times=60) < 0.7
-    assert 0.88 <= _coverage(10, 10, 0.0, apart=True, times=60) <= 1
-
-
-@pytest.mark.parametrize(("freedom", "expected"), [(4, 2.776), (5, 2.571), (9, 2.262), (19, 2.093), (99, 1.984)])
-def test_student_quantile(freedom: int, expected: float) -> None:
-    """Values from printed tables."""
-    assert student_quantile(0.975, freedom) == pytest.approx(expected, rel=3e-3)
