@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.dispatcher import Dispatcher
+from cluster.flow_table import FLOW_NAMES
 from cluster.partition import Partition
 from cluster.queues import LOCAL
 from cluster.request import NO_STATS, Request, RequestStats
@@ -170,4 +171,4 @@ def _gather(
     return outputs, total
 
 
-FLOWS: Mapping[str, Flow] = {"nested": Nested(), "hub": Hub(), "forward": Forward()}
+FLOWS: Mapping[str, Flow] = dict(zip(FLOW_NAMES, (Nested(), Hub(), Forward()), strict=True))

@@ -8,13 +8,23 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transports.address import Address
-from transports.base import Connection, Handler, Message, Server, Transport
 from transports.errors import UsageError, suggest
 from transports.limits import Limits
-from transports.tls import check_host
+
+if TYPE_CHECKING:
+    from transports.base import Connection, Handler, Message, Server, Transport
+    from transports.tls import check_host
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import these names at their first use: their modules load numpy, which `--help` must not wait for."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{'tls' if name == 'check_host' else 'base'}"), name)
+
 
 __all__ = [
     "NAMES",

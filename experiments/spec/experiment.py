@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import transports
-from cluster.flows import FLOWS
+from cluster.flow_table import FLOW_NAMES
 from cluster.leases import LEAST_LEASE
 from partitioning.engine_table import ENGINES, local_engine
 from partitioning.options import INPUT, SWITCH, Cut, Mode, Model, Option, Placed, Servers, option, options_of
@@ -41,7 +41,8 @@ class Cell:
     transport: Annotated[str, carry("what carries the tensors", concerns=ALL, valid=transports.NAMES)] = "grpc"
     mode: Mode = "layer"
     flow: Annotated[
-        str, carry("who sends a stage's outputs on: the servers (nested, forward) or the client (hub)", valid=FLOWS)
+        str,
+        carry("who sends a stage's outputs on: servers (nested, forward) or the client (hub)", valid=FLOW_NAMES),
     ] = "nested"
     engine: Annotated[str, compute("how a stage is executed", valid=ENGINES)] = "eager"
     codec: Annotated[

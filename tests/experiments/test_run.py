@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import pandas as pd
 import pytest
 
@@ -187,6 +188,39 @@ def test_what_is_seen_at_once_is_refused_before_anything_is_loaded(case: str, tm
     assert done.stdout.strip() == "False"
     assert done.stderr.startswith(f"error: {words[0]}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_several_files_end_with_all_tables_and_the_places_of_their_reports(
+    started: Callable[..., Run], model: Path, tmp_path: Path
+) -> None:
+    names = ("first", "second")
+    for name in names:
+        text = f"title = 'The {name} of two'\nmode = 'submodel'\nservers = 2\nruns = 2\ntransport = 'none'"
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+    specs, outs = (",".join(str(tmp_path / f"{name}{end}") for name in names) for end in (".toml", ""))
+    going = started("--model", model, "--spec", specs, "--out", outs)
+    assert going.finish()[0] == 0, going.lines
+    ended = going.out[going.out.rindex("The first of two") :]  # the table of the first is printed again at the end
+    places = [f"results: {tmp_path / name} (begin with report.md)" for name in names]
+    assert [ended.count(text) for text in ("The second of two", "Local", *places)] == [1, 2, 1, 1]
+    assert ended.rstrip().endswith("\n".join(places))
+    for name in names:
+        assert environment.read(tmp_path / name)["complete"] is True
+
+
+@pytest.mark.slow
+def test_a_stage_that_an_engine_cannot_execute_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stateful layer assigns to a variable, so that its stage cannot be frozen."""
+    x = keras.Input(batch_shape=(1, 4, 3), name="x")
+    memory = keras.layers.LSTM(4, stateful=True, name="memory")(x)
+    keras.Model(x, keras.layers.Dense(2, name="head")(memory)).save(tmp_path / "stateful.keras")
+    words = ["--model", str(tmp_path / "stateful.keras"), "--mode", "submodel", "--servers", "2", "--runs", "2"]
+    assert run.main([*words, "--transport", "none", "--engine", "frozen", "--out", str(tmp_path / "out")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: stage 'stage-0' cannot be frozen")
+    assert last.endswith("use the engine graph")
+    assert "cannot be frozen" in environment.read(tmp_path / "out")["failure"]
 
 
 def swapped(program: Program, operation: str) -> Program:

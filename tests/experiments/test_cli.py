@@ -1,0 +1,107 @@
+"""The command `splitbench`: its list, its help, and what every command refuses."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"tensorflow", "keras", "numpy", "pandas", "rich", "matplotlib", "grpc", "rpyc", "h11", "orjson"}
+
+
+def splitbench(*words: str) -> subprocess.CompletedProcess[str]:
+    """A real process; its last line of standard error names the modules that it loaded."""
+    code = "import atexit, sys, experiments.cli as cli; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+    command = [sys.executable, "-c", f"{code}; sys.exit(cli.main(sys.argv[1:]))", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]], ids=str)
+def test_without_a_command_it_lists_them(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    for name, (_, text) in COMMANDS.items():
+        assert f"  {name} " in out
+        assert text in out
+    assert "examples:" in out
+    assert "exit status: 0 done" in out
+
+
+def test_the_module_is_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "experiments"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: splitbench COMMAND")
+
+
+def test_the_console_script_is_this_program() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    name, _, target = config["options.entry_points"]["console_scripts"].strip().partition(" = ")
+    module, _, function = target.partition(":")
+    assert name == "splitbench"
+    assert getattr(importlib.import_module(module), function) is main
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_and_loads_no_heavy_library(command: str) -> None:
+    done = splitbench(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: splitbench {command}")
+    assert f"  splitbench {command} " in done.stdout[done.stdout.index("examples:") :]
+    assert "exit status: 0 " in done.stdout
+    assert not HEAVY & set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("runs", "did you mean 'run'?"), ("exports", "did you mean 'export'?"), ("xyz", "valid: run,")]
+)
+def test_an_unknown_command_is_refused_with_the_nearest(
+    word: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: no command {word!r}; ")
+    assert near in err
+    assert err.count("\n") == 1
+
+
+REFUSED = {
+    "run": (["--runs", "5", "--runs", "6"], "--runs: given twice; give it once"),
+    "show": (["--mode", "layer", "--mode", "whole"], "--mode: given twice; give it once"),
+    "export": (["--to", "a", "--to", "b"], "--to: given twice; give it once"),
+    "report": (["a", "b"], "no flag 'b'"),
+    "sizes": (["--max", "1", "--max", "2"], "--max: given twice; give it once"),
+    "threads": (["--depth", "4", "--depth", "5"], "--depth: given twice; give it once"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_repeated_flag_is_refused_before_anything_is_loaded(command: str) -> None:
+    words, reason = REFUSED[command]
+    done = splitbench(command, *words)
+    *lines, loaded = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(lines) == 1
+    assert reason in lines[0]
+    assert "tensorflow" not in loaded.split()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_flag_is_refused_in_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    needed = {"report": ["results"], "export": ["--to", "nowhere"]}
+    assert main([command, *needed.get(command, []), "--colour", "red"]) == 2
+    err = capsys.readouterr().err
+    assert "no flag '--colour'" in err
+    assert err.count("\n") == 1
+
+
+def test_a_command_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert "give a folder that an experiment" in capsys.readouterr().err
