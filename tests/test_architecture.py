@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import transports
+from transports.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {
@@ -30,13 +32,8 @@ PURE = [
     "partitioning/strategies.py",
     "partitioning/placement.py",
 ]
-LIBRARIES = {
-    "none": set(),
-    "rpyc": {"rpyc"},
-    "rpyc-tuned": {"rpyc"},
-    "grpc": {"grpc", "google"},
-    "rest": {"h11", "orjson", "pybase64"},
-}
+LIBRARIES = {library.partition(".")[0] for name in transports.NAMES for library in transports.kind(name).libraries}
+"""The top-level packages of all transports' libraries."""
 
 
 def modules_of(path: Path) -> Iterator[str]:
@@ -106,10 +103,32 @@ def loaded_by(code: str) -> set[str]:
     return set(run.stdout.split())
 
 
+def test_saying_what_the_transports_are_imports_none_of_their_libraries() -> None:
+    code = "import transports; print(*(transports.kind(name).title for name in transports.NAMES))"
+    assert not loaded_by(code) & (LIBRARIES | HEAVY)
+
+
+USED = """
+import transports
+transport = transports.make({name!r})
+with transport.serve(lambda message: message, "127.0.0.1", 0, 1) as server:
+    transport.connect(server.address).close()
+"""
+
+
 @pytest.mark.parametrize("name", transports.NAMES)
-def test_choosing_a_transport_imports_no_other_library(name: str) -> None:
-    others = set().union(*LIBRARIES.values()) - LIBRARIES[name]
-    assert not loaded_by(f"import transports; transports.make({name!r})") & (others | HEAVY)
+def test_using_a_transport_imports_its_own_libraries_and_no_others(name: str) -> None:
+    own = {library.partition(".")[0] for library in transports.load(name).libraries}
+    assert loaded_by(USED.format(name=name)) & (LIBRARIES | HEAVY) == own
+
+
+@pytest.mark.parametrize("name", [name for name in transports.NAMES if transports.kind(name).libraries])
+def test_a_library_that_is_not_installed_is_named_with_what_installs_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    with pytest.raises(UsageError, match=f"transport '{name}' needs the package .*: pip install "):
+        transports.load(name)
 
 
 def test_the_registry_loads_no_tensorflow() -> None:

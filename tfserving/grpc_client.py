@@ -22,7 +22,7 @@ from tfserving.tensors import LIMIT, decode, encode_into
 from transports.address import Address
 from transports.base import Array
 from transports.errors import ConnectError, DeadlineExceeded, MessageTooLarge, RemoteError
-from transports.grpc_protobuf import CHANNEL_OPTIONS, ask, error_of
+from transports.grpc_client import CHANNEL_OPTIONS, ask, error_of
 
 OPTIONS = (
     ("grpc.max_receive_message_length", LIMIT),

@@ -3,8 +3,7 @@
     python -m tools.stubs
     python -m tools.stubs --check
 
-The methods are few and their bytes are made by `protobuf_codec`, so no `_pb2_grpc` stub is generated:
-`grpc_protobuf` names them by their path.
+`grpc_client` and `grpc_server` bind the methods by their path, as a `_pb2_grpc` stub would, so none is generated.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """How a message of named tensors crosses from one process to another.
 
-A transport is one file and one line in `NAMES`. Its library is imported when it is chosen, and no earlier.
+A transport is one file and one line in `NAMES`. Reading what it is (`kind`) imports no library; its library is imported
+when it serves or connects.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from transports.errors import UsageError, suggest
 from transports.limits import Limits
 
 if TYPE_CHECKING:
-    from transports.base import Connection, Handler, Message, Server, Transport
+    from transports.base import Connection, Handler, Message, Server, Transport, carries
     from transports.tls import check_host
 else:
 
@@ -35,7 +37,9 @@ __all__ = [
     "Message",
     "Server",
     "Transport",
+    "carries",
     "check_host",
+    "kind",
     "load",
     "make",
     "parse_options",
@@ -45,32 +49,38 @@ __all__ = [
 
 NAMES: Mapping[str, str] = {
     "none": "transports.direct:Direct",
-    "rpyc": "transports.rpyc_stock:RpycStock",
-    "rpyc-tuned": "transports.rpyc_tuned:RpycTuned",
-    "grpc": "transports.grpc_protobuf:GrpcProtobuf",
+    "rpyc": "transports.rpyc_transport:RpycStock",
+    "rpyc-tuned": "transports.rpyc_transport:RpycTuned",
+    "grpc": "transports.grpc_transport:Grpc",
     "rest": "transports.rest:Rest",
 }
 """Transport name -> "module:class"."""
 
-INSTALL: Mapping[str, str] = {
-    "rpyc": "pip install rpyc",
-    "grpc": "pip install grpcio protobuf",
-    **dict.fromkeys(("h11", "orjson", "pybase64"), "pip install h11 orjson pybase64"),
-}
-"""Imported library -> how to get it."""
 
-
-def load(name: str) -> type[Transport]:
-    """The transport class called `name`. Raises `UsageError` for an unknown name or a library that is not there."""
+def kind(name: str) -> type[Transport]:
+    """The transport class called `name`, whether or not its libraries are installed. Raises `UsageError`."""
     if name not in NAMES:
         raise UsageError(f"no transport {name!r}{suggest(name, NAMES)}")
     module, _, attribute = NAMES[name].partition(":")
+    found: type[Transport] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def load(name: str) -> type[Transport]:
+    """The same, ready to be used. Raises `UsageError` for an unknown name or a library that is not installed."""
+    found = kind(name)
+    missing = [module for module in found.libraries if not _installed(module)]
+    if missing:
+        install = " ".join(dict.fromkeys(found.libraries.values()))
+        raise UsageError(f"transport {name!r} needs the package {missing[0]!r}: pip install {install}")
+    return found
+
+
+def _installed(module: str) -> bool:
     try:
-        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        hint = INSTALL.get(missing, f"pip install {missing}")
-        raise UsageError(f"transport {name!r} needs the package {missing!r}: {hint}") from error
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package around it
+        return False
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, str]:
@@ -85,22 +95,22 @@ def parse_options(texts: Iterable[str]) -> dict[str, str]:
 
 
 def make(name: str, options: Mapping[str, str] = {}) -> Transport:
-    """The transport called `name`, with what `options` (NAME.KEY -> value) says of it.
+    """The transport called `name`, made with its `options` (NAME.KEY -> value).
 
-    Raises `UsageError` for an unknown name or key, a value of another type, or a library that is not there.
+    Raises `UsageError` for an unknown name or key, an unusable value, or a library that is not installed.
     """
-    kind = load(name)
-    values = values_of(kind.Options, name, options)
+    found = load(name)
+    values = values_of(found.Options, name, options)
     try:
-        return kind(kind.Options(**values))
+        return found(found.Options(**values))
     except UsageError as error:
         raise UsageError(f"--option {name}.{error}") from error
 
 
 def values_of(noun: type[Any], name: str, options: Mapping[str, str], what: str = "transport") -> dict[str, Any]:
-    """What `options` (NAME.FIELD -> text) say of the fields of the dataclass `noun`, each read as its default's type.
+    """The values in `options` (NAME.FIELD -> text) for fields of the dataclass `noun`, read as their defaults' types.
 
-    Raises `UsageError` for a field that it has not, and for a value of another type.
+    Raises `UsageError` for an unknown field, and for a value of another type.
     """
     defaults = {item.name: item.default for item in fields(noun)}
     values: dict[str, Any] = {}
@@ -114,8 +124,8 @@ def values_of(noun: type[Any], name: str, options: Mapping[str, str], what: str 
     return values
 
 
-def _parse(key: str, text: str, kind: type) -> Any:
+def _parse(key: str, text: str, wanted: type) -> Any:
     try:
-        return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        return {"true": True, "false": False}[text.lower()] if wanted is bool else wanted(text)
     except (ValueError, KeyError):
-        raise UsageError(f"--option {key}={text}: {text!r} is no {kind.__name__}") from None
+        raise UsageError(f"--option {key}={text}: {text!r} is no {wanted.__name__}") from None

@@ -1,17 +1,17 @@
 """The contract of a transport: everything that an implementer must read.
 
 A transport carries a `Message` (a method, small scalar fields, named tensors) to a handler in another process and
-brings its answer back. It *serves* a handler at an address and *connects* to one; nothing else. It knows no model,
-no plan and no flow.
+brings its answer back. It serves a handler at an address and connects to one. It has no notion of models, plans and
+flows.
 
 Rules:
-  - A tensor is a C-contiguous `numpy.ndarray` of a dtype in `DTYPES` by the time that it meets a codec; what arrives is
-    checked by `check_tensor` before memory is taken for it.
-  - A handler never raises across the wire: `answer` turns what it raises into an error message, and `Connection.call`
-    raises that again at the caller's side (`raise_error`).
-  - A server answers in the codec in which it was asked (`respond`), refuses what is above its limit and what it has no
-    worker for (`guard`).
-  - Nothing here or in any transport imports TensorFlow.
+  - A codec writes C-contiguous arrays of the dtypes in `DTYPES`, and calls `check_tensor` before it allocates memory
+    for a tensor of a peer.
+  - `answer` turns an exception of a handler into an error message; `Connection.call` raises it at the caller's end.
+  - A server answers in the codec of the request (`respond`), and refuses messages above its limit and calls for which
+    no worker is free (`guard`).
+  - The module of a transport imports its library inside functions: reading a title must not import gRPC.
+  - No transport imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -41,6 +41,7 @@ from transports.errors import (
     suggest,
 )
 from transports.limits import NAME, PARTS, TEXT, Limits
+from transports.sockets import Deadline
 
 log = logging.getLogger("splitbench.transports")
 
@@ -48,7 +49,7 @@ Scalar = str | int | float | bool
 Array = NDArray[np.generic]
 Came = TypeVar("Came")
 Sent = TypeVar("Sent")
-"""What a codec reads a message from and makes of it: bytes, or nested tuples."""
+"""The form from which a codec reads a message, and the form that it writes: bytes, or nested tuples."""
 
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     name: np.dtype(name)
@@ -56,8 +57,14 @@ DTYPES: Mapping[str, np.dtype[np.generic]] = {
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
         *("float16", "float32", "float64", "complex64", "complex128"),
     )
-} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
-"""Every dtype that a tensor may have on the wire, by its name. No object, no string: nothing that could carry code."""
+} | {name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")}
+"""Every dtype that a tensor may have on the wire, by its name. No object and no string: neither could be checked. No
+int4: its bytes depend on the implementation."""
+
+
+def carries(dtype: str) -> bool:
+    """Whether every transport carries tensors of `dtype`, bit for bit."""
+    return dtype in DTYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +105,47 @@ class Server(ABC):
 
 
 class Connection(ABC):
-    """One way to a handler. Used by one thread at a time; `transports.pool` hands them out."""
+    """One way to a handler. One thread uses it at a time; `transports.pool` hands connections out.
+
+    A transport writes `encode`, `exchange` and `decode`; `call` is their order, the same for all transports.
+    """
 
     closed: bool = False
     """Whether `close` was called or a failure has made the connection unusable."""
+    fresh: bool = True
+    """Whether a link was made for it, as opposed to one that it shares with other connections."""
 
-    @abstractmethod
+    def __init__(self, address: Address, limits: Limits) -> None:
+        self.address = address
+        self.limits = limits
+
     def call(self, message: Message, timeout: float) -> Message:
-        """Carry `message` over, wait at most `timeout` seconds, and return the answer.
+        """Send `message`, wait at most `timeout` seconds, and return the answer.
 
         Raises a `WireError`: the transport's own, or the one that the handler raised. After a `DeadlineExceeded` or
-        `ConnectionLost` the connection is not to be used again.
+        `ConnectionLost` the connection must not be used again.
         """
+        if self.closed:
+            raise ConnectionLost(f"the connection to {self.address} is closed")
+        deadline = Deadline.after(timeout)
+        request = self.encode(check_message(message, self.limits))
+        reply = self.decode(self.exchange(request, deadline))
+        return check_message(raise_error(reply), self.limits)
+
+    @abstractmethod
+    def encode(self, message: Message) -> Any:
+        """The form in which `exchange` sends `message`. Raises `MalformedMessage` where it has none."""
+
+    @abstractmethod
+    def exchange(self, request: Any, deadline: Deadline) -> Any:
+        """The answer to `request` as it came. Maps the library's errors to `WireError`."""
+
+    @abstractmethod
+    def decode(self, answer: Any) -> Message:
+        """The message in `answer`. Raises `MalformedMessage` and `MessageTooLarge`."""
 
     def stale(self) -> bool:
-        """Whether the peer has gone meanwhile, as far as can be told without a call."""
+        """Whether the peer has closed the connection, as far as this end can see without a call."""
         return self.closed
 
     @abstractmethod
@@ -127,17 +160,33 @@ class Connection(ABC):
 
 
 class Transport(ABC):
-    """Serves handlers and connects to them. Made once for each process from its options."""
+    """Serves handlers and connects to them. Made once for each process from its options.
+
+    The class attributes say what the transport is; tests and reports choose by them, never by name.
+    """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    """How tables name it."""
+    libraries: ClassVar[Mapping[str, str]] = {}
+    """Imported package -> what `pip install` takes for it."""
     codecs: ClassVar[tuple[str, ...]] = ("raw",)
-    """How it can write tensors into a message. The first is its own, where nobody asks for another."""
-    local: ClassVar[bool] = False
-    """Whether the handler runs in the caller's own process and thread: no codec, no workers, no deadline."""
+    """The forms in which it writes tensors. The first is the default."""
+    secure: ClassVar[str] = ""
+    """The protection that it has where the options name keys: "tls", "curve", or "" for none."""
+    addressing: ClassVar[str] = "host:port"
+    """What an `Address` means: "host:port", "path" (a socket file that the port names), or "in-process"."""
+    crosses_network: ClassVar[bool] = True
+    """Whether the two ends may be on two machines."""
+    shares_links: ClassVar[bool] = False
+    """Whether one link carries the calls of all threads and is made anew by the library when the peer comes back."""
     Options: ClassVar[type[Limits]] = Limits
 
     def __init__(self, options: Limits | None = None) -> None:
+        """Raises `UsageError` for TLS files where the transport has no TLS."""
         self.options = options if options is not None else self.Options()
+        if self.options.tls and self.secure != "tls" and self.addressing != "in-process":
+            raise UsageError(f"tls_cert: {self.title} has no TLS; leave the TLS files out, or take another transport")
 
     @abstractmethod
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
@@ -147,20 +196,23 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
-        """Connect to `address`, waiting at most `timeout` seconds. Raises `ConnectError`."""
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0, shared: bool = False) -> Connection:
+        """Connect to `address`, waiting at most `timeout` seconds. Raises `ConnectError`.
+
+        With `shared`, a transport that `shares_links` may use a link that another connection has already.
+        """
 
     def check_codec(self, codec: str) -> str:
-        """`codec`, or the transport's own for "". Raises `UsageError` for one that the transport does not have."""
+        """`codec`, or the default for "". Raises `UsageError` for one that the transport does not have."""
         if codec and codec not in self.codecs:
             raise UsageError(f"transport {self.name!r} has no codec {codec!r}{suggest(codec, self.codecs)}")
         return codec or self.codecs[0]
 
 
 def answer(handler: Handler, message: Message) -> Message:
-    """The handler's answer, or the error message that stands for what it raised.
+    """The handler's answer, or an error message for the exception that it raised.
 
-    The text of an error that nobody meant to raise stays at this end: it may hold paths.
+    The text of an unexpected exception does not cross the wire: it may hold paths.
     """
     try:
         return handler(message)
@@ -169,7 +221,7 @@ def answer(handler: Handler, message: Message) -> Message:
 
 
 def as_wire_error(error: Exception) -> WireError:
-    """`error` itself where it may cross the wire; else one that says only its type, and the log has the rest."""
+    """`error` itself if it is a `WireError`; else a `RemoteError` with its type alone. The log has the rest."""
     if isinstance(error, WireError):
         return error
     log.error("a handler failed", exc_info=error)
@@ -181,14 +233,14 @@ def _failure(error: WireError) -> Message:
 
 
 def raise_error(reply: Message) -> Message:
-    """`reply` itself, unless it stands for an error, which is then raised."""
+    """`reply` itself. Raises the error if `reply` is an error message."""
     if reply.method == "error":
         raise from_kind(str(reply.fields.get("kind")), str(reply.fields.get("text")))
     return reply
 
 
 def respond(handler: Handler, request: Came, read: Callable[[Came], Message], write: Callable[[Message], Sent]) -> Sent:
-    """All that a server does with one call: read it, answer it, write the answer. Never raises a `WireError`."""
+    """Read one request, answer it and write the answer, as every server does. Raises no `WireError`."""
     try:
         return write(answer(handler, read(request)))
     except WireError as error:
@@ -196,17 +248,17 @@ def respond(handler: Handler, request: Came, read: Callable[[Came], Message], wr
 
 
 class Guarded(Protocol):
-    """A handler that is told how to find out whether the caller is `gone`: nobody would take the answer."""
+    """A handler with a second argument: `gone()` says whether the caller has given up."""
 
     def __call__(self, message: Message, gone: Callable[[], bool] = lambda: False) -> Message: ...
 
 
 def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
-    """`handler` behind the refusals that all servers share.
+    """`handler` behind the checks that all servers share.
 
-    It raises `ResourceExhausted` for a call beyond the `workers` that are being handled (`Limits.when_full`), at once
-    and without waiting, `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call
-    that nobody waits for any more: its caller's deadline has passed while it lay here, or waited for a worker.
+    It raises `ResourceExhausted` at once for a call beyond the `workers` under way (or waits: `Limits.when_full`),
+    `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call whose caller gave up
+    before a worker was free.
     """
     free = threading.BoundedSemaphore(workers)
 
@@ -228,35 +280,41 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
 def check_message(message: Message, limits: Limits) -> Message:
     """`message` itself.
 
-    Raises `MalformedMessage` for a tensor that is no array, `MessageTooLarge` for a payload above the limit and for
-    more names and text than any message of ours has.
+    Raises `MalformedMessage` for a tensor that is no array, and `MessageTooLarge` for tensors above `max_message`
+    bytes and for more names and text than `PARTS`, `NAME` and `TEXT` allow.
     """
-    _check_description(message)
+    names = (message.method, *message.fields, *message.tensors)
+    lengths = [len(name) for name in names if isinstance(name, str)]
+    longest = max(lengths, default=0)
+    text = sum(lengths) + sum([len(value) for value in message.fields.values() if isinstance(value, str)])
+    size = 0
     for name, tensor in message.tensors.items():
         if not isinstance(tensor, (np.ndarray, np.generic)):
             raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
-    if (size := message.payload) > (limit := limits.max_message):
-        raise MessageTooLarge(f"the tensors of {message.method!r} take {size} bytes, above the limit of {limit} bytes")
+        size += tensor.nbytes
+    parts = max(len(message.fields), len(message.tensors))
+    if parts > PARTS or longest > NAME or text > TEXT:
+        raise MessageTooLarge(_too_wordy(message, longest, text))
+    if size > limits.max_message:
+        what = f"the tensors of {message.method!r} take {size} bytes"
+        raise MessageTooLarge(f"{what}, above the limit of {limits.max_message} bytes")
     return message
 
 
-def _check_description(message: Message) -> None:
-    """What describes the tensors, against `PARTS`, `NAME` and `TEXT`."""
-    names = [message.method, *message.fields, *message.tensors]
-    text = [len(value) for value in (*names, *message.fields.values()) if isinstance(value, str)]
-    longest = max((len(name) for name in names if isinstance(name, str)), default=0)
-    for what, size, limit in (
+def _too_wordy(message: Message, longest: int, text: int) -> str:
+    """The error text for the first of the counts that is above its limit."""
+    counts = (
         ("fields", len(message.fields), PARTS),
         ("tensors", len(message.tensors), PARTS),
         ("characters in one name", longest, NAME),
-        ("characters of names and text", sum(text), TEXT),
-    ):
-        if size > limit:
-            raise MessageTooLarge(f"{str(message.method)[:NAME]!r} has {size} {what}, above the limit of {limit}")
+        ("characters of names and text", text, TEXT),
+    )
+    what, size, limit = next(row for row in counts if row[1] > row[2])
+    return f"{str(message.method)[:NAME]!r} has {size} {what}, above the limit of {limit}"
 
 
 def check_tensor(name: str, dtype: str, shape: Sequence[int], nbytes: int) -> np.dtype[np.generic]:
-    """The dtype of a tensor that is about to be built from `nbytes` bytes of a peer.
+    """The dtype of a tensor that is about to be built from `nbytes` bytes that a peer sent.
 
     Raises `MalformedMessage` for an unknown dtype, a negative or non-integer extent, or a size that does not fit.
     """

@@ -1,7 +1,7 @@
-"""`none`: a call within the process, on the caller's own thread, without a copy.
+"""`none`: a call within the process, on the caller's thread, without a copy.
 
-What the partition alone costs is measured over it: no wire, no codec, no worker and no deadline. The limit on a message
-and the way errors travel are those of every transport.
+It measures what the partition alone costs: no wire, no codec, no worker and no deadline. The limit on a message and the
+errors are the same as for every transport.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ import itertools
 import threading
 
 from transports.address import Address
-from transports.base import Connection, Handler, Message, Server, Transport, answer, check_message, raise_error
+from transports.base import Connection, Handler, Message, Server, Transport, answer, check_message
 from transports.errors import ConnectError, ConnectionLost
 from transports.limits import Limits
+from transports.sockets import Deadline
 
 
 class Direct(Transport):
     """Serves handlers to the process itself. A port is a number that is unique in the process."""
 
     name = "none"
-    local = True
+    title = "None"
+    addressing = "in-process"
+    crosses_network = False
 
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
-        """`workers` binds nothing here: the calls run on as many threads as callers bring."""
+        """Ignores `workers`: every call runs on its caller's thread."""
         return _SERVED.add(DirectServer(handler, self.options), host, port)
 
-    def connect(self, address: Address, codec: str = "", timeout: float = 10.0) -> Connection:
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0, shared: bool = False) -> Connection:
         self.check_codec(codec)
         return DirectConnection(_SERVED.find(address), self.options)
 
@@ -41,7 +44,7 @@ class DirectServer(Server):
         if handler is None:
             raise ConnectionLost(f"the server at {self.address} has closed")
         check_message(message, self.limits)
-        return check_message(raise_error(answer(handler, message)), self.limits)
+        return check_message(answer(handler, message), self.limits)
 
     def drain(self, seconds: float) -> None:
         """Nothing: an answer is out when the handler returns."""
@@ -53,15 +56,20 @@ class DirectServer(Server):
 
 class DirectConnection(Connection):
     def __init__(self, server: DirectServer, limits: Limits) -> None:
+        super().__init__(server.address, limits)
         self.server = server
-        self.limits = limits
 
-    def call(self, message: Message, timeout: float) -> Message:
-        if self.closed or self.server.handler is None:
+    def encode(self, message: Message) -> Message:
+        return message
+
+    def exchange(self, request: Message, deadline: Deadline) -> Message:
+        if self.server.handler is None:
             self.closed = True
-            raise ConnectionLost(f"the connection to {self.server.address} is closed")
-        reply = self.server.handle(check_message(message, self.limits))
-        return check_message(reply, self.limits)
+            raise ConnectionLost(f"the connection to {self.address} is closed")
+        return self.server.handle(request)
+
+    def decode(self, answer: Message) -> Message:
+        return answer
 
     def close(self) -> None:
         self.closed = True

@@ -1,9 +1,9 @@
-"""The serving end of gRPC: whole messages and chunks, each in a thread that no peer can keep.
+"""The server of gRPC: whole messages and chunks, on a thread pool whose threads no peer can hold.
 
 Rules:
-  - A call's thread is gRPC's from its first frame on; a worker (`base.guard`) is taken once the message is whole. So
-    there are more `threads` than workers: for calls that are still arriving, that are refused, or whose answer is out.
-  - What a peer lets wait for longer than `Limits.stall` is cancelled (`watchdog`), and so is a handshake.
+  - A call takes a thread of gRPC with its first frame, and a worker (`base.guard`) once its message is whole. So there
+    are more `threads` than workers: for calls that are arriving, that are refused, or whose answer is out.
+  - The server cancels a call or a handshake whose peer stalls for longer than `Limits.stall` (`watchdog`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transports import protobuf_codec
 from transports.address import LAST_PORT, Address
 from transports.base import Guarded, Handler, Message, Server, guard, respond
 from transports.errors import ConnectError, MalformedMessage
+from transports.grpc_options import GrpcOptions
 from transports.grpc_stream import chunks, gather
 from transports.limits import ENVELOPE, Limits
 from transports.sockets import Deadline
@@ -28,9 +29,9 @@ from transports.watchdog import Watchdog
 SERVICE = "splitbench.v1.Carrier"
 READY = f"/{SERVICE}/Ready"
 METHODS: Mapping[str, str] = {"raw": f"/{SERVICE}/Raw", "tensorproto": f"/{SERVICE}/TensorProto"}
-"""Codec -> the method that is asked and answered in it."""
+"""Codec -> the method whose requests and answers are written in it."""
 CHUNKED: Mapping[str, str] = {codec: f"{path}Chunks" for codec, path in METHODS.items()}
-"""Codec -> the method that is asked and answered in chunks of it."""
+"""Codec -> the same in chunks."""
 
 STALL = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 5_000))
 """No pings to speak of, but TCP_USER_TIMEOUT, which gRPC sets with them: a write that a frozen peer does not take ends
@@ -44,9 +45,7 @@ Begin = Callable[[grpc.ServicerContext], None]
 class GrpcServer(Server):
     """Raises `ConnectError` when the port cannot be bound."""
 
-    def __init__(
-        self, handler: Handler, address: Address, workers: int, options: Limits, chunk: int, tls: Tls | None
-    ) -> None:
+    def __init__(self, handler: Handler, address: Address, workers: int, options: GrpcOptions, tls: Tls | None) -> None:
         self._executor = ThreadPoolExecutor(threads(workers), thread_name_prefix="grpc-worker")
         self._server = grpc.server(
             self._executor,
@@ -58,7 +57,7 @@ class GrpcServer(Server):
         self._changed = threading.Condition()
         self._under_way = 0
         self._draining = False
-        methods = _methods(guard(handler, options, workers), options, chunk, self._watchdog, self._begin)
+        methods = _methods(guard(handler, options, workers), options, self._watchdog, self._begin)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         self._server.start()
 
@@ -92,16 +91,16 @@ class GrpcServer(Server):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """A handler that is still running is not waited for; its caller is told at once."""
+        """Ends every call at once; does not wait for handlers that still run."""
         self._server.stop(None).wait()
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._watchdog.close()
 
 
 def threads(workers: int) -> int:
-    """How many calls a server holds at a time, each in a thread that is started when it is needed.
+    """How many calls a server holds at a time, each in a thread that starts when it is needed.
 
-    Two for each worker, since an answer is out before its thread is free: its caller's next call may meet it.
+    Two for each worker: an answer is out before its thread is free, so the caller's next call may need another one.
     """
     return 2 * workers + 8
 
@@ -122,7 +121,7 @@ def _server_options(options: Limits) -> tuple[tuple[str, int], ...]:
 
 
 def target(address: Address) -> str:
-    """`address` in gRPC's words. Raises `ConnectError` for a port that is none: gRPC would take another for it."""
+    """`address` as gRPC writes it. Raises `ConnectError` for a port above 65535: gRPC would take another one."""
     if address.port > LAST_PORT:
         raise ConnectError(f"{address}: the last port is {LAST_PORT}")
     return f"[{address.host}]:{address.port}" if ":" in address.host else str(address)
@@ -141,36 +140,36 @@ def _bind(server: grpc.Server, address: Address, tls: Tls | None) -> int:
 
 
 def _methods(
-    handler: Guarded, options: Limits, chunk: int, watchdog: Watchdog, begin: Begin
+    handler: Guarded, options: GrpcOptions, watchdog: Watchdog, begin: Begin
 ) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
     """Name of a method -> what answers it."""
     found = {
         READY: _ready(watchdog, begin),
         **{METHODS[codec]: _whole(handler, codec, options, watchdog, begin) for codec in METHODS},
-        **{CHUNKED[codec]: _chunked(handler, codec, options, chunk, watchdog, begin) for codec in CHUNKED},
+        **{CHUNKED[codec]: _chunked(handler, codec, options, watchdog, begin) for codec in CHUNKED},
     }
     return {path.rpartition("/")[2]: method for path, method in found.items()}
 
 
 def _ready(watchdog: Watchdog, begin: Begin) -> grpc.RpcMethodHandler[bytes, bytes]:
-    def say_so(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    def answer_ready(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         begin(context)
         for _ in watchdog.waiting(requests, context):
             pass
         return b""
 
-    return grpc.stream_unary_rpc_method_handler(say_so)
+    return grpc.stream_unary_rpc_method_handler(answer_ready)
 
 
-def _told(handler: Guarded, context: grpc.ServicerContext) -> Handler:
-    """`handler`, which asks gRPC whether the caller of `context` has gone, or its deadline."""
+def _aware(handler: Guarded, context: grpc.ServicerContext) -> Handler:
+    """`handler`, with a check whether the caller of `context` has gone or its deadline has passed."""
     return partial(handler, gone=lambda: not context.is_active())
 
 
 def _whole(
     handler: Guarded, codec: str, options: Limits, watchdog: Watchdog, begin: Begin
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
-    """Unary on the wire. A stream to gRPC's Python, which leaves no other way to end a wait for the request."""
+    """Unary on the wire, a stream of one request in Python: grpcio can end a wait for a request only in a stream."""
     write = partial(protobuf_codec.write, codec=codec)
 
     def read(stream: Iterator[bytes]) -> Message:
@@ -180,22 +179,22 @@ def _whole(
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         begin(context)
-        return respond(_told(handler, context), watchdog.waiting(requests, context), read, write)
+        return respond(_aware(handler, context), watchdog.waiting(requests, context), read, write)
 
     return grpc.stream_unary_rpc_method_handler(serve_call)
 
 
 def _chunked(
-    handler: Guarded, codec: str, options: Limits, chunk: int, watchdog: Watchdog, begin: Begin
+    handler: Guarded, codec: str, options: GrpcOptions, watchdog: Watchdog, begin: Begin
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
-    write = partial(protobuf_codec.parts, codec=codec)
+    write = partial(protobuf_codec.write, codec=codec)
 
     def read(stream: Iterator[bytes]) -> Message:
         return protobuf_codec.read(gather(stream, options), options)
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         begin(context)
-        reply = respond(_told(handler, context), watchdog.waiting(requests, context), read, write)
-        yield from watchdog.sending(chunks(reply, chunk), context)
+        reply = respond(_aware(handler, context), watchdog.waiting(requests, context), read, write)
+        yield from watchdog.sending(chunks(reply, options.chunk), context)
 
     return grpc.stream_stream_rpc_method_handler(serve_call)

@@ -140,7 +140,7 @@ def _read_base64(row: Mapping[str, Any]) -> bytes:
 
 def _write_numbers(tensor: Array) -> Mapping[str, Any]:
     flat = tensor.reshape(-1).view(_real(tensor.dtype.name))
-    data = flat.astype(np.float32) if flat.dtype == BFLOAT16 else flat
+    data = flat.astype(np.float32) if flat.dtype.name in NARROW else flat
     if data.dtype.kind != "f" or (plain := np.isfinite(data) & (np.abs(data) != SHY)).all():
         return {"data": data}
     return {"data": np.where(plain, data, data.dtype.type(np.nan)), "bits": _hexadecimal(flat[~plain])}
@@ -212,7 +212,8 @@ SHY = np.uint32(0x15AE43FD).view(np.float32)
 and then rounded, as JSON is, that is its neighbour. All 2^32 of them have been tried."""
 
 FLOAT64 = DTYPES["float64"]
-BFLOAT16 = DTYPES["bfloat16"]
+NARROW = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2"})
+"""dtypes that are written as float32, since orjson has no such number."""
 REALS: Mapping[str, np.dtype[Any]] = {
     "bool": DTYPES["uint8"],
     "complex64": DTYPES["float32"],
@@ -220,9 +221,11 @@ REALS: Mapping[str, np.dtype[Any]] = {
 }
 """dtype whose elements are no numbers, or two -> dtype of the numbers that stand for them."""
 
-PACKED: Mapping[str, str] = dict(
-    zip(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), "bhiqBHIQ", strict=True)
-) | {"float16": "f", "bfloat16": "f", "float32": "f", "float64": "d"}
+PACKED: Mapping[str, str] = (
+    dict(zip(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), "bhiqBHIQ", strict=True))
+    | dict.fromkeys(("float16", "float32", *NARROW), "f")
+    | {"float64": "d"}
+)
 """dtype of numbers -> type code of the `array.array` that reads its numbers, and no others."""
 
 MESSAGE: Mapping[str, type] = {"method": str, "fields": list, "tensors": list}

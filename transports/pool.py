@@ -15,13 +15,12 @@ from transports.errors import ConnectError, UsageError, suggest
 MODES = ("pooled", "per-hop")
 """What a pool does with a connection after its call: keep it for the next one, or close it."""
 
-
 IDLE = 60.0
-"""Seconds after which a connection that nobody has asked for is closed, once another one is made."""
+"""Seconds after which an unused connection is closed, at the next time that one is made."""
 
 
 class Idle(NamedTuple):
-    """A connection, and since when (`time.monotonic()`) nobody has used it."""
+    """A connection, and the moment (`time.monotonic()`) of its last use."""
 
     connection: Connection
     since: float
@@ -30,13 +29,13 @@ class Idle(NamedTuple):
 class Pool:
     """Hands out the connections of one transport. Any number of threads may use it.
 
-    A call is sent once: when it is lost, nobody can tell whether its handler ran, so it is not repeated here. What is
-    dropped with it is every idle connection to that address, since the peer that closed one has closed them all. One
-    whose peer has gone is not handed out, and leaves with those that nobody has asked for in `IDLE` seconds.
+    A call is sent once: when it is lost, its handler may have run, so the pool does not repeat it. A lost call drops
+    every idle connection to its address, since a peer that closed one has closed them all. The pool closes a connection
+    whose peer has gone, or that was unused for `IDLE` seconds, instead of handing it out.
     """
 
     def __init__(self, transport: Transport, mode: str = "pooled", codec: str = "") -> None:
-        """Raises `UsageError` for a mode that is none, or a codec that `transport` does not have."""
+        """Raises `UsageError` for an unknown mode, or a codec that `transport` does not have."""
         if mode not in MODES:
             raise UsageError(f"no mode {mode!r}{suggest(mode, MODES)}")
         self.transport = transport
@@ -49,13 +48,13 @@ class Pool:
 
     @property
     def made(self) -> int:
-        """Connections made so far."""
+        """Connections made so far, without those that share the link of another one."""
         return self._made
 
     def call(self, address: Address, message: Message, timeout: float) -> tuple[Message, bool]:
         """The answer of `address` to `message`, and whether a connection was made for it.
 
-        Connecting included, it takes at most `timeout` seconds. Raises a `WireError`.
+        Takes at most `timeout` seconds, connecting included. Raises a `WireError`.
         """
         deadline = time.monotonic() + timeout
         with self.connection(address, timeout) as (connection, made):
@@ -67,7 +66,7 @@ class Pool:
         kept = self._take(address)
         connection = kept or self._make(address, timeout)
         try:
-            yield connection, kept is None
+            yield connection, kept is None and connection.fresh
         finally:
             self._give_back(address, connection)
 
@@ -90,7 +89,7 @@ class Pool:
         return kept
 
     def _last(self, address: Address) -> Connection | None:
-        """The idle connection to `address` that was used last, which is no longer kept."""
+        """Remove and return the idle connection to `address` that was used last."""
         with self._lock:
             if self._closed:
                 raise ConnectError(f"no connection to {address}: the pool is closed")
@@ -99,9 +98,9 @@ class Pool:
 
     def _make(self, address: Address, timeout: float) -> Connection:
         self._sweep()
-        connection = self.transport.connect(address, self.codec, timeout)
+        connection = self.transport.connect(address, self.codec, timeout, shared=self.mode == "pooled")
         with self._lock:
-            self._made += 1
+            self._made += connection.fresh
         return connection
 
     def _sweep(self) -> None:

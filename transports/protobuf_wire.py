@@ -1,36 +1,28 @@
-"""Protobuf's own encoding, as far as the elements of tensors go through it (protobuf.dev/programming-guides/encoding).
+"""Protobuf's own encoding, as far as messages are checked before they are parsed, and lists are read as bytes.
 
-Protobuf copies what it writes three times and what it reads twice, and makes an object of some dozens of bytes for
-every two bytes that a peer sends. So the elements are written and lifted out here, once, and protobuf gets the rest:
-at most `ENVELOPE` bytes, counted before it sees them.
+protobuf.dev/programming-guides/encoding
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import ENVELOPE, PARTS
 
 Part = bytes | bytearray | memoryview
-Path = tuple[int, ...]
-"""Numbers of nested fields, from the outermost message."""
 
 VARINT, LENGTH = 0, 2
 LEAST = 8
-"""Bytes as which the smallest field counts: looking at it takes time."""
+"""Bytes as which the smallest field counts: protobuf makes an object of some dozens of bytes for it."""
 FIXED = {1: 8, 5: 4}
 """Wire type -> bytes of its value."""
+SMALL = ENVELOPE // 4
+"""Bytes of a message that cannot hold too many fields: a field takes two bytes at least and counts as `LEAST`."""
 
-
-class Field(NamedTuple):
-    """One field as it came: its number, all its bytes, and what it holds (`content` of nested bytes, else a number)."""
-
-    number: int
-    whole: memoryview
-    content: memoryview | None
-    value: int
+Payloads = Mapping[int, Any]
+"""Number of a field -> the same for the message in it; empty for a field that holds the elements of a tensor."""
 
 
 def field(number: int, parts: list[Part]) -> list[Part]:
@@ -48,23 +40,50 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def fields(data: memoryview) -> Iterator[Field]:
-    """The fields of a message one after the other. Raises `MalformedMessage`."""
+def survey(data: Part, payloads: Payloads) -> None:
+    """Check what a parser would build of `data` beside the fields in `payloads`, before it does.
+
+    Raises `MalformedMessage`, and `MessageTooLarge` for more than `ENVELOPE` bytes or `PARTS` nested messages.
+    """
+    if len(data) <= SMALL:
+        return
+    left, nested = ENVELOPE, 0
+    whole = memoryview(data)
+    waiting: list[tuple[memoryview, Payloads]] = [(whole, payloads)]
+    while waiting:
+        message, known = waiting.pop()
+        for number, size, content in _fields(message):
+            if content is None or number not in known:
+                left -= max(size, LEAST)
+            else:
+                left -= size - len(content)
+                if known[number]:
+                    waiting.append((content, known[number]))
+                    nested += message is whole
+            if nested > PARTS:
+                raise MessageTooLarge(f"a message has {nested} tensors or more, above the limit of {PARTS}")
+            if left < 0:
+                what = f"names, shapes and fields take more than {ENVELOPE} bytes"
+                raise MessageTooLarge(f"{what}, above the limit of {ENVELOPE} bytes")
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview | None]]:
+    """Of each field of a message its number, its bytes in all, and its content where it is length-delimited."""
     place = 0
     while place < len(data):
         start = place
         key, place = _read_varint(data, place)
-        inner, value, kind = place, 0, key & 7
+        inner, kind = place, key & 7
         if kind == LENGTH:
             size, inner = _read_varint(data, place)
             place = inner + size
         elif kind == VARINT:
-            value, place = _read_varint(data, place)
+            _, place = _read_varint(data, place)
         else:
             place += FIXED.get(kind, len(data))
         if place > len(data):
             raise MalformedMessage(f"field {key >> 3} of type {kind} does not fit the {len(data)} bytes that came")
-        yield Field(key >> 3, data[start:place], data[inner:place] if kind == LENGTH else None, value)
+        yield key >> 3, place - start, data[inner:place] if kind == LENGTH else None
 
 
 def _read_varint(data: memoryview, place: int) -> tuple[int, int]:
@@ -78,56 +97,3 @@ def _read_varint(data: memoryview, place: int) -> tuple[int, int]:
             return value, place
         shift += 7
     raise MalformedMessage(f"a number does not end in the {len(data)} bytes that came")
-
-
-def lift(data: Part, tensors: int, payloads: Set[Path]) -> tuple[bytes, list[memoryview]]:
-    """A message without the fields `payloads`, and for each of its fields `tensors` what was lifted out of it.
-
-    Raises `MalformedMessage`, and `MessageTooLarge` when more than `ENVELOPE` bytes are left.
-    """
-    return _Lift(tensors, payloads).run(memoryview(data))
-
-
-class _Lift:
-    def __init__(self, tensors: int, payloads: Set[Path]) -> None:
-        self._tensors = tensors
-        self._payloads = payloads
-        self._within = {path[:length] for path in payloads for length in range(1, len(path))}
-        self._known = self._within | payloads
-        self._left = ENVELOPE
-
-    def run(self, data: memoryview) -> tuple[bytes, list[memoryview]]:
-        kept: list[Part] = []
-        lifted: list[memoryview] = []
-        for item in fields(data):
-            found: list[memoryview] = []
-            kept += self._keep(item, (), found)
-            if item.number == self._tensors and item.content is not None:
-                lifted.append(self._only(found))
-            if len(lifted) > PARTS:
-                raise MessageTooLarge(f"a message has {len(lifted)} tensors or more, above the limit of {PARTS}")
-        return b"".join(kept), lifted
-
-    def _keep(self, item: Field, path: Path, found: list[memoryview]) -> list[Part]:
-        here = (*path, item.number)
-        if item.content is None or here not in self._known:
-            self._spend(len(item.whole))
-            return [item.whole]
-        self._spend(len(item.whole) - len(item.content))
-        if here in self._payloads:
-            found.append(item.content)
-            return []
-        return field(item.number, [part for inner in fields(item.content) for part in self._keep(inner, here, found)])
-
-    def _spend(self, count: int) -> None:
-        self._left -= max(count, LEAST)
-        if self._left < 0:
-            raise MessageTooLarge(
-                f"names, shapes and fields take more than {ENVELOPE} bytes, above the limit of {ENVELOPE} bytes"
-            )
-
-    @staticmethod
-    def _only(found: list[memoryview]) -> memoryview:
-        if len(found) > 1:
-            raise MalformedMessage("a tensor's bytes came twice")
-        return found[0] if found else memoryview(b"")

@@ -5,8 +5,8 @@
 
 Rules:
   - The path says the codec. An error is a message too, and the status goes with its kind (`STATUS`).
-  - `Splitbench-Payload` says how many bytes a message's tensors take, so that one above a limit is refused with that
-    figure before its body is read. Whoever leaves it out, or lies, meets the limit of the body and then of the message.
+  - The header `Splitbench-Payload` says how many bytes a message's tensors take. The server refuses a figure above its
+    limit before it reads the body. Where the header is missing or wrong, the limits of body and message hold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transports.limits import Limits
 
 READY = "/v1/ready"
 PATHS: Mapping[str, str] = {"json": "/v1/json", "json-b64": "/v1/json-b64"}
-"""Codec -> the path that is asked and answered in it."""
+"""Codec -> the path whose requests and answers are written in it."""
 IS_READY = orjson.dumps({"codecs": list(PATHS)})
 CODECS: Mapping[str, str] = {path: codec for codec, path in PATHS.items()}
 
@@ -39,7 +39,7 @@ STATUS: Mapping[str, int] = {
     "exhausted": 503,
     "remote": 500,
 }
-"""Kind of an error -> the status that a client of another make understands; 500 for any other."""
+"""Kind of an error -> the HTTP status for it, which any client understands; 500 for any other."""
 
 
 def heading(message: Message) -> dict[str, str]:
@@ -57,7 +57,7 @@ def body_limit(headers: Mapping[str, str], codec: str, limits: Limits) -> int:
     return json_codec.most(codec, limits)
 
 
-class Carrier:
+class Messages:
     """The `http_server.Application` that hands messages to a handler."""
 
     def __init__(self, guarded: Guarded, options: Limits) -> None:
@@ -76,7 +76,7 @@ class Carrier:
     def answer(self, head: Head, body: bytearray) -> Reply:
         if head.path == READY:
             return Reply(200, IS_READY)
-        # HTTP lets a client close its end and await the answer. Ours does not, and is known by what it announces.
+        # HTTP lets a client close its end and await the answer. Clients of splitbench, which send the header, do not.
         handler = partial(self._handler, gone=head.gone) if PAYLOAD.lower() in head.headers else self._handler
         return respond(handler, body, self._read, partial(_written, codec=CODECS[head.path]))
 

@@ -1,8 +1,8 @@
-"""What lies under the RPyC transports: a stream with a deadline and a channel with a limit.
+"""RPyC's streams and channels with deadlines and limits; and the tuned ones, which do not copy frames.
 
-RPyC's framing, compression and pieces are its own; only what a hostile or stalled peer could exploit is replaced:
+RPyC's framing, compression and pieces stay. Replaced is what a hostile or stalled peer could exploit:
   - `SocketStream.read` retries a socket's timeout for ever, so a peer that stalls inside a frame holds the call.
-  - `Channel.recv` believes any length up to 4 GB, and inflates whatever it is sent.
+  - `Channel.recv` allocates any announced length up to 4 GB, and inflates without a bound.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import math
 import socket
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+import numpy as np
 from rpyc.core.channel import Channel
 from rpyc.core.stream import SocketStream
 from rpyc.lib import Timeout
@@ -21,10 +22,10 @@ from rpyc.lib import Timeout
 from transports.brine_codec import survey
 from transports.errors import MessageTooLarge
 from transports.limits import ENVELOPE
-from transports.sockets import DeadlineSocket, Expired, deadline_socket
+from transports.sockets import DeadlineSocket, Expired, deadline_socket, send_all
 
 REFUSED = 2
-"""Marks, where RPyC says 1 for compressed, a frame that tells a peer why its own one was thrown away."""
+"""A third value of RPyC's compression flag: the frame says why the peer's last frame was discarded."""
 
 
 class DeadlineStream(SocketStream):  # type: ignore[misc]
@@ -49,7 +50,7 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
 
 
 class BoundedChannel(Channel):  # type: ignore[misc]
-    """RPyC's own channel, which throws away a frame above its limit instead of taking it, and stays in step."""
+    """RPyC's channel, but it reads and discards a frame above its limit, so that both ends stay in step."""
 
     stream: DeadlineStream
     compress: bool
@@ -80,7 +81,7 @@ class BoundedChannel(Channel):  # type: ignore[misc]
         super().send(data)
 
     def refuse(self, why: str) -> None:
-        """Tell the peer why its packet was thrown away; its `recv` raises that."""
+        """Send the reason for which the peer's packet was discarded; the peer's `recv` raises it."""
         text = why.encode()
         self.stream.write(self.FRAME_HEADER.pack(len(text), REFUSED) + text + self.FLUSHER)
 
@@ -108,4 +109,45 @@ PAYLOADS: dict[int, Callable[[BoundedChannel, Any], Any]] = {
     1: BoundedChannel._inflate,
     REFUSED: BoundedChannel._refused,
 }
-"""Flag of a frame -> what makes its packet of its bytes."""
+"""Flag of a frame -> the function that makes the packet from its bytes."""
+
+
+class WholeStream(DeadlineStream):
+    """A stream that reads a frame into one buffer and writes from several."""
+
+    MAX_IO_CHUNK = 16 * 2**20
+
+    def read(self, count: int) -> memoryview:
+        buffer = np.empty(count, np.uint8).data  # the system provides the memory as it is filled
+        done = 0
+        while done < count:
+            done += self._received(self.sock.recv_into, buffer[done:])
+        return buffer
+
+    def _received(self, operation: Any, buffer: memoryview) -> int:
+        try:
+            size: int = operation(buffer)
+        except OSError as error:
+            self.close()
+            raise EOFError(error) from None
+        if not size:
+            self.close()
+            raise EOFError("connection closed by peer")
+        return size
+
+    def write_all(self, parts: Sequence[bytes]) -> None:
+        """Write `parts` one after the other, without joining them. Raises `EOFError`."""
+        try:
+            send_all(self.sock, parts)
+        except OSError as error:
+            self.close()
+            raise EOFError(error) from None
+
+
+class WholeChannel(BoundedChannel):
+    """RPyC's frames, neither sliced nor joined."""
+
+    stream: WholeStream
+
+    def _put(self, data: bytes) -> None:
+        self.stream.write_all((self.FRAME_HEADER.pack(len(data), 0), data, self.FLUSHER))

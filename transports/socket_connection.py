@@ -1,9 +1,9 @@
-"""What the connections over our own sockets share: a deadline for each call, and one place where errors become ours.
+"""Connections over sockets of this package: a deadline for each call, and one place that maps errors.
 
 Rules:
-  - The deadline holds for a whole call, and not for each read of it.
-  - Whatever goes wrong drops the connection, since a late answer could not be told from the next one. The exception is
-    a message too large: it was thrown away whole, and both ends are still in step.
+  - The deadline holds for a whole call, not for each read.
+  - A failure drops the connection, since a late answer could be taken for the next one. A message above a limit is the
+    exception: it was read to its end and thrown away, so both ends are still in step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transports.sockets import Deadline, DeadlineSocket, Expired
 
 
 def dial(address: Address, own: tls.Tls | None, deadline: Deadline) -> DeadlineSocket:
-    """A socket that is connected to `address`, with its handshake still to come under TLS. Raises `ConnectError`."""
+    """A socket connected to `address`; under TLS the handshake is still to come. Raises `ConnectError`."""
     try:
         return tls.dialled(socket.create_connection(address, deadline.left()), address.host, own)
     except (OSError, ValueError, OverflowError) as error:  # the last two: the host is no name, the port no port
@@ -31,15 +31,14 @@ def dial(address: Address, own: tls.Tls | None, deadline: Deadline) -> DeadlineS
 
 
 class SocketConnection(Connection):
-    """Takes the connected `sock` over. Raises `ConnectError` when no server of ours is ready there by `deadline`."""
+    """Takes over the connected `sock`. Raises `ConnectError` unless a server of splitbench is ready by `deadline`."""
 
     protocol: ClassVar[str]
-    """What both ends speak, for a person."""
+    """The protocol's name in error texts."""
 
     def __init__(self, sock: DeadlineSocket, address: Address, options: Limits, deadline: Deadline) -> None:
+        super().__init__(address, options)
         self.sock = sock
-        self._address = address
-        self._options = options
         try:
             with self._until(deadline):
                 sock.greet()
@@ -53,31 +52,29 @@ class SocketConnection(Connection):
 
     @abstractmethod
     def _meet(self) -> None:
-        """Find out, on a connection just made, whether the peer serves our one method. Raises what the library does."""
+        """Check, on a new connection, that the peer serves splitbench. Raises the library's errors."""
 
     @abstractmethod
     def _violation(self, error: Exception) -> str | None:
-        """How `error` of the library, or of ours, says that the peer broke the protocol; None where it does not."""
+        """How the peer broke the protocol, where `error` says that it did; else None."""
 
     @contextmanager
     def _until(self, deadline: Deadline) -> Iterator[None]:
-        """Let the socket raise from `deadline` on, and map what it and the library raise to an error of ours."""
-        if self.closed:
-            raise ConnectionLost(f"the connection to {self._address} is closed")
+        """Bound the socket's operations by `deadline`, and map the errors of the socket and the library."""
         self.sock.deadline = deadline.moment
         try:
             yield
         except MessageTooLarge:
             raise
         except (Expired, TimeoutError):
-            text = f"{self._address} gave no answer within {deadline.given:.3g} s"
+            text = f"{self.address} gave no answer within {deadline.given:.3g} s"
             raise self._dropped(DeadlineExceeded(text)) from None
         except (EOFError, OSError) as error:
-            raise self._dropped(ConnectionLost(f"{self._address} went away: {error}")) from None
+            raise self._dropped(ConnectionLost(f"{self.address} went away: {error}")) from None
         except Exception as error:
             if (broken := self._violation(error)) is None:
                 raise
-            raise self._dropped(RemoteError(f"{self._address} broke the protocol: {broken}")) from None
+            raise self._dropped(RemoteError(f"{self.address} broke the protocol: {broken}")) from None
 
     def _dropped(self, error: WireError) -> WireError:
         self.close()

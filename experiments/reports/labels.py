@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import transports
 from experiments.reports import engine_titles
 from experiments.spec.experiment import CELL_FIELDS, Cell, local_of
 from experiments.store.samples import EXTRA_FIELDS
-
-TITLES: Mapping[str, str] = {"none": "None", "grpc": "gRPC", "rpyc": "RPyC", "rpyc-tuned": "RPyC tuned", "rest": "REST"}
 
 WORDS: Mapping[str, str] = {
     **dict.fromkeys(("mode", "flow", "placement"), "{}"),
@@ -23,7 +22,7 @@ WORDS: Mapping[str, str] = {
 
 
 def transport_title(name: str) -> str:
-    return TITLES.get(name, name)
+    return transports.kind(name).title if name in transports.NAMES else name
 
 
 def column_title(cell: Cell) -> str:

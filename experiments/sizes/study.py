@@ -35,7 +35,7 @@ def study_of(given: SizesOptions) -> Study:
 
 def _ways(names: Sequence[str], codecs: Sequence[str]) -> tuple[Way, ...]:
     for name in names:
-        if transports.load(name).local:
+        if transports.load(name).addressing == "in-process":
             raise UsageError(f"--transport: {name!r} crosses no wire; valid: {', '.join(REMOTE)}")
     known = list(dict.fromkeys(codec for name in names for codec in transports.load(name).codecs))
     for codec in codecs:

@@ -80,7 +80,7 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
             valid = sorted(names | ({selection.OWNER} if served else set()))
             raise UsageError(f"--option {key}: no {what} {name!r} in this experiment{transports.suggest(name, valid)}")
         transports.make(name, experiment.options)
-    wires = [cell for cell in experiment.cells if not transports.load(cell.transport).local]
+    wires = [cell for cell in experiment.cells if transports.load(cell.transport).addressing != "in-process"]
     for name in dict.fromkeys(cell.transport for cell in wires):
         options = transports.make(name, experiment.options).options
         transports.check_host(experiment.host, options, experiment.insecure == "on")

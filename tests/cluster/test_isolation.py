@@ -39,8 +39,13 @@ def stopped_server(nodes: Nodes, address: Address) -> None:
             assert [reply.method for reply in send(dispatcher, awaited.request, FAR, INPUTS)] == ["accepted"]
 
 
+WIRES = [name for name in transports.NAMES if transports.kind(name).addressing != "in-process"]
+
+
 @pytest.mark.parametrize("stopped", [stopped_client, stopped_server])
-@pytest.mark.parametrize("transport", [name for name in transports.NAMES if not transports.load(name).local])
+@pytest.mark.parametrize(
+    "transport", [name for name in transports.NAMES if transports.kind(name).addressing != "in-process"]
+)
 def test_who_is_stopped_holds_up_no_client(transport: str, stopped: Callable[[Nodes, Address], None]) -> None:
     with Nodes(2, STAGES, NEAR, FAR, transport=transport) as nodes, silent() as address:
         nodes.start()

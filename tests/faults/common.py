@@ -1,4 +1,4 @@
-"""What the tests of faults share: a deadline that is watched, and processes that are stopped for a while."""
+"""Helpers of the fault tests: bounds on time, and processes that are stopped for a while."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from tests.lateness import in_time
 from transports.errors import WireError
 
 DEADLINE = 1.0
-"""Seconds that a request may take which a fault befalls."""
+"""Deadline in seconds of a request that meets a fault."""
 ALLOWANCE = 0.5
-"""Seconds more, beside a tenth, until it has to have failed."""
+"""Seconds after the deadline (and a tenth of it) by which the request must have failed."""
 
 PATIENCE = 20.0
-"""Seconds for what is to succeed."""
+"""Deadline in seconds of a request that must succeed."""
 
-REMOTE = tuple(name for name in transports.NAMES if not transports.load(name).local)
-"""The transports between processes."""
+REMOTE = tuple(name for name in transports.NAMES if transports.kind(name).addressing != "in-process")
+"""The transports that cross from one process to another."""
 WIRES: Mapping[str, tuple[str, Mapping[str, str]]] = {name: (name, {}) for name in REMOTE} | {
-    "grpc-stream": ("grpc", {"grpc.send": "stream"})
+    f"{name}-stream": (name, {f"{name}.send": "stream"})
+    for name in REMOTE
+    if hasattr(transports.kind(name).Options, "send")
 }
-"""Name of a case -> one of them, and its options."""
+"""Name of a case -> a transport and its options."""
 
 
 def at_once(check: Callable[[str], object], wires: Iterable[str] = WIRES) -> None:
-    """Do `check` for all of `wires` at the same time, since most of it is waiting; the first failure names its wire."""
+    """Run `check` for all `wires` at the same time, since most of it is waiting. A failure names its wire."""
 
     def checked(wire: str) -> None:
         try:
@@ -48,14 +50,14 @@ def at_once(check: Callable[[str], object], wires: Iterable[str] = WIRES) -> Non
 
 @contextmanager
 def failing(*errors: type[WireError], within: float = DEADLINE) -> Iterator[pytest.ExceptionInfo[WireError]]:
-    """One of `errors` is raised inside, not much later than after `within` seconds."""
+    """The block must raise one of `errors`, at the latest shortly after `within` seconds."""
     with in_time(1.1 * within + ALLOWANCE), pytest.raises(errors) as caught:
         yield caught
 
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """The process `pid` is stopped inside, and goes on after."""
+    """Stop the process `pid` during the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         while psutil.Process(pid).status() != psutil.STATUS_STOPPED:  # a signal takes its time

@@ -1,6 +1,6 @@
-"""What befalls the link between a client and a server: the right error, in time, and the next request is answered.
+"""Faults of the link between a client and a server: the right error, in time, and the next request is answered.
 
-A client here is a pool, as in a cluster: what it keeps of a connection that failed is what the next request meets.
+The client is a pool, as in a cluster, so the next request meets whatever the pool keeps after a failure.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from transports.pool import Pool
 
 SMALL = Message("echo", {"n": 1}, {"x": np.arange(6, dtype=np.float32)})
 LARGE = Message("echo", {}, {"x": np.random.default_rng(0).integers(0, 256, 10**6, np.uint8)})
-"""Noise, which no compression makes smaller."""
+"""Noise, which does not compress."""
 HUGE = Message("echo", {}, {"x": np.zeros(2 * 10**7, np.uint8)})
-"""More than the system takes of a connection that nobody reads; of zeros, or stock RPyC would compress for seconds."""
+"""More than the kernel buffers of a connection that is not read. Zeros, since stock RPyC would compress for seconds."""
 SLOW = Message("echo", {"wait": 8 * DEADLINE})
 HELD = Message("hold")
-"""Has no answer: nobody says `release`."""
+"""Is never answered, since nothing sends `release`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Caller:
         return all(np.array_equal(reply.tensors[name], array) for name, array in message.tensors.items())
 
     def begun(self) -> int:
-        """Messages that the server has begun to handle."""
+        """The number of messages that the server has begun to handle."""
         return int(self.call(Message("begun"), PATIENCE).fields["count"])
 
 
@@ -69,7 +69,7 @@ class Servers:
     pid: int
 
     def each(self, check: Callable[[Caller], object]) -> None:
-        """Do `check` over every transport."""
+        """Run `check` over every transport."""
 
         def over(wire: str) -> None:
             with calling(wire, self.addresses) as caller:
@@ -130,8 +130,8 @@ def test_connecting_fails_in_time_and_the_next_one_is_answered(servers: Servers,
     servers.each(check)
 
 
-def test_what_connecting_has_taken_is_no_longer_there_for_the_rest() -> None:
-    """The system asks a listener with a full queue again after a second; whoever listens there then says nothing."""
+def test_the_timeout_of_connect_covers_dialling_and_the_first_answer() -> None:
+    """The kernel dials a listener with a full queue again after a second, and the listener then never answers."""
 
     def check(wire: str) -> None:
         name, options = WIRES[wire]
@@ -158,7 +158,7 @@ def test_a_throttled_link_carries_all(servers: Servers) -> None:
 
 @pytest.mark.parametrize("message", [SMALL, LARGE, HUGE], ids=["small", "large", "huge"])
 def test_a_stopped_server(servers: Servers, message: Message) -> None:
-    """Nothing is between: what the system does not take of a message waits at the client."""
+    """Without a proxy: the part of a message that the kernel does not buffer waits at the client."""
     with ExitStack() as stack:
         pools = {wire: stack.enter_context(Pool(transports.make(*WIRES[wire]))) for wire in WIRES}
 
@@ -175,51 +175,52 @@ def test_a_stopped_server(servers: Servers, message: Message) -> None:
         at_once(lambda wire: call(wire, LARGE, PATIENCE))
 
 
-def test_what_nobody_waits_for_any_more_is_not_begun(servers: Servers) -> None:
-    """A stopped server finds requests before it when it goes on, whose clients have given up."""
+def test_a_request_whose_client_has_given_up_is_not_begun(servers: Servers) -> None:
+    """A stopped server finds such requests when it goes on."""
     with ExitStack() as stack:
-        model_clients = {wire: stack.enter_context(calling(wire, servers.addresses)) for wire in WIRES}
+        callers = {wire: stack.enter_context(calling(wire, servers.addresses)) for wire in WIRES}
+        counter = next(iter(callers.values()))
 
         def give_up(wire: str) -> None:
             with failing(DeadlineExceeded):
-                model_clients[wire].call(SMALL)
+                callers[wire].call(SMALL)
 
-        assert all(caller.works() for caller in model_clients.values())
-        before = model_clients["grpc"].begun()
+        assert all(caller.works() for caller in callers.values())
+        before = counter.begun()
         with frozen(servers.pid):
             at_once(give_up)
-            for caller in model_clients.values():
+            for caller in callers.values():
                 caller.proxy.await_hang_up()
-        assert all(caller.works() for caller in model_clients.values())  # and what came before that has been looked at
-        assert model_clients["grpc"].begun() - before == len(WIRES)
+        assert all(caller.works() for caller in callers.values())  # so the requests before these have been dropped
+        assert counter.begun() - before == len(WIRES)
 
 
 def test_a_killed_server_and_the_one_in_its_place() -> None:
     names = {name for name, _ in WIRES.values()}
     with ExitStack() as stack:
         found, pid = stack.enter_context(echoing(*names))
-        model_clients = {wire: stack.enter_context(calling(wire, found)) for wire in WIRES}
+        callers = {wire: stack.enter_context(calling(wire, found)) for wire in WIRES}
         threads = stack.enter_context(ThreadPoolExecutor())
-        caller = next(iter(model_clients.values()))
+        caller = next(iter(callers.values()))
         before = caller.begun()
-        calls = [threads.submit(caller.call, HELD, PATIENCE) for caller in model_clients.values()]
+        calls = [threads.submit(caller.call, HELD, PATIENCE) for caller in callers.values()]
         while caller.begun() - before < len(calls):
             pass
         os.kill(pid, signal.SIGKILL)
         for call in calls:
             with failing(ConnectionLost):
                 call.result()
-        for caller in model_clients.values():
+        for caller in callers.values():
             with failing(ConnectError):
                 caller.call(SMALL)
         found, _ = stack.enter_context(echoing(*names))
-        for wire, caller in model_clients.items():
+        for wire, caller in callers.items():
             caller.proxy.target = found[WIRES[wire][0]]
             assert caller.works()
 
 
 def test_a_server_that_drains_behind_a_slow_link() -> None:
-    """The answer is still in the system's buffers when the last handler returns, and the client acknowledges parts."""
+    """The answer is still in the kernel's buffers when the handler returns, and the client sends window updates."""
 
     def check(wire: str) -> None:
         name, options = WIRES[wire]
@@ -247,7 +248,7 @@ def test_a_server_that_drains_behind_a_slow_link() -> None:
 
 
 def test_a_server_that_starts_late() -> None:
-    """Until then its port belongs to a socket that does not listen, and nobody else can be given it."""
+    """Until then a socket that does not listen holds its port."""
 
     def check(wire: str) -> None:
         name, options = WIRES[wire]

@@ -17,19 +17,27 @@ from transports import Address, Connection, Handler, Limits, Message, Server, Tr
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {"": {}, "stream": {"send": "stream", "chunk": 50_000}}
 """Third word of a case -> the options that make it."""
-CASES = [f"{name}/{codec}" for name in transports.NAMES for codec in transports.load(name).codecs] + ["grpc/raw/stream"]
-REMOTE = [case for case in CASES if not transports.load(case.partition("/")[0]).local]
+CASES = [f"{name}/{codec}" for name in transports.NAMES for codec in transports.load(name).codecs] + [
+    f"{name}/raw/stream" for name in transports.NAMES if hasattr(transports.kind(name).Options, "send")
+]
+REMOTE = [case for case in CASES if transports.kind(case.partition("/")[0]).addressing != "in-process"]
+TLS = [case for case in REMOTE if transports.kind(case.partition("/")[0]).secure == "tls"]
+PORTS = [case for case in REMOTE if transports.kind(case.partition("/")[0]).addressing == "host:port"]
 HOST = "127.0.0.1"
 
 
 @dataclass
 class Case:
-    """A transport in one of its codecs; what is made through it ends with the test."""
+    """A transport in one of its codecs. Its servers and connections close at the end of the test."""
 
     name: str
     codec: str = ""
     variant: str = ""
     stack: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def kind(self) -> type[Transport]:
+        return transports.kind(self.name)
 
     def transport(self, limit: int = Limits.max_message, **options: Any) -> Transport:
         kind = transports.load(self.name)
@@ -57,6 +65,7 @@ def made(request: pytest.FixtureRequest) -> Iterator[Case]:
 
 any_transport = pytest.fixture(params=CASES)(made)
 remote_transport = pytest.fixture(params=REMOTE)(made)
+tls_transport = pytest.fixture(params=TLS)(made)
 
 
 def peers_that_say(said: bytes, server: Server, stack: ExitStack, count: int = 20) -> list[socket.socket]:

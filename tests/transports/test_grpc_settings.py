@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +13,11 @@ import pytest
 from tests.transports.conftest import HOST
 from tools import stubs
 from transports import Address, Message
-from transports.errors import ConnectError, WireError
-from transports.grpc_protobuf import STATUS, GrpcProtobuf
+from transports.errors import ConnectError, DeadlineExceeded, WireError
+from transports.grpc_client import STATUS
 from transports.grpc_server import threads
+from transports.grpc_transport import Grpc
+from transports.pool import Pool
 from transports.watchdog import Cancellable, Watchdog
 
 
@@ -26,15 +26,46 @@ def test_every_status_is_an_error_of_ours(status: grpc.StatusCode) -> None:
     assert issubclass(STATUS[status], WireError)
 
 
-def test_two_connections_are_two() -> None:
-    transport, made = GrpcProtobuf(), psutil.Process().net_connections
+def links_to(address: Address) -> int:
+    """TCP connections of this process to `address`."""
+    return sum(bool(c.raddr) and c.raddr.port == address.port for c in psutil.Process().net_connections("tcp"))
+
+
+@pytest.mark.parametrize(("mode", "links"), [("pooled", 1), ("per-hop", 2)])
+def test_the_threads_of_a_pool_share_one_channel_unless_each_call_has_its_own(mode: str, links: int) -> None:
+    with Grpc().serve(lambda message: message, HOST, 0, 2) as server, Pool(Grpc(), mode) as pool:
+        with pool.connection(server.address) as (one, new), pool.connection(server.address) as (other, also_new):
+            assert one.call(Message("x"), 5) == other.call(Message("x"), 5)
+            assert links_to(server.address) == links
+            assert (new, also_new) == (True, mode == "per-hop")
+        assert pool.made == links
+
+
+def test_a_lost_call_leaves_the_calls_of_other_threads_alone() -> None:
+    """Its thread leaves the shared channel, which closes with the last call on it."""
+    begun, release = threading.Event(), threading.Event()
+
+    def handle(message: Message) -> Message:
+        if message.method == "hold":
+            begun.set()
+            assert release.wait(20)
+        elif message.method == "late":
+            release.wait(20)
+        return message
+
     with (
-        transport.serve(lambda message: message, HOST, 0, 2) as server,
-        transport.connect(server.address) as one,
-        transport.connect(server.address) as other,
+        Grpc().serve(handle, HOST, 0, 4) as server,
+        Pool(Grpc()) as pool,
+        ThreadPoolExecutor(1) as threads_of_others,
     ):
-        assert one.call(Message("x"), 5) == other.call(Message("x"), 5)
-        assert len([c for c in made("tcp") if c.raddr and c.raddr.port == server.address.port]) == 2
+        held = threads_of_others.submit(pool.call, server.address, Message("hold"), 20.0)
+        assert begun.wait(20)
+        with pytest.raises(DeadlineExceeded):
+            pool.call(server.address, Message("late"), 0.3)
+        assert pool.call(server.address, Message("x"), 5) == (Message("x"), True)
+        release.set()
+        assert held.result()[0] == Message("hold")
+        assert pool.made == 2
 
 
 def test_a_call_in_chunks_is_over_when_the_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +77,7 @@ def test_a_call_in_chunks_is_over_when_the_server_says_so(monkeypatch: pytest.Mo
         threading.Event().wait(0.1)
 
     monkeypatch.setattr(Watchdog, "sending", slow_to_end)
-    transport = GrpcProtobuf(GrpcProtobuf.Options(send="stream"))
+    transport = Grpc(Grpc.Options(send="stream"))
     with (
         transport.serve(lambda message: message, HOST, 0, 1) as server,
         transport.connect(server.address) as connection,
@@ -59,7 +90,7 @@ def test_a_grpc_server_of_somebody_else_is_refused() -> None:
     port = server.add_insecure_port(f"{HOST}:0")
     server.start()
     with pytest.raises(ConnectError, match="UNIMPLEMENTED"):
-        GrpcProtobuf().connect(Address(HOST, port))
+        Grpc().connect(Address(HOST, port))
     server.stop(None).wait()
 
 
@@ -81,19 +112,3 @@ def test_a_stale_stub_is_named(tmp_path, monkeypatch, capsys) -> None:  # type: 
     assert [line.partition(" is not what grpcio-tools")[0] for line in complaints] == list(stubs.STUBS)
     assert stubs.main([]) == 0
     assert stubs.main(["--check"]) == 0
-
-
-IMPORTS = {
-    "none": (),
-    "rpyc": ("rpyc",),
-    "rpyc-tuned": ("rpyc",),
-    "grpc": ("grpc", "google.protobuf"),
-}
-
-
-@pytest.mark.parametrize("name", IMPORTS)
-def test_a_transport_imports_its_own_library_alone(name: str) -> None:
-    libraries = ("grpc", "google.protobuf", "rpyc", "tensorflow", "keras", "pandas")
-    code = f"import sys, transports; transports.load({name!r}); print(*(m for m in {libraries} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == set(IMPORTS[name])

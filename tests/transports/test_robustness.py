@@ -19,16 +19,16 @@ import pytest
 from rpyc.core import brine
 
 import transports
-from tests.transports.conftest import HOST, Case, assert_hung_up, peers_that_say
+from tests.transports.conftest import HOST, PORTS, Case, assert_hung_up, peers_that_say
 from transports import Message, Server, grpc_stream, protobuf_codec
 from transports.base import raise_error
 from transports.errors import MessageTooLarge, ResourceExhausted, WireError
 from transports.grpc_server import CHUNKED, METHODS, READY, threads
 from transports.limits import ENVELOPE, NAME, PARTS, TEXT
-from transports.rpyc_stock import RpycStock
+from transports.rpyc_transport import RpycStock
 
 Result = TypeVar("Result")
-SOCKETS = ["rpyc", "rpyc-tuned", "grpc", "rest"]
+RPYC = [name for name in transports.NAMES if "rpyc" in transports.kind(name).libraries]
 CONNECTIONS, SECONDS = 150, 4.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -37,7 +37,7 @@ def echo(message: Message) -> Message:
     return message
 
 
-@pytest.fixture(params=SOCKETS)
+@pytest.fixture(params=sorted({case.partition("/")[0] for case in PORTS}))
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     made = Case(request.param)
     with made.stack:
@@ -111,7 +111,7 @@ def test_who_stops_before_the_first_message_is_dropped(
         assert_hung_up(peers_that_say(said, hasty, stack))
 
 
-@pytest.mark.parametrize("name", ["rpyc", "rpyc-tuned"])
+@pytest.mark.parametrize("name", RPYC)
 def test_who_stops_inside_a_frame_is_dropped(name: str, ping: Message) -> None:
     case = Case(name, "raw")
     said = struct.pack("!LB", 1000, 0) + b"half"
@@ -149,13 +149,13 @@ def test_readers_that_stop_keep_no_thread_of_grpc(ping: Message) -> None:
         server = case.serve(lambda message: Message("big", {}, {"x": big}) if message.fields else message, stall=0.5)
         with grpc.insecure_channel(str(server.address)) as channel:
             call = channel.stream_stream(CHUNKED["raw"], request_serializer=None, response_deserializer=None)
-            request = protobuf_codec.parts(Message("x", {"big": True}))
+            request = protobuf_codec.write(Message("x", {"big": True}))
             held = [call(grpc_stream.chunks(request, 2**20)) for _ in range(2 * threads(4))]
             assert eventually(lambda: [case.connect(server.address).call(ping, 5) for _ in range(20)]) == [ping] * 20
             del held
 
 
-@pytest.mark.parametrize("name", ["rpyc", "rpyc-tuned"])
+@pytest.mark.parametrize("name", RPYC)
 def test_a_length_takes_no_memory_before_its_bytes_have_come(name: str, ping: Message) -> None:
     case = Case(name, "raw")
     with case.stack, ExitStack() as stack:
@@ -205,7 +205,7 @@ def test_a_swarm_of_small_fields_is_refused(small: bytes) -> None:
         protobuf_codec.read(small * 2**19 if len(small) < 9 else small)
 
 
-@pytest.mark.parametrize("kind", [transports.load("rpyc"), transports.load("rpyc-tuned")])
+@pytest.mark.parametrize("kind", map(transports.load, RPYC))
 def test_a_swarm_of_small_values_is_refused_before_brine_sees_it(kind: type[RpycStock]) -> None:
     swarm = brine.TAG_TUP_L4 + struct.pack("!L", 2**21) + brine.TAG_NONE * 2**21
     with kind().serve(echo, HOST, 0, 2) as server, socket.create_connection(server.address, 5) as sock:

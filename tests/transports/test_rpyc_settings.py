@@ -24,11 +24,11 @@ from transports import Limits, Message
 from transports.errors import ConnectError, MessageTooLarge, RemoteError
 from transports.limits import ENVELOPE
 from transports.listener import Listener
-from transports.rpyc_stock import RpycConnection, RpycStock, converse
+from transports.rpyc_ends import RpycConnection, converse
 from transports.rpyc_stream import BoundedChannel
-from transports.rpyc_tuned import RpycTuned
+from transports.rpyc_transport import RpycStock, RpycTuned
 
-NAMES = ["rpyc", "rpyc-tuned"]
+NAMES = [name for name in transports.NAMES if "rpyc" in transports.kind(name).libraries]
 
 
 @contextmanager

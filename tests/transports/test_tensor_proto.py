@@ -49,6 +49,13 @@ def test_tensorflow_reads_what_we_write(tf: Any, official: Any, dtype: str) -> N
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_we_write_the_bytes_that_tensorflow_writes(tf: Any, dtype: str) -> None:
+    for array in arrays(dtype):
+        theirs = tf.make_tensor_proto(array).SerializeToString(deterministic=True)
+        assert ours(array).SerializeToString(deterministic=True) == theirs, array.shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_we_read_what_tensorflow_writes(tf: Any, official: Any, dtype: str) -> None:
     for array in arrays(dtype):
         python = tf.make_tensor_proto(array)  # lists for one element, bytes for more
@@ -109,5 +116,5 @@ def test_a_lie_is_refused_by_name(lie: str) -> None:
 
 
 def test_a_few_bytes_never_unfold_above_the_limit() -> None:
-    with pytest.raises(MessageTooLarge, match=r"4000000000 bytes, above 1000000 bytes"):
+    with pytest.raises(MessageTooLarge, match=r"4000000000 bytes, above the limit of 1000000 bytes"):
         read(proto(pb.DT_FLOAT, 10**9, float_val=[1]), limit=10**6)

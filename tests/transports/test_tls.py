@@ -29,8 +29,8 @@ def echo(message: Message) -> Message:
     return message
 
 
-def test_both_ends_with_certificates_talk(remote_transport: Case, tls: Options) -> None:
-    connection = remote_transport.connect(remote_transport.serve(echo, **tls).address, **tls)
+def test_both_ends_with_certificates_talk(tls_transport: Case, tls: Options) -> None:
+    connection = tls_transport.connect(tls_transport.serve(echo, **tls).address, **tls)
     fields, x = {"text": "è", "n": -1}, np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     for _ in range(20):
         reply = connection.call(Message("echo", fields, {"x": x}), 5)
@@ -38,31 +38,31 @@ def test_both_ends_with_certificates_talk(remote_transport: Case, tls: Options) 
         assert np.array_equal(reply.tensors["x"], x)
 
 
-def test_a_large_tensor_crosses_under_tls(remote_transport: Case, tls: Options) -> None:
-    connection = remote_transport.connect(remote_transport.serve(echo, **tls).address, **tls)
+def test_a_large_tensor_crosses_under_tls(tls_transport: Case, tls: Options) -> None:
+    connection = tls_transport.connect(tls_transport.serve(echo, **tls).address, **tls)
     big = np.random.default_rng(0).integers(0, 4, 9 * 2**20, np.uint8)
     assert np.array_equal(connection.call(Message("echo", {}, {"x": big}), 30).tensors["x"], big)
 
 
 @pytest.mark.parametrize("who", ["another authority's", "plain text"])
 def test_a_client_that_nobody_vouched_for_is_refused(
-    remote_transport: Case, ping: Message, tls: Options, stranger: Options, who: str
+    tls_transport: Case, ping: Message, tls: Options, stranger: Options, who: str
 ) -> None:
-    server = remote_transport.serve(echo, stall=2.0, **tls)
-    known = remote_transport.connect(server.address, **tls)
+    server = tls_transport.serve(echo, stall=2.0, **tls)
+    known = tls_transport.connect(server.address, **tls)
     with in_time(4), pytest.raises(ConnectError, match=str(server.address.port)):
-        remote_transport.connect(server.address, **(stranger if who != "plain text" else {}))
+        tls_transport.connect(server.address, **(stranger if who != "plain text" else {}))
     assert known.call(ping, 5) == ping
-    assert remote_transport.connect(server.address, **tls).call(ping, 5) == ping
+    assert tls_transport.connect(server.address, **tls).call(ping, 5) == ping
 
 
-def test_a_client_without_a_certificate_is_refused(remote_transport: Case, ping: Message, tls: Options) -> None:
-    server = remote_transport.serve(echo, **tls)
-    transport = remote_transport.transport(**tls)
+def test_a_client_without_a_certificate_is_refused(tls_transport: Case, ping: Message, tls: Options) -> None:
+    server = tls_transport.serve(echo, **tls)
+    transport = tls_transport.transport(**tls)
     _bare(transport, tls)
     with in_time(4), pytest.raises(ConnectError, match=str(server.address.port)):
-        transport.connect(server.address, remote_transport.codec, 5)
-    assert remote_transport.connect(server.address, **tls).call(ping, 5) == ping
+        transport.connect(server.address, tls_transport.codec, 5)
+    assert tls_transport.connect(server.address, **tls).call(ping, 5) == ping
 
 
 def _bare(transport: Any, tls: Options) -> None:
@@ -72,25 +72,23 @@ def _bare(transport: Any, tls: Options) -> None:
     transport._tls = replace(transport._tls, cert=None, key=None, client=context)
 
 
-def test_a_server_of_another_authority_is_refused(remote_transport: Case, tls: Options, stranger: Options) -> None:
-    server = remote_transport.serve(echo, **stranger)
+def test_a_server_of_another_authority_is_refused(tls_transport: Case, tls: Options, stranger: Options) -> None:
+    server = tls_transport.serve(echo, **stranger)
     with pytest.raises(ConnectError, match=str(server.address.port)):
-        remote_transport.connect(server.address, **tls)
+        tls_transport.connect(server.address, **tls)
 
 
-def test_a_server_that_bears_another_name_is_refused(
-    remote_transport: Case, tls: Options, authority: Authority
-) -> None:
-    server = remote_transport.serve(echo, **authority.issue("elsewhere.example"))
+def test_a_server_that_bears_another_name_is_refused(tls_transport: Case, tls: Options, authority: Authority) -> None:
+    server = tls_transport.serve(echo, **authority.issue("elsewhere.example"))
     with pytest.raises(ConnectError, match=str(server.address.port)):
-        remote_transport.connect(server.address, **tls)
+        tls_transport.connect(server.address, **tls)
 
 
-def test_a_server_in_plain_text_is_refused_in_time(remote_transport: Case, ping: Message, tls: Options) -> None:
-    server = remote_transport.serve(echo)
+def test_a_server_in_plain_text_is_refused_in_time(tls_transport: Case, ping: Message, tls: Options) -> None:
+    server = tls_transport.serve(echo)
     with in_time(4), pytest.raises(ConnectError, match=str(server.address.port)):
-        remote_transport.connect(server.address, timeout=1, **tls)
-    assert remote_transport.connect(server.address).call(ping, 5) == ping
+        tls_transport.connect(server.address, timeout=1, **tls)
+    assert tls_transport.connect(server.address).call(ping, 5) == ping
 
 
 def test_a_slow_reader_makes_progress_under_tls_too(tls: Options) -> None:
@@ -120,8 +118,8 @@ def _read_slowly(sock: socket.socket, size: int) -> int:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_nothing_older_than_tls_1_2_is_spoken(remote_transport: Case, tls: Options) -> None:
-    server = remote_transport.serve(echo, **tls)
+def test_nothing_older_than_tls_1_2_is_spoken(tls_transport: Case, tls: Options) -> None:
+    server = tls_transport.serve(echo, **tls)
     context = ssl.create_default_context(cafile=tls["tls_ca"])
     context.load_cert_chain(tls["tls_cert"], tls["tls_key"])
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -138,13 +136,13 @@ def test_some_of_the_files_are_none(given: list[str]) -> None:
 
 @pytest.mark.parametrize("bad", ["tls_cert", "tls_key", "tls_ca"])
 def test_files_that_cannot_be_used_are_refused_before_anything_starts(
-    remote_transport: Case, tls: Options, tmp_path: Path, bad: str
+    tls_transport: Case, tls: Options, tmp_path: Path, bad: str
 ) -> None:
     (odd := tmp_path / "odd.pem").write_text("no certificate\n")
     for path in (tmp_path / "absent.pem", tmp_path, odd):
-        options = {f"{remote_transport.name}.{key}": value for key, value in (tls | {bad: str(path)}).items()}
+        options = {f"{tls_transport.name}.{key}": value for key, value in (tls | {bad: str(path)}).items()}
         with pytest.raises(UsageError, match=bad):
-            transports.make(remote_transport.name, options)
+            transports.make(tls_transport.name, options)
 
 
 def test_none_has_no_wire_to_protect(ping: Message) -> None:

@@ -1,0 +1,64 @@
+"""`grpc`: gRPC as its users write it: protobuf messages with `bytes` in them, one channel for each peer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from transports import tls
+from transports.address import Address
+from transports.base import Connection, Handler, Server, Transport
+from transports.grpc_options import GrpcOptions
+from transports.limits import Limits
+from transports.sockets import Deadline
+
+if TYPE_CHECKING:
+    from transports.grpc_client import Link
+
+
+class Grpc(Transport):
+    name = "grpc"
+    title = "gRPC"
+    libraries: ClassVar[Mapping[str, str]] = {"grpc": "grpcio", "google.protobuf": "protobuf"}
+    secure = "tls"
+    codecs = ("raw", "tensorproto")
+    shares_links = True
+    Options = GrpcOptions
+    options: GrpcOptions
+
+    def __init__(self, options: Limits | None = None) -> None:
+        own = options if isinstance(options, GrpcOptions) else GrpcOptions(**vars(options or Limits()))
+        super().__init__(own)
+        self._tls = tls.load(self.options)
+        self._lock = threading.Lock()
+        self._links: dict[Address, Link] = {}
+
+    def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
+        from transports.grpc_server import GrpcServer
+
+        return GrpcServer(handler, Address(host, port), workers, self.options, self._tls)
+
+    def connect(self, address: Address, codec: str = "", timeout: float = 10.0, shared: bool = False) -> Connection:
+        from transports.grpc_client import GrpcConnection
+
+        codec = self.check_codec(codec)
+        link, fresh = self._link(address, Deadline.after(timeout), shared)
+        return GrpcConnection(link, fresh, address, codec, self.options)
+
+    def _link(self, address: Address, deadline: Deadline, shared: bool) -> tuple[Link, bool]:
+        """A channel to `address`, and whether it was made for this call."""
+        from transports.grpc_client import Link
+
+        with self._lock:
+            if shared and (known := self._links.get(address)) and known.take():
+                return known, False
+        made = Link.to(address, self.options, self._tls, deadline)
+        if not shared:
+            return made, True
+        with self._lock:
+            if (known := self._links.get(address)) and known.take():  # another thread was faster
+                made.give_back()
+                return known, False
+            self._links[address] = made
+        return made, True

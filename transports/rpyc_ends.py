@@ -1,0 +1,133 @@
+"""Both ends of the RPyC transports, over RPyC's own connection and channel.
+
+Rules:
+  - A call is one round trip: the client fetches the remote method once, when it connects.
+  - Only exact brine types cross (`brine_codec`), and a peer can reach one method of one object.
+  - After a missed deadline or a lost peer the connection is dropped: RPyC could take a late reply for the next one.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import rpyc
+from rpyc.core.consts import LABEL_REMOTE_REF
+
+from transports import brine_codec, tls
+from transports.address import Address
+from transports.base import Handler, Message, Server, guard, log, respond
+from transports.errors import MalformedMessage, MessageTooLarge
+from transports.limits import Limits
+from transports.listener import Listener
+from transports.rpyc_stream import BoundedChannel
+from transports.socket_connection import SocketConnection
+from transports.sockets import Deadline, DeadlineSocket
+
+PROTOCOL: dict[str, Any] = {
+    "allow_all_attrs": False,
+    "allow_public_attrs": False,
+    "allow_setattr": False,
+    "allow_delattr": False,
+    "allow_pickle": False,
+    "include_local_traceback": False,
+    "include_local_version": False,
+    "logger": log,
+}
+
+
+class ValueConnection(rpyc.Connection):  # type: ignore[misc]
+    """RPyC's connection, but it refuses references to objects of the peer: RPyC would call the peer back for them."""
+
+    takes_references = False
+
+    def _unbox(self, package: Any) -> Any:
+        """The value in a decoded package. Raises `MalformedMessage`."""
+        if package[0] == LABEL_REMOTE_REF and not self.takes_references:
+            raise MalformedMessage("an object came by reference, and only values are taken")
+        return super()._unbox(package)
+
+
+def serve(
+    handler: Handler, address: Address, workers: int, options: Limits, own: tls.Tls | None, channel: MakeChannel
+) -> Server:
+    """Serve `handler` over RPyC. Raises `ConnectError` when the port cannot be bound."""
+    guarded = guard(handler, options, workers)
+
+    def serve_peer(sock: DeadlineSocket) -> None:
+        converse(MessageService(partial(guarded, gone=sock.gone)), channel(sock))
+
+    return Listener(serve_peer, address, options.stall, own)
+
+
+MakeChannel = Callable[[socket.socket], BoundedChannel]
+"""The channel over a connected socket, which it takes over."""
+
+
+class MessageService(rpyc.Service):  # type: ignore[misc]
+    """The one method that a peer can call. It takes and returns plain tuples."""
+
+    _protocol = ValueConnection
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def exposed_carry(self, request: object) -> brine_codec.Packed:
+        return respond(self._handler, request, brine_codec.unpack, brine_codec.pack)
+
+
+def converse(service: rpyc.Service, channel: BoundedChannel) -> None:
+    """Serve the calls of one peer until one of the ends closes. Raises RPyC's errors."""
+    connection = service._connect(channel, PROTOCOL)
+    try:
+        while not connection.closed:
+            _serve_one(connection, channel)
+    finally:
+        channel.close()  # first, or RPyC sends a closing message to a peer that may be gone
+        connection.close()
+
+
+def _serve_one(connection: rpyc.Connection, channel: BoundedChannel) -> None:
+    try:
+        connection.serve(None)
+    except MessageTooLarge as error:
+        channel.refuse(str(error))
+
+
+class RpycConnection(SocketConnection):
+    protocol = "RPyC"
+
+    def __init__(self, channel: BoundedChannel, address: Address, options: Limits, deadline: Deadline) -> None:
+        self.channel = channel
+        # RPyC's timeout of the first answer; each later call sets its own.
+        self._peer = ValueConnection(rpyc.VoidService(), channel, {**PROTOCOL, "sync_request_timeout": deadline.given})
+        super().__init__(channel.stream.sock, address, options, deadline)
+
+    def _meet(self) -> None:
+        self._peer.takes_references = True  # the service and its method are references; nothing else may be
+        self._carry = rpyc.async_(self._peer.root.carry)
+        self._peer.takes_references = False
+
+    def encode(self, message: Message) -> brine_codec.Packed:
+        return brine_codec.pack(message)
+
+    def exchange(self, request: brine_codec.Packed, deadline: Deadline) -> object:
+        with self._until(deadline):
+            result = self._carry(request)
+            result.set_expiry(deadline.left())
+            return result.value
+
+    def decode(self, answer: object) -> Message:
+        return brine_codec.unpack(answer)
+
+    def _violation(self, error: Exception) -> str:
+        """The type of any error, since RPyC raises exceptions of every type that a peer sends; not the peer's text."""
+        return type(error).__name__
+
+    def close(self) -> None:
+        """Close without RPyC's own closing message, which would wait for a peer that may be busy or gone."""
+        self.closed = True
+        self.channel.close()
+        self._peer.close()
