@@ -16,7 +16,7 @@ from cluster.partition import Partition
 from cluster.request import Route
 from cluster.workers import workers_needed
 from experiments.measure.inputs import is_image, load_image, variants
-from experiments.spec.experiment import Cell, Experiment
+from experiments.spec.experiment import Cell, Experiment, local_of
 from partitioning.engine_table import is_remote, local_engine
 from partitioning.errors import PartitionError
 from partitioning.placement import PLACEMENTS
@@ -45,10 +45,13 @@ class Prepared:
     """Calls that a server must be able to handle at the same time."""
 
     def chosen(self, *, remote: bool) -> list[Partition]:
-        """The partitions of other processes (`remote`) or of this one, each with the engines that its cells use."""
+        """The partitions of nodes in other processes (`remote`) or in this one, each with the engines of its cells.
+
+        The local model needs no node.
+        """
         engines: dict[Partition, dict[str, None]] = {}
         for cell, partition in self.partitions.items():
-            if (cell.transport != "none") == remote:
+            if (cell.transport != "none") == remote and cell != local_of(cell):
                 engines.setdefault(partition, {})[cell.engine] = None
         return [replace(partition, engines=tuple(names)) for partition, names in engines.items()]
 

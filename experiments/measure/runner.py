@@ -6,7 +6,7 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +24,10 @@ from cluster.pinning import cores, pin, pinned
 from cluster.result_receiver import ResultReceiver
 from experiments.measure import gate, model_servers, wire
 from experiments.measure.fault_injector import FaultInjector
+from experiments.measure.local import LocalModel
 from experiments.measure.prepare import Prepared, route_of
 from experiments.measure.progress import Progress
-from experiments.spec.experiment import Cell, Experiment
+from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.spec.kill import Kill
 from experiments.spec.schedule import Block, blocks, warm_ups
 from experiments.store import rows
@@ -81,6 +82,7 @@ class _Bench:
 
     prepared: Prepared
     client: Client
+    locals: Mapping[Cell, LocalModel]
     fleet: Fleet
     cluster: Cluster | None
     fault_injector: FaultInjector | None
@@ -174,7 +176,10 @@ class _Bench:
         variant = number % len(self.prepared.inputs[cell.batch])
         inputs = self.prepared.inputs[cell.batch][variant]
         start = time.perf_counter()
-        answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout, cell.repeats)
+        if cell in self.locals:
+            answer = self.locals[cell].infer(inputs)
+        else:
+            answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout, cell.repeats)
         seconds = time.perf_counter() - start
         return (
             seconds,
@@ -206,9 +211,14 @@ def _bench(
             model_servers.pin_each(fleet)
         dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, registries)))
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers, experiment.host)))
+        models = {
+            cell: LocalModel(cell.engine, prepared.program, partition.plan)
+            for cell, partition in prepared.partitions.items()
+            if cell == local_of(cell)
+        }
         began = time.perf_counter()
         fault_injector = _fault_injector(experiment, cluster, faults, lambda: time.perf_counter() - began)
-        yield _Bench(prepared, Client(dispatcher, receiver), fleet, cluster, fault_injector, began)
+        yield _Bench(prepared, Client(dispatcher, receiver), models, fleet, cluster, fault_injector, began)
 
 
 def _cluster(
