@@ -1,11 +1,13 @@
-"""Archives: how a portion of a model travels through the file system, from who splits it to who runs it.
+"""Archives: a portion of a model as files, written by the process that splits it and read by the one that runs it.
 
     operations.json   graph, argument templates and the configuration of each Keras object, by the object's number
-    arrays.npz        `OBJECT/k`: the k-th weight of a Keras object; `constant/k`: the k-th array among the arguments
+    arrays.npz        `OBJECT/LAYER/KEY`: a variable of a layer in an object; `constant/k`: an array among the arguments
+    assets/           `OBJECT/LAYER/`: the files that a layer writes itself (vocabularies)
 
-Rules: no pickle anywhere; an object that several operations share is written once; a dtype that NumPy does not know
-(bfloat16) is written as unsigned integers, its name in `operations.json`. Keras objects are deserialised with
-`safe_mode=True`, which refuses pickled lambdas but is no boundary: load only what you or yours exported.
+Rules: no pickle; an object that several operations share is written once; arrays of dtypes that NumPy does not define
+(bfloat16) are written as unsigned integers, their names in `operations.json`. Reading imports the modules that the
+portion names, and runs pickled lambdas only if the model was loaded with trust. Neither is a protection: load only
+archives that you exported yourself.
 """
 
 from __future__ import annotations
@@ -22,77 +24,102 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from partitioning.errors import PartitionError
+from partitioning.errors import PartitionError, import_modules, one_line
 from partitioning.graph import Graph, TensorInfo
 from partitioning.keras_internals import sublayers
 from partitioning.program import Program
-from partitioning.steps import Step, TensorRef, fill
+from partitioning.steps import Masks, Step, TensorRef, fill
 
 OPERATIONS = "operations.json"
 ARRAYS = "arrays.npz"
-FORMAT = 1
+ASSETS = "assets"
+FORMAT = 2
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 
 
-def export(program: Program, operations: Iterable[str], folder: Path) -> None:
-    """Writes the portion of the program that these operations make. The folder is made where it is not there.
+class _Step(msgspec.Struct):
+    name: str
+    object: int
+    arguments: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    masks: Masks | None
 
-    Raises `PartitionError` for an operation that the program has not, or whose Keras object cannot be written.
+
+class _Record(msgspec.Struct):
+    format: int
+    graph: Graph
+    objects: list[Any]
+    steps: list[_Step]
+    dtypes: dict[str, str]
+    imports: tuple[str, ...]
+    trust: bool
+
+
+def export(program: Program, operations: Iterable[str], folder: Path) -> None:
+    """Write the portion of the program that these operations make. The folder is made if necessary.
+
+    Raises `PartitionError` for an operation that the program has not, for a Keras object that cannot be written, and
+    for a folder that cannot be written.
     """
     portion = program.portion(operations)
     arrays: Arrays = {}
     numbers: dict[int, int] = {}
     objects: list[Any] = []
-    for step in portion.steps.values():
-        if id(step.operation) not in numbers:
-            numbers[id(step.operation)] = len(objects)
-            objects.append(_serialised(step))
-            arrays |= {f"{len(objects) - 1}/{k}": np.asarray(w) for k, w in enumerate(_weights(step.operation))}
-    steps = [_step_record(step, numbers[id(step.operation)], arrays) for step in portion.steps.values()]
-    dtypes = {name: array.dtype.name for name, array in arrays.items()}
-    record = {
-        "format": FORMAT,
-        "graph": msgspec.to_builtins(portion.graph),
-        "objects": objects,
-        "steps": steps,
-        "dtypes": dtypes,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / OPERATIONS).write_text(json.dumps(record))
-    np.savez(folder / ARRAYS, **{name: _plain(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for step in portion.steps.values():
+            if id(step.operation) not in numbers:
+                number = numbers[id(step.operation)] = len(objects)
+                objects.append(_serialised(step))
+                arrays |= _saved(step, number, folder)
+        steps = [_step_record(step, numbers[id(step.operation)], arrays) for step in portion.steps.values()]
+        dtypes = {name: array.dtype.name for name, array in arrays.items()}
+        record = _Record(FORMAT, portion.graph, objects, steps, dtypes, portion.imports, portion.trust)
+        (folder / OPERATIONS).write_text(json.dumps(msgspec.to_builtins(record)))
+        np.savez(folder / ARRAYS, **{name: _plain(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    except OSError as error:
+        raise PartitionError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def load(folder: Path) -> Program:
     """The program written in the folder. Raises `PartitionError`, with the file's name, for one that is not usable."""
     with _blaming(folder / OPERATIONS):
-        record = json.loads((folder / OPERATIONS).read_text())
-        if record["format"] != FORMAT:
-            raise ValueError(f"format {record['format']}, not {FORMAT}; export it again with this version")
-        graph = msgspec.convert(record["graph"], Graph)
+        decoded = json.loads((folder / OPERATIONS).read_text())
+        if decoded["format"] != FORMAT:
+            raise ValueError(f"format {decoded['format']}, not {FORMAT}; export it again with this version")
+        record = msgspec.convert(decoded, _Record, str_keys=True)
+    import_modules(record.imports)
     with _blaming(folder / ARRAYS):
-        arrays = _arrays(folder / ARRAYS, record["dtypes"])
+        arrays = _arrays(folder / ARRAYS, record.dtypes)
     with _blaming(folder / OPERATIONS):
-        objects = [keras.saving.deserialize_keras_object(item, safe_mode=True) for item in record["objects"]]
-        steps = {item["name"]: _step(item, objects, arrays) for item in record["steps"]}
-        _build(steps.values(), graph)
+        safe = not record.trust
+        objects = [keras.saving.deserialize_keras_object(item, safe_mode=safe) for item in record.objects]
+        steps = {item.name: _step(item, objects, arrays, safe) for item in record.steps}
+        # Assets first: a vocabulary may set the extent of a weight.
+        for number, operation in enumerate(objects):
+            for place, layer in enumerate(sublayers(operation)):
+                if (folder / ASSETS / f"{number}/{place}").is_dir():
+                    layer.load_assets(str(folder / ASSETS / f"{number}/{place}"))
+        _build(steps.values(), record.graph)
     with _blaming(folder / ARRAYS):
         for number, operation in enumerate(objects):
-            _restore(operation, [arrays[name] for name in _weight_names(number, arrays)])
-    return Program(graph, steps)
+            _restore(number, operation, arrays)
+    return Program(record.graph, steps, None, record.imports, record.trust)
 
 
 @contextmanager
 def _blaming(path: Path) -> Iterator[None]:
-    """Whatever fails inside failed because of this file."""
+    """Report any failure inside as a failure of this file."""
     try:
         yield
     except FileNotFoundError as error:
         raise PartitionError(f"{path} is not there; export the portion of the model again") from error
     # Keras raises nearly anything for a configuration that it cannot use, and so does zipfile for a broken archive.
     except Exception as error:
-        raise PartitionError(f"{path} is not a usable portion of a model: {type(error).__name__}: {error}") from error
+        raise PartitionError(f"{path} is not a usable portion of a model: {one_line(error)}") from error
 
 
 def _serialised(step: Step) -> Any:
@@ -101,39 +128,41 @@ def _serialised(step: Step) -> Any:
         json.dumps(record)
     except Exception as error:
         raise PartitionError(
-            f"operation {step.name!r} ({type(step.operation).__name__}) cannot be written to a file: {error}; "
-            "give its class a get_config() and register it with keras.saving.register_keras_serializable()"
+            f"operation {step.name!r} ({type(step.operation).__name__}) cannot be written to a file: "
+            f"{one_line(error)}; give its class a get_config() and register it with "
+            "keras.saving.register_keras_serializable()"
         ) from error
     return record
 
 
-def _weights(operation: Any) -> Sequence[Any]:
-    return operation.weights if isinstance(operation, keras.Layer) else ()
+def _saved(step: Step, number: int, folder: Path) -> Arrays:
+    """The variables of the step's layers as each layer saves them; the assets of layers are written to files."""
+    arrays: Arrays = {}
+    for place, layer in enumerate(sublayers(step.operation)):
+        store: dict[str, Any] = {}
+        layer.save_own_variables(store)
+        arrays |= {f"{number}/{place}/{key}": np.asarray(value) for key, value in store.items()}
+        if hasattr(layer, "save_assets"):
+            assets = folder / ASSETS / f"{number}/{place}"
+            assets.mkdir(parents=True, exist_ok=True)
+            layer.save_assets(str(assets))
+    return arrays
 
 
-def _weight_names(number: int, arrays: Mapping[str, Array]) -> list[str]:
-    count = sum(name.startswith(f"{number}/") for name in arrays)
-    return [f"{number}/{k}" for k in range(count)]
-
-
-def _step_record(step: Step, number: int, arrays: Arrays) -> dict[str, Any]:
-    template = _encoded((step.args, dict(step.kwargs)), arrays)
+def _step_record(step: Step, number: int, arrays: Arrays) -> _Step:
+    """`arrays` is extended by the arrays among the arguments."""
     try:
-        arguments = keras.saving.serialize_keras_object(template)
+        arguments = keras.saving.serialize_keras_object(_encoded((step.args, dict(step.kwargs)), arrays))
         json.dumps(arguments)
     except Exception as error:
-        raise PartitionError(f"an argument of operation {step.name!r} cannot be written to a file: {error}") from error
-    return {
-        "name": step.name,
-        "object": number,
-        "arguments": arguments,
-        "inputs": step.inputs,
-        "outputs": step.outputs,
-    }
+        raise PartitionError(
+            f"an argument of operation {step.name!r} cannot be written to a file: {one_line(error)}"
+        ) from error
+    return _Step(step.name, number, arguments, step.inputs, step.outputs, step.masks)
 
 
 def _encoded(value: Any, arrays: Arrays) -> Any:
-    """The template with places and arrays as small dictionaries; the rest is Keras' to write (tuples, slices, ...)."""
+    """The template with tensors and arrays as small dictionaries; Keras writes the rest (tuples, slices, ...)."""
     if isinstance(value, TensorRef):
         return {"$tensor": value.name}
     if isinstance(value, np.ndarray | np.generic) or keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
@@ -159,15 +188,14 @@ def _decoded(value: Any, arrays: Mapping[str, Array]) -> Any:
     return {key: _decoded(item, arrays) for key, item in value.items()}
 
 
-def _step(record: Mapping[str, Any], objects: Sequence[Any], arrays: Mapping[str, Array]) -> Step:
-    template = keras.saving.deserialize_keras_object(record["arguments"], safe_mode=True)
+def _step(record: _Step, objects: Sequence[Any], arrays: Mapping[str, Array], safe: bool) -> Step:
+    template = keras.saving.deserialize_keras_object(record.arguments, safe_mode=safe)
     args, kwargs = _decoded(template, arrays)
-    operation = objects[record["object"]]
-    return Step(record["name"], operation, args, kwargs, tuple(record["inputs"]), tuple(record["outputs"]))
+    return Step(record.name, objects[record.object], args, kwargs, record.inputs, record.outputs, record.masks)
 
 
 def _build(steps: Iterable[Step], graph: Graph) -> None:
-    """Makes the weights of layers that their configuration alone did not build, by a symbolic call."""
+    """Make the weights of layers that their configuration alone did not build, by a symbolic call."""
     for step in steps:
         if all(layer.built for layer in sublayers(step.operation)):
             continue
@@ -179,16 +207,18 @@ def _symbolic(info: TensorInfo) -> Any:
     return keras.KerasTensor(info.shape, info.dtype)
 
 
-def _restore(operation: Any, weights: Sequence[Array]) -> None:
-    if weights or _weights(operation):
-        operation.set_weights(weights)
-    for layer in sublayers(operation):
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
+def _restore(number: int, operation: Any, arrays: Arrays) -> None:
+    for place, layer in enumerate(sublayers(operation)):
+        prefix = f"{number}/{place}/"
+        store = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+        if len(store) != len(layer._trainable_variables) + len(layer._non_trainable_variables) and not store:
+            raise ValueError(f"no weights of layer {layer.name!r}")
+        if store:
+            layer.load_own_variables(store)
 
 
 def _plain(array: Array) -> Array:
-    """The array in a dtype that NumPy can write: another's bits as unsigned integers of the same size."""
+    """The array in a dtype that NumPy can write: the bits of other dtypes as unsigned integers of the same size."""
     return array if array.dtype.kind in "biufc" else array.view(f"u{array.dtype.itemsize}")
 
 

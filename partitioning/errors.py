@@ -1,17 +1,46 @@
-"""What a person can act on: a model, a plan, a file or a name that cannot be used. Imports no TensorFlow."""
+"""Errors that a person can act on, their texts, and the import of a person's modules. Imports no TensorFlow."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PartitionError(ValueError):
-    """Something that cannot be partitioned; the text names the reason and what would work."""
+    """A model, plan, file or name that cannot be used; the text gives the reason and what would work."""
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:
-    """`"; did you mean 'Conv_1'?"`, or nothing where no valid word is near. Case does not count."""
+    """`"; did you mean 'Conv_1'?"`, or an empty text where no valid word is similar. Case does not count."""
     names = {name.lower(): name for name in valid}
     near = difflib.get_close_matches(word.lower(), names, n=1)
     return f"; did you mean {names[near[0]]!r}?" if near else ""
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """Kind and text of an error on one line of at most `most` characters.
+
+    Of an error in traced code, whose text begins with a stack, the last line.
+    """
+    text = str(error).strip()
+    text = text.splitlines()[-1] if text.startswith("in user code") else text
+    text = " ".join(f"{type(error).__name__}: {text}".split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import the modules that register a model's own classes, also from the working directory.
+
+    Raises `PartitionError` for a module that cannot be imported.
+    """
+    here = str(Path.cwd())
+    for name in names:
+        if here not in sys.path:
+            sys.path.append(here)
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # A module may raise anything while it is imported.
+            raise PartitionError(f"--import {name}: the module cannot be imported: {one_line(error)}") from error

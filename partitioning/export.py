@@ -36,44 +36,51 @@ exit status: 0 done; 2 a value cannot be used; 130 interrupted."""
 
 
 def export(program: Program, plan: Plan, folder: Path, placement: Placement | None = None, family: str = "") -> Served:
-    """Write every stage of `plan` below `folder`, which is made where it is not there; what is called how.
+    """Write every stage of `plan` as a SavedModel below `folder`, which is made if necessary; returns all names.
 
     The signature `serving_default` of a stage takes and gives tensors of the plan's shapes and dtypes; an extent that
     the plan leaves open stays open. Without a placement, one server holds every stage. `family` begins the names of
-    the models (`Served.of`). Raises `PartitionError` for a folder that is not empty and for a stage that cannot be
-    written.
+    the models (`Served.of`). Raises `PartitionError` for a folder that is not empty or cannot be written, and for a
+    stage that cannot be written.
     """
     check_empty(folder)
     served = Served.of(plan, family)
-    for stage in plan.stages:
-        _save(program, stage, served, folder)
-    served.write(folder, placement or dict.fromkeys(served.models, 0))
+    try:
+        for stage in plan.stages:
+            _save(program, stage, served, folder)
+        served.write(folder, placement or dict.fromkeys(served.models, 0))
+    except OSError as error:
+        raise PartitionError(f"{folder} cannot be written: {error.strerror or error}") from error
     return served
 
 
 def check_empty(folder: Path) -> None:
-    """Raises `PartitionError` unless `folder` is empty or can still be made."""
+    """Raises `PartitionError` unless `folder` is empty or does not exist."""
     if folder.exists() and not folder.is_dir():
-        raise PartitionError(f"{folder} is no folder; name one that is empty, or not there yet")
+        raise PartitionError(f"{folder} is no folder; name one that is empty or does not exist")
     if folder.is_dir() and any(folder.iterdir()):
-        raise PartitionError(f"{folder} is not empty; name a folder that is, or is not there yet")
+        raise PartitionError(f"{folder} is not empty; name a folder that is empty or does not exist")
 
 
 def _save(program: Program, stage: Stage, served: Served, folder: Path) -> None:
     import tensorflow as tf
 
+    from partitioning.keras_internals import legal_variables, resources
+
     holder = tf.Module()
+    function = _traced(program, stage, served)
+    # TensorFlow saves the variables and tables that a function uses only if the saved object refers to them.
+    holder.variables_held = list(function.graph.variables)
+    holder.tables_held = [table for name in stage.operations for table in resources(program.steps[name].operation)]
     try:
-        function = _traced(program, stage, served)
-        # What the function refers to is saved only where the saved object leads to it.
-        holder.held = list(function.graph.variables)
-        tf.saved_model.save(holder, str(served.model_folder(folder, stage)), signatures={SIGNATURE: function})
+        with legal_variables(holder.variables_held):
+            tf.saved_model.save(holder, str(served.model_folder(folder, stage)), signatures={SIGNATURE: function})
     except (AssertionError, ValueError, OSError, tf.errors.OpError) as error:
         raise PartitionError(f"stage {stage.name!r} cannot be written as a SavedModel: {error}") from error
 
 
 def _traced(program: Program, stage: Stage, served: Served) -> Any:
-    """The stage as a function of named tensors, as signatures are."""
+    """The stage as a function of named tensors, as signatures require."""
     import tensorflow as tf
 
     run = program.function(stage)
@@ -81,12 +88,13 @@ def _traced(program: Program, stage: Stage, served: Served) -> Any:
     given = [served.keys[name] for name in stage.outputs]
 
     def call(**tensors: Any) -> dict[str, Any]:
-        # An identity of its own for each: an output may be an input, and one tensor two outputs.
+        # A signature's outputs must be distinct tensors and no inputs, so each gets an identity operation.
         return {key: tf.identity(value) for key, value in zip(given, run([tensors[key] for key in taken]), strict=True)}
 
     infos = [program.graph.tensors[name] for name in stage.inputs]
     specs = {key: tf.TensorSpec(info.shape, info.dtype, key) for key, info in zip(taken, infos, strict=True)}
-    return tf.function(call, autograph=False).get_concrete_function(**specs)
+    with program.tracing(stage):
+        return tf.function(call, autograph=False).get_concrete_function(**specs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,24 @@
-"""All that the package takes from inside Keras 3, in one place: how a symbolic tensor came about.
+"""Every use of Keras 3 that is not public, in one place: how a symbolic tensor was made, masks, scopes, tables.
 
 Keras records every symbolic call as a node, and gives each symbolic tensor the history `(operation, node_index,
 tensor_index)`. No public name leads from a tensor to its call, or tells a functional model from a subclassed one.
-Read on Keras 3.15: `keras/src/ops/node.py`, `ops/function.py`, `models/functional.py`, `models/sequential.py`.
+Read on Keras 3.15: `keras/src/ops/node.py`, `ops/function.py`, `models/functional.py`, `models/sequential.py`,
+`layers/layer.py`, `backend/common/masking.py`.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
+from keras.src import backend
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
@@ -23,7 +27,7 @@ _COUNTERS = "object_name_uids"
 
 @dataclass(frozen=True)
 class Call:
-    """One symbolic call: what was called with which arguments, and the symbolic tensors that came of it, flat.
+    """One symbolic call: what was called with which arguments, and the symbolic tensors that it returned, flat.
 
     `index` counts the calls of the operation, in the order in which they were written.
     """
@@ -36,55 +40,129 @@ class Call:
 
     @property
     def inputs(self) -> list[Any]:
-        """The symbolic tensors among the arguments, in the arguments' order, repeated where they are."""
+        """The symbolic tensors among the arguments, in the arguments' order, with repetitions."""
         flat = keras.tree.flatten((self.args, dict(self.kwargs)))
         return [value for value in flat if isinstance(value, keras.KerasTensor)]
 
 
 def call_of(tensor: Any) -> Call:
-    """The call that made a symbolic tensor. An input's is that of its `InputLayer`, without arguments."""
+    """The call that made a symbolic tensor. For an input it is the call of its `InputLayer`, without arguments."""
     operation, index, _ = tensor._keras_history
     node = operation._inbound_nodes[index]
     return Call(operation, index, node.arguments.args, node.arguments.kwargs, tuple(node.outputs))
 
 
 def is_functional(operation: Any) -> bool:
-    """Whether the operation is a model whose symbolic graph is all that its `call` does.
+    """Whether the operation is a model whose `call` only runs its symbolic graph.
 
-    A built `Sequential` has such a graph inside. A class of one's own with its own `call` does something else.
+    A built `Sequential` holds such a graph. A subclass with a `call` of its own may do anything else.
     """
     if isinstance(operation, keras.Sequential):
         return type(operation).call is keras.Sequential.call and operation._functional is not None
     return isinstance(operation, Functional) and type(operation).call is Functional.call
 
 
-def has_mask(tensor: Any) -> bool:
-    """Whether Keras attached an implicit mask to a symbolic tensor (`Embedding(mask_zero=True)`, `Masking`)."""
-    return getattr(tensor, "_keras_mask", None) is not None
+def functional_of(model: Any) -> Any:
+    """The functional model that `model` is, or that a `Sequential` holds."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def input_structure(model: Any) -> Any:
+    """A functional model's symbolic inputs, in the lists and dictionaries in which it takes them."""
+    return functional_of(model)._inputs_struct
+
+
+def execution_order(model: Any) -> dict[tuple[int, int], int]:
+    """`(id of the operation, index of the call)` -> its place in the order in which Keras runs the model."""
+    depths = functional_of(model)._nodes_by_depth
+    nodes = (node for depth in sorted(depths, reverse=True) for node in depths[depth])
+    keys = ((id(node.operation), node.operation._inbound_nodes.index(node)) for node in nodes)
+    return {key: place for place, key in enumerate(keys)}
+
+
+def mask_of(tensor: Any) -> Any:
+    """The implicit mask that Keras attached to a tensor, symbolic or not; `None` where there is none."""
+    return backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Attach an implicit mask to a tensor, or remove it (`None`)."""
+    backend.set_keras_mask(tensor, mask)
+
+
+def needs_trace(operation: Any) -> bool:
+    """Whether only a trace shows what the operation gives.
+
+    It may attach a mask that none of its inputs had, or be an encoding layer, whose recorded dtypes are often wrong.
+    """
+    for layer in sublayers(operation):
+        if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
+            return True
+        foreign = not type(layer).__module__.startswith("keras.src.")
+        if foreign and not getattr(type(layer).compute_mask, "_is_default", False):
+            return True
+        if hasattr(layer, "output_mode"):
+            return True
+    return False
 
 
 def inference_kwargs(operation: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The recorded keyword arguments, such that a direct call does what it does in `model(x, training=False)`.
 
-    There Keras puts `training=False` in place of what was recorded or is the default (a preprocessing layer's is
-    `True`). It is given only where it changes something: a call without keywords is the cheaper one.
+    In that call Keras replaces the recorded or default `training` by `False` (a preprocessing layer's default is
+    `True`). Operations that take no `training`, or for which it is off by default, keep their arguments.
     """
-    if not isinstance(operation, keras.Layer):
-        return dict(kwargs)
     parameter = inspect.signature(operation.call).parameters.get("training")
     trains = parameter is not None and parameter.default not in (None, False, inspect.Parameter.empty)
     return dict(kwargs) | ({"training": False} if trains or "training" in kwargs else {})
 
 
 def sublayers(operation: Any) -> list[Any]:
-    """A layer and all layers inside it; nothing for an operation that is no layer."""
+    """A layer and all layers inside it; nothing for an operation that is not a layer."""
     return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
+
+
+def resources(operation: Any) -> list[Any]:
+    """The lookup tables of a layer and of the layers inside it, which a SavedModel must track."""
+    values = (value for layer in sublayers(operation) for value in vars(layer).values())
+    return [value for value in values if isinstance(value, tf.saved_model.experimental.TrackableResource)]
+
+
+@contextmanager
+def legal_scopes(operations: Iterable[Any]) -> Iterator[None]:
+    """Give layers names that a TensorFlow graph accepts as scopes, and their own names back at the end.
+
+    Keras allows any name, opens a scope of that name in every call, and a graph refuses some of them.
+    """
+    layers = {id(layer): layer for operation in operations for layer in sublayers(operation)}
+    with _renamed(layers.values(), "name"):
+        yield
+
+
+@contextmanager
+def legal_variables(variables: Iterable[Any]) -> Iterator[None]:
+    """The same for TensorFlow variables, which `tf.saved_model.save` copies into a graph under their layers' names."""
+    with _renamed(variables, "_handle_name", ":0"):
+        yield
+
+
+@contextmanager
+def _renamed(objects: Iterable[Any], attribute: str, suffix: str = "") -> Iterator[None]:
+    before = [(item, getattr(item, attribute)) for item in objects]
+    try:
+        for item, name in before:
+            legal = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name.removesuffix(suffix))
+            setattr(item, attribute, (legal if re.match("[A-Za-z0-9.]", legal) else f"x{legal}") + suffix)
+        yield
+    finally:
+        for item, name in before:
+            setattr(item, attribute, name)
 
 
 def download_target(error: BaseException) -> str | None:
     """The file that `keras.utils.get_file` was about to write when it raised `error`.
 
-    Its messages name the address alone, and for some models (NASNet) the file is called otherwise.
+    Its messages name the address alone, and for some models (NASNet) the file has another name.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "get_file" and "download_target" in frame.f_locals:
@@ -94,10 +172,10 @@ def download_target(error: BaseException) -> str | None:
 
 @contextmanager
 def fresh_names() -> Iterator[None]:
-    """Names that Keras makes up count from nought inside: a model's operations are called the same at every load.
+    """Restart the counters of generated names inside, so that a model's operations have the same names at every load.
 
-    The process's own counters continue afterwards, so that nothing else is renamed. (The public
-    `keras.utils.clear_session` would also drop the global data type policy and TensorFlow's kernel caches.)
+    The process's own counters continue afterwards. (The public `keras.utils.clear_session` would also drop the global
+    data type policy and TensorFlow's kernel caches.)
     """
     before = global_state.get_global_attribute(_COUNTERS)
     global_state.set_global_attribute(_COUNTERS, None)

@@ -1,71 +1,95 @@
-"""Loading a model: a name in `keras.applications`, or a `.keras` file. Every load makes the model afresh.
+"""Loading a model: a name in `keras.applications`, or a file. Every load makes the model afresh.
 
-Randomly initialised weights are calibrated (see `partitioning.calibration`): untrained, the activations of a deep model
-shrink until all outputs are alike, and a wrong partition could not be told from a right one.
+Randomly initialised weights are calibrated (see `partitioning.calibration`): in an untrained deep model activations
+shrink until all outputs are alike, and a comparison of outputs would not detect a wrong partition.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
+import re
 import socket
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import numpy.typing as npt
 
 from partitioning.calibration import calibrate, views
-from partitioning.errors import PartitionError, suggest
+from partitioning.errors import PartitionError, import_modules, suggest
 from partitioning.keras_internals import download_target, fresh_names
-from partitioning.program import read
+from partitioning.program import Program, read
 
 Images = npt.NDArray[Any]
 
 SHAPES: Mapping[str, tuple[int, int, int]] = dict.fromkeys(
     ["MobileNetV3Large", "MobileNetV3Small", "MobileNet", "MobileNetV2"], (224, 224, 3)
 )
-"""Where Keras leaves height and width open, or guesses them: the size that the weights were trained with."""
+"""The size that the weights were trained with, for models whose height and width Keras leaves open or guesses."""
 
 PATIENCE = 20.0
-"""Seconds that a download may stand still."""
+"""Seconds without data after which a download fails."""
+
+SUFFIXES = (".keras", ".h5", ".hdf5")
+MESSAGE = 300
+"""Characters of the longest error text about a file."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and what makes its inputs.
+    """A model, how its inputs are made, and how it was loaded.
 
-    `preprocess` takes float32 RGB images in 0..255, (batch, height, width, 3), and does not change its argument. For
-    a `.keras` file it does nothing: such a model has its preprocessing inside, or takes 0..255.
-    `input_shapes` are those of `model.inputs`, in order, the batch being `None`.
+    `preprocess` takes float32 RGB images in 0..255, (batch, height, width, 3), and does not change its argument. For a
+    model from a file it only copies: such a model preprocesses images itself, or takes 0..255.
+    `input_shapes` are those of `model.inputs`, in order, with `None` for the batch.
     """
 
     name: str
     model: keras.Model
     preprocess: Callable[[Images], Images]
-    input_shapes: tuple[tuple[int | None, ...], ...]
+    imports: tuple[str, ...] = ()
+    trust: bool = False
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int | None, ...], ...]:
+        return tuple(tuple(tensor.shape) for tensor in self.model.inputs)
+
+    def read(self) -> Program:
+        """The model's program (`partitioning.program.read`). Raises `PartitionError`."""
+        return read(self.model, self.imports, trust=self.trust)
 
 
 def load(
-    name_or_path: str, weights: str = "random", seed: int = 0, calibrate_with: Images | None = None
+    name_or_path: str,
+    weights: str = "random",
+    seed: int = 0,
+    calibrate_with: Images | None = None,
+    imports: Sequence[str] = (),
+    *,
+    trust: bool = False,
 ) -> LoadedModel:
-    """The model of that name in `keras.applications`, or that of a `.keras` file with the weights in it.
+    """The model of that name in `keras.applications`, or that of a `.keras` or `.h5` file with the weights in it.
 
     `weights` are `random` (drawn with `seed`, which also seeds this process's global generators, and calibrated) or
     `imagenet`. `calibrate_with` are RGB images in 0..255 of any size, (batch, height, width, 3), to calibrate with;
-    without any, smooth noise does. Raises `PartitionError` that says what to do.
+    the default is generated images. `imports` are modules to import first: they register the classes of the file.
+    `trust` runs code that is pickled in the file (Lambda layers). Raises `PartitionError` that says what to do.
     """
     if weights not in ("random", "imagenet"):
         raise PartitionError(
             f"no weights {weights!r}{suggest(weights, ['random', 'imagenet'])}; valid: random, imagenet"
         )
-    if name_or_path.endswith((".keras", ".h5", ".hdf5")) or "/" in name_or_path:
-        return _from_file(Path(name_or_path))
+    import_modules(imports)
+    if name_or_path.endswith(SUFFIXES) or "/" in name_or_path:
+        return _from_file(Path(name_or_path), tuple(imports), trust)
     return _application(name_or_path, weights, seed, calibrate_with)
 
 
@@ -82,7 +106,7 @@ def _application(name: str, weights: str, seed: int, images: Images | None) -> L
     names = application_names()
     if name not in names:
         raise PartitionError(
-            f"no model {name!r} in keras.applications{suggest(name, names)}; or give the path of a .keras file. "
+            f"no model {name!r} in keras.applications{suggest(name, names)}; or give the path of a .keras or .h5 file. "
             f"Valid: {', '.join(names)}"
         )
     build = getattr(keras.applications, name)
@@ -93,14 +117,10 @@ def _application(name: str, weights: str, seed: int, images: Images | None) -> L
         else:
             keras.utils.set_random_seed(seed)
             model = build(weights=None, **options)
-    loaded = LoadedModel(name, model, _preprocessing(build), _input_shapes(model))
+    loaded = LoadedModel(name, model, _preprocessing(build))
     if weights == "random":
         calibrate(read(model), [loaded.preprocess(views(images, model.inputs[0].shape, seed))])
     return loaded
-
-
-def _input_shapes(model: keras.Model) -> tuple[tuple[int | None, ...], ...]:
-    return tuple(tuple(tensor.shape) for tensor in model.inputs)
 
 
 def _preprocessing(build: Callable[..., Any]) -> Callable[[Images], Images]:
@@ -122,7 +142,7 @@ def _pretrained(name: str, build: Callable[[], keras.Model]) -> keras.Model:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Keras downloads without any timeout; the process-wide default is the only one that it heeds."""
+    """Limit Keras's downloads, which have no timeout of their own, by the process-wide default."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -131,28 +151,64 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _from_file(path: Path) -> LoadedModel:
-    if path.suffix != ".keras":
-        raise PartitionError(f"{path} is no .keras file; load it where it was made and write it with model.save(...)")
-    if not path.is_file():
-        raise PartitionError(f"{path} is not there")
+def _from_file(path: Path, imports: tuple[str, ...], trust: bool) -> LoadedModel:
+    if path.suffix not in SUFFIXES:
+        raise _refused(path, "is no model file; load it where it was made and write it with model.save('name.keras')")
+    try:
+        present = path.is_file()
+    except (OSError, ValueError):  # For a name that no file can have.
+        present = False
+    if not present:
+        raise _refused(path, "is not there")
     try:
         with fresh_names():
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    # A file of this format can break in as many ways as it has parts, and Keras has no error of its own for it.
+            model = keras.saving.load_model(path, compile=False, safe_mode=not trust)
+    # A file can break in as many ways as it has parts, and Keras has no error of its own for it.
     except Exception as error:
-        raise PartitionError(_unreadable(path, str(error))) from error
+        raise _refused(path, _reason(path, str(error))) from error
     if not isinstance(model, keras.Model):
-        raise PartitionError(f"{path} holds a {type(model).__name__}, not a model; save a keras.Model")
-    return LoadedModel(path.stem, model, lambda images: images.astype("float32", copy=True), _input_shapes(model))
+        raise _refused(path, f"holds a {type(model).__name__}, not a model; save a keras.Model")
+    return LoadedModel(path.stem, model, lambda images: images.astype("float32", copy=True), imports, trust)
 
 
-def _unreadable(path: Path, reason: str) -> str:
-    if "Lambda" in reason or "lambda" in reason:
+def _refused(path: Path, reason: str) -> PartitionError:
+    """`reason` is kept whole where it can be: the beginning of a long path is left out first."""
+    text, room = str(path), max(40, MESSAGE - 1 - len(reason))
+    text = text if len(text) <= room else f"...{text[3 - room :]}"
+    return PartitionError(f"{text} {reason}"[:MESSAGE])
+
+
+def _reason(path: Path, message: str) -> str:
+    """Why Keras could not load the file, on one line."""
+    version, config = _described(path)
+    if config is None:
+        form = "the .keras format (a zip archive)" if path.suffix == ".keras" else "the HDF5 format of a whole model"
+        return f"is not in {form}; write it with model.save('name.keras')"
+    made = f"(written by Keras {version})"
+    if missing := re.search(r"Could not locate (?:class|function) '([^']+)'|Unknown \w+: '([^']+)'", message):
+        name = missing[1] or missing[2]
+        package = re.search(rf"['\"]registered_name['\"]: ['\"]([^'\"]+)>{re.escape(name)}['\"]", message + config)
+        module = re.search(r"'module': '([^']+)'", message)
+        origin = package or module
+        place = f" of package {origin[1]!r}" if origin else ""
+        return f"{made} needs the class {name!r}{place}; give the module that registers it: --import MODULE"
+    if re.search(r'"class_name": *"Lambda"', config) and re.search("lambda", message, re.IGNORECASE):
         return (
-            f"{path} holds a Lambda layer, which is pickled code and is not run; "
-            "build the model with keras.ops or a registered layer instead, and save it again"
+            f"{made} holds a Lambda layer, which is pickled code and is not run; --trust-model runs it, or build the "
+            "model with keras.ops or a registered layer"
         )
-    if not zipfile.is_zipfile(path):
-        return f"{path} is not in the .keras format (a zip archive); write it with model.save('name.keras')"
-    return f"{path} cannot be loaded: {reason}"
+    return f"{made} cannot be loaded: {' '.join(message.split())}"
+
+
+def _described(path: Path) -> tuple[str, str | None]:
+    """The Keras version that wrote the file, and its model's configuration as JSON; `None` where it holds none."""
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as file:
+                version = json.loads(file.read("metadata.json")).get("keras_version", "unknown")
+                return str(version), file.read("config.json").decode()
+        with h5py.File(path) as file:
+            version, config = file.attrs.get("keras_version", "unknown"), file.attrs["model_config"]
+            return str(version), config if isinstance(config, str) else config.decode()
+    except (OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile):
+        return "unknown", None

@@ -1,40 +1,74 @@
-"""Programs: the graph of a Keras model together with what executes each of its operations.
+"""Programs: the graph of a Keras model together with a step for each of its operations.
 
-The operations of the model itself are called, in order. No `keras.Model` is made per stage: calling one costs a few
-tenths of a millisecond, and making one appends nodes to the layers that it is made of. The model that is read, be it
-functional or Sequential, is left as it is; models inside it are flattened.
+Stages call the model's own operations, in order. No `keras.Model` is made per stage: calling one costs a few tenths of
+a millisecond, and making one appends nodes to its layers. Reading leaves a functional or Sequential model unchanged;
+models inside it are flattened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from partitioning.errors import PartitionError
+from partitioning.client_side import STRING, ClientSide, split
+from partitioning.errors import PartitionError, one_line
 from partitioning.graph import ITEMSIZES, Graph, Operation, TensorInfo
-from partitioning.keras_internals import Call, call_of, has_mask, inference_kwargs, is_functional
+from partitioning.keras_internals import (
+    Call,
+    call_of,
+    execution_order,
+    inference_kwargs,
+    input_structure,
+    is_functional,
+    legal_scopes,
+    mask_of,
+    needs_trace,
+    sublayers,
+)
 from partitioning.order import narrow_order, needed
 from partitioning.plan import Stage
 from partitioning.steps import StageFunction, Step, TensorRef, chain
+from partitioning.tracing import trace
 
 
 @dataclass(frozen=True)
 class Program:
-    """A graph and a step for each of its operations, by name."""
+    """A graph and a step for each of its operations, by name: what servers run.
+
+    `client` is the rest of the model, `None` in a portion. A process that loads a portion imports the modules `imports`
+    first, and accepts pickled code in it where `trust` is set.
+    """
 
     graph: Graph
     steps: Mapping[str, Step]
+    client: ClientSide | None = None
+    imports: tuple[str, ...] = ()
+    trust: bool = False
 
     def function(self, stage: Stage) -> StageFunction:
-        """What computes `stage.outputs` from `stage.inputs`, both in the order of their names.
+        """The function that computes `stage.outputs` from `stage.inputs`, both in the order of their names.
 
-        It takes and gives TensorFlow tensors, eagerly or inside a `tf.function`. A tensor is let go after its last
+        It takes and gives TensorFlow tensors, eagerly or inside a `tf.function`. A tensor is released after its last
         use. Raises `PartitionError` where the program cannot run the stage.
         """
-        return chain(stage, [self._step(stage, name) for name in stage.operations])
+        for name in stage.operations:
+            if name not in self.steps:
+                raise PartitionError(f"stage {stage.name!r} has the operation {name!r}, which this program has not")
+        return chain(stage, [self.steps[name] for name in stage.operations])
+
+    @contextmanager
+    def tracing(self, stage: Stage) -> Iterator[None]:
+        """Trace the stage's function inside: names of layers are legal scopes, and any failure a `PartitionError`."""
+        try:
+            with legal_scopes(self.steps[name].operation for name in stage.operations):
+                yield
+        except Exception as error:  # A layer may raise anything.
+            text = f"stage {stage.name!r} cannot be compiled ({one_line(error)}); use the engine eager"
+            raise PartitionError(text) from error
 
     def portion(self, operations: Iterable[str]) -> Program:
         """The program of these operations alone: its inputs are what they need, its outputs what others need."""
@@ -49,99 +83,120 @@ class Program:
             tensor for op in inside for tensor in op.outputs if tensor in outside or tensor in self.graph.outputs
         )
         tensors = {name: info for name, info in self.graph.tensors.items() if name in made or name in taken}
-        return Program(Graph(inside, tensors, tuple(taken), given), {op.name: self.steps[op.name] for op in inside})
-
-    def _step(self, stage: Stage, name: str) -> Step:
-        if name not in self.steps:
-            raise PartitionError(f"stage {stage.name!r} has the operation {name!r}, which this program has not")
-        return self.steps[name]
+        graph = Graph(inside, tensors, tuple(taken), given)
+        return Program(graph, {op.name: self.steps[op.name] for op in inside}, None, self.imports, self.trust)
 
 
 @dataclass(frozen=True)
 class _Value:
-    """What a symbolic tensor of the model is called here, and the shape that it has in this place of it."""
+    """The name of a symbolic tensor in the graph, and the shape that it has at this place of the model."""
 
     name: str
     spec: Any
 
 
 _Scope = dict[int, _Value]
-"""`id` of a symbolic tensor -> its value. One scope a call of a model: the same inner tensors are others each time."""
+"""`id` of a symbolic tensor -> its value. Each call of a nested model has its own scope: its tensors are others."""
 
 
 @dataclass
 class _Sink:
-    """What reading collects."""
+    """The steps and tensors read so far. `ranks`: a step's place in the order in which Keras runs the model."""
 
     steps: list[Step] = field(default_factory=list)
+    ranks: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
 
     def add_tensor(self, name: str, spec: Any) -> None:
         if name in self.tensors:
             raise PartitionError(f"two tensors of the model are called {name!r}; give the layers other names")
-        self.tensors[name] = TensorInfo(name, tuple(spec.shape), keras.backend.standardize_dtype(spec.dtype))
+        dtype = keras.backend.standardize_dtype(spec.dtype)
+        if dtype not in ITEMSIZES and dtype != STRING:
+            raise PartitionError(f"tensor {name!r} has the dtype {dtype}; valid: {', '.join(ITEMSIZES)}, {STRING}")
+        self.tensors[name] = TensorInfo(name, tuple(spec.shape), dtype)
 
 
-def read(model: keras.Model) -> Program:
+def read(model: keras.Model, imports: Sequence[str] = (), *, trust: bool = False) -> Program:
     """The program of a functional or a built Sequential model, which is not changed.
 
-    An operation is called as its layer; the second call of a shared layer is `dense#1`, an operation of a model
-    inside is `outer/inner`. A tensor is called as its operation, the k-th of several `name:k`, and an input of the
-    model as its `InputLayer`. Operations on which no output depends are left out.
+    An operation has the name of its layer; the second call of a shared layer is `dense#1`, an operation of a nested
+    model is `outer/inner`. A tensor has the name of its operation, the k-th of several `name:k`, an input of the model
+    that of its `InputLayer`, and the implicit mask of the tensor `x` is `x:mask`. Operations on which no output depends
+    are left out. `imports` and `trust` are those with which the model was loaded.
 
-    Raises `PartitionError` for a model that has no such graph or whose tensors cannot travel one by one.
+    Raises `PartitionError` for a model that has no such graph, that answers differently to equal inputs, or whose
+    tensors cannot cross a cut.
     """
     _check_model(model)
     sink, scope = _Sink(), _Scope()
     for tensor in model.inputs:
-        scope[id(tensor)] = _Value(call_of(tensor).operation.name, tensor)
-        _check_dense(scope[id(tensor)].name, tensor)
-        _check_tensor(scope[id(tensor)].name, tensor)
-        sink.add_tensor(scope[id(tensor)].name, tensor)
+        name = call_of(tensor).operation.name
+        scope[id(tensor)] = _Value(name, tensor)
+        # For inputs only: Keras also marks the result of `x * 0.5` as sparse.
+        if tensor.sparse or tensor.ragged:
+            raise PartitionError(f"input {name!r} is sparse or ragged; only dense tensors can cross a cut")
+        sink.add_tensor(name, tensor)
     inputs = tuple(scope[id(tensor)].name for tensor in model.inputs)
-    _read_graph(model.inputs, model.outputs, scope, "", sink)
-    return _program(sink, inputs, tuple(scope[id(tensor)].name for tensor in model.outputs))
+    _read_graph(model, scope, "", (), sink)
+    outputs = tuple(scope[id(tensor)].name for tensor in model.outputs)
+    structure = keras.tree.map_structure(lambda tensor: scope[id(tensor)].name, input_structure(model))
+    steps, tensors = _traced(sink, inputs), sink.tensors
+    alive = {op.name for op in needed([_record(step) for step in steps], outputs)}
+    before, middle, after = split([step for step in steps if step.name in alive], tensors, inputs)
+    made = {name for step in middle for name in step.outputs}
+    numeric = (name for name in inputs if tensors[name].dtype != STRING)
+    taken = (name for step in (*middle, *after) for name in step.inputs)
+    early = {name for step in before for name in step.outputs}
+    graph_inputs = tuple(dict.fromkeys((*numeric, *(name for name in taken if name in early))))
+    wanted = (*outputs, *(name for step in after for name in step.inputs))
+    graph_outputs = tuple(dict.fromkeys(name for name in wanted if name in made))
+    client = ClientSide(tuple(tensors[name] for name in inputs), outputs, structure, before, after)
+    order = narrow_order([_record(step) for step in middle], tensors)
+    kept = (*graph_inputs, *(tensor for operation in order for tensor in operation.outputs))
+    graph = Graph(tuple(order), {name: tensors[name] for name in kept}, graph_inputs, graph_outputs)
+    by_name = {step.name: step for step in middle}
+    return Program(graph, {op.name: by_name[op.name] for op in order}, client, tuple(imports), trust)
 
 
-def _program(sink: _Sink, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Program:
-    records = [Operation(step.name, _kind(step), step.inputs, step.outputs) for step in sink.steps]
-    order = narrow_order(needed(records, outputs), sink.tensors)
-    alive = [*inputs, *(tensor for operation in order for tensor in operation.outputs)]
-    by_name = {step.name: step for step in sink.steps}
-    graph = Graph(tuple(order), {name: sink.tensors[name] for name in alive}, inputs, outputs)
-    return Program(graph, {operation.name: by_name[operation.name] for operation in order})
+def _traced(sink: _Sink, inputs: Sequence[str]) -> list[Step]:
+    """The steps in the order in which they were read, with implicit masks and true dtypes where a trace finds them."""
+    if not any(needs_trace(step.operation) for step in sink.steps):
+        return sink.steps
+    ranked = sorted(sink.steps, key=lambda step: sink.ranks[step.name])
+    steps, found = trace(ranked, inputs, sink.tensors)
+    sink.tensors |= found
+    by_name = {step.name: step for step in steps}
+    return [by_name[step.name] for step in sink.steps]
 
 
-def _kind(step: Step) -> str:
-    return type(step.operation).__name__
+def _record(step: Step) -> Operation:
+    return Operation(step.name, type(step.operation).__name__, step.inputs, step.outputs)
 
 
-def _read_graph(inputs: Sequence[Any], outputs: Sequence[Any], scope: _Scope, prefix: str, sink: _Sink) -> None:
-    """Adds the operations between two lists of symbolic tensors, and the names of their outputs to `scope`."""
-    calls = _calls_between(inputs, outputs)
+def _read_graph(model: keras.Model, scope: _Scope, prefix: str, rank: tuple[int, ...], sink: _Sink) -> None:
+    """Add the operations of a functional model to `sink`, and the names of their outputs to `scope`."""
+    calls = _calls_between(model.inputs, model.outputs)
+    places = execution_order(model)
     for call, name in zip(calls, _names(calls), strict=True):
-        if _can_flatten(call, scope):
-            _read_inside(call, scope, f"{prefix}{name}/", sink)
-        else:
+        place = (*rank, places[id(call.operation), call.index])
+        if not _can_flatten(call, scope):
             _read_step(call, scope, f"{prefix}{name}", sink)
-
-
-def _read_inside(call: Call, scope: _Scope, prefix: str, sink: _Sink) -> None:
-    model = call.operation
-    inner = {id(x): scope[id(given)] for x, given in zip(model.inputs, call.inputs, strict=True)}
-    _read_graph(model.inputs, model.outputs, inner, prefix, sink)
-    for outside, inside in zip(call.outputs, model.outputs, strict=True):
-        scope[id(outside)] = inner[id(inside)]
+            sink.ranks[f"{prefix}{name}"] = place
+            continue
+        inside = call.operation
+        inner = {id(x): scope[id(given)] for x, given in zip(inside.inputs, call.inputs, strict=True)}
+        _read_graph(inside, inner, f"{prefix}{name}/", place, sink)
+        scope.update((id(x), inner[id(y)]) for x, y in zip(call.outputs, inside.outputs, strict=True))
 
 
 def _read_step(call: Call, scope: _Scope, name: str, sink: _Sink) -> None:
+    _check_stateless(name, call.operation)
     kwargs = inference_kwargs(call.operation, call.kwargs)
     args, kwargs = keras.tree.map_structure(lambda value: _reference(value, scope), (call.args, kwargs))
     taken = tuple(dict.fromkeys(scope[id(x)].name for x in call.inputs))
     single = len(call.outputs) == 1
     given = tuple(name if single else f"{name}:{index}" for index in range(len(call.outputs)))
     for tensor, spec, label in zip(call.outputs, _specs(call, scope), given, strict=True):
-        _check_tensor(label, tensor)
         scope[id(tensor)] = _Value(label, spec)
         sink.add_tensor(label, spec)
     sink.steps.append(Step(name, call.operation, args, kwargs, taken, given))
@@ -152,7 +207,7 @@ def _reference(value: Any, scope: _Scope) -> Any:
 
 
 def _specs(call: Call, scope: _Scope) -> Sequence[Any]:
-    """Shapes of a call's outputs: as recorded, unless a model inside is called with another shape than its own."""
+    """Shapes of a call's outputs: as recorded, unless a nested model is called with another shape than its own."""
     if all(tuple(scope[id(x)].spec.shape) == tuple(x.shape) for x in call.inputs):
         return call.outputs
     swap = {id(x): scope[id(x)].spec for x in call.inputs}
@@ -162,19 +217,34 @@ def _specs(call: Call, scope: _Scope) -> Sequence[Any]:
 
 
 def _can_flatten(call: Call, scope: _Scope) -> bool:
-    """Whether a model inside takes its inputs as they come (rank, type, no mask); else it stays one operation."""
+    """Whether a nested model takes its inputs unchanged (rank, dtype, no mask); else it stays one operation."""
     if not is_functional(call.operation) or any(
         value is not None for key, value in call.kwargs.items() if key != "training"
     ):
         return False
     own, given = call.operation.inputs, call.inputs
-    if len(call.args) != 1 or len(own) != len(given) or isinstance(call.args[0], dict):
+    if len(call.args) != 1 or len(own) != len(given) or not _same_structure(call.args[0], call.operation):
         return False
     return all(len(x.shape) == len(y.shape) and x.dtype == y.dtype for x, y in zip(own, given, strict=True))
 
 
+def _same_structure(given: Any, model: keras.Model) -> bool:
+    """Whether the model takes the flat values in `given` in their order: it selects from other dictionaries by name."""
+    if not isinstance(given, dict):
+        return True
+    try:
+        keras.tree.assert_same_structure(given, input_structure(model))
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
 def _names(calls: Sequence[Call]) -> list[str]:
-    """The operation's name, and `name#k` for its k-th further call in the order in which the calls were written."""
+    """The operation's name, and `name#k` for its k-th further call in the order in which the calls were written.
+
+    Keras records an implicit mask that a layer reads as an argument, and the operations that make it: the last of these
+    has the name `x:mask`, where `x` is the first layer that attaches the mask.
+    """
     indices: dict[int, list[int]] = {}
     for call in calls:
         indices.setdefault(id(call.operation), []).append(call.index)
@@ -182,7 +252,14 @@ def _names(calls: Sequence[Call]) -> list[str]:
     for call in calls:
         rank = sorted(indices[id(call.operation)]).index(call.index)
         names.append(f"{call.operation.name}#{rank}" if rank else call.operation.name)
-    return names
+    masked: dict[int, str] = {}
+    for call, name in zip(calls, names, strict=True):
+        for tensor in call.outputs:
+            masked.setdefault(id(mask_of(tensor)), f"{name}:mask")
+    return [
+        masked.get(id(call.outputs[0]), name) if len(call.outputs) == 1 else name
+        for call, name in zip(calls, names, strict=True)
+    ]
 
 
 def _calls_between(inputs: Iterable[Any], outputs: Iterable[Any]) -> list[Call]:
@@ -222,17 +299,10 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _check_dense(name: str, tensor: Any) -> None:
-    """For inputs only: further on the flags mislead, Keras calls the result of `x * 0.5` sparse."""
-    if tensor.sparse or tensor.ragged:
-        raise PartitionError(f"input {name!r} is sparse or ragged; only dense tensors can cross a cut")
-
-
-def _check_tensor(name: str, tensor: Any) -> None:
-    if has_mask(tensor):
-        raise PartitionError(
-            f"tensor {name!r} carries an implicit Keras mask, which a cut would lose; "
-            "build the model without mask_zero=True or Masking, and pass a mask as a tensor (mask=...)"
-        )
-    if keras.backend.standardize_dtype(tensor.dtype) not in ITEMSIZES:
-        raise PartitionError(f"tensor {name!r} holds {tensor.dtype} values; only numbers can cross a cut")
+def _check_stateless(name: str, operation: Any) -> None:
+    for layer in sublayers(operation):
+        if getattr(layer, "stateful", False):
+            raise PartitionError(
+                f"layer {layer.name!r} of operation {name!r} ({type(layer).__name__}) keeps a state from request to "
+                "request (stateful=True), so its answers depend on earlier requests; build it with stateful=False"
+            )

@@ -1,8 +1,8 @@
-"""Steps: what executes one operation, and how the steps of a stage become one function.
+"""Steps: how one operation is executed, and how the steps of a stage become one function.
 
-A step calls the model's own Keras object with the arguments recorded when the model was built. What can be known
-beforehand (where each tensor lies, which shape the arguments have, when a tensor is needed no more) is settled once,
-so that a call adds about a microsecond to the operation.
+A step calls the model's own Keras object with the arguments recorded when the model was built. All that can be computed
+beforehand (the slot of each tensor, the shape of the arguments, the last use of a tensor) is computed once, so that a
+call adds about a microsecond to the operation.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from operator import itemgetter
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from partitioning.errors import PartitionError
+from partitioning.keras_internals import mask_of, set_mask
 from partitioning.plan import Stage
 
 Tensors = Sequence[Any]
 StageFunction = Callable[[Tensors], list[Any]]
+ValueOf = Callable[[str], Any]
+"""Name of a tensor -> its value."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,21 @@ class TensorRef:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """The implicit masks of an operation, each of which is a tensor with a name of its own."""
+
+    taken: Mapping[str, str]
+    """Tensor that the operation takes -> the mask that it reads from it."""
+    given: Mapping[int, str]
+    """Index of a flat result -> the mask that the operation attaches to it."""
+
+
+@dataclass(frozen=True)
 class Step:
     """An operation that can be executed: `operation(*args, **kwargs)` once every `TensorRef` in them is filled in.
 
-    `operation` is a Keras layer or operation; steps of a shared layer hold the same object.
+    `operation` is a Keras layer or operation; steps of a shared layer hold the same object. `masks` is `None` in a
+    model without implicit masks; otherwise `inputs` and `outputs` include the masks' names.
     """
 
     name: str
@@ -41,10 +56,29 @@ class Step:
     kwargs: Mapping[str, Any]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    masks: Masks | None = None
+
+    def call(self, value_of: ValueOf) -> list[Any]:
+        """The values of `outputs`, in order."""
+        args, kwargs = fill((self.args, dict(self.kwargs)), lambda tensor: self._argument(tensor.name, value_of))
+        results: list[Any] = keras.tree.flatten(self.operation(*args, **kwargs))
+        return results if self.masks is None else [*results, *(mask_of(results[index]) for index in self.masks.given)]
+
+    def _argument(self, name: str, value_of: ValueOf) -> Any:
+        """The tensor with exactly the mask that the operation reads, on a copy where another step may see it too."""
+        value = value_of(name)
+        if self.masks is None:
+            return value
+        mask = value_of(self.masks.taken[name]) if name in self.masks.taken else None
+        if mask is None and mask_of(value) is None:
+            return value
+        value = tf.identity(value)
+        set_mask(value, mask)
+        return value
 
 
 def chain(stage: Stage, steps: Sequence[Step]) -> StageFunction:
-    """What computes `stage.outputs` from `stage.inputs` by calling the steps in order; see `Program.function`."""
+    """The function from `stage.inputs` to `stage.outputs` that calls the steps in order; see `Program.function`."""
     slots = {name: index for index, name in enumerate(stage.inputs)}
     code = []
     for step, dead in zip(steps, _last_uses(steps, stage.outputs), strict=True):
@@ -72,7 +106,7 @@ def fill(template: Any, value_of: Callable[[TensorRef], Any]) -> Any:
 
 
 def _last_uses(steps: Sequence[Step], outputs: Sequence[str]) -> list[tuple[str, ...]]:
-    """For each step, the tensors that nothing needs after it."""
+    """For each step, the tensors that no later step needs."""
     seen = set(outputs)
     dead = []
     for step in reversed(steps):
@@ -82,33 +116,29 @@ def _last_uses(steps: Sequence[Step], outputs: Sequence[str]) -> list[tuple[str,
     return dead[::-1]
 
 
-def _slots_of(stage: Stage, who: str, names: Iterable[str], slots: Mapping[str, int]) -> dict[str, int]:
+def _slots_of(stage: Stage, user: str, names: Iterable[str], slots: Mapping[str, int]) -> dict[str, int]:
     for name in names:
         if name not in slots:
             raise PartitionError(
-                f"stage {stage.name!r}: {who} needs tensor {name!r}, which neither comes in nor is made"
+                f"stage {stage.name!r}: {user} needs tensor {name!r}, which is neither an input nor made before"
             )
     return {name: slots[name] for name in names}
 
 
 def _caller(step: Step, slots: Mapping[str, int]) -> Callable[[list[Any]], Any]:
-    """What calls the operation with the values in their slots; the usual shapes of arguments have a shortcut."""
-    operation, args, kwargs = step.operation, step.args, dict(step.kwargs)
-    if not kwargs and len(args) == 1 and isinstance(args[0], TensorRef):
-        only = slots[args[0].name]
-        return lambda values: operation(values[only])
-    if not kwargs and len(args) > 1 and all(isinstance(arg, TensorRef) for arg in args):
-        several = itemgetter(*(slots[arg.name] for arg in args))
-        return lambda values: operation(*several(values))
-    if not kwargs and len(args) == 1 and _is_list_of_tensors(args[0]):
-        listed = itemgetter(*(slots[arg.name] for arg in args[0]))
-        return lambda values: operation(list(listed(values)))
-
-    def general(values: list[Any]) -> Any:
-        ready, named = fill((args, kwargs), lambda tensor: values[slots[tensor.name]])
-        return operation(*ready, **named)
-
-    return general
+    """The call of the operation with the values in their slots; the usual shapes of arguments have a shortcut."""
+    operation, args = step.operation, step.args
+    if not step.kwargs and step.masks is None and args:
+        if len(args) == 1 and isinstance(args[0], TensorRef):
+            only = slots[args[0].name]
+            return lambda values: operation(values[only])
+        if len(args) > 1 and all(isinstance(arg, TensorRef) for arg in args):
+            several = itemgetter(*(slots[arg.name] for arg in args))
+            return lambda values: operation(*several(values))
+        if len(args) == 1 and _is_list_of_tensors(args[0]):
+            listed = itemgetter(*(slots[arg.name] for arg in args[0]))
+            return lambda values: operation(list(listed(values)))
+    return lambda values: step.call(lambda name: values[slots[name]])
 
 
 def _is_list_of_tensors(value: Any) -> bool:

@@ -184,13 +184,27 @@ MODELS: Mapping[str, Callable[[], keras.Model]] = SHAPES | {
 
 
 def inputs_for(model: keras.Model, batch: int = 2, seed: int = 0) -> list[np.ndarray]:
-    """One standard normal array for each of `model.inputs`, in that order, in its dtype."""
+    """One array for each of `model.inputs`, in that order: standard normal, indices below 5, or sentences."""
     draw = np.random.default_rng(seed)
-    return [draw.standard_normal((batch, *x.shape[1:])).astype(x.dtype) for x in keras.tree.flatten(model.inputs)]
+
+    def array(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        if dtype == "string":
+            return draw.choice(np.array(["the cat", "a dog sat", "cat", "on a mat"], object), shape)
+        whole = np.issubdtype(np.dtype(dtype) if dtype != "bfloat16" else np.float32, np.integer)
+        return draw.integers(0, 5, shape).astype(dtype) if whole else draw.standard_normal(shape).astype(dtype)
+
+    tensors = keras.tree.flatten(model.inputs)
+    return [array((batch, *(extent or 5 for extent in x.shape[1:])), x.dtype) for x in tensors]
 
 
 def flat_outputs(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """What the model itself answers to `inputs` (in the order of `model.inputs`), in the order of `model.outputs`."""
-    by_name = {x.name: array for x, array in zip(model.inputs, inputs, strict=True)}
-    packed = by_name if len(inputs) > 1 else inputs[0]
-    return [np.asarray(value) for value in keras.tree.flatten(model(packed, training=False))]
+    """The answer of the model itself to `inputs` (in the order of `model.inputs`): its outputs in their order.
+
+    An output that the model gives twice is there once; one that is an input, or a string, is not there.
+    """
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    by_input = {id(x): array for x, array in zip(model.inputs, inputs, strict=True)}
+    packed = keras.tree.map_structure(lambda x: by_input[id(x)], functional._inputs_struct)
+    answers = keras.tree.flatten(model(packed, training=False))
+    distinct = {id(x): np.asarray(answer) for x, answer in zip(model.outputs, answers, strict=True)}
+    return [answer for key, answer in distinct.items() if key not in by_input and answer.dtype != object]

@@ -33,6 +33,9 @@ VALUE = 8
 VOCABULARY = 10
 """Seeded integers are below this, since they are likely to be indices into a small vocabulary."""
 
+WORDS = ("the cat sat", "on the mat", "a dog", "")
+"""Seeded strings."""
+
 Pixels = NDArray[np.float32]
 
 
@@ -133,12 +136,14 @@ def _shape(info: TensorInfo, batch: int) -> tuple[int, ...]:
 
 
 def seeded(info: TensorInfo, batch: int, seed: int) -> Array:
-    """Numbers of the tensor's shape and dtype: standard normal, integers below `VOCABULARY`, or fair booleans.
+    """Values of the tensor's shape and dtype: standard normal, integers below `VOCABULARY`, fair booleans, or words.
 
     The same seed gives the same numbers.
     """
     shape = _shape(info, batch)
     generator = np.random.default_rng([seed, zlib.crc32(info.name.encode())])
+    if info.dtype == "string":
+        return generator.choice(np.array(WORDS, object), shape)
     dtype = DTYPES[info.dtype]
     if dtype.kind in "biu":
         return generator.integers(2 if dtype.kind == "b" else VOCABULARY, size=shape).astype(dtype)

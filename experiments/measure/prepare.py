@@ -69,13 +69,13 @@ class Prepared:
 
 def prepare(experiment: Experiment) -> Prepared:
     """Load, cut, place and check. Raises `UsageError` for an unusable value."""
-    from partitioning import models, program
+    from partitioning import models
 
     try:
         photograph = load_image(experiment.input, (224, 224), batch=4)
         loaded = models.load(experiment.model, experiment.weights, experiment.seed, calibrate_with=photograph)
         batches = sorted({cell.batch for cell in experiment.cells})
-        whole = program.read(loaded.model)
+        whole = loaded.read()
         inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}
         partitions = _Planner(whole, inputs[batches[0]][0]).partitions(experiment.cells)
         _check_listed(partitions)
@@ -144,22 +144,24 @@ def _words(cell: Cell) -> tuple[str, ...]:
 
 def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch: int) -> list[Tensors]:
     """The variants of a request's input; photographs are preprocessed as in the model's training."""
-    infos = [program.graph.tensors[name] for name in program.graph.inputs]
+    assert program.client is not None
+    infos = program.client.inputs
     images = {info.name for info in infos if is_image(info)}
-    return [
+    given = (
         {name: loaded.preprocess(array) if name in images else array for name, array in variant.items()}
         for variant in variants(infos, experiment.input, batch, experiment.seed)
-    ]
+    )
+    return [program.client.prepare(inputs) for inputs in given]
 
 
 def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
-    """The outputs of the whole model, called by Keras alone."""
-    import keras
-
-    given = [inputs[name] for name in program.graph.inputs]
-    outputs = keras.tree.flatten(loaded.model(dict(inputs) if len(given) > 1 else given[0], training=False))
-    arrays = (keras.ops.convert_to_numpy(output) for output in outputs)
-    return dict(zip(program.graph.outputs, arrays, strict=True))
+    """The right values of the outputs that servers return: the model called as a whole by Keras alone."""
+    assert program.client is not None
+    right = program.client.answer(loaded.model, inputs)
+    returned = {name: array for name, array in right.items() if name in program.graph.outputs}
+    if not returned:
+        raise UsageError("no output of the model can be compared: servers return none of them (they are strings)")
+    return returned
 
 
 def _check_listed(partitions: Mapping[Cell, Partition]) -> None:

@@ -113,7 +113,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "short operations": ("operations.json", _truncate, "operations.json is not a usable portion"),
     "short arrays": ("arrays.npz", _truncate, "arrays.npz is not a usable portion"),
     "empty record": ("operations.json", lambda path: path.write_text("{}"), "operations.json is not a usable portion"),
-    "other format": ("operations.json", _age, "format 0, not 1; export it again"),
+    "other format": ("operations.json", _age, "format 0, not 2; export it again"),
     "other weights": ("arrays.npz", lambda path: np.savez(path, a=np.ones(1)), "arrays.npz is not a usable portion"),
 }
 

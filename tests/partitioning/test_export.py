@@ -173,7 +173,7 @@ def test_servers_are_given_their_models(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "a folder that is not empty": (["--to", "FULL"], "is not empty; name a folder that is, or is not there yet"),
+    "a folder that is not empty": (["--to", "FULL"], "is not empty; name a folder that is empty or does not exist"),
     "a file": (["--to", "FULL/file"], "is no folder"),
     "no folder": ([], "--to"),
     "an unknown mode": (["--mode", "other", "--to", "NEW"], "--mode: no mode 'other'"),

@@ -99,7 +99,8 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("gone.keras", lambda path: None, "gone.keras is not there"),
     "garbage": ("text.keras", lambda path: path.write_text("hello"), "text.keras is not in the .keras format"),
     "lambda": ("code.keras", _save_lambda, "holds a Lambda layer, which is pickled code and is not run"),
-    "other suffix": ("old.h5", lambda path: path.write_text("hello"), "old.h5 is no .keras file"),
+    "garbage in HDF5": ("old.h5", lambda path: path.write_text("hello"), "old.h5 is not in the HDF5 format of a whole"),
+    "other suffix": ("dir/old.pb", lambda path: None, "old.pb is no model file; load it where it was made"),
 }
 
 

@@ -1,0 +1,95 @@
+"""The part of a model that stays at the client: operations on strings, and outputs that need no operation.
+
+A plan covers the rest. Strings cannot cross a cut: servers take the tensors that the client's operations make of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from partitioning.errors import PartitionError
+from partitioning.graph import TensorInfo
+from partitioning.steps import Step
+
+Array = npt.NDArray[Any]
+STRING = "string"
+
+
+@dataclass(frozen=True)
+class ClientSide:
+    """The model as a client sees it.
+
+    `inputs` and `outputs` are the model's own, flat and in its order; outputs are repeated where the model repeats
+    them. `structure` holds the inputs' names in the lists and dictionaries in which the model takes them. `before` and
+    `after` are the operations that run at the client.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[str, ...]
+    structure: Any
+    before: tuple[Step, ...] = ()
+    after: tuple[Step, ...] = ()
+
+    def prepare(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The model's inputs together with what the client makes of them, by tensor name."""
+        return _run(self.before, inputs)
+
+    def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The model's outputs by name, from its inputs and from what the servers returned."""
+        values = _run(self.after, {**self.prepare(inputs), **outputs})
+        return {name: values[name] for name in self.outputs}
+
+    def answer(self, model: keras.Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by name of `model` itself, called as a whole in its own structure, without any code from here."""
+        given = keras.tree.map_structure(lambda name: inputs[name], self.structure)
+        flat = keras.tree.flatten(model(given, training=False))
+        return {name: np.asarray(value) for name, value in zip(self.outputs, flat, strict=True)}
+
+
+def split(
+    steps: Sequence[Step], tensors: Mapping[str, TensorInfo], inputs: Sequence[str]
+) -> tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]:
+    """The steps that run before, at and after the servers.
+
+    Before: operations on strings that come from the model's inputs, and all that these need. After: other operations
+    that take or make strings, and all that needs their results. Raises `PartitionError` where that is contradictory.
+    """
+    strings = {name for name, info in tensors.items() if info.dtype == STRING}
+    from_client = strings.intersection(inputs)
+    early: set[str] = set()
+    for step in steps:
+        if from_client.intersection(step.inputs):
+            early.add(step.name)
+            from_client |= strings.intersection(step.outputs)
+    wanted = {name for step in steps if step.name in early for name in step.inputs}
+    for step in reversed(steps):
+        if wanted.intersection(step.outputs):
+            early.add(step.name)
+            wanted.update(step.inputs)
+    late: set[str] = set()
+    behind = strings - from_client
+    for step in steps:
+        if behind.intersection((*step.inputs, *step.outputs)):
+            late.add(step.name)
+            behind.update(step.outputs)
+    if both := [step.name for step in steps if step.name in early & late]:
+        raise PartitionError(f"operation {both[0]!r} takes strings of the model's inputs and of its layers: not split")
+    at_servers = tuple(step for step in steps if step.name not in early | late)
+    if not at_servers:
+        raise PartitionError("the model has no operation that a server could run: those on strings stay at the client")
+    before, after = (tuple(step for step in steps if step.name in names) for names in (early, late))
+    return before, at_servers, after
+
+
+def _run(steps: Sequence[Step], inputs: Mapping[str, Array]) -> dict[str, Array]:
+    values: dict[str, Any] = dict(inputs)
+    for step in steps:
+        tensors = {name: keras.ops.convert_to_tensor(values[name]) for name in step.inputs}
+        values.update(zip(step.outputs, step.call(tensors.__getitem__), strict=True))
+    return {name: np.asarray(value) for name, value in values.items()}
