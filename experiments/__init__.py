@@ -1,1 +1,1 @@
-"""What is measured: specification, runner, samples, statistics, reports, command line."""
+"""Experiments: specification, measurement, storage, reports, and the command line."""

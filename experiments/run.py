@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments.cli import exit_status
 from experiments.spec import flags
@@ -17,10 +17,11 @@ def main(argv: Sequence[str] | None = None, prog: str = flags.PROG) -> int:
     before anything is started, in all --spec files.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return exit_status(lambda: _run(words, prog))
+    variables = dict(os.environ)
+    return exit_status(lambda: _run(words, prog, variables))
 
 
-def _run(words: Sequence[str], prog: str) -> int:
+def _run(words: Sequence[str], prog: str, variables: Mapping[str, str]) -> int:
     runs = flags.parse_runs(words, prog)
     # Not for --help, nor for flags that are refused: these imports take a second.
     from experiments.execute import execute, show
@@ -34,9 +35,10 @@ def _run(words: Sequence[str], prog: str) -> int:
     execute(experiment.with_locals(), folder, words)
     show([*runs.beside, folder])
     if runs.rest:
-        # In a new process: threads, allocator and garbage of this experiment must not affect the next one.
+        # As a new program with the variables of this one: threads, allocator and garbage of this experiment must not
+        # affect the next one.
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "experiments.run", *runs.rest])
+        os.execve(sys.executable, [sys.executable, "-m", "experiments.run", *runs.rest], variables)
     return 0
 
 

@@ -1,1 +1,1 @@
-"""What is asked: cells, experiments, flags and TOML files."""
+"""The specification of an experiment: cells, options, flags and TOML files."""

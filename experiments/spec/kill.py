@@ -1,4 +1,4 @@
-"""`NODE@REQUEST`: a fault that is part of an experiment."""
+"""`NODE@REQUEST`: the node that an experiment kills, and when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Kill:
-    """Which node dies, and before which timed request of each cell."""
+    """The number of a node, and the timed request of each cell before which it is killed."""
 
     node: int
     request: int
@@ -24,5 +24,5 @@ class Kill:
 
     @property
     def name(self) -> str:
-        """The node's, among the processes of the cluster."""
+        """The name of the node's process."""
         return f"node-{self.node}"

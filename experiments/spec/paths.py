@@ -1,4 +1,4 @@
-"""Paths as others may read them: what is written down of a run tells nothing of the machine's folders."""
+"""Paths in results: a record must not reveal the folders of the machine."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ _PATH = re.compile(r"(?<![\w./:])(?:~|/|[A-Za-z]:\\)[^\s'\",:;=()]*")
 
 
 def portable(path: str | Path) -> str:
-    """`path` as others may read it: below the working directory it is relative, elsewhere only its name is kept."""
+    """`path` relative to the working directory; only its name, if it is outside of that directory."""
     full = Path(path).resolve()
     return full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else full.name
 
 
 def anonymous(text: str) -> str:
-    """`text` with every absolute path in it made portable, so that it tells nothing of this machine."""
+    """`text` with `portable` applied to every absolute path in it."""
     return _PATH.sub(lambda found: _short(found[0]) or "/", text)
 
 
 def nameless(options: Mapping[str, str]) -> dict[str, str]:
-    """`options` whose values are no absolute paths any more; one may have blanks in it, as a value is all of it."""
+    """`options` with `portable` applied to absolute paths. A value that begins as a path is one, blanks included."""
     return {key: _short(text) if text.startswith(("/", "~")) else anonymous(text) for key, text in options.items()}
 
 
 def _short(path: str) -> str:
     try:
         return portable(Path(path).expanduser())
-    except RuntimeError:  # ~NAME of a user who is not there
+    except RuntimeError:  # ~NAME of an unknown user
         return Path(path).name

@@ -1,4 +1,4 @@
-"""Who may call the processes of an experiment, and how much: hosts, TLS and limits, from flags to real processes."""
+"""Hosts, TLS and message limits of an experiment, from flags to real processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def test_a_shared_setting_reaches_every_transport_and_an_option_goes_before_it(tls: list[str]) -> None:
+def test_a_shared_setting_reaches_every_transport_unless_an_option_overrides_it(tls: list[str]) -> None:
     argv = ["--transport", ",".join(WIRES), "--max-message", "1000", "--option", f"{WIRES[0]}.max_message=2000", *tls]
     options = parse(argv)[0].options
     made = {name: transports.make(name, options).options for name in WIRES}
@@ -57,24 +57,24 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[" ".join(argv) for argv, _ in REFUSED])
-def test_what_is_open_or_unusable_is_refused(argv: list[str], message: str) -> None:
+def test_an_open_or_unusable_address_or_limit_is_refused(argv: list[str], message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(argv)
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("words", [["--insecure"], ["--insecure", "on"]], ids=" ".join)
-def test_an_open_host_is_allowed_by_saying_so_and_warned_of(words: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_insecure_allows_an_open_host_and_warns(words: list[str], caplog: pytest.LogCaptureFixture) -> None:
     assert parse(["--host", "0.0.0.0", *words])[0].host == "0.0.0.0"
     assert "0.0.0.0 can be reached from other machines" in caplog.text
 
 
-def test_a_record_holds_no_path_of_the_files(tls: list[str]) -> None:
+def test_a_record_has_no_path_of_the_certificates(tls: list[str]) -> None:
     record = json.dumps(to_record(parse(tls)[0]))
     assert str(Path(tls[1]).parent) not in record
 
 
-def test_outputs_come_in_at_the_host_of_the_experiment() -> None:
+def test_the_client_receives_outputs_at_the_host_of_the_experiment() -> None:
     receiver = ResultReceiver({"grpc": transports.make("grpc")}, "127.0.0.2")
     request = Request("r", Route("p", "eager", "grpc", flow="forward"), deadline=0.0)
     with contextlib.closing(receiver), receiver.expect(request, ["y"]) as awaited:

@@ -21,7 +21,7 @@ def cells(*argv: str) -> list[Cell]:
     return list(parse(argv)[0].cells)
 
 
-def test_the_first_line_of_the_documentation_works_alone() -> None:
+def test_the_first_example_of_the_documentation() -> None:
     experiment, folder = parse(["--transport", "grpc", "--mode", "layer"])
     assert experiment == Experiment((Cell(),))
     assert folder.parent == Path("results")
@@ -72,7 +72,7 @@ def test_cut(text: str, cuts: list[str]) -> None:
     assert [cell.cut for cell in cells("--mode", "submodel", "--cut", text)] == cuts
 
 
-def test_a_cut_leaves_the_other_modes_alone() -> None:
+def test_a_cut_applies_to_mode_submodel_alone() -> None:
     made = cells("--mode", "layer,submodel", "--cut", "equal,balanced")
     assert [(cell.mode, cell.cut) for cell in made] == [
         ("layer", "equal"),
@@ -81,13 +81,13 @@ def test_a_cut_leaves_the_other_modes_alone() -> None:
     ]
 
 
-def test_whole_lies_on_one_server_and_has_no_neighbours() -> None:
+def test_mode_whole_ignores_settings_of_servers_and_neighbours() -> None:
     argv = ["--mode", "whole", "--servers", "2,5", "--placement", "contiguous,round-robin", "--local-calls", "on,off"]
     assert cells("--transport", "grpc", *argv) == [Cell("grpc", "whole", servers=1)]
     assert cells("--transport", "none", *argv, "--registry", "per-hop") == [local_of(Cell())]
 
 
-def test_a_codec_that_a_transport_lacks_is_left_out_while_it_has_another() -> None:
+def test_cells_whose_transport_lacks_the_codec_are_left_out() -> None:
     made = cells("--transport", "none,rpyc,grpc", "--codec", "raw,tensorproto")
     assert [(cell.transport, cell.codec) for cell in made] == [
         ("none", "raw"),
@@ -112,13 +112,13 @@ def test_the_codecs_are_those_of_the_transports() -> None:
         (["--transport", "none,rest", "--codec", "json-b64"], ["none/raw", "rest/json-b64"]),
     ],
 )
-def test_a_transport_uses_its_own_codec_unless_one_is_named(argv: list[str], made: list[str]) -> None:
+def test_a_transport_uses_its_default_codec_without_the_flag(argv: list[str], made: list[str]) -> None:
     assert [f"{cell.transport}/{cell.codec}" for cell in cells(*argv)] == made
 
 
 @settings(max_examples=50, deadline=None)
 @given(EXPERIMENTS)
-def test_flags_say_every_experiment(experiment: Experiment) -> None:
+def test_every_experiment_can_be_written_as_flags(experiment: Experiment) -> None:
     values = {item: getattr(experiment.cells[0], item) for item in CELL_FIELDS}
     values |= {item: getattr(experiment, item) for item in SETTINGS if item not in CELL_FIELDS}
     argv = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
@@ -128,6 +128,6 @@ def test_flags_say_every_experiment(experiment: Experiment) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.sampled_from([setting.flag for setting in SETTINGS.values()] + ["--option"]), st.text())
-def test_whatever_is_written_is_used_or_refused(flag: str, text: str) -> None:
+def test_any_text_is_used_or_refused(flag: str, text: str) -> None:
     with contextlib.suppress(UsageError):
         assert parse([f"{flag}={text}"])[0].cells

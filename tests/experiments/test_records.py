@@ -18,18 +18,18 @@ from transports.errors import UsageError
 
 @settings(max_examples=50, deadline=None)
 @given(EXPERIMENTS)
-def test_a_record_says_every_experiment(experiment: Experiment) -> None:
+def test_every_experiment_can_be_read_from_its_record(experiment: Experiment) -> None:
     assert from_record(json.loads(json.dumps(to_record(experiment)))) == experiment
 
 
-def test_a_record_holds_no_path_of_the_machine(tmp_path: Path) -> None:
+def test_a_record_has_no_path_of_the_machine(tmp_path: Path) -> None:
     experiment = Experiment((Cell(),), input=str(tmp_path / "me.jpg"), model=str(tmp_path / "my.keras"))
     assert to_record(experiment)["input"] == "me.jpg"
     assert to_record(experiment)["model"] == "my.keras"
     assert to_record(replace(experiment, input=str(PHOTOGRAPH)))["input"] == "astronaut.jpg (bundled)"
 
 
-def test_no_option_tells_a_path_of_the_machine(tmp_path: Path) -> None:
+def test_no_option_in_a_record_has_a_path_of_the_machine(tmp_path: Path) -> None:
     option = {
         "grpc.tls_key": str(tmp_path / "a folder" / "my.pem"),
         "tfserving.binary": f"wrapper --log={tmp_path}/mine.log",
@@ -41,6 +41,6 @@ def test_no_option_tells_a_path_of_the_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", [{}, {"cells": 3}, {"cells": [{"wheels": 4}]}, {"cells": [], "colour": "red"}])
-def test_what_is_no_record_is_refused(record: dict[str, object]) -> None:
+def test_an_unusable_record_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="no record of an experiment"):
         from_record(record)

@@ -1,4 +1,4 @@
-"""Values that cannot be used: each is refused in one line that says what would be valid."""
+"""Unusable values: each is refused in one line that gives the valid ones."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[" ".join(argv)[:40] for argv, _ in REFUSED])
-def test_refused(argv: list[str], message: str) -> None:
+def test_a_flag_is_refused(argv: list[str], message: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse(argv)
     assert message in str(refused.value).replace("(valid", "valid")
@@ -117,7 +117,7 @@ TOML_REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "message"), TOML_REFUSED, ids=[text[:30] for text, _ in TOML_REFUSED])
-def test_toml_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as refused:
         parse(["--spec", str(tmp_path / "mine.toml")])
@@ -125,7 +125,7 @@ def test_toml_refused(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_toml_that_is_no_text(tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="it is not UTF-8 text"):
         parse(["--spec", str(tmp_path / "mine.toml")])

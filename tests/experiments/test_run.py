@@ -1,4 +1,4 @@
-"""The command line from end to end: real processes, a real photograph, a small model, and what can go wrong."""
+"""`experiments.run` from end to end: real processes, a real photograph, a small model, and failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.running import Run, assert_gone
 
 
 def assert_wire_bytes(frame: pd.DataFrame) -> None:
-    """Whatever crosses is more than its (small, uncompressed) payload; overlapping requests are not told apart."""
+    """Wire bytes exceed the (small, uncompressed) payload; overlapping requests have none, as they share the wire."""
     assert (frame.loc[frame["transport"] == "none", "wire_bytes"] == 0).all()
     remote = frame[frame["transport"] != "none"]
     alone = remote["concurrency"] == 1
@@ -148,7 +148,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_used_is_refused_with_what_would_be(
+def test_an_unusable_value_is_refused_with_valid_ones(
     case: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags, hint = REFUSED[case]
@@ -172,7 +172,7 @@ def test_a_folder_that_holds_an_experiment_is_refused(
 
 
 @pytest.mark.parametrize("case", ["a folder that is taken", "a file for a folder", "no input", "an input of text"])
-def test_what_is_seen_at_once_is_refused_before_anything_is_loaded(case: str, tmp_path: Path) -> None:
+def test_flags_and_files_are_checked_before_tensorflow_is_loaded(case: str, tmp_path: Path) -> None:
     taken, file = tmp_path / "taken", tmp_path / "file"
     taken.mkdir()
     for path in (taken / "samples.csv", file):
@@ -244,7 +244,7 @@ BROKEN: dict[str, Callable[[Program], Program]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_the_gate_stops_a_wrong_answer(what: str, tmp_path: Path) -> None:
+def test_the_gate_stops_a_wrong_output(what: str, tmp_path: Path) -> None:
     path = tmp_path / "fork_join.keras"
     fork_join().save(path)
     experiment = Experiment((Cell(transport="none", servers=2),), model=str(path), runs=3).with_locals()
@@ -256,10 +256,10 @@ def test_the_gate_stops_a_wrong_answer(what: str, tmp_path: Path) -> None:
     assert not len(samples.read(out))
 
 
-def test_what_is_answered_beside_a_request_that_fails_is_kept(
+def test_answers_to_requests_in_flight_beside_a_failing_one_are_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One request amid forty is refused; those under way with it are answered, and none of them is begun anew."""
+    """One of forty requests fails; those in flight with it are answered and kept, and no other request starts."""
     cell, calls, answered = Cell("none", servers=2, concurrency=4), itertools.count(), []
     check = gate.check
 

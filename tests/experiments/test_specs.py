@@ -38,7 +38,7 @@ grpc.max_message = 1000
 """
 
 
-def test_blocks_inherit_what_stands_above_them(tmp_path: Path) -> None:
+def test_blocks_inherit_the_settings_above_them(tmp_path: Path) -> None:
     made = spec(tmp_path, BLOCKS)
     assert made.title == "two blocks, with a comma"
     assert (made.runs, made.timeout) == (7, 5.0)
@@ -61,12 +61,12 @@ def test_flags_override_the_file_in_every_block(tmp_path: Path) -> None:
     assert {cell.transport for cell in made.cells} == {"grpc", "none", "rpyc"}
 
 
-def test_options_of_a_transport_that_a_flag_replaced_are_no_mistake(tmp_path: Path) -> None:
+def test_options_of_a_transport_that_a_flag_replaces_are_dropped(tmp_path: Path) -> None:
     made = spec(tmp_path, BLOCKS, "--transport", "grpc", "--option", "grpc.max_message=3000")
     assert made.option == {"grpc.max_message": "3000"}
 
 
-def test_a_cut_of_the_file_is_no_mistake_where_a_flag_replaced_the_mode(tmp_path: Path) -> None:
+def test_a_cut_of_the_file_is_dropped_if_a_flag_replaces_the_mode(tmp_path: Path) -> None:
     text = "mode = 'submodel'\ncut = 'narrow'"
     assert spec(tmp_path, text, "--mode", "layer").cells == (Cell(),)
     assert [cell.cut for cell in spec(tmp_path, text, "--mode", "layer,submodel").cells] == ["equal", "narrow"]
@@ -75,7 +75,7 @@ def test_a_cut_of_the_file_is_no_mistake_where_a_flag_replaced_the_mode(tmp_path
             spec(tmp_path, text.replace("submodel", "layer"), *words)
 
 
-def test_the_folder_is_named_by_the_file(tmp_path: Path) -> None:
+def test_the_folder_is_named_after_the_file(tmp_path: Path) -> None:
     (tmp_path / "seed-layer.toml").write_text("", encoding="utf-8")
     experiment, folder = parse(["--spec", str(tmp_path / "seed-layer.toml")])
     assert experiment == Experiment((Cell(),))
@@ -110,13 +110,13 @@ SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.tom
 
 
 @pytest.mark.parametrize("path", SPECS, ids=[path.stem for path in SPECS])
-def test_the_files_that_come_along_can_be_used(path: Path) -> None:
+def test_the_files_of_the_package_can_be_used(path: Path) -> None:
     assert parse(["--spec", str(path)])[0].cells
 
 
 @pytest.mark.parametrize("name", ["wire", "flows"])
-def test_files_that_are_read_beside_each_other_name_one_cut(name: str) -> None:
-    """A search measures costs anew for each engine and each run: other cuts, other bytes."""
+def test_files_whose_results_are_compared_name_one_cut(name: str) -> None:
+    """Costs are measured for each engine and run, so searched cuts differ, and their bytes too."""
     cuts = {
         cell.cut
         for path in SPECS
