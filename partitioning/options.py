@@ -26,7 +26,14 @@ Split = Callable[[Any, str], list[Any]]
 SWITCH = ("on", "off")
 """Valid values of an option whose flag alone means `on`."""
 WRONG: Mapping[type, str] = {str: "is no text; write it in quotes", int: "is no whole number", float: "is no number"}
-METAVARS: Mapping[object, str] = {int: "N", float: "X", str: "TEXT", "seconds": "SECONDS", "bytes": "BYTES"}
+METAVARS: Mapping[object, str] = {
+    int: "N",
+    float: "X",
+    str: "TEXT",
+    "seconds": "SECONDS",
+    "bytes": "BYTES",
+    "percent": "PERCENT",
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,10 @@ class Option:
     def _value(self, raw: Any, where: str) -> Any:
         value: Any
         try:
-            value = msgspec.convert(raw.strip() if isinstance(raw, str) else raw, self.kind, strict=False)
+            text = raw.strip() if isinstance(raw, str) else raw
+            if self.unit == "percent" and isinstance(text, str):
+                text = text.removesuffix("%")
+            value = msgspec.convert(text, self.kind, strict=False)
             if self.kind is float and not math.isfinite(value):
                 raise ValueError(value)
         except (msgspec.ValidationError, ValueError):

@@ -27,6 +27,7 @@ from experiments.measure.fault_injector import FaultInjector
 from experiments.measure.local import LocalModel
 from experiments.measure.prepare import Prepared, route_of
 from experiments.measure.progress import Progress
+from experiments.measure.stopping import Stopping
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.spec.kill import Kill
 from experiments.spec.schedule import Block, blocks, warm_ups
@@ -58,12 +59,13 @@ def run(
     `launcher` starts the processes; without it only cells over `none` can run. `faults` records the outcome of a
     `kill`. Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a
     failed request. Requests answered until then, or still in flight and answered later, are in `samples`. Nothing is
-    left running.
+    left running. The experiment's `until_stable` and `limit` may end it after a round.
     """
     experiment = prepared.experiment
 
     def keep(sample: Sample) -> None:
         samples.append(sample)
+        stopping.add(sample)
         progress.advance(sample.cell.name, sample.seconds)
 
     with _bench(prepared, progress, launcher, faults) as bench:
@@ -71,8 +73,12 @@ def run(
             progress.phase(f"checking {cell.name}")
             bench.warm_up(cell)
         freeze_garbage()
+        stopping, last = Stopping(experiment), 0
         concurrency = [cell.concurrency for cell in experiment.cells]
         for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed, experiment.replicas):
+            if block.round != last and stopping.due():
+                break
+            last = block.round
             bench.measure(block, keep)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.reports import charts, faults, sections
+from experiments.reports import charts, explanations, faults, sections, steadiness
 from experiments.reports import engine_titles as engines
 from experiments.reports.labels import Settings
 from experiments.reports.markdown import line
@@ -43,10 +43,12 @@ def build(folder: Path) -> Path:
         outcome = [faults.section(faults.recoveries(stored_faults.read(folder), measured))]
     else:
         outcome = [
+            steadiness.outcome(experiment, measured, summary),
             sections.chart(_draw(experiment, summary, folder, titles)),
             *sections.groups(summary, titles),
+            steadiness.same_cells(measured, experiment.seed),
             sections.full_table(summary, titles),
-            sections.how_to_read(experiment, summary, titles, intervals.in_rounds(measured)),
+            explanations.how_to_read(experiment, summary, titles, intervals.in_rounds(measured)),
         ]
     parts = [
         [f"# {line(experiment.title) or 'Comparison of distributed inference'}"],

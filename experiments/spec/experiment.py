@@ -28,7 +28,7 @@ CODECS = ("raw", "tensorproto", "json", "json-b64")
 
 carry = partial(option, group="what carries the tensors", concerns="client, nodes")
 compute = partial(option, group="how a stage is executed", concerns="client, nodes, model servers")
-limit = partial(option, group="limits, addresses and TLS", concerns="client, nodes, registry")
+access = partial(option, group="limits, addresses and TLS", concerns="client, nodes, registry")
 failure = partial(option, group="node failures", concerns="nodes, registry")
 schedule = partial(option, group="schedule", concerns="client")
 ALL = "client, nodes, registry"
@@ -77,6 +77,10 @@ class Cell:
         int, failure("times that a request is repeated if a server is lost with it", concerns="client", ge=0, le=10**7)
     ] = 0
 
+    label: Annotated[
+        str, schedule("name for a cell; a,b measures each cell twice (A/A: its ratio to itself should be 1)")
+    ] = ""
+
     @property
     def name(self) -> str:
         """Unique among cells, stable, and short: what differs from the defaults is appended."""
@@ -114,17 +118,30 @@ class Experiment:
         str, option("an image file", INPUT, metavar="FILE", shown="the bundled photograph", min_length=1)
     ] = str(PHOTOGRAPH)
     runs: Annotated[int, schedule("timed requests in each cell", ge=1, le=10**7)] = 50
+    until_stable: Annotated[
+        float,
+        schedule(
+            "stop once the interval of every x / Local is within this percentage, --runs at the latest; 0: never",
+            concerns="client, report",
+            ge=0,
+            le=100,
+            unit="percent",
+        ),
+    ] = 0.0
+    limit: Annotated[
+        float, schedule("start no further round after this time; 0: no limit", ge=0, le=DAY, unit="seconds")
+    ] = 0.0
     warmup: Annotated[
         int, schedule("requests in each cell before the first timed one; at least one for each input", ge=0, le=10**7)
     ] = 5
     order: Annotated[
-        str, schedule("short randomised blocks, or one cell after the other", valid=("shuffled", "blocked"))
+        str, schedule("rounds of short shuffled blocks, or one cell after the other", valid=("shuffled", "blocked"))
     ] = "shuffled"
     # numpy and Keras take no larger seed.
     seed: Annotated[
         int, schedule("seed of weights, block order and bootstrap", concerns="client, report", ge=0, le=2**32 - 1)
     ] = 0
-    timeout: Annotated[float, limit("time limit of a request", gt=0, le=DAY, unit="seconds")] = 60.0
+    timeout: Annotated[float, access("time limit of a request", gt=0, le=DAY, unit="seconds")] = 60.0
     workers: Annotated[
         int, compute("calls that a server handles at a time; 0: what the plan needs", concerns="nodes", ge=0, le=2**16)
     ] = 0
@@ -145,25 +162,25 @@ class Experiment:
             metavar="NODE@REQUEST",
         ),
     ] = ""
-    max_message: Annotated[int, limit("largest payload of a message", concerns="transports", ge=1, unit="bytes")] = (
+    max_message: Annotated[int, access("largest payload of a message", concerns="transports", ge=1, unit="bytes")] = (
         Limits.max_message
     )
     host: Annotated[
-        str, limit("address at which every process listens; one that other machines reach needs TLS", min_length=1)
+        str, access("address at which every process listens; one that other machines reach needs TLS", min_length=1)
     ] = "127.0.0.1"
-    insecure: Annotated[str, limit("listen without TLS at a --host that other machines reach", valid=SWITCH)] = "off"
+    insecure: Annotated[str, access("listen without TLS at a --host that other machines reach", valid=SWITCH)] = "off"
     tls_cert: Annotated[
         str,
-        limit(
+        access(
             "PEM file with every process's certificate; all three files turn TLS on",
             concerns="transports",
             metavar="FILE",
         ),
     ] = ""
-    tls_key: Annotated[str, limit("PEM file with its key, not encrypted", concerns="transports", metavar="FILE")] = ""
-    tls_ca: Annotated[str, limit("PEM file of the authority that signed it", concerns="transports", metavar="FILE")] = (
-        ""
-    )
+    tls_key: Annotated[str, access("PEM file with its key, not encrypted", concerns="transports", metavar="FILE")] = ""
+    tls_ca: Annotated[
+        str, access("PEM file of the authority that signed it", concerns="transports", metavar="FILE")
+    ] = ""
     option: Mapping[str, str] = field(default_factory=dict)
     """NAME.KEY -> value: options that one transport or engine alone has."""
 

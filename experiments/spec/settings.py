@@ -13,7 +13,7 @@ from typing import Any
 
 import transports
 from cluster.model_servers import selection
-from experiments.spec.experiment import PHOTOGRAPH, Cell, Experiment, local_of
+from experiments.spec.experiment import PHOTOGRAPH, SETTINGS, Cell, Experiment, local_of
 from experiments.spec.kill import Kill
 from experiments.spec.paths import nameless, portable
 from partitioning.engine_table import is_remote
@@ -66,8 +66,8 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     """`experiment` itself.
 
     Raises `UsageError` for an option of a transport or engine that no cell uses, `cuts` without a cell of mode
-    submodel, a host that other machines reach without TLS, a kill that hits no node of some cell, and an engine whose
-    libraries are not installed.
+    submodel, a host that other machines reach without TLS, a kill that hits no node of some cell, a condition to stop
+    without rounds, and an engine whose libraries are not installed.
     """
     served = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
     names = {cell.transport for cell in experiment.with_locals().cells}
@@ -86,6 +86,10 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
         transports.check_host(experiment.host, options, experiment.insecure == "on")
     if experiment.kill:
         _check_kill(experiment, wires)
+    for name in ("until_stable", "limit"):
+        if getattr(experiment, name) and experiment.turns == "blocked":
+            flag = SETTINGS[name].flag
+            raise UsageError(f"{flag}: a run stops after a round; valid with --order shuffled and without --kill")
     if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
         raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
     return experiment

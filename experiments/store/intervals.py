@@ -52,6 +52,11 @@ class Blocks:
         return Blocks(self.sums[places], self.counts[places])
 
 
+def half_width(ratio: float, low: float, high: float) -> float:
+    """The distance from a ratio to the farther end of its interval, over the ratio; NaN without an interval."""
+    return max(high / ratio - 1, 1 - low / ratio)
+
+
 def seconds_of(group: pd.DataFrame) -> Blocks:
     """The seconds of each block of a cell's samples, and its number of requests."""
     blocks = group.groupby(_key(group))["seconds"]

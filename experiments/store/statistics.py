@@ -42,8 +42,7 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
     which has no partition. `deviation` is the largest. `throughput` is requests per second, over the time from the
     first start to the last end of each block.
     """
-    by_cell = [group for _, group in samples.groupby("cell", sort=False)]
-    groups = {cell_of({name: group[name].iloc[0] for name in CELL_FIELDS}): group for group in by_cell}
+    groups = groups_of(samples)
     rows = [_row(cell, groups, seed) for cell in sorted(groups, key=_order)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -107,9 +106,44 @@ def _ratio(
     """Under the three `names`: the ratio of the means of two cells, and both ends of its interval."""
     found = (math.nan, math.nan, math.nan)
     if base in groups:
-        above, below = units(groups[cell]), units(groups[base])
-        ratio = above.mean / below.mean
-        # One random stream per pair of cells: other cells of the experiment do not change its interval.
-        generator = np.random.default_rng([seed, zlib.crc32(f"{cell.name} {base.name}".encode())])
-        found = (ratio, *((ratio, ratio) if cell == base else ratio_interval(above, below, generator)))
+        found = ratio_of(cell, base, units(groups[cell]), units(groups[base]), seed)
     return dict(zip(names.split(), found, strict=True))
+
+
+def ratio_of(cell: Cell, base: Cell, above: Blocks, below: Blocks, seed: int) -> tuple[float, float, float]:
+    """The ratio of the means of two cells, and both ends of its interval; 1 for a cell and itself."""
+    ratio = above.mean / below.mean
+    # One random stream per pair of cells: other cells of the experiment do not change its interval.
+    generator = np.random.default_rng([seed, zlib.crc32(f"{cell.name} {base.name}".encode())])
+    return (ratio, *((ratio, ratio) if cell == base else ratio_interval(above, below, generator)))
+
+
+def twins(samples: pd.DataFrame, seed: int) -> list[tuple[Cell, Cell, tuple[float, float, float]]]:
+    """Cells that differ only in their label: (cell, the first of them, their ratio with its interval)."""
+    groups = groups_of(samples)
+    first: dict[Cell, Cell] = {}
+    found = []
+    for cell in sorted(groups, key=_order):
+        base = first.setdefault(replace(cell, label=""), cell)
+        if base != cell:
+            found.append((cell, base, ratio_of(cell, base, seconds_of(groups[cell]), seconds_of(groups[base]), seed)))
+    return found
+
+
+def drifts(samples: pd.DataFrame) -> dict[Cell, float]:
+    """By how much the last third of a local model's blocks took longer than the first third, over the first third.
+
+    Local models with fewer than six blocks are left out.
+    """
+    found = {}
+    for cell, group in groups_of(samples).items():
+        means = group.groupby("block")["seconds"].mean().to_numpy()
+        if cell == local_of(cell) and (third := len(means) // 3) >= 2:
+            found[cell] = float(means[-third:].mean() / means[:third].mean() - 1)
+    return found
+
+
+def groups_of(samples: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
+    """The samples of each cell."""
+    by_cell = [group for _, group in samples.groupby("cell", sort=False)]
+    return {cell_of({name: group[name].iloc[0] for name in CELL_FIELDS}): group for group in by_cell}

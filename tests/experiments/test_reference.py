@@ -36,7 +36,7 @@ KINDS = {
     "workers": Kind(threads_report.COLUMNS, threads_report.build),
 }
 """By the first column."""
-ADDED = ("queue_seconds", "round")
+ADDED = ("label", "queue_seconds", "round")
 """Columns that results measured before them lack."""
 
 

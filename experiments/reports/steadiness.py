@@ -1,0 +1,69 @@
+"""Sections about the quality of a measurement: why it stopped, drift of the machine, comparisons of equal cells."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from experiments.reports.markdown import interval, line, number, table
+from experiments.reports.sections import records
+from experiments.spec.experiment import Experiment, local_of
+from experiments.store.intervals import half_width
+from experiments.store.samples import cell_of
+from experiments.store.statistics import drifts, twins
+
+DRIFT = 0.1
+"""Change of the local model's time during a run, above which the report warns."""
+
+
+def outcome(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
+    """Which condition ended the run, if `until_stable` or `limit` was given, and the drift of the local models."""
+    parts = [_ending(experiment, measured, summary)] if experiment.until_stable or experiment.limit else []
+    if drifted := drifts(measured):
+        told = ", ".join(f"{100 * value:+.1f} % ({cell.engine}, batch {cell.batch})" for cell, value in drifted.items())
+        parts.append(f"Drift of the local model, from the first to the last third of its blocks: {told}.")
+    if any(abs(value) > DRIFT for value in drifted.values()):
+        parts.append(
+            f"> **WARNING**: the local model drifted by more than {100 * DRIFT:.0f} %. The machine was not steady: "
+            "repeat the experiment before you compare its times with others."
+        )
+    return "\n\n".join(parts).split("\n") if parts else []
+
+
+def _ending(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFrame) -> str:
+    compared = [row for row in records(summary) if cell_of(row) != local_of(cell_of(row))]
+    widths = [half_width(row["ratio_to_local"], row["ratio_low"], row["ratio_high"]) for row in compared]
+    widest = 100 * float(np.max(widths)) if widths else math.nan
+    rounds, n = measured["round"].nunique(), 0 if summary.empty else int(summary["n"].max())
+    if experiment.until_stable and widest <= experiment.until_stable:
+        why = f"--until-stable {experiment.until_stable:g} % ended the run"
+    elif n == experiment.runs:
+        why = "--runs ended the run"
+    else:
+        why = f"--limit {experiment.limit:g} s ended the run" if experiment.limit else "the run did not finish"
+    return (
+        f"{rounds} rounds were measured ({n} of {experiment.runs} requests of each cell); {why}. Every x / Local is "
+        f"known to within ±{number(widest, 2)} %."
+    )
+
+
+def same_cells(measured: pd.DataFrame, seed: int) -> list[str]:
+    """The table of cells that differ only in their label (A/A); empty without any."""
+    found = twins(measured, seed)
+    if not found:
+        return []
+    body = [
+        [line(cell.name), line(base.name), number(ratio), interval(low, high), "yes" if low <= 1 <= high else "no"]
+        for cell, base, (ratio, low, high) in found
+    ]
+    held = sum(low <= 1 <= high for _, _, (_, low, high) in found)
+    return [
+        "## The same cell under several labels",
+        "",
+        f"These cells differ only in their label, so their ratio should be 1: {held} of {len(found)} intervals contain "
+        "it. A 95 % interval misses it in one of twenty cases.",
+        "",
+        *table(["Cell", "Compared with", "Ratio of means", "95 % interval", "Contains 1"], body, left=2),
+    ]
