@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from cluster.errors import Draining, NoServer, StaleEpoch
 from cluster.leases import Holder

@@ -67,8 +67,11 @@ class Node:
             raise NotAwaited(f"this server holds nothing of {held_of}")
         for name, tensor in message.tensors.items():
             shard.check_arrival(name, tensor)
-        with self.requests.message(request):
+        self.requests.enter(request)
+        try:
             return flow.answer(_Visit(self, request, shard, message))
+        finally:
+            self.requests.leave(request)
 
     def defer(self, request: Request, steps: Steps) -> None:
         """Run `steps` of `request` in their queues. Raises `ResourceExhausted` where too many messages wait."""

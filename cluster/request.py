@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 
 import msgspec
@@ -15,8 +13,7 @@ from transports.errors import MalformedMessage
 from transports.limits import DAY
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a request travels. The client decides it, and it is the same at every hop."""
 
     partition: str
@@ -33,7 +30,7 @@ class Route:
 
 @lru_cache(maxsize=1024)
 def _encode(route: Route) -> str:
-    return json.dumps(asdict(route))
+    return msgspec.json.encode(route).decode()
 
 
 @lru_cache(maxsize=1024)
@@ -42,8 +39,7 @@ def _decode(text: str) -> Route:
     return msgspec.json.decode(text, type=Route, strict=True)
 
 
-@dataclass(frozen=True)
-class RequestStats:
+class RequestStats(msgspec.Struct, frozen=True):
     """What a request cost at all the servers that it reached."""
 
     messages: int = 0
@@ -75,7 +71,7 @@ class RequestStats:
 
     def fields(self) -> dict[str, Scalar]:
         """The statistics as fields of a message."""
-        return dict(self.__dict__)
+        return msgspec.structs.asdict(self)
 
     @classmethod
     def of(cls, message: Message) -> RequestStats:
@@ -89,12 +85,11 @@ class RequestStats:
         return cls(*values)  # type: ignore[arg-type]
 
 
-_STATS = tuple(item.name for item in fields(RequestStats))
+_STATS = RequestStats.__struct_fields__
 NO_STATS = RequestStats()
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One attempt at an inference. A retry is a request of its own with a new id."""
 
     id: str
@@ -107,7 +102,7 @@ class Request:
     """Number of the inference, by which replicas of a portion take turns."""
     attempt: int = 0
     """Attempts that failed before this one. Retries bypass the registry cache."""
-    pins: Mapping[int, int] = field(default_factory=dict)
+    pins: Mapping[int, int] = msgspec.field(default_factory=dict)
     """Portion -> epoch of the replica that serves this request. The client chooses once, so that all inputs of a stage
     reach the same replica."""
 

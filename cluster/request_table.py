@@ -9,11 +9,10 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,15 +54,6 @@ class RequestTable:
         with self._changed:
             self._evict()
             return request in self._requests
-
-    @contextlib.contextmanager
-    def message(self, request: Request) -> Iterator[None]:
-        """Around the handling of one message. Raises `Draining` as `enter` does."""
-        self.enter(request)
-        try:
-            yield
-        finally:
-            self.leave(request)
 
     def enter(self, request: Request) -> None:
         """Count a message of `request`. Raises `Draining` if the server drains and the request is not here yet."""

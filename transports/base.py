@@ -21,10 +21,10 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import ml_dtypes
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,13 +67,12 @@ def carries(dtype: str) -> bool:
     return dtype in DTYPES
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A method, small scalar fields, and tensors by name."""
 
     method: str
-    fields: Mapping[str, Scalar] = field(default_factory=dict)
-    tensors: Mapping[str, Array] = field(default_factory=dict)
+    fields: Mapping[str, Scalar] = msgspec.field(default_factory=dict)
+    tensors: Mapping[str, Array] = msgspec.field(default_factory=dict)
 
     @property
     def payload(self) -> int:
@@ -283,17 +282,23 @@ def check_message(message: Message, limits: Limits) -> Message:
     Raises `MalformedMessage` for a tensor that is no array, and `MessageTooLarge` for tensors above `max_message`
     bytes and for more names and text than `PARTS`, `NAME` and `TEXT` allow.
     """
-    names = (message.method, *message.fields, *message.tensors)
-    lengths = [len(name) for name in names if isinstance(name, str)]
+    fields, tensors = message.fields, message.tensors
+    names = (message.method, *fields, *tensors)
+    try:
+        lengths = [*map(len, names)]
+    except TypeError:  # a name that is no text: the codec refuses it
+        lengths = [len(name) for name in names if isinstance(name, str)]
     longest = max(lengths, default=0)
-    text = sum(lengths) + sum([len(value) for value in message.fields.values() if isinstance(value, str)])
+    text = sum(lengths)
+    for value in fields.values():
+        if type(value) is str:
+            text += len(value)
     size = 0
-    for name, tensor in message.tensors.items():
+    for name, tensor in tensors.items():
         if not isinstance(tensor, (np.ndarray, np.generic)):
             raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
         size += tensor.nbytes
-    parts = max(len(message.fields), len(message.tensors))
-    if parts > PARTS or longest > NAME or text > TEXT:
+    if len(fields) > PARTS or len(tensors) > PARTS or longest > NAME or text > TEXT:
         raise MessageTooLarge(_too_wordy(message, longest, text))
     if size > limits.max_message:
         what = f"the tensors of {message.method!r} take {size} bytes"

@@ -57,8 +57,13 @@ class Pool:
         Takes at most `timeout` seconds, connecting included. Raises a `WireError`.
         """
         deadline = time.monotonic() + timeout
-        with self.connection(address, timeout) as (connection, made):
-            return connection.call(message, max(0.001, deadline - time.monotonic())), made
+        kept = self._take(address)
+        connection = kept or self._make(address, timeout)
+        try:
+            answer = connection.call(message, max(0.001, deadline - time.monotonic()))
+        finally:
+            self._give_back(address, connection)
+        return answer, kept is None and connection.fresh
 
     @contextmanager
     def connection(self, address: Address, timeout: float = 10.0) -> Iterator[tuple[Connection, bool]]:

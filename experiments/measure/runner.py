@@ -8,9 +8,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+import msgspec
 
 import transports
 from cluster.client import Answer, Client
@@ -178,7 +180,7 @@ class _Bench:
         partition = self.prepared.partitions[cell]
         route = route_of(cell, partition)
         if self.fault_injector and number < 0:  # finds a replaced node now, not after a lease
-            route = replace(route, registry="per-hop")
+            route = msgspec.structs.replace(route, registry="per-hop")
         variant = number % len(self.prepared.inputs[cell.batch])
         inputs = self.prepared.inputs[cell.batch][variant]
         start = time.perf_counter()

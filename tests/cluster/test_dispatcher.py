@@ -6,10 +6,10 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import transports
 from cluster.dispatcher import Dispatcher

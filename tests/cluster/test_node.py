@@ -47,13 +47,13 @@ def send(node: Node, request: Request, tensor: str) -> None:
 
 def test_half_a_join_is_forgotten_after_its_deadline(node: Node) -> None:
     send(node, asked(JOIN, "patient", 20.0), "c")
-    late = asked(JOIN, "late", 0.05)
-    with node.requests.message(late):
-        send(node, late, "c")
-        node.requests.add_stats(late, RequestStats(messages=1))
-        assert "late" in node.requests
-        while late.remaining > 0:
-            pass
+    late = asked(JOIN, "late", 0.2)
+    send(node, late, "c")
+    node.requests.enter(late)
+    node.requests.add_stats(late, RequestStats(messages=1))
+    node.requests.leave(late)
+    assert "late" in node.requests
+    time.sleep(late.remaining)
     send(node, asked(NEAR, "other", 20.0), "x")
     assert "late" not in node.requests
     assert "patient" in node.requests

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,13 +34,23 @@ def request(name: str, deadline: float = FAR) -> Request:
     return Request(name, Route("layer", "eager", "none"), deadline)
 
 
+@contextlib.contextmanager
+def message(table: RequestTable, asked: Request) -> Iterator[None]:
+    """A message of `asked` is being handled."""
+    table.enter(asked)
+    try:
+        yield
+    finally:
+        table.leave(asked)
+
+
 def put(table: RequestTable, asked: Request, tensors: dict[str, Any], shard: str = "layer") -> list[Ready]:
     return table.put(asked, shard, CONSUMERS, len(STAGES), tensors)
 
 
 def send(table: RequestTable, asked: Request, tensors: dict[str, Any], shard: str = "layer") -> list[str]:
     """The stages that a message with `tensors` completes."""
-    with table.message(asked):
+    with message(table, asked):
         return [ready.stage.name for ready in put(table, asked, tensors, shard)]
 
 
@@ -54,9 +65,9 @@ def test_requests_and_shards_do_not_mix() -> None:
     table, one, two = RequestTable(), request("one"), request("two")
     for asked, shard, value in ((one, "layer", 1), (two, "layer", 2), (one, "other", 3)):
         assert send(table, asked, {"a": value, "b": value}, shard) == ["b", "c"]
-    with table.message(two):
+    with message(table, two):
         assert put(table, two, {"c": 20}) == [Ready(STAGES[-1], [2, 2, 20])]
-    with table.message(one):
+    with message(table, one):
         assert put(table, one, {"c": 10}) == [Ready(STAGES[-1], [1, 1, 10])]
         assert put(table, one, {"c": 30}, "other") == [Ready(STAGES[-1], [3, 3, 30])]
 
@@ -79,7 +90,7 @@ def test_a_request_that_never_completes_is_forgotten_at_its_deadline() -> None:
 def test_statistics_of_an_expired_request_are_forgotten_even_while_a_message_is_handled() -> None:
     clock = Clock()
     table, late = RequestTable(clock), request("late", 5.0)
-    with table.message(late):
+    with message(table, late):
         put(table, late, {"b": 1})
         table.add_stats(late, RequestStats(messages=1))
         clock.now = 6.0
@@ -99,9 +110,9 @@ def test_deadlines_of_requests_that_have_left_are_dropped() -> None:
 
 def test_statistics_add_up_until_they_are_taken() -> None:
     table, asked = RequestTable(), request("r")
-    with table.message(asked):
+    with message(table, asked):
         table.add_stats(asked, RequestStats(messages=1, compute=0.5))
-    with table.message(asked):
+    with message(table, asked):
         table.add_stats(asked, RequestStats(messages=2, queued=0.25))
         assert table.take_stats(asked) == RequestStats(messages=3, compute=0.5, queued=0.25)
         assert table.take_stats(asked) == NO_STATS
@@ -110,12 +121,12 @@ def test_statistics_add_up_until_they_are_taken() -> None:
 def test_a_draining_server_admits_messages_of_requests_that_are_there() -> None:
     table, waits, handled = RequestTable(), request("waits"), request("handled")
     send(table, waits, {"b": 1})
-    with ThreadPoolExecutor(1) as threads, table.message(handled):
+    with ThreadPoolExecutor(1) as threads, message(table, handled):
         draining = threads.submit(table.drain, 20.0)
         while not refused(table):
             pass
         assert send(table, waits, {"a": 2, "c": 3, "x": 0}) == ["b", "c", "join", "a"]
-        with table.message(handled):
+        with message(table, handled):
             assert not draining.done()
     draining.result()
     assert len(table) == 0
@@ -144,7 +155,7 @@ def test_inputs_from_many_threads_complete_each_request_once() -> None:
     def feed(tensor: str) -> None:
         for number in range(300):
             asked = request(f"r{number}")
-            with table.message(asked):
+            with message(table, asked):
                 ready = [(number, item.stage.name, item.inputs) for item in put(table, asked, {tensor: number})]
             with lock:
                 found.extend(ready)

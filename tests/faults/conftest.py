@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -107,7 +108,7 @@ class ProxiedNursery(LocalLauncher):
         pool = self._links.enter_context(Pool(carrier))
 
         def hand_on(message: Message) -> Message:
-            reply, _ = pool.call(registry, replace(message, fields=self._proxied(message)), PATIENCE)
+            reply, _ = pool.call(registry, msgspec.structs.replace(message, fields=self._proxied(message)), PATIENCE)
             if message.method == "register":
                 found = {
                     key: self._proxies[str(text)] for key, text in message.fields.items() if key.startswith(PREFIX)
@@ -155,7 +156,7 @@ def send(dispatcher: Dispatcher, request: Request, partition: Partition, tensors
 
     The deadline of `request` travels with them and does not bound the sending. Raises `WireError`.
     """
-    patient = replace(request, deadline=time.monotonic() + PATIENCE)
+    patient = msgspec.structs.replace(request, deadline=time.monotonic() + PATIENCE)
     fields = request.fields() | RequestStats().fields()
     return [
         dispatcher.call(
