@@ -8,11 +8,13 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import transports
 from experiments import cli
 from experiments.sizes import __main__ as sizes
 from experiments.sizes.study import study_of
@@ -23,6 +25,7 @@ from partitioning.export import ExportOptions
 from partitioning.options import Parser
 from partitioning.planned import PlanOptions
 from tools import docs_tables, flags_table
+from transports import Limits
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*docs_tables.pages(), *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
@@ -174,6 +177,18 @@ def test_check_names_the_page_that_differs(
     assert docs_tables.main([]) == 0
     assert docs_tables.main(["--check"]) == 0
     assert "another table" not in page.read_text()
+
+
+def test_every_option_of_a_transport_is_described() -> None:
+    common = {item.name for item in fields(Limits)}
+    own = {
+        f"{name}.{item.name}"
+        for name in transports.NAMES
+        for item in fields(transports.kind(name).Options)
+        if item.name not in common
+    }
+    table = TEXTS["docs/transports.md"].split("## Options")[1]
+    assert set(re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.M)))) == common | own
 
 
 def anchors(text: str) -> set[str]:

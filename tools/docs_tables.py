@@ -1,4 +1,4 @@
-"""`python -m tools.docs_tables` fills the tables of README.md and docs/ from results/reference. `--check` compares.
+"""`python -m tools.docs_tables` fills the tables of README.md and docs/ from results and code. `--check` compares.
 
 A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. `TABLES` maps each NAME to the function that
 writes it. Figures have three digits: the confidence intervals are too wide for more.
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import transports
 from experiments.reports import engine_titles as engines
 from experiments.reports import faults, sections
 from experiments.reports.labels import column_title
@@ -127,6 +128,24 @@ def workers(folder: str) -> Lines:
     return threads_report.table_of(REFERENCE / folder)
 
 
+def all_transports() -> Lines:
+    """One row per transport, from what its class says."""
+    kinds = {name: transports.kind(name) for name in transports.NAMES}
+    body = [
+        [
+            f"`{name}`",
+            kind.title,
+            ", ".join(f"`{codec}`" for codec in kind.codecs) if kind.addressing != "in-process" else ABSENT,
+            ", ".join(dict.fromkeys(kind.libraries.values())) or ABSENT,
+            "mutual TLS" if kind.secure == "tls" else kind.secure or ABSENT,
+            kind.addressing,
+        ]
+        for name, kind in kinds.items()
+    ]
+    head = ["`--transport`", "in tables", "codecs, the default first", "libraries", "protection", "addresses"]
+    return table(head, body, len(head))
+
+
 def _rows(folder: str) -> list[Row]:
     summary = pd.read_csv(REFERENCE / folder / files.SUMMARY)
     return [{str(name): value for name, value in row.items()} for row in summary.to_dict("records")]
@@ -166,6 +185,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "sizes": partial(by_size, "sizes", 0.01, 0.1, 1, 8, 32),
     "sizes-large": partial(by_size, "sizes-large"),
     "threads": partial(workers, "threads"),
+    "transports": all_transports,
 }
 """Name of a table -> the function that writes its lines."""
 
@@ -185,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for page, new in stale.items():
         if given.check:
             print(
-                f"{page.relative_to(ROOT)} differs from results/reference: run python -m tools.docs_tables",
+                f"{page.relative_to(ROOT)} is out of date: run python -m tools.docs_tables",
                 file=sys.stderr,
             )
         else:
