@@ -225,6 +225,13 @@ def test_a_path_that_a_page_names_exists(name: str, path: str) -> None:
     assert (ROOT / path).exists()
 
 
+def test_the_slowest_tests_exist() -> None:
+    slowest = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)", TEXTS["CONTRIBUTING.md"])
+    assert len(slowest) == 10
+    for path, name in slowest:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), name
+
+
 def test_every_page_is_in_the_contents() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"]({page.name})" in TEXTS["docs/index.md"]
