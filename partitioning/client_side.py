@@ -6,7 +6,7 @@ A plan covers the rest. Strings cannot cross a cut: servers take the tensors tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -27,7 +27,8 @@ class ClientSide:
 
     `inputs` and `outputs` are the model's own, flat and in its order; outputs are repeated where the model repeats
     them. `structure` holds the inputs' names in the lists and dictionaries in which the model takes them. `before` and
-    `after` are the operations that run at the client.
+    `after` are the operations that run at the client. `limits`: input of indices -> the number of rows that an
+    embedding has for them.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -35,6 +36,7 @@ class ClientSide:
     structure: Any
     before: tuple[Step, ...] = ()
     after: tuple[Step, ...] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     def prepare(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The model's inputs together with what the client makes of them, by tensor name."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,6 +51,29 @@ def call_of(tensor: Any) -> Call:
     operation, index, _ = tensor._keras_history
     node = operation._inbound_nodes[index]
     return Call(operation, index, node.arguments.args, node.arguments.kwargs, tuple(node.outputs))
+
+
+def calls_between(inputs: Iterable[Any], outputs: Iterable[Any]) -> list[Call]:
+    """Every call that leads from the inputs to the outputs, in an order in which they can run, branch by branch.
+
+    Depth first from the outputs, without recursion: NASNetLarge is a thousand operations deep.
+    """
+    done = {id(tensor) for tensor in inputs}
+    calls: list[Call] = []
+    pending = list(outputs)[::-1]
+    while pending:
+        tensor = pending[-1]
+        if id(tensor) in done:
+            pending.pop()
+            continue
+        call = call_of(tensor)
+        waiting = [x for x in call.inputs if id(x) not in done]
+        if waiting:
+            pending.extend(waiting[::-1])
+        else:
+            calls.append(call)
+            done.update(id(x) for x in call.outputs)
+    return calls
 
 
 def is_functional(operation: Any) -> bool:
@@ -157,6 +181,13 @@ def _renamed(objects: Iterable[Any], attribute: str, suffix: str = "") -> Iterat
     finally:
         for item, name in before:
             setattr(item, attribute, name)
+
+
+def is_keras_operation(name: str) -> bool:
+    """Whether a class of that name is one of Keras's operations, such as `Greater`, and not a layer."""
+    modules = [module for key, module in sys.modules.items() if key.startswith("keras.src.ops.")]
+    found = (getattr(module, name, None) for module in modules)
+    return any(isinstance(item, type) and issubclass(item, keras.Operation) for item in found)
 
 
 def download_target(error: BaseException) -> str | None:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from partitioning.calibration import calibrate, views
 from partitioning.errors import PartitionError, import_modules, suggest
-from partitioning.keras_internals import download_target, fresh_names
+from partitioning.keras_internals import download_target, fresh_names, is_keras_operation
 from partitioning.program import Program, read
 
 Images = npt.NDArray[Any]
@@ -186,11 +186,13 @@ def _reason(path: Path, message: str) -> str:
         return f"is not in {form}; write it with model.save('name.keras')"
     made = f"(written by Keras {version})"
     if missing := re.search(r"Could not locate (?:class|function) '([^']+)'|Unknown \w+: '([^']+)'", message):
-        name = missing[1] or missing[2]
-        package = re.search(rf"['\"]registered_name['\"]: ['\"]([^'\"]+)>{re.escape(name)}['\"]", message + config)
-        module = re.search(r"'module': '([^']+)'", message)
-        origin = package or module
-        place = f" of package {origin[1]!r}" if origin else ""
+        name = (missing[1] or missing[2]).rpartition(">")[2]
+        if is_keras_operation(name):
+            return f"{made} holds the Keras operation {name!r}, which HDF5 cannot; save it as a .keras file"
+        quoted = r"['\"]([^'\"]+)"
+        package = re.search(rf"{quoted}>{name}['\"]", message + config)
+        module = re.search(rf"'module': {quoted}['\"], 'class_name': '{name}'", message)
+        place = f" of package {(package or module)[1]!r}" if package or module else ""  # type: ignore[index]
         return f"{made} needs the class {name!r}{place}; give the module that registers it: --import MODULE"
     if re.search(r'"class_name": *"Lambda"', config) and re.search("lambda", message, re.IGNORECASE):
         return (

@@ -240,9 +240,8 @@ def _cuts(raw: Any, where: str) -> list[Any]:
     if any(whole) and not all(whole):
         raise PartitionError(f"{where}: {raw!r} mixes cuts and operations; join the operations of one cut with '+'")
     cuts = items if all(whole) else ["+".join(items)]
-    for cut in cuts:
-        if cut and "" in (part.strip() for part in cut.split("+")):
-            raise PartitionError(f"{where}: {cut!r} has an empty operation name in it")
+    if len(items) > 1 and "" in items:
+        raise PartitionError(f"{where}: {cuts[0]!r} has an empty operation name in it")
     return cuts
 
 

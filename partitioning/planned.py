@@ -85,6 +85,8 @@ def planned(options: PlanOptions) -> Planned:
     costs = _measured(program, costs_of) if costs_of != "none" else None
     servers = _servers(options)
     plan = make_plan(program.graph, options.mode, options.cut, servers, costs)
+    if options.cut not in CUTS:
+        servers = min(servers, len(plan.stages))
     if servers > len(plan.stages):
         raise PartitionError(f"--servers {servers}: this plan has {len(plan.stages)} stages; give at most as many")
     if options.json:
@@ -93,21 +95,18 @@ def planned(options: PlanOptions) -> Planned:
 
 
 def _servers(options: PlanOptions) -> int:
-    """One for a whole model; with a cut at named operations, at most as many as there are groups."""
-    if options.mode == "whole":
-        return 1
-    named = options.mode == "submodel" and options.cut not in CUTS
-    return min(options.servers, options.cut.count("+") + 2) if named else options.servers
+    """One for a whole model. Cuts at named operations need no more servers than there are groups."""
+    return 1 if options.mode == "whole" else options.servers
 
 
 def _program(model: str) -> Program:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silenced():
         import tensorflow as tf
-    from partitioning import models, program
+    from partitioning import models
 
     tf.get_logger().setLevel("ERROR")
-    return program.read(models.load(model).model)
+    return models.load(model).read()
 
 
 def _measured(program: Program, costs_of: str) -> Mapping[str, float]:

@@ -20,6 +20,7 @@ from partitioning.graph import ITEMSIZES, Graph, Operation, TensorInfo
 from partitioning.keras_internals import (
     Call,
     call_of,
+    calls_between,
     execution_order,
     inference_kwargs,
     input_structure,
@@ -140,22 +141,41 @@ def read(model: keras.Model, imports: Sequence[str] = (), *, trust: bool = False
     _read_graph(model, scope, "", (), sink)
     outputs = tuple(scope[id(tensor)].name for tensor in model.outputs)
     structure = keras.tree.map_structure(lambda tensor: scope[id(tensor)].name, input_structure(model))
-    steps, tensors = _traced(sink, inputs), sink.tensors
+    steps = _traced(sink, inputs)
     alive = {op.name for op in needed([_record(step) for step in steps], outputs)}
-    before, middle, after = split([step for step in steps if step.name in alive], tensors, inputs)
-    made = {name for step in middle for name in step.outputs}
-    numeric = (name for name in inputs if tensors[name].dtype != STRING)
-    taken = (name for step in (*middle, *after) for name in step.inputs)
-    early = {name for step in before for name in step.outputs}
-    graph_inputs = tuple(dict.fromkeys((*numeric, *(name for name in taken if name in early))))
-    wanted = (*outputs, *(name for step in after for name in step.inputs))
-    graph_outputs = tuple(dict.fromkeys(name for name in wanted if name in made))
-    client = ClientSide(tuple(tensors[name] for name in inputs), outputs, structure, before, after)
-    order = narrow_order([_record(step) for step in middle], tensors)
-    kept = (*graph_inputs, *(tensor for operation in order for tensor in operation.outputs))
-    graph = Graph(tuple(order), {name: tensors[name] for name in kept}, graph_inputs, graph_outputs)
-    by_name = {step.name: step for step in middle}
-    return Program(graph, {op.name: by_name[op.name] for op in order}, client, tuple(imports), trust)
+    parts = split([step for step in steps if step.name in alive], sink.tensors, inputs)
+    client = ClientSide(
+        tuple(sink.tensors[name] for name in inputs), outputs, structure, parts[0], parts[2], _limits(steps, inputs)
+    )
+    return Program(*_at_servers(parts[1], client, sink.tensors), client, tuple(imports), trust)
+
+
+def _at_servers(
+    steps: Sequence[Step], client: ClientSide, tensors: Mapping[str, TensorInfo]
+) -> tuple[Graph, dict[str, Step]]:
+    """The graph of the steps that servers run, and these steps in its order."""
+    made = {name for step in steps for name in step.outputs}
+    early = {name for step in client.before for name in step.outputs}
+    late = [name for step in client.after for name in step.inputs]
+    taken = (*(name for step in steps for name in step.inputs), *late)
+    numeric = (info.name for info in client.inputs if info.dtype != STRING)
+    inputs = tuple(dict.fromkeys((*numeric, *(name for name in taken if name in early))))
+    outputs = tuple(dict.fromkeys(name for name in (*client.outputs, *late) if name in made))
+    order = narrow_order([_record(step) for step in steps], tensors)
+    kept = (*inputs, *(tensor for operation in order for tensor in operation.outputs))
+    by_name = {step.name: step for step in steps}
+    graph = Graph(tuple(order), {name: tensors[name] for name in kept}, inputs, outputs)
+    return graph, {operation.name: by_name[operation.name] for operation in order}
+
+
+def _limits(steps: Sequence[Step], inputs: Sequence[str]) -> dict[str, int]:
+    """Input -> the rows of the smallest embedding that takes it."""
+    limits: dict[str, int] = {}
+    for step in steps:
+        rows = [layer.input_dim for layer in sublayers(step.operation) if isinstance(layer, keras.layers.Embedding)]
+        for name in set(inputs).intersection(step.inputs) if rows else ():
+            limits[name] = min(*rows, limits.get(name, rows[0]))
+    return limits
 
 
 def _traced(sink: _Sink, inputs: Sequence[str]) -> list[Step]:
@@ -175,7 +195,7 @@ def _record(step: Step) -> Operation:
 
 def _read_graph(model: keras.Model, scope: _Scope, prefix: str, rank: tuple[int, ...], sink: _Sink) -> None:
     """Add the operations of a functional model to `sink`, and the names of their outputs to `scope`."""
-    calls = _calls_between(model.inputs, model.outputs)
+    calls = calls_between(model.inputs, model.outputs)
     places = execution_order(model)
     for call, name in zip(calls, _names(calls), strict=True):
         place = (*rank, places[id(call.operation), call.index])
@@ -260,29 +280,6 @@ def _names(calls: Sequence[Call]) -> list[str]:
         masked.get(id(call.outputs[0]), name) if len(call.outputs) == 1 else name
         for call, name in zip(calls, names, strict=True)
     ]
-
-
-def _calls_between(inputs: Iterable[Any], outputs: Iterable[Any]) -> list[Call]:
-    """Every call that leads from the inputs to the outputs, in an order in which they can run, branch by branch.
-
-    Depth first from the outputs, without recursion: NASNetLarge is a thousand operations deep.
-    """
-    done = {id(tensor) for tensor in inputs}
-    calls: list[Call] = []
-    pending = list(outputs)[::-1]
-    while pending:
-        tensor = pending[-1]
-        if id(tensor) in done:
-            pending.pop()
-            continue
-        call = call_of(tensor)
-        waiting = [x for x in call.inputs if id(x) not in done]
-        if waiting:
-            pending.extend(waiting[::-1])
-        else:
-            calls.append(call)
-            done.update(id(x) for x in call.outputs)
-    return calls
 
 
 def _check_model(model: Any) -> None:

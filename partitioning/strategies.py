@@ -109,6 +109,8 @@ def _names(cut: str, known: Sequence[str]) -> list[str]:
     if len(readings[-1]) > 1:
         both = " or ".join(repr(reading) for reading in readings[-1])
         raise PartitionError(f"the cut {cut!r} is ambiguous: {both}; rename a layer")
+    if not readings[-1] and "" in pieces:
+        raise PartitionError(f"the cut {cut!r} has an empty operation name in it")
     return readings[-1][0] if readings[-1] else pieces
 
 

@@ -10,8 +10,9 @@ import math
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,13 +101,18 @@ def is_image(info: TensorInfo) -> bool:
 
 
 def variants(
-    infos: Sequence[TensorInfo], path: str | Path, batch: int, seed: int = 0, count: int = VARIANTS
+    infos: Sequence[TensorInfo],
+    path: str | Path,
+    batch: int,
+    seed: int = 0,
+    count: int = VARIANTS,
+    limits: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[dict[str, Array], ...]:
     """`count` inputs of a model, each with a tensor for every name in `infos`.
 
     Image inputs get different views of the photograph at `path`, other inputs seeded numbers. An image input with open
-    extents is 224 x 224. Raises `UsageError` as `load_image` does, for a `path` that the model cannot use, and for a
-    batch that does not fit into memory.
+    extents is 224 x 224. Integers of an input named in `limits` are below that limit. Raises `UsageError` as
+    `load_image` does, for a `path` that the model cannot use, and for a batch that does not fit into memory.
     """
     if not any(is_image(info) for info in infos) and Path(path) != PHOTOGRAPH:
         shapes = ", ".join(f"{info.name} {info.dtype}{list(info.shape)}" for info in infos)
@@ -116,14 +122,14 @@ def variants(
     made: list[dict[str, Array]] = []
     for variant in range(count):
         numbers = (variant * len(infos) + place for place in range(len(infos)))
-        made.append({info.name: _tensor(info, path, batch, seed, next(numbers)) for info in infos})
+        made.append({info.name: _tensor(info, path, batch, seed, next(numbers), limits) for info in infos})
     return tuple(made)
 
 
-def _tensor(info: TensorInfo, path: str | Path, batch: int, seed: int, number: int) -> Array:
+def _tensor(info: TensorInfo, path: str | Path, batch: int, seed: int, number: int, limits: Mapping[str, int]) -> Array:
     """The tensor with this `number` among all inputs of all variants."""
     if not is_image(info):
-        return seeded(info, batch, seed + number)
+        return seeded(info, batch, seed + number, limits.get(info.name, VOCABULARY))
     _, height, width, _ = _shape(info, batch)
     return load_image(path, (height, width), batch, number * batch).astype(DTYPES[info.dtype])
 
@@ -135,9 +141,10 @@ def _shape(info: TensorInfo, batch: int) -> tuple[int, ...]:
     return tuple(batch if place == opened else free if size is None else size for place, size in enumerate(info.shape))
 
 
-def seeded(info: TensorInfo, batch: int, seed: int) -> Array:
-    """Values of the tensor's shape and dtype: standard normal, integers below `VOCABULARY`, fair booleans, or words.
+def seeded(info: TensorInfo, batch: int, seed: int, limit: int = VOCABULARY) -> Array:
+    """Values of the tensor's shape and dtype: standard normal, small integers, fair booleans, or words.
 
+    Integers are below `VOCABULARY`, and below `limit` if that is smaller.
     The same seed gives the same numbers.
     """
     shape = _shape(info, batch)
@@ -146,7 +153,7 @@ def seeded(info: TensorInfo, batch: int, seed: int) -> Array:
         return generator.choice(np.array(WORDS, object), shape)
     dtype = DTYPES[info.dtype]
     if dtype.kind in "biu":
-        return generator.integers(2 if dtype.kind == "b" else VOCABULARY, size=shape).astype(dtype)
+        return generator.integers(2 if dtype.kind == "b" else min(limit, VOCABULARY), size=shape).astype(dtype)
     normal = generator.standard_normal(shape)
     if dtype.kind == "c":
         return (normal + 1j * generator.standard_normal(shape)).astype(dtype)

@@ -149,7 +149,7 @@ def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch
     images = {info.name for info in infos if is_image(info)}
     given = (
         {name: loaded.preprocess(array) if name in images else array for name, array in variant.items()}
-        for variant in variants(infos, experiment.input, batch, experiment.seed)
+        for variant in variants(infos, experiment.input, batch, experiment.seed, limits=program.client.limits)
     )
     return [program.client.prepare(inputs) for inputs in given]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -18,7 +17,7 @@ from partitioning.calibration import VIEWS, calibrate, views
 from partitioning.errors import PartitionError
 from partitioning.plan import Plan
 from partitioning.program import read
-from tests.models import MODELS, flat_outputs, inputs_for
+from tests.models import MODELS, flat_outputs
 
 
 def _deep() -> keras.Model:
@@ -77,40 +76,6 @@ def test_views_have_the_models_shape() -> None:
     assert made.dtype == np.float32
     assert made.min() >= 0
     assert made.max() <= 255
-
-
-def test_a_file_brings_its_own_weights(tmp_path: Path) -> None:
-    model = MODELS["residual"]()
-    model.save(tmp_path / "mine.keras")
-    loaded = models.load(str(tmp_path / "mine.keras"))
-    inputs = inputs_for(model)
-    np.testing.assert_array_equal(flat_outputs(loaded.model, inputs)[0], flat_outputs(model, inputs)[0])
-    assert loaded.name == "mine"
-    assert loaded.input_shapes == ((None, 8, 8, 3),)
-    assert loaded.preprocess(np.full((1, 8, 8, 3), 200)).dtype == np.float32
-
-
-def _save_lambda(path: Path) -> None:
-    x = keras.Input((4,))
-    keras.Model(x, layers.Lambda(lambda value: value * 2)(x)).save(path)
-
-
-FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "missing": ("gone.keras", lambda path: None, "gone.keras is not there"),
-    "garbage": ("text.keras", lambda path: path.write_text("hello"), "text.keras is not in the .keras format"),
-    "lambda": ("code.keras", _save_lambda, "holds a Lambda layer, which is pickled code and is not run"),
-    "garbage in HDF5": ("old.h5", lambda path: path.write_text("hello"), "old.h5 is not in the HDF5 format of a whole"),
-    "other suffix": ("dir/old.pb", lambda path: None, "old.pb is no model file; load it where it was made"),
-}
-
-
-@pytest.mark.parametrize("case", FILES)
-def test_files_that_cannot_be_loaded_are_refused(case: str, tmp_path: Path) -> None:
-    name, make, reason = FILES[case]
-    make(tmp_path / name)
-    with pytest.raises(PartitionError) as caught:
-        models.load(str(tmp_path / name))
-    assert reason in str(caught.value)
 
 
 def test_unknown_names_are_refused_with_the_near_one() -> None:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.spec import settings
+from experiments.spec.experiment import Cell
 from partitioning.cuts import cut_table
 from partitioning.errors import PartitionError
 from partitioning.graph import Graph, Operation, TensorInfo
+from partitioning.options import options_of
 from partitioning.order import alive, narrow_order
 from partitioning.placement import ALIASES, PLACEMENTS
 from partitioning.plan import build_plan
@@ -158,7 +159,7 @@ def test_every_placement_places_every_stage(name: str) -> None:
 def test_older_names_of_placements_are_accepted_and_recorded_as_the_new_ones() -> None:
     assert set(ALIASES.values()) <= set(PLACEMENTS)
     given = "striped,contiguous,block-cyclic"
-    assert settings.values_of(settings.SETTINGS["placement"], given, "--placement") == ("block-cyclic", "contiguous")
+    assert options_of(Cell)["placement"].values(given, "--placement") == ("block-cyclic", "contiguous")
 
 
 REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {

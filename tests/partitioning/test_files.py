@@ -1,0 +1,192 @@
+"""Models from files: both formats, own layers with and without their module, pickled code, and unusable files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from partitioning import archive, models
+from partitioning.errors import PartitionError
+from partitioning.plan import Stage
+from partitioning.strategies import make_plan
+from tests.models import MODELS, flat_outputs, inputs_for
+from tests.partitioning.conftest import run_chained
+from tests.partitioning.test_archive import through_files
+
+OWN = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+class Doubled(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs * 2.0
+"""
+ROOT = str(Path(__file__).parents[2])
+
+
+def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A new process in `folder`, which has the module `mylayers` of one's own layer."""
+    (folder / "mylayers.py").write_text(OWN)
+    code = f"import sys; sys.path.append({ROOT!r})\n{code}"
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+
+
+MAKE = """
+import keras, mylayers
+x = keras.Input((3,), name="x")
+keras.Model(x, mylayers.Doubled(name="doubled")(x)).save("own.{suffix}")
+"""
+LOAD = """
+from pathlib import Path
+from partitioning import archive, models
+from partitioning.errors import PartitionError
+try:
+    program = models.load("own.{suffix}", imports={imports}).read()
+    archive.export(program, program.steps, Path("portion"))
+except PartitionError as error:
+    print(error)
+"""
+RUN = """
+import sys
+from pathlib import Path
+from partitioning import archive, engines
+from partitioning.plan import Stage
+assert "mylayers" not in sys.modules
+program = archive.load(Path("portion"))
+print(engines.build("eager", program, Stage("s", ("x",), ("doubled",), ("doubled",)))([[[1.0, 2.0, 3.0]]])[0].numpy())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_an_own_layer_is_imported_where_the_model_is_loaded_and_where_a_portion_is(suffix: str, tmp_path: Path) -> None:
+    assert _python(MAKE.format(suffix=suffix), tmp_path).returncode == 0
+    refused = _python(LOAD.format(suffix=suffix, imports="()"), tmp_path).stdout
+    assert refused == (
+        f"own.{suffix} (written by Keras {keras.__version__}) needs the class 'Doubled' of package 'mine'; "
+        "give the module that registers it: --import MODULE\n"
+    )
+    loaded = _python(LOAD.format(suffix=suffix, imports="('mylayers',)"), tmp_path)
+    assert (loaded.returncode, loaded.stdout) == (0, ""), loaded.stderr
+    done = _python(RUN, tmp_path)
+    assert done.stdout == "[[2. 4. 6.]]\n", done.stderr
+
+
+def test_a_module_that_is_not_there_is_refused() -> None:
+    with pytest.raises(PartitionError, match="--import no_such_module: the module cannot be imported: ModuleNotFound"):
+        models.load("MobileNetV2", imports=["no_such_module"])
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5", "hdf5"])
+def test_a_file_brings_its_own_weights(suffix: str, tmp_path: Path) -> None:
+    model = MODELS["shared-layer"]()
+    model.save(tmp_path / f"mine.{suffix}")
+    loaded = models.load(str(tmp_path / f"mine.{suffix}"))
+    inputs = inputs_for(model)
+    np.testing.assert_array_equal(flat_outputs(loaded.model, inputs)[0], flat_outputs(model, inputs)[0])
+    assert loaded.name == "mine"
+    assert loaded.input_shapes == ((None, 6),)
+    assert loaded.preprocess(np.full((1, 6), 200)).dtype == np.float32
+
+
+def _lambda(path: Path) -> keras.Model:
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, layers.Lambda(lambda value: value * 2, name="code")(x))
+    model.save(path)
+    return model
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_pickled_code_runs_only_with_trust(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"code.{suffix}"
+    model = _lambda(path)
+    with pytest.raises(PartitionError, match="holds a Lambda layer, which is pickled code and is not run; --trust-mod"):
+        models.load(str(path))
+    program = models.load(str(path), trust=True).read()
+    plan, inputs = make_plan(program.graph, "whole"), inputs_for(model)
+    (got,) = run_chained(plan, through_files(program, plan, tmp_path / "files"), inputs)
+    np.testing.assert_array_equal(got, flat_outputs(model, inputs)[0])
+
+
+def test_a_layer_that_is_only_called_lambda_is_loaded(tmp_path: Path) -> None:
+    x = keras.Input((4,), name="x")
+    keras.Model(x, layers.Dense(2, name="lambda_x")(x)).save(tmp_path / "named.keras")
+    assert list(models.load(str(tmp_path / "named.keras")).read().steps) == ["lambda_x"]
+
+
+def _missing_class(path: Path) -> None:
+    """A file of an older Keras, with a long configuration that names an unknown class, and a layer called lambda_1."""
+    x = y = keras.Input((4,), name="x")
+    for number in range(30):
+        y = layers.Dense(4, name=f"lambda_{number}")(y)
+    keras.Model(x, y).save(path)
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    config = json.loads(parts["config.json"])
+    config["config"]["layers"][1] |= {"class_name": "Gone", "module": None, "registered_name": "far.away>Gone"}
+    parts |= {"config.json": json.dumps(config).encode(), "metadata.json": b'{"keras_version": "3.0.1"}'}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in parts.items():
+            file.writestr(name, data)
+
+
+def _operations_in_hdf5(path: Path) -> None:
+    x = keras.Input((4,), name="x")
+    keras.Model(x, keras.ops.greater(x, x * 2)).save(path)
+
+
+FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "missing": ("gone.keras", lambda path: None, "gone.keras is not there"),
+    "garbage": ("text.keras", lambda path: path.write_text("hello"), "text.keras is not in the .keras format"),
+    "garbage in HDF5": ("old.h5", lambda path: path.write_text("hello"), "old.h5 is not in the HDF5 format of a whole"),
+    "weights alone": (
+        "my.weights.h5",
+        lambda path: MODELS["sequential"]().save_weights(path),
+        "my.weights.h5 is not in the HDF5 format of a whole model",
+    ),
+    "other suffix": ("dir/old.pb", lambda path: None, "old.pb is no model file; load it where it was made"),
+    "no name of a file": ("a\0b.keras", lambda path: None, ".keras is not there"),
+    "long name": ("x" * 5000 + ".keras", lambda path: None, "x.keras is not there"),
+    "missing class": (
+        "far.keras",
+        _missing_class,
+        "far.keras (written by Keras 3.0.1) needs the class 'Gone' of package 'far.away'; give the module that",
+    ),
+    "operations in HDF5": (
+        "ops.h5",
+        _operations_in_hdf5,
+        "holds the Keras operation 'Greater', which HDF5 cannot; save",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_cannot_be_loaded_are_refused_on_one_line(case: str, tmp_path: Path) -> None:
+    name, make, reason = FILES[case]
+    make(tmp_path / name)
+    with pytest.raises(PartitionError) as caught:
+        models.load(str(tmp_path / name))
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) <= 300
+    assert "\n" not in str(caught.value)
+
+
+def test_a_portion_without_trust_runs_no_pickled_code(tmp_path: Path) -> None:
+    path = tmp_path / "code.keras"
+    _lambda(path)
+    program = models.load(str(path), trust=True).read()
+    archive.export(program, ["code"], tmp_path)
+    record = json.loads((tmp_path / "operations.json").read_text())
+    (tmp_path / "operations.json").write_text(json.dumps(record | {"trust": False}))
+    with pytest.raises(PartitionError, match=r"operations\.json is not a usable portion of a model: .*ambda"):
+        archive.load(tmp_path)
+    assert program.function(Stage("s", ("x",), ("code",), ("code",)))
