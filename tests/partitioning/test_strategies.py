@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.spec.experiment import Cell
+from experiments.spec.experiment import SETTINGS
 from partitioning.cuts import cut_table
 from partitioning.errors import PartitionError
 from partitioning.graph import Graph, Operation, TensorInfo
-from partitioning.options import options_of
 from partitioning.order import alive, narrow_order
 from partitioning.placement import ALIASES, PLACEMENTS
 from partitioning.plan import build_plan
@@ -159,7 +158,7 @@ def test_every_placement_places_every_stage(name: str) -> None:
 def test_older_names_of_placements_are_accepted_and_recorded_as_the_new_ones() -> None:
     assert set(ALIASES.values()) <= set(PLACEMENTS)
     given = "striped,contiguous,block-cyclic"
-    assert options_of(Cell)["placement"].values(given, "--placement") == ("block-cyclic", "contiguous")
+    assert SETTINGS["placement"].values(given, "--placement") == ("block-cyclic", "contiguous")
 
 
 REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
