@@ -135,6 +135,15 @@ def test_the_registry_loads_no_tensorflow() -> None:
     assert not loaded_by("import cluster.process, cluster.registry, cluster.client") & HEAVY
 
 
+def test_flags_are_read_without_numpy() -> None:
+    """Each `--help` takes a tenth of a second."""
+    modules = ("spec.flags", "sizes.__main__", "threads.__main__", "report", "run")
+    loaded = loaded_by(
+        f"import partitioning.show, partitioning.export, {', '.join(f'experiments.{m}' for m in modules)}"
+    )
+    assert not loaded & (HEAVY | {"numpy", "pandas", "rich"})
+
+
 def test_the_libraries_of_model_servers_wait_until_one_is_chosen() -> None:
     loaded = loaded_by(
         "import cluster.node_server, cluster.in_process, cluster.model_servers.fleet, "
