@@ -17,8 +17,10 @@ from experiments.measure.progress import Progress
 from experiments.reports import engine_titles as engines
 from experiments.reports import report
 from experiments.spec.experiment import Experiment
+from experiments.spec.settings import from_record
 from experiments.store import environment, faults, files, samples
 from experiments.store.files import replace_file
+from transports.errors import UsageError
 
 if TYPE_CHECKING:
     from experiments.measure.prepare import Prepared
@@ -64,6 +66,17 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, launcher: Loc
         run(prepared, writer, progress, launcher, log)
 
 
+def check_shown(folders: Iterable[Path]) -> None:
+    """Raise `UsageError` for a folder that `show` cannot show."""
+    for folder in folders:
+        try:
+            from_record(environment.read(folder)["experiment"])
+        except UsageError as error:
+            raise UsageError(f"--beside {folder}: {error}") from error
+        if not (folder / files.SUMMARY).is_file():
+            raise UsageError(f"--beside {folder}: no {files.SUMMARY}; derive it with: splitbench report {folder}")
+
+
 def show(folders: Iterable[Path]) -> None:
     """Print the table of each results folder, then where their reports are."""
     console, records = Console(), {folder: environment.read(folder) for folder in folders}
@@ -72,6 +85,6 @@ def show(folders: Iterable[Path]) -> None:
             if len(records) > 1:
                 console.print(record["experiment"]["title"] or folder.name, style="bold")
             summary = pd.read_csv(folder / files.SUMMARY)
-            console.print(report.render_table(summary, engines.titles_of(record)))
+            console.print(report.render_table(summary, engines.titles_of(record)), "", sep="\n")
     for folder in records:
         console.print(f"results: {folder} (begin with {files.REPORT})", soft_wrap=True)

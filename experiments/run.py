@@ -24,10 +24,11 @@ def main(argv: Sequence[str] | None = None, prog: str = flags.PROG) -> int:
 def _run(words: Sequence[str], prog: str, variables: Mapping[str, str]) -> int:
     runs = flags.parse_runs(words, prog)
     # Not for --help, nor for flags that are refused: these imports take a second.
-    from experiments.execute import execute, show
+    from experiments.execute import check_shown, execute, show
     from experiments.measure.inputs import check_image
     from experiments.store import samples
 
+    check_shown(runs.beside)
     for experiment, folder in runs.experiments:
         samples.refuse_taken(folder, experiment.title)
         check_image(experiment.input)

@@ -28,7 +28,7 @@ from experiments.spec.experiment import Cell, Experiment
 from experiments.store import environment, samples
 from partitioning.program import Program
 from tests.models import fork_join
-from tests.running import Run, assert_gone
+from tests.running import ROOT, Run, assert_gone
 
 
 def assert_wire_bytes(frame: pd.DataFrame) -> None:
@@ -143,6 +143,8 @@ REFUSED = {
     "more submodels than operations": (["--mode", "submodel", "--servers", "500"], "operations"),
     "an unknown cut": (["--mode", "submodel", "--cut", "body_9"], "body_2"),
     "too few workers": (["--placement", "round-robin", "--servers", "2", "--workers", "2"], "--workers"),
+    "no results to show": (["--beside", "nowhere"], "--beside nowhere: cannot read"),
+    "other results to show": (["--beside", str(ROOT / "results/reference/sizes")], "no record of an experiment"),
     "an option": (["--option", "grpc.max_mesage=1"], "did you mean 'max_message'"),
 }
 
