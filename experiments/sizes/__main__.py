@@ -11,7 +11,7 @@ from typing import Annotated
 import transports
 from experiments.cli import exit_status
 from experiments.spec.flags import timestamp
-from partitioning.options import Parser, option
+from partitioning.options import SWITCH, Parser, option
 from transports.process import MALLOC
 
 PROG = "python -m experiments.sizes"
@@ -24,6 +24,7 @@ one piece (unary) and in chunks (stream). The results answer:
   - Is the growth linear, or faster? RPyC's defaults copy the rest of a message for each 64 kB of it, which is
     quadratic; rpyc-tuned is the same protocol without these defaults.
   - From which size on is grpc.send=stream faster than unary?
+  - With --bare: what does this project add to an echo of the library alone, written as its users write it?
 
 Samples are written one by one; summary.csv, report.md and sizes.svg are derived from them at the end of a run, or later
 with --report FOLDER."""
@@ -34,6 +35,7 @@ examples:
   %(prog)s --transport grpc,rpyc-tuned --max 600 --out results/large
   %(prog)s --transport grpc --sizes 1,1.5,2,3,4 --repeats 20
   %(prog)s --transport rpyc --max 64 --longest 60   # the defaults, to the end
+  %(prog)s --bare --sizes 0.0001,0.01,0.2,1,8   # each transport beside its library alone
   %(prog)s --report results/large
 
 exit status: 0 done; 1 the run failed, and what was measured is kept; 2 a value cannot be used; 130 interrupted."""
@@ -60,6 +62,7 @@ class SizesOptions:
     option: Annotated[
         tuple[str, ...], option("an option of one transport; may be repeated", metavar="NAME.KEY=VALUE", repeat=True)
     ] = ()
+    bare: Annotated[str, option("time each library's own echo as well, without this project", valid=SWITCH)] = "off"
     malloc: Annotated[str, option("keep freed memory for the next message, or return it", valid=MALLOC)] = MALLOC[0]
     out: Annotated[
         str, option("where results go", metavar="FOLDER", shown="results/<UTC timestamp>-sizes", min_length=1)

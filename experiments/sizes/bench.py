@@ -30,10 +30,11 @@ from cluster.launch import HINDSIGHT
 from experiments.measure import wire
 from experiments.measure.progress import Progress
 from experiments.sizes import echo
+from experiments.sizes.bare import BARE, BareConnection
 from experiments.spec.paths import nameless
 from experiments.store import rows
 from transports import Connection, Message
-from transports.errors import MessageTooLarge, SplitbenchError, WireError
+from transports.errors import ConnectionLost, MessageTooLarge, SplitbenchError, WireError
 from transports.process import MALLOC
 
 MB = 1_000_000
@@ -49,6 +50,9 @@ NOTICEABLE = 0.05
 COLUMNS = ("way", "transport", "codec", "send", "bytes", "round", "run", "seconds", "wire_bytes")
 
 
+Line = Connection | BareConnection
+
+
 @dataclass(frozen=True)
 class Way:
     """A transport, one of its codecs, and the value of its option `send` if it has several."""
@@ -61,7 +65,9 @@ class Way:
     def name(self) -> str:
         return " ".join(filter(None, (self.transport, self.codec if self.codec != "raw" else "", self.send)))
 
-    def connect(self, address: transports.Address, options: Mapping[str, str]) -> Connection:
+    def connect(self, address: transports.Address, options: Mapping[str, str]) -> Line:
+        if self.transport in BARE:
+            return BareConnection(self.transport, address)
         own = {f"{self.transport}.send": self.send} if self.send else {}
         return transports.make(self.transport, {**options, **own}).connect(address, self.codec)
 
@@ -94,7 +100,7 @@ class Study:
     def options(self) -> dict[str, str]:
         """Options of the transports at both ends: limits wide enough for the largest and the slowest message."""
         wide = {"max_message": str(self.sizes[-1]), "stall": str(self.deadline)}
-        names = dict.fromkeys(way.transport for way in self.ways)
+        names = dict.fromkeys(way.transport for way in self.ways if way.transport not in BARE)
         return {f"{name}.{key}": value for name in names for key, value in wide.items()} | dict(self.option)
 
     @property
@@ -146,7 +152,10 @@ def measure(
         echo.process(*names, options=study.options, malloc=study.malloc) as (found, child),
         contextlib.ExitStack() as stack,
     ):
-        connections = {way: stack.enter_context(way.connect(found[way.transport], study.options)) for way in study.ways}
+        connections: dict[Way, Line] = {}
+        for way in study.ways:
+            connections[way] = way.connect(found[way.transport], study.options)
+            stack.callback(connections[way].close)
         bench = Bench(study, connections, child)
         expected: dict[tuple[Way, int], float] = {}
         for way in study.ways:
@@ -178,7 +187,9 @@ def _calls(expected: float) -> int:
 class Bench:
     """Connections to the echo process, and the noise to send."""
 
-    def __init__(self, study: Study, connections: Mapping[Way, Connection], child: subprocess.Popen[str]) -> None:
+    def __init__(
+        self, study: Study, connections: Mapping[Way, Connection | BareConnection], child: subprocess.Popen[str]
+    ) -> None:
         self.study = study
         self._connections = connections
         self._child = child
@@ -224,11 +235,12 @@ class Bench:
             seconds = time.perf_counter() - start
         except MessageTooLarge:
             raise
-        except WireError as error:
+        except (WireError, EOFError, OSError) as error:
             ending = ""
             with contextlib.suppress(subprocess.TimeoutExpired):  # a connection closes before its process has ended
                 ending = f"; the echo process ended with status {self._child.wait(HINDSIGHT)}"
-            raise type(error)(f"{way.name}, {megabytes(size)}: {error}{ending}") from error
+            kind = type(error) if isinstance(error, WireError) else ConnectionLost
+            raise kind(f"{way.name}, {megabytes(size)}: {error}{ending}") from error
         crossed = wire.sent() - before
         if check and not np.array_equal(reply.tensors["x"], sent):
             raise SplitbenchError(f"{way.name}, {megabytes(size)}: the echo differs from the tensor that was sent")

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 import transports
+from experiments.sizes.bare import BARE, HOST
 from transports import Address, Message
 from transports.errors import SplitbenchError, UsageError
 from transports.process import MALLOC, StopSignal, keep_memory, parse_ready
@@ -83,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="TRANSPORT", help="each gets a free port")
+    parser.add_argument(
+        "names", nargs="+", metavar="TRANSPORT", help="each gets a free port; bare-NAME: a library alone"
+    )
     parser.add_argument("--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="of one transport")
     parser.add_argument("--malloc", choices=MALLOC, default=MALLOC[0], help="keep freed memory for the next message")
     given = parser.parse_args(argv)
@@ -91,13 +94,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_memory()
     stop = StopSignal(until_eof=True)
     try:
-        made = {name: transports.make(name, transports.parse_options(given.option)) for name in given.names}
+        options = transports.parse_options(given.option)
+        made = {name: transports.make(name, options) for name in given.names if name not in BARE}
         with contextlib.ExitStack() as servers:
             serving = {
-                name: servers.enter_context(transport.serve(echo, "127.0.0.1", 0, WORKERS))
+                name: servers.enter_context(transport.serve(echo, HOST, 0, WORKERS)).address
                 for name, transport in made.items()
             }
-            print("READY", *(f"{name}={server.address}" for name, server in serving.items()), flush=True)
+            serving |= {
+                name: Address(HOST, servers.enter_context(BARE[name].serve())) for name in given.names if name in BARE
+            }
+            print("READY", *(f"{name}={address}" for name, address in serving.items()), flush=True)
             stop.wait()
     except SplitbenchError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ import pandas as pd
 from experiments.reports import charts, sections
 from experiments.reports.labels import transport_title
 from experiments.reports.markdown import ABSENT, line, number, table
+from experiments.sizes.bare import BARE
 from experiments.sizes.bench import COLUMNS, MB, Study, Way, megabytes
 from experiments.sizes.growth import Curve, exponent, fit
 from experiments.store import environment, files, rows
@@ -138,6 +139,7 @@ def _text(
         _growth(found, ways),
         _curves(found, ways),
         _ratios(found, ways),
+        _bare(found, ways),
         _wire(summary, ways),
         HOW_TO_READ,
         sections.machine(record, settings),
@@ -216,6 +218,29 @@ def _ratios(found: Medians, ways: Sequence[Way]) -> list[str]:
     columns = {f"{title(one)} / {title(other)}": partial(_ratio, found, one, other) for one, other in pairs}
     ratios = _by_size("Ratio of medians", _sizes(found), columns)
     return ["## Side by side", "", *ratios, "", *_crossing(found, pairs)]
+
+
+def _bare(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """Each transport over the echo of its library alone; `bare-tcp`, the fastest of these, over nothing."""
+    names = {way.transport for way in ways} & BARE.keys()
+    pairs = [
+        (way, Way(name))
+        for way in ways
+        for name in sorted(names)
+        if way.transport in BARE[name].compared and way.codec == "raw" and way.send != "stream"
+    ]
+    if not pairs:
+        return []
+    columns = {f"{title(one)} / {title(other)}": partial(_ratio, found, one, other) for one, other in pairs}
+    ratios = _by_size("Ratio of medians", _sizes(found), columns)
+    return ["## Beside each library alone", "", *ratios, "", BARE_IS]
+
+
+BARE_IS = (
+    "A bare echo sends the bytes of the tensor by the library's own means, as its users write it, without method, "
+    "name, shape, dtype or limit: bare-grpc sends bytes without protobuf, bare-grpc-stub a generated message with one "
+    "bytes field, bare-rpyc uses RPyC's defaults, bare-rpyc-tuned neither compression nor small pieces."
+)
 
 
 def _ratio(found: Medians, one: Way, other: Way, size: int) -> float:

@@ -10,6 +10,7 @@ import transports
 from experiments.measure import memory
 from experiments.sizes import report
 from experiments.sizes.__main__ import REMOTE, SizesOptions
+from experiments.sizes.bare import BARE
 from experiments.sizes.bench import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
 from experiments.store import environment, files, rows, samples
 from transports.errors import UsageError
@@ -25,10 +26,13 @@ COPIES = 12
 def study_of(given: SizesOptions) -> Study:
     """The study that the options describe. Raises `UsageError` for a value that cannot be used."""
     ways = _ways(given.transport, given.codec)
+    if given.bare == "on":
+        measured = {way.transport for way in ways}
+        ways += tuple(Way(name) for name, bare in BARE.items() if measured & {*bare.compared} or not bare.compared)
     up_to = [*(size for size in SERIES if size < given.max), given.max]
     sizes = _bytes(given.sizes, "--sizes") if given.sizes else _bytes(up_to, "--max")
     study = Study(ways, sizes, given.repeats, given.longest, given.seed, _options(given.option, ways), given.malloc)
-    for name in dict.fromkeys(way.transport for way in ways):
+    for name in dict.fromkeys(way.transport for way in ways if way.transport not in BARE):
         transports.make(name, study.options)
     return study
 

@@ -31,7 +31,7 @@ from experiments.store.files import replace_file
 from transports.errors import SplitbenchError, UsageError
 
 PACKAGES = (
-    *("splitbench", "tensorflow", "keras", "numpy", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
+    *("splitbench", "tensorflow", "keras", "numpy", "scipy", "msgspec", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
     *("h11", "orjson", "pybase64", "tensorflow-serving-api"),
     *("pandas", "pillow", "psutil", "rich", "matplotlib"),
 )
