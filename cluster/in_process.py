@@ -1,4 +1,4 @@
-"""The servers of the transport `none`: the same registry and nodes, in this process, called directly."""
+"""The cluster of the transport `none`: the same registry and nodes, in this process, called directly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster.execution import Shard
 from cluster.leases import Leases
-from cluster.model_servers.stages import ModelServerClients
+from cluster.model_servers.client import ModelServerClients
 from cluster.node_server import LOOPBACK, NodeServer, Shards, addresses, make_shards, serve_all
 from cluster.partition import Partition
 from cluster.registry import Registry
@@ -30,7 +30,7 @@ class InProcessCluster:
         transport: Transport,
         model_servers: Sequence[Mapping[str, Address]] = (),
     ) -> None:
-        """`model_servers`: by server, where the stages are executed of engines that call one."""
+        """`model_servers`: for each server, the addresses of its model server by interface."""
         self._partitions = partitions
         self._program = program
         self._model_clients = ModelServerClients(model_servers)
@@ -41,7 +41,7 @@ class InProcessCluster:
     def __enter__(self) -> InProcessCluster:
         self._stack.callback(self._model_clients.close)
         servers = max(partition.servers for partition in self._partitions)
-        registry = Registry(Leases(servers, ttl=math.inf))  # nobody here can end without the others
+        registry = Registry(Leases(servers, ttl=math.inf))  # the nodes end with the registry
         self.registries = addresses(serve_all(registry.handle, self._transports, LOOPBACK, 1, self._stack))
         for _ in range(servers):
             host = NodeServer(self._transports, self.registries, self._load, workers=1)

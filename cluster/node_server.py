@@ -1,4 +1,4 @@
-"""A node with its servers and its place in the registry: what a process holds, and what `none` holds in this one."""
+"""A node with its servers and its lease: in a process of its own, or for the transport `none` in this one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 from cluster.dispatcher import Dispatcher
 from cluster.execution import Execute, Shard
 from cluster.lease_client import LeaseClient, Stop
-from cluster.manifest import sealed, verify
-from cluster.model_servers.stages import ModelServerClients
+from cluster.manifest import verify
+from cluster.model_servers.client import ModelServerClients
 from cluster.node import Node
 from cluster.partition import Partition, read_partitions
 from partitioning.engine_table import is_remote
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 Shards = Mapping[tuple[str, str], Shard]
 FLUSH = 0.25
-"""Seconds that a transport has at the least for answers that are on their way out when a server ends."""
+"""Least seconds that a transport has to send the last answers when a server ends."""
 LOOPBACK = Address("127.0.0.1", 0)
-"""Any free port of this machine, for this machine alone."""
+"""Any free port, reached from this machine alone."""
 
 
 def serve_all(
     handler: Handler, transports: Mapping[str, Transport], at: Address, workers: int, stack: contextlib.ExitStack
 ) -> dict[str, Server]:
-    """Serve `handler` on every transport until `stack` closes: from the port of `at` upwards, or (0) on free ones.
+    """Serve `handler` on every transport until `stack` closes: on the port of `at` and the next ones; 0: on free ones.
 
-    Raises `UsageError` where that goes beyond the last port, and `ConnectError`.
+    Raises `UsageError` if there are not so many ports, and `ConnectError` if one cannot be bound.
     """
     if at.port and not 0 < at.port <= LAST_PORT - len(transports) + 1:
         raise UsageError(f"port {at.port}: {len(transports)} transports take that many ports, up to {LAST_PORT}")
@@ -52,12 +52,12 @@ def serve_all(
 
 
 def addresses(servers: Mapping[str, Server]) -> dict[str, Address]:
-    """Where each of `servers` listens."""
+    """The address that each of `servers` has bound."""
     return {name: server.address for name, server in servers.items()}
 
 
 class NodeServer:
-    """Serve, register, load the portion that the registry gives, report what it awaits, and keep the lease."""
+    """Serves, registers, loads the portion that the registry gives, reports the tensors it awaits, keeps the lease."""
 
     def __init__(
         self,
@@ -66,15 +66,17 @@ class NodeServer:
         load: Callable[[int], Shards],
         *,
         at: Address = LOOPBACK,
+        advertise: str = "",
         workers: int = 8,
         claim: int | None = None,
         patience: float = 0.0,
         stop: Stop | None = None,
     ) -> None:
-        """`load`: the server's index -> its shards. `claim` and `patience`: see `LeaseClient`. `stop` is set to
-        end the server, and by the server itself when its portion is lost.
+        """`load`: index of the portion -> its shards. `at` is bound; others reach it under the host name `advertise`
+        (empty: the one bound). `claim` and `patience`: see `LeaseClient`. `stop` ends the server; the server sets it
+        itself when it has lost its portion.
 
-        Raises `NoPortion` when every portion is taken.
+        Raises `NoPortion` if every portion is taken.
         """
         self._stack = contextlib.ExitStack()
         self._stop: Stop = stop or threading.Event()
@@ -93,7 +95,7 @@ class NodeServer:
             self._lease_client = LeaseClient(
                 transports[name],
                 registries[name],
-                self.addresses,
+                {name: Address(advertise or own.host, own.port) for name, own in self.addresses.items()},
                 claim=claim,
                 patience=patience,
                 stop=self._stop,
@@ -112,22 +114,22 @@ class NodeServer:
         return self._lease_client.server
 
     def finish(self, seconds: float) -> None:
-        """Let the requests that are here leave, for `seconds` or little more, and give the portion back.
+        """Finish the requests under way, within about `seconds`, and give the portion back.
 
-        Raises the `WireError` for which the portion was lost, if it was.
+        Raises the `WireError` that took the portion away, if one did.
         """
         assert self._lease_client is not None
         deadline = Deadline.after(seconds)
         self._node.drain(seconds)
         if self._lost is None:
             self._lease_client.leave()
-        for server in self._servers.values():  # the last answers are still on their way out
+        for server in self._servers.values():  # which may still be sending the last answers
             server.drain(max(FLUSH, deadline.left()))
         if self._lost:
             raise self._lost
 
     def close(self) -> None:
-        """Stop serving, and let go of every connection."""
+        """Stop serving, and close every connection."""
         self._stack.close()
 
     def _lose(self, error: WireError) -> None:
@@ -138,9 +140,9 @@ class NodeServer:
 def make_shards(
     partition: Partition, server: int, program: Callable[[], Program], model_clients: ModelServerClients
 ) -> Shards:
-    """The stages of `server` under each engine of `partition`; none where the partition has fewer servers.
+    """The stages of `server` under each engine of `partition`; none if the partition has fewer servers.
 
-    `program` is asked for where stages are executed here, `model_clients` where model servers do that.
+    `program` is called only for engines that execute stages in this process; the others take `model_clients`.
     """
     names = partition.engines if server < partition.servers else ()
     made: dict[tuple[str, str], Shard] = {}
@@ -159,28 +161,29 @@ def _local_shard(partition: Partition, engine: str, server: int, program: Progra
 
     def executed(stage: Stage) -> Execute:
         execute = engines.build(engine, program, stage)
-        return lambda inputs, remaining: execute(inputs)  # what computes here waits for nobody
+        return lambda inputs, remaining: execute(inputs)  # nothing to wait for
 
     return Shard(
         partition, server, {stage.name: executed(stage) for stage in partition.portion(server)}, engines.to_array
     )
 
 
-def load_shards(exports: Path, digest: str, server: int, model_clients: ModelServerClients) -> Shards:
-    """The shards of `server`, from the files that the launcher wrote (`cluster.partition`) and sealed under `digest`.
+def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clients: ModelServerClients) -> Shards:
+    """The shards of `server` from `folder` (`cluster.partition`), in which only `files` (path -> SHA-256) are loaded.
 
-    Raises `Tampered` for a file that is not the one that was sealed, before anything is made of it.
+    Raises `Tampered` for a file that has changed, is missing, or is not among `files`, before it is read.
     """
     from partitioning import archive
 
     def program(name: str) -> Program:
-        verify(exports, digest, f"{name}/server-{server}")
-        return archive.load(exports / name / f"server-{server}")
+        verify(folder, files, f"{name}/server-{server}")
+        return archive.load(folder / name / f"server-{server}")
 
     shards: dict[tuple[str, str], Shard] = {}
-    names = [name for name in sealed(exports, digest) if name.endswith("/partition.json")]
-    verify(exports, digest, *names)
-    for partition in read_partitions(exports / name for name in names):
+    names = [name for name in files if name.endswith("/partition.json")]
+    for name in names:
+        verify(folder, files, name)
+    for partition in read_partitions(folder / name for name in names):
         shards |= make_shards(partition, server, partial(program, partition.name), model_clients)
     freeze_garbage()
     return shards

@@ -3,7 +3,7 @@
     FOLDER/<partition>/partition.json     the plan, the placement, the engines that it is to run with
     FOLDER/<partition>/server-<i>/        the operations and weights of server i (`partitioning.archive`)
 
-A node reads these from a folder named on its own command line; a peer never sends a path, and no model.
+A node reads these from the folder that its launcher named; a peer never sends a path or a model.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Partition:
 
 
 def export(program: Program, partition: Partition, folder: Path) -> None:
-    """Write `partition` and the portion of every one of its servers below `folder`, once for all processes."""
+    """Write `partition` and the portion of each of its servers below `folder`."""
     from partitioning import archive
 
     home = folder / partition.name
@@ -93,7 +93,7 @@ def export(program: Program, partition: Partition, folder: Path) -> None:
     }
     (home / "partition.json").write_text(json.dumps(record), encoding="utf-8")
     if all(is_remote(engine) for engine in partition.engines):
-        return  # model servers have the weights, and nodes need none
+        return  # only the model servers need weights
     for server in range(partition.servers):
         operations = [operation for stage in partition.portion(server) for operation in stage.operations]
         archive.export(program, operations, home / f"server-{server}")

@@ -1,4 +1,4 @@
-"""Which cores a process may use: what a pipeline of one-core servers is compared with is one core, too."""
+"""Which cores a process may use. A pipeline of one-core servers is compared with one core, too."""
 
 from __future__ import annotations
 
@@ -11,30 +11,39 @@ from transports.errors import UsageError
 
 
 def usable() -> int:
-    """How many cores this process may use at this moment, as far as the system tells."""
+    """The number of cores that this process may use at this moment, as far as the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores() -> list[int]:
-    """The cores that this process may use. Raises `UsageError` where the system does not tell."""
+    """The cores that this process may use. Raises `UsageError` if the system does not tell."""
     if not hasattr(os, "sched_getaffinity"):
         raise UsageError("--pin on: this system cannot pin a process to a core; leave it off")
     return sorted(os.sched_getaffinity(0))
 
 
-def pin(pid: int, allowed: Collection[int]) -> None:
-    """Let every thread of process `pid` run on the cores `allowed` alone; threads that it starts later follow."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(int(task.name), allowed)
+def pin(allowed: Collection[int]) -> None:
+    """Let every thread of this process run on the cores `allowed` alone; threads that it starts later follow.
+
+    Raises `UsageError` for a core that this process may not use.
+    """
+    if extra := set(allowed).difference(cores()):
+        raise UsageError(f"cores: this process may not use core {min(extra)}; valid: {', '.join(map(str, cores()))}")
+    _set(allowed)
 
 
 @contextlib.contextmanager
 def pinned(allowed: Collection[int]) -> Iterator[None]:
-    """Pin this process for a while."""
+    """Pin this process while the block runs."""
     before = cores()
-    pin(os.getpid(), allowed)
+    pin(allowed)
     try:
         yield
     finally:
-        pin(os.getpid(), before)
+        _set(before)
+
+
+def _set(allowed: Collection[int]) -> None:
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+            os.sched_setaffinity(int(task.name), allowed)

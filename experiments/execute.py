@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from cluster.launch import LocalLauncher
+from cluster.launchers import Launcher, LocalLauncher
 from cluster.process import tune
-from experiments.measure import model_servers
 from experiments.measure.progress import Progress
 from experiments.reports import engine_titles as engines
 from experiments.reports import report
@@ -20,6 +19,7 @@ from experiments.spec.experiment import Experiment
 from experiments.spec.settings import from_record
 from experiments.store import environment, faults, files, samples
 from experiments.store.files import replace_file
+from partitioning.engine_table import is_remote
 from transports.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(experiment.runs * len(names), names))
         progress.phase("loading TensorFlow and the model")
-        remote = any(cell.transport != "none" for cell in experiment.cells) or model_servers.born(experiment)
+        remote = any(cell.transport != "none" or is_remote(cell.engine) for cell in experiment.cells)
         launcher = stack.enter_context(LocalLauncher()) if remote else None
         settings = tune(experiment.threads, experiment.malloc)
         from experiments.measure.prepare import prepare  # loads TensorFlow, once the launcher has forked
@@ -44,13 +44,13 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str]) -> None:
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
-        if served := model_servers.record(experiment):
+        if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
         _measure(prepared, folder, progress, launcher)
     report.build(folder)
 
 
-def _measure(prepared: Prepared, folder: Path, progress: Progress, launcher: LocalLauncher | None) -> None:
+def _measure(prepared: Prepared, folder: Path, progress: Progress, launcher: Launcher | None) -> None:
     """Measure every cell. If that fails, report what was measured, with the reason."""
     from experiments.measure.runner import run
 

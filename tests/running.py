@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster.launchers import LocalLauncher
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -44,6 +46,11 @@ class Run:
         self.out = out
         self.lines += err.splitlines()
         return self.process.returncode, self.lines[-1].strip() if self.lines else ""
+
+
+def process_of(launcher: LocalLauncher, name: str) -> psutil.Process:
+    """The process `name` that the launcher has started."""
+    return next(child for child in psutil.Process(launcher.pid).children() if child.name() == name)
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:

@@ -146,7 +146,7 @@ def test_flags_are_read_without_numpy() -> None:
 
 def test_the_libraries_of_model_servers_wait_until_one_is_chosen() -> None:
     loaded = loaded_by(
-        "import cluster.node_server, cluster.in_process, cluster.model_servers.fleet, "
+        "import cluster.node_server, cluster.in_process, cluster.model_servers.servers, "
         "experiments.spec.flags, experiments.report"
     )
     assert not loaded & (HEAVY | {"tensorflow_serving", "orjson"})

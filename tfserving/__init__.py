@@ -1,1 +1,49 @@
-"""The official TensorFlow Serving API: a compatible server, its wire formats and its clients."""
+"""The official TensorFlow Serving API: a compatible server (`tfserving.server`), its wire formats and its clients.
+
+Importing this loads neither TensorFlow, NumPy nor the official stubs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from transports.address import Address
+    from transports.base import Array
+
+__all__ = ["Predictor", "connect", "missing_libraries"]
+
+_CLIENTS: Mapping[str, str] = {"grpc": "tfserving.grpc_client:Client", "rest": "tfserving.rest_client:RestClient"}
+"""Interface -> "module:class"."""
+_LIBRARIES: Mapping[str, str] = {
+    "tensorflow_serving": "'tensorflow-serving-api>=2.20,<2.22'",
+    "orjson": "'orjson>=3.10'",
+    "h11": "'h11>=0.16'",
+}
+"""Imported library -> its requirement for pip: the extra `serving`."""
+
+
+class Predictor(Protocol):
+    """A client of a model server, over any interface."""
+
+    def predict(
+        self, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, str], timeout: float
+    ) -> dict[str, Array]:
+        """`outputs` (key -> dtype) of the model's default signature, as read-only arrays. Raises a `WireError`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def connect(interface: str, address: Address) -> Predictor:
+    """A client of the model server at `address`, over `grpc` or `rest`."""
+    module, _, name = _CLIENTS[interface].partition(":")
+    return cast(Predictor, getattr(importlib.import_module(module), name)(address))
+
+
+def missing_libraries() -> list[str]:
+    """What has to be installed first, as requirements for pip."""
+    return [words for library, words in _LIBRARIES.items() if importlib.util.find_spec(library) is None]

@@ -1,8 +1,8 @@
-"""Which models a server is to hold: from flags, or from a `models.config` (protobuf's text form)."""
+"""The models that a server holds: from flags, or from a `ModelServerConfig` in protobuf's text form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from transports.errors import UsageError
 
 @dataclass(frozen=True)
 class Model:
-    """A model by its name, and the folder with its versions. `versions` are those that are served, lowest first.
+    """A model, the folder of its versions, and the versions that are served, lowest first.
 
-    Raises `UsageError` where the folder of one of them holds no SavedModel.
+    Raises `UsageError` if the folder of one of them holds no SavedModel.
     """
 
     name: str
@@ -30,12 +30,12 @@ class Model:
 
     @classmethod
     def latest(cls, name: str, folder: Path, count: int = 1) -> Model:
-        """The highest versions, as a server does that is told nothing else. Raises `UsageError` where there is none."""
+        """The `count` highest versions, TensorFlow Serving's default policy. Raises `UsageError` if there is none."""
         return cls(name, folder, tuple(_present(name, folder)[-count:]))
 
 
 def read_config(path: Path) -> tuple[Model, ...]:
-    """The models of a `ModelServerConfig`. Raises `UsageError` for a file that is none, and for one that names none."""
+    """The models of a `ModelServerConfig`. Raises `UsageError` for another file, and for one without models."""
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelServerConfig())
     except OSError as error:
@@ -47,6 +47,15 @@ def read_config(path: Path) -> tuple[Model, ...]:
     if not names or len(set(names)) < len(names):
         raise UsageError(f"{path} names {'one model twice' if names else 'no model'}; name each once")
     return models
+
+
+def write_config(models: Mapping[str, Path], file: Path) -> None:
+    """Write a `ModelServerConfig` with every version of `models` (name -> absolute folder of its versions)."""
+    config = pb.ModelServerConfig()
+    for name, folder in models.items():
+        entry = config.model_config_list.config.add(name=name, base_path=str(folder), model_platform="tensorflow")
+        entry.model_version_policy.all.SetInParent()
+    file.write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
 def _model(entry: pb.ModelConfig) -> Model:

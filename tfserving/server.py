@@ -1,8 +1,8 @@
 """`python -m tfserving.server`: a model server that answers as TensorFlow Serving does, over `tf.saved_model`.
 
 It prints one line `READY grpc=HOST:PORT rest=HOST:PORT` once every model is loaded, and ends on SIGTERM, on Ctrl-C, or
-(`--until-eof`) when its standard input closes. Flags are called as `tensorflow_model_server` calls them; of a port, 0
-means a free one. It does not watch folders for new versions, and has neither batching nor classify and regress.
+(`--until-eof`) when its standard input closes. The flags have the names that `tensorflow_model_server` gives them; port
+0 is a free one. It does not watch folders for new versions, and has no batching, no classify and no regress.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tfserving.config import Model, read_config
@@ -24,19 +25,67 @@ from transports.process import MALLOC, StopSignal, freeze_garbage, keep_memory, 
 WORKERS = 4 * (os.cpu_count() or 1)
 
 
-def main(argv: Sequence[str] | None = None, announce: Callable[[str], None] | None = None) -> int:
-    """Serve until told to end; the exit status: 0 ended, 1 a port cannot be bound, 2 a value cannot be used.
+@dataclass(frozen=True)
+class Options:
+    """What a server holds, where it listens, and how it runs: the flags of the command line."""
 
-    `announce` takes the READY line; without it, it goes to standard output.
+    model_config_file: Path | None = None
+    """A `ModelServerConfig` in text form; None: the one model below `model_base_path`."""
+    model_base_path: Path | None = None
+    model_name: str = "default"
+    host: str = "127.0.0.1"
+    insecure: bool = False
+    """Bind a `host` beyond this machine; nothing is encrypted."""
+    port: int = 8500
+    """Of gRPC; 0: a free one."""
+    rest_api_port: int | None = None
+    """0: a free one; None: no REST."""
+    grpc_max_threads: int = WORKERS
+    """Requests handled at a time."""
+    rest_api_num_threads: int = WORKERS
+    tensorflow_session_parallelism: int = 0
+    """Threads; 0: one a core."""
+    malloc: str = "keep"
+    tensor_content: bool = False
+    """Answer with bytes; the real server answers with lists of values."""
+
+
+def serve(options: Options, stack: contextlib.ExitStack) -> Mapping[str, Address]:
+    """Load every model and serve until `stack` closes; the address that each interface has bound.
+
+    Raises `UsageError` for models that cannot be served and a host that may not be bound, `ConnectError` for a port
+    that cannot be bound. TensorFlow is loaded only once the models were found, so that a wrong flag is refused at once.
     """
-    arguments = _parser().parse_args(argv)
-    stop = StopSignal(arguments.until_eof)
+    check_host(options.host, Limits(), options.insecure)
+    if options.model_config_file:
+        chosen = read_config(options.model_config_file)
+    else:
+        assert options.model_base_path is not None
+        chosen = (Model.latest(options.model_name, options.model_base_path),)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _configure(options.tensorflow_session_parallelism, options.malloc)
+    from tfserving import models
+    from tfserving.grpc_server import GrpcServer
+    from tfserving.rest_server import RestServer
+
+    loaded = models.load(chosen)
+    freeze_garbage()
+    server = GrpcServer(loaded, options.host, options.port, options.grpc_max_threads, content=options.tensor_content)
+    stack.callback(server.close)
+    if options.rest_api_port is None:
+        return {"grpc": server.address}
+    rest = RestServer(loaded, options.host, options.rest_api_port, options.rest_api_num_threads)
+    stack.callback(rest.close)
+    return {"grpc": server.address, "rest": rest.address}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: 0 ended by a signal, 1 a port cannot be bound, 2 a value cannot be used."""
+    given = vars(_parser().parse_args(argv))
+    stop = StopSignal(given.pop("until_eof"))
     try:
-        check_host(arguments.host, Limits(), arguments.insecure)
         with contextlib.ExitStack() as stack:
-            addresses = _serve(arguments, stack)
-            line = ready_line(addresses)
-            announce(line) if announce else print(line, flush=True)
+            print(ready_line(serve(Options(**given), stack)), flush=True)
             stop.wait()
     except SplitbenchError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -44,31 +93,8 @@ def main(argv: Sequence[str] | None = None, announce: Callable[[str], None] | No
     return 0
 
 
-def _serve(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Mapping[str, Address]:
-    config = arguments.model_config_file
-    chosen = read_config(config) if config else (Model.latest(arguments.model_name, arguments.model_base_path),)
-    # TensorFlow is loaded here and not before: a wrong flag is answered at once.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _configure(arguments.tensorflow_session_parallelism, arguments.malloc)
-    from tfserving import models
-    from tfserving.grpc_server import GrpcServer
-    from tfserving.rest_server import RestServer
-
-    loaded = models.load(chosen)
-    freeze_garbage()
-    server = GrpcServer(
-        loaded, arguments.host, arguments.port, arguments.grpc_max_threads, content=arguments.tensor_content
-    )
-    stack.callback(server.close)
-    if arguments.rest_api_port is None:
-        return {"grpc": server.address}
-    rest = RestServer(loaded, arguments.host, arguments.rest_api_port, arguments.rest_api_num_threads)
-    stack.callback(rest.close)
-    return {"grpc": server.address, "rest": rest.address}
-
-
 def _configure(threads: int, malloc: str) -> None:
-    """Set TensorFlow's threads (0: its own choice) and the C library's memory before TensorFlow runs."""
+    """Set TensorFlow's threads (0: its own choice), and keep freed memory, before TensorFlow runs."""
     import tensorflow as tf
 
     if malloc == "keep":

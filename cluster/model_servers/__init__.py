@@ -1,1 +1,1 @@
-"""Stages executed by model servers: TensorFlow Serving where it is installed, else the compatible server."""
+"""Engines whose stages run in model servers: which server, its start, and the node's client of it."""

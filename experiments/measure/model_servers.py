@@ -1,96 +1,93 @@
-"""The model servers of an experiment's cells: which ones run, their start, and what a record says of them."""
+"""The model servers of an experiment: which program runs, its record, and its processes."""
 
 from __future__ import annotations
 
 import contextlib
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-import psutil
-
-from cluster.launch import LocalLauncher
+from cluster.launchers import Launcher
 from cluster.model_servers import selection
-from cluster.model_servers.fleet import Fleet, export
-from cluster.pinning import cores, pin
+from cluster.model_servers.servers import ModelServers, export
+from cluster.partition import Partition
+from cluster.pinning import cores
 from experiments.spec.experiment import Experiment
 from partitioning.errors import PartitionError
 from transports.errors import UsageError
 
 if TYPE_CHECKING:
-    from experiments.measure.prepare import Prepared
+    from partitioning.program import Program
 
 PATIENCE = 60.0
-"""Seconds that a program may take to say its version: it may be a container whose image has to come first."""
+"""Seconds that a program may take to print its version: it may be a container whose image is downloaded first."""
 
 
-def chosen(experiment: Experiment) -> selection.Settings | None:
-    """The server that the cells' engines call, as this experiment runs it; None where none calls any.
+@dataclass(frozen=True)
+class Serving:
+    """The model servers that the cells of an experiment call."""
 
-    Raises `UsageError` (`cluster.model_servers.selection.choose`).
-    """
-    settings = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
-    return replace(settings, threads=experiment.threads, malloc=experiment.malloc) if settings else None
+    settings: selection.Settings | None
+    """None if no cell calls any."""
+    cores: tuple[int, ...] = ()
+    """The servers are pinned to these in turn, each to the core of the first node that calls it; empty: to none.
 
+    With `--replicas`, nodes on other cores call it too."""
 
-def born(experiment: Experiment) -> bool:
-    """Whether the servers are ours, which a launcher has to give birth to."""
-    settings = chosen(experiment)
-    return settings is not None and settings.binary is None
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """Raises `UsageError` (`cluster.model_servers.selection.choose`)."""
+        settings = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
+        if settings is None:
+            return cls(None)
+        settings = replace(settings, threads=experiment.threads, malloc=experiment.malloc)
+        return cls(settings, tuple(cores()) if experiment.pin == "on" else ())
 
-
-@contextlib.contextmanager
-def started(prepared: Prepared, launcher: LocalLauncher | None, notify: Callable[[str], None]) -> Iterator[Fleet]:
-    """A server for each of those that share the stages, none of them waited for yet; no server where no cell calls any.
-
-    Raises `UsageError` for a stage that cannot be written as a SavedModel.
-    """
-    settings = chosen(prepared.experiment)
-    if settings is None:
-        yield Fleet(selection.Settings(), [], launcher)
-        return
-    stages = sum(len(partition.plan.stages) for partition in prepared.served)
-    notify(f"writing {stages} stages as SavedModels")
-    with tempfile.TemporaryDirectory(prefix="splitbench-models-") as folder:
-        try:
-            configs = export(dict.fromkeys(prepared.served, prepared.program), Path(folder))
-        except PartitionError as error:
-            raise UsageError(str(error)) from error
-        with Fleet(settings, configs, launcher) as fleet:
-            yield fleet
-
-
-def pin_each(fleet: Fleet) -> None:
-    """Pin each model server to a core, in turn: to that of the first node that calls it.
-
-    With `--replicas` other nodes call it as well, which may be on other cores.
-    """
-    for number, pid in enumerate(fleet.pids):
-        keeper = psutil.Process(pid)
-        for process in (keeper, *keeper.children(recursive=True)):
-            pin(process.pid, {cores()[number % len(cores())]})
-
-
-def record(experiment: Experiment) -> dict[str, Any] | None:
-    """Which server ran, without a path of this machine; None where none did."""
-    settings = chosen(experiment)
-    if settings is None:
-        return None
-    if settings.binary is None:
+    def record(self) -> dict[str, Any] | None:
+        """Which server runs, without a path of this machine; None if none does."""
+        if self.settings is None:
+            return None
+        if binary := self.settings.binary:
+            return {"kind": self.settings.kind, "version": _version(binary), "program": Path(binary).name}
         return {
-            "kind": settings.kind,
+            "kind": self.settings.kind,
             "version": metadata.version("tensorflow"),
-            "tensor_content": settings.tensor_content,
+            "tensor_content": self.settings.tensor_content,
         }
-    return {"kind": settings.kind, "version": _version(settings.binary), "program": Path(settings.binary).name}
+
+    @contextlib.contextmanager
+    def started(
+        self,
+        partitions: Collection[Partition],
+        program: Program,
+        launcher: Launcher | None,
+        notify: Callable[[str], None],
+    ) -> Iterator[ModelServers]:
+        """Start a model server for each server that shares the stages of `partitions`, and wait for none of them.
+
+        Raises `UsageError` for a stage that cannot be written as a SavedModel.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.settings is None:
+                servers = ModelServers(selection.Settings(), None, [])
+            else:
+                stages = sum(len(partition.plan.stages) for partition in partitions)
+                notify(f"writing {stages} stages as SavedModels")
+                with tempfile.TemporaryDirectory(prefix="splitbench-models-") as folder:
+                    try:
+                        held = export(dict.fromkeys(partitions, program), Path(folder))
+                    except PartitionError as error:
+                        raise UsageError(str(error)) from error
+                    servers = stack.enter_context(ModelServers(self.settings, launcher, held, self.cores))
+            yield servers
 
 
 def _version(binary: str) -> str | None:
-    """What the program says of itself."""
+    """The version that the program prints; None if it prints none."""
     try:
         done = subprocess.run(
             [binary, "--version"],

@@ -16,6 +16,7 @@ from cluster.partition import Partition
 from cluster.request import Route
 from cluster.workers import workers_needed
 from experiments.measure.inputs import is_image, load_image, variants
+from experiments.measure.model_servers import Serving
 from experiments.spec.experiment import Cell, Experiment, local_of
 from partitioning.engine_table import is_remote, local_engine
 from partitioning.errors import PartitionError
@@ -43,6 +44,7 @@ class Prepared:
     expected: Mapping[int, Sequence[Tensors]]
     workers: int
     """Calls that a server must be able to handle at the same time."""
+    model_servers: Serving
 
     def chosen(self, *, remote: bool) -> list[Partition]:
         """The partitions of nodes in other processes (`remote`) or in this one, each with the engines of its cells.
@@ -82,7 +84,8 @@ def prepare(experiment: Experiment) -> Prepared:
     except PartitionError as error:
         raise UsageError(str(error)) from error
     expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
-    return Prepared(experiment, whole, partitions, inputs, expected, _workers(experiment, partitions))
+    workers = _workers(experiment, partitions)
+    return Prepared(experiment, whole, partitions, inputs, expected, workers, Serving.of(experiment))
 
 
 def route_of(cell: Cell, partition: Partition) -> Route:

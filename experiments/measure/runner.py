@@ -19,12 +19,13 @@ from cluster.client import Answer, Client
 from cluster.dispatcher import Dispatcher
 from cluster.errors import NoServer
 from cluster.in_process import InProcessCluster
-from cluster.launch import HINDSIGHT, Cluster, LocalLauncher, Settings
-from cluster.model_servers.fleet import Fleet
+from cluster.launch import Cluster, Host, Settings
+from cluster.launchers import HINDSIGHT, Launcher
+from cluster.model_servers.servers import ModelServers
 from cluster.partition import export
-from cluster.pinning import cores, pin, pinned
+from cluster.pinning import cores, pinned
 from cluster.result_receiver import ResultReceiver
-from experiments.measure import gate, model_servers, wire
+from experiments.measure import gate, wire
 from experiments.measure.fault_injector import FaultInjector
 from experiments.measure.local import LocalModel
 from experiments.measure.prepare import Prepared, route_of
@@ -52,7 +53,7 @@ def run(
     prepared: Prepared,
     samples: Writer,
     progress: Progress,
-    launcher: LocalLauncher | None = None,
+    launcher: Launcher | None = None,
     faults: rows.Writer | None = None,
 ) -> None:
     """Measure every cell of `prepared`: a row of `samples` for each timed request.
@@ -91,7 +92,7 @@ class _Bench:
     prepared: Prepared
     client: Client
     locals: Mapping[Cell, LocalModel]
-    fleet: Fleet
+    launcher: Launcher | None
     cluster: Cluster | None
     fault_injector: FaultInjector | None
     began: float
@@ -170,9 +171,8 @@ class _Bench:
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:
         """Raise the cause of a failed request: a process that ended, or else the error itself."""
         patience = Deadline.after(HINDSIGHT if isinstance(error, ENDED) else 0.0)
-        self.fleet.check(patience.left())
-        if self.cluster:
-            self.cluster.check(patience.left())
+        if self.launcher:
+            self.launcher.check(patience.left())
         raise type(error)(f"cell {cell.name}: {error}") from error
 
     def _request(self, cell: Cell, number: int) -> tuple[float, Answer, float]:
@@ -198,7 +198,7 @@ class _Bench:
 
 @contextlib.contextmanager
 def _bench(
-    prepared: Prepared, progress: Progress, launcher: LocalLauncher | None, faults: rows.Writer | None
+    prepared: Prepared, progress: Progress, launcher: Launcher | None, faults: rows.Writer | None
 ) -> Iterator[_Bench]:
     """A client with everything that it talks to; on exit, all of it is gone."""
     experiment = prepared.experiment
@@ -208,15 +208,15 @@ def _bench(
     # A call over `none` is a call: a chain of servers is a stack of Python frames, about ten for each hop.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 20 * len(prepared.program.graph.operations)))
     with contextlib.ExitStack() as stack:
-        fleet = stack.enter_context(model_servers.started(prepared, launcher, progress.phase))
+        servers = stack.enter_context(
+            prepared.model_servers.started(prepared.served, prepared.program, launcher, progress.phase)
+        )
         if launcher and prepared.chosen(remote=True):
-            cluster = _cluster(prepared, progress, launcher, fleet, stack)
+            cluster = stack.enter_context(_cluster(prepared, progress, launcher, servers))
             registries |= cluster.registries
         if direct := prepared.chosen(remote=False):
-            local = InProcessCluster(direct, prepared.program, carriers["none"], fleet.wait(progress.phase))
+            local = InProcessCluster(direct, prepared.program, carriers["none"], servers.addresses(progress.phase))
             registries |= stack.enter_context(local).registries
-        if experiment.pin == "on":
-            model_servers.pin_each(fleet)
         dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, registries)))
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers, experiment.host)))
         models = {
@@ -226,37 +226,35 @@ def _bench(
         }
         began = time.perf_counter()
         fault_injector = _fault_injector(experiment, cluster, faults, lambda: time.perf_counter() - began)
-        yield _Bench(prepared, Client(dispatcher, receiver), models, fleet, cluster, fault_injector, began)
+        yield _Bench(prepared, Client(dispatcher, receiver), models, launcher, cluster, fault_injector, began)
 
 
-def _cluster(
-    prepared: Prepared, progress: Progress, launcher: LocalLauncher, fleet: Fleet, stack: contextlib.ExitStack
-) -> Cluster:
-    """The processes that hold what no cell of this process holds."""
+@contextlib.contextmanager
+def _cluster(prepared: Prepared, progress: Progress, launcher: Launcher, servers: ModelServers) -> Iterator[Cluster]:
+    """The processes that hold what no cell of this process holds. Their files are deleted once they have copies."""
     experiment, remote = prepared.experiment, prepared.chosen(remote=True)
-    exports = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
-    for partition in remote:
-        export(prepared.program, partition, exports)
-        progress.phase(f"exported {len(partition.plan.stages)} stages of {partition.name}")
-    settings = Settings(
-        transports=tuple(name for name in prepared.transports if name != "none"),
-        servers=max(partition.servers for partition in remote),
-        exports=exports,
-        workers=prepared.workers,
-        threads=experiment.threads,
-        malloc=experiment.malloc,
-        options=tuple(f"{key}={value}" for key, value in experiment.options.items()),
-        replicas=experiment.replicas,
-        lease=experiment.lease,
-        host=experiment.host,
-        insecure=experiment.insecure == "on",
-        model_servers=fleet.wait(progress.phase),
-    )
-    cluster = Cluster(settings, launcher, progress.phase)
-    if experiment.pin == "on":
-        for number, name in enumerate(cluster.nodes):
-            pin(launcher.pids[name], {cores()[number % len(cores())]})
-    return cluster
+    with contextlib.ExitStack() as stack:
+        with tempfile.TemporaryDirectory(prefix="splitbench-") as exports:
+            for partition in remote:
+                export(prepared.program, partition, Path(exports))
+                progress.phase(f"exported {len(partition.plan.stages)} stages of {partition.name}")
+            settings = Settings(
+                transports=tuple(name for name in prepared.transports if name != "none"),
+                servers=max(partition.servers for partition in remote),
+                exports=Path(exports),
+                workers=prepared.workers,
+                threads=experiment.threads,
+                malloc=experiment.malloc,
+                options=experiment.options,
+                replicas=experiment.replicas,
+                lease=experiment.lease,
+                hosts=(Host(bind=experiment.host),),
+                insecure=experiment.insecure == "on",
+                model_servers=servers.addresses(progress.phase),
+                cores=tuple(cores()) if experiment.pin == "on" else (),
+            )
+            cluster = stack.enter_context(Cluster(settings, launcher, progress.phase))
+        yield cluster
 
 
 def _fault_injector(

@@ -20,7 +20,7 @@ SERVERS: Mapping[str, str] = {
 def titles_of(record: Mapping[str, Any]) -> Titles:
     """The titles of the engines that call model servers, from an environment's `record`; empty without any."""
     kind = (record.get("model_server") or {}).get("kind")
-    return {engine: selection.title(engine, str(kind)) for engine in selection.ENGINES} if kind else {}
+    return {engine: selection.title(engine, str(kind)) for engine in selection.INTERFACES} if kind else {}
 
 
 def named(engine: str, titles: Titles, noun: str = "") -> str:

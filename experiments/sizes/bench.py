@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import transports
-from cluster.launch import HINDSIGHT
+from cluster.launchers import HINDSIGHT
 from experiments.measure import wire
 from experiments.measure.progress import Progress
 from experiments.sizes import echo

@@ -18,7 +18,8 @@ import transports
 from cluster.client import Client
 from cluster.dispatcher import Dispatcher
 from cluster.flows import FLOWS
-from cluster.launch import Cluster, LocalLauncher, Settings
+from cluster.launch import Cluster, Settings
+from cluster.launchers import LocalLauncher
 from cluster.partition import Partition, export
 from cluster.process import tune
 from cluster.request import Route
@@ -46,13 +47,13 @@ def observe(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
         partition, inputs = _exported(chain, folder)
         needed = workers_needed(partition, local_calls=True, send="bundle")
-        option = f"{chain.transport}.when_full={chain.when_full}"
+        options = {f"{chain.transport}.when_full": chain.when_full}
         outcomes = []
         for workers in range(1, needed + 2):
             notify(f"{workers} of {needed + 1} workers")
             wires = (chain.transport,)
-            settings = Settings(wires, chain.servers, folder, workers, threads=1, options=(option,))
-            with contextlib.closing(Cluster(settings, launcher)) as cluster:
+            settings = Settings(wires, chain.servers, folder, workers, threads=1, options=options)
+            with Cluster(settings, launcher) as cluster:
                 for outcome in _ask(partition, inputs, cluster, workers, chain):
                     keep(outcome)
                     outcomes.append(outcome)

@@ -14,7 +14,8 @@ import transports
 from cluster.client import Client
 from cluster.dispatcher import Dispatcher
 from cluster.in_process import InProcessCluster
-from cluster.launch import Cluster, LocalLauncher, Settings
+from cluster.launch import Cluster, Settings
+from cluster.launchers import LocalLauncher
 from cluster.partition import Partition, export
 from cluster.result_receiver import ResultReceiver
 from cluster.workers import workers_needed
@@ -97,7 +98,8 @@ def bench(cases: Mapping[str, Case], partitions: Mapping[str, Partition], export
     carriers = {name: transports.make(name) for name in transports.NAMES}
     settings = Settings(transports=WIRES, servers=SERVERS, exports=exports, workers=workers, threads=1)
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(settings, stack.enter_context(LocalLauncher()))
+        launcher = stack.enter_context(LocalLauncher())
+        cluster = stack.enter_context(Cluster(settings, launcher))
         dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, cluster.registries)))
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
         yield Bench(cluster, carriers, cluster.registries, Client(dispatcher, receiver))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -18,14 +17,16 @@ from cluster.client import Answer, Client
 from cluster.dispatcher import Dispatcher
 from cluster.errors import NoServer, StaleEpoch
 from cluster.flows import FLOWS
-from cluster.launch import Cluster, LocalLauncher, Settings
-from cluster.manifest import seal
+from cluster.launch import Cluster, Settings
+from cluster.launchers import LocalLauncher
+from cluster.manifest import digests, of_portion
 from cluster.partition import Partition, export
 from cluster.request import Route
 from cluster.result_receiver import ResultReceiver
 from partitioning.placement import contiguous
 from partitioning.strategies import make_plan
 from tests.cluster.conftest import Case, assert_right
+from tests.running import process_of
 from transports.errors import ConnectError, ConnectionLost, WireError
 
 pytestmark = pytest.mark.slow
@@ -68,16 +69,8 @@ class Ward:
         raise AssertionError(f"it did not come about: {errors[-1:]}")
 
 
-@pytest.fixture(scope="module")
-def launcher() -> Iterator[LocalLauncher]:
-    with LocalLauncher() as made:
-        yield made
-
-
 @contextlib.contextmanager
-def opened(
-    launcher: LocalLauncher, cases: Mapping[str, Case], folder: Path, replicas: int, lease: float
-) -> Iterator[Ward]:
+def opened(cases: Mapping[str, Case], folder: Path, replicas: int, lease: float) -> Iterator[Ward]:
     case = cases["fork-join"]
     plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
     partition = Partition("p", plan, contiguous(plan, SERVERS), ("frozen",))
@@ -85,26 +78,22 @@ def opened(
     settings = Settings(("grpc",), SERVERS, folder, workers=8, threads=1, replicas=replicas, lease=lease)
     carriers = {"grpc": transports.make("grpc")}
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(settings, launcher)
-        stack.callback(cluster.close)
+        launcher = stack.enter_context(LocalLauncher())
+        cluster = stack.enter_context(Cluster(settings, launcher))
         dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, cluster.registries)))
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
         yield Ward(cluster, launcher, partition, case, Client(dispatcher, receiver))
 
 
 @pytest.fixture(scope="module")
-def single(
-    launcher: LocalLauncher, cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ward]:
-    with opened(launcher, cases, tmp_path_factory.mktemp("single"), 1, LEASE) as ward:
+def single(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    with opened(cases, tmp_path_factory.mktemp("single"), 1, LEASE) as ward:
         yield ward
 
 
 @pytest.fixture(scope="module")
-def double(
-    launcher: LocalLauncher, cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ward]:
-    with opened(launcher, cases, tmp_path_factory.mktemp("double"), 2, STEADY) as ward:
+def double(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+    with opened(cases, tmp_path_factory.mktemp("double"), 2, STEADY) as ward:
         yield ward
 
 
@@ -120,7 +109,7 @@ def test_a_killed_node_is_an_error_that_names_what_is_missing_until_another_has_
     errors += single.ask_until(flow)
     assert {type(error) for error in errors} <= {ConnectError, ConnectionLost, NoServer}
     assert single.launcher.addresses("node-1") != old
-    assert single.launcher.pids.keys() == {"registry", "node-0", "node-1"}
+    assert single.launcher.running() == {"registry", "node-0", "node-1"}
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -128,8 +117,7 @@ def test_a_node_that_was_stopped_for_longer_than_its_lease_comes_back_under_a_ne
     single: Ward, flow: str
 ) -> None:
     single.ask(flow)
-    pid = single.launcher.pids["node-1"]
-    os.kill(pid, signal.SIGSTOP)
+    single.launcher.signal("node-1", signal.SIGSTOP)
     try:
         with pytest.raises(WireError):
             single.ask(flow, timeout=LEASE / 2)
@@ -137,7 +125,7 @@ def test_a_node_that_was_stopped_for_longer_than_its_lease_comes_back_under_a_ne
         with pytest.raises(NoServer, match="stage-1"):
             single.ask(flow, timeout=5.0)
     finally:
-        os.kill(pid, signal.SIGCONT)
+        single.launcher.signal("node-1", signal.SIGCONT)
     errors = single.ask_until(flow)
     assert {type(error) for error in errors} <= {NoServer, StaleEpoch}
 
@@ -150,8 +138,8 @@ def test_one_of_two_servers_with_a_portion_may_die_and_no_request_fails(
     names = {"registry", *double.cluster.nodes}
     for _ in range(4):
         double.ask(flow, repeats=3)
-    assert double.launcher.pids.keys() == names
-    os.kill(double.launcher.pids["node-1"], number)
+    assert double.launcher.running() == names
+    double.launcher.signal("node-1", number)
     repeats = [double.ask(flow, timeout=20.0, repeats=3).repeats for _ in range(20)]
     assert sum(repeats) <= 4  # and not one for every other request: who failed is not asked again
     double.cluster.replace("node-1")
@@ -161,9 +149,7 @@ def test_one_of_two_servers_with_a_portion_may_die_and_no_request_fails(
 
 def test_servers_with_one_portion_take_turns(double: Ward) -> None:
     """Each request costs its server time; over many, both have spent some."""
-    import psutil
-
-    first, second = (psutil.Process(double.launcher.pids[name]) for name in ("node-0", "node-2"))
+    first, second = (process_of(double.launcher, name) for name in ("node-0", "node-2"))
     before = [sum(process.cpu_times()[:2]) for process in (first, second)]
     for _ in range(400):
         double.ask("hub", repeats=3)
@@ -173,29 +159,28 @@ def test_servers_with_one_portion_take_turns(double: Ward) -> None:
 
 CHANGED = {
     "weights": "p/server-0/arrays.npz",
-    "manifest": "manifest.json",
+    "plan": "p/partition.json",
     "addition": "p/server-0/more.json",
     "removal": "p/partition.json",
 }
 
 
 @pytest.mark.parametrize("change", CHANGED)
-def test_a_node_loads_nothing_but_what_was_exported(
-    launcher: LocalLauncher, cases: Mapping[str, Case], tmp_path: Path, change: str
-) -> None:
+def test_a_node_loads_nothing_but_what_was_exported(cases: Mapping[str, Case], tmp_path: Path, change: str) -> None:
     from cluster.errors import Tampered
-    from cluster.model_servers.stages import ModelServerClients
+    from cluster.model_servers.client import ModelServerClients
     from cluster.node_server import load_shards
 
     case = cases["fork-join"]
     plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
     export(case.program, Partition("p", plan, contiguous(plan, SERVERS), ("eager",)), tmp_path)
-    digest = seal(tmp_path)
-    assert list(load_shards(tmp_path, digest, 0, ModelServerClients([]))) == [("p", "eager")]
+    files = of_portion(digests(tmp_path), 0)
+    assert {Path(name).parts[1] for name in files} == {"partition.json", "server-0"}
+    assert list(load_shards(tmp_path, files, 0, ModelServerClients([]))) == [("p", "eager")]
     path = tmp_path / CHANGED[change]
     if change == "removal":
         path.unlink()
     else:
         path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
     with pytest.raises(Tampered, match=path.name):
-        load_shards(tmp_path, digest, 0, ModelServerClients([]))
+        load_shards(tmp_path, files, 0, ModelServerClients([]))

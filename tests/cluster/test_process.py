@@ -1,38 +1,40 @@
-"""The processes of a cluster as a person starts them by hand, and how they end."""
+"""The processes of a cluster as they are started from a shell, and how they end."""
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import transports
-from cluster.errors import ClusterDown
-from cluster.launch import Cluster, LocalLauncher, Settings
 from tests.cluster.conftest import WIRES
 from transports.base import Message
 from transports.process import parse_ready
 
-NODE = ["node", "--exports", "nowhere", "--digest", "", "--registry"]
 ROOT = Path(__file__).parent.parent.parent
 WAIT = 60.0
 """Seconds within which a process has to end, on the slowest of machines."""
+REGISTRY: dict[str, Any] = {"kind": "registry", "servers": 1}
+NODE: dict[str, Any] = {"kind": "node", "registry": {"grpc": "127.0.0.1:7000"}}
 Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts `python -m cluster.process`, and sees to it that none outlives its test."""
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts `python -m cluster.process` with a document, and ends it with the test."""
     begun: list[subprocess.Popen[str]] = []
 
-    def run(*words: str) -> subprocess.Popen[str]:
+    def run(document: dict[str, Any], *words: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
-        command = [sys.executable, "-m", "cluster.process", *words]
+        (config := tmp_path / "config.json").write_text(json.dumps(document))
+        command = [sys.executable, "-m", "cluster.process", "--config", str(config), *words]
         begun.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True))
         return begun[-1]
 
@@ -50,7 +52,7 @@ def ready(process: subprocess.Popen[str]) -> dict[str, transports.Address]:
 
 
 def test_a_registry_serves_every_transport_at_once(start: Start) -> None:
-    addresses = ready(start("registry", "--servers", "2", "--transport", ",".join(WIRES)))
+    addresses = ready(start({"kind": "registry", "servers": 2, "transports": WIRES}))
     assert list(addresses) == list(WIRES)
     for number, name in enumerate(WIRES[:2]):
         with transports.make(name).connect(addresses[name]) as connection:
@@ -58,9 +60,28 @@ def test_a_registry_serves_every_transport_at_once(start: Start) -> None:
             assert reply.fields["server"] == number
 
 
+def test_the_document_may_come_from_standard_input() -> None:
+    command = [sys.executable, "-m", "cluster.process", "--config", "-"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(REGISTRY))
+        process.stdin.close()
+        assert list(ready(process)) == ["grpc"]
+        process.terminate()
+        assert process.wait(WAIT) == 0
+
+
+def test_another_address_may_be_advertised_than_is_bound(start: Start) -> None:
+    found = ready(start(REGISTRY | {"advertise": "localhost"}))["grpc"]
+    assert found.host == "localhost"
+    with transports.make("grpc").connect(found) as connection:
+        assert connection.call(Message("register", {"transport.grpc": "127.0.0.1:7000"}), 5.0).fields["server"] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_and_frees_its_port(start: Start, number: signal.Signals) -> None:
-    process = start("registry", "--servers", "1")
+    process = start(REGISTRY)
     address = ready(process)["grpc"]
     process.send_signal(number)
     assert process.wait(WAIT) == 0
@@ -69,55 +90,62 @@ def test_a_signal_ends_it_and_frees_its_port(start: Start, number: signal.Signal
         again.bind(address)
 
 
-def test_it_ends_with_the_standard_input_of_its_launcher(start: Start) -> None:
-    process = start("registry", "--servers", "1", "--until-eof")
+def test_it_ends_with_its_standard_input(start: Start) -> None:
+    process = start(REGISTRY, "--until-eof")
     ready(process)
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(WAIT) == 0
 
 
-def test_a_port_that_is_taken_is_one_clear_line(start: Start) -> None:
+def test_a_taken_port_is_one_clear_line(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = start("registry", "--servers", "1", "--port", str(port))
+        process = start(REGISTRY | {"port": port})
         _, err = process.communicate(timeout=WAIT)
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith(f"error: cannot bind 127.0.0.1:{port}")
 
 
-def test_an_unknown_transport_is_refused(start: Start) -> None:
-    _, err = (process := start("registry", "--servers", "1", "--transport", "gprc")).communicate(timeout=WAIT)
-    assert process.returncode == 2
-    assert "did you mean 'grpc'" in err
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (REGISTRY | {"transports": ["gprc"]}, "did you mean 'grpc'"),
+    (REGISTRY | {"transports": ["rest"], "port": 70000}, "port 70000"),
+    (REGISTRY | {"transports": ["grpc", "rpyc"], "port": 65535}, "2 transports take that many"),
+    (REGISTRY | {"options": {"grpc.max_message": "-1048577"}}, "valid: 1 to"),
+    (REGISTRY | {"servers": 0}, "at `$.servers`"),
+    (REGISTRY | {"cores": [99999]}, "may not use core 99999"),
+    (REGISTRY | {"bind": "0.0.0.0"}, "tls_cert"),
+    (NODE | {"registry": {"rest": "127.0.0.1:7000"}}, "registry: where does it listen over grpc?"),
+    (NODE | {"registry": {"grpc": "127.0.0.1:70000"}}, "'127.0.0.1:70000' is no address"),
+    (NODE | {"model_servers": [{"grpc": "nowhere"}]}, "model_servers: 'nowhere' is no address"),
+]
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["registry", "--servers", "1", "--transport", "rest", "--port", "70000"], "port 70000"),
-        (["registry", "--servers", "1", "--transport", "grpc,rpyc", "--port", "65535"], "2 transports take that many"),
-        (["registry", "--servers", "1", "--option", "grpc.max_message=-1048577"], "valid: 1 to"),
-        ([*NODE, "rest=127.0.0.1:7000"], "--registry: where does it listen over grpc?"),
-        ([*NODE, "grpc=127.0.0.1:70000"], "'127.0.0.1:70000' is no address"),
-        ([*NODE, "grpc=127.0.0.1:7000", "--model-server", "grpc=nowhere"], "--model-server: 'nowhere' is no address"),
-    ],
-)
-def test_what_cannot_be_an_address_is_one_clear_line(start: Start, words: list[str], says: str) -> None:
-    _, err = (process := start(*words)).communicate(timeout=WAIT)
+@pytest.mark.parametrize(("document", "says"), REFUSED)
+def test_a_document_that_cannot_be_used_is_one_clear_line(start: Start, document: dict[str, Any], says: str) -> None:
+    _, err = (process := start(document)).communicate(timeout=WAIT)
     assert process.returncode == 2
     assert says in err.splitlines()[-1]
 
 
-def test_an_address_beyond_this_machine_is_refused_without_tls(start: Start) -> None:
-    process = start("registry", "--servers", "1", "--host", "0.0.0.0")
-    _, err = process.communicate(timeout=WAIT)
-    assert process.returncode == 2
-    assert "tls_cert" in err
+def test_a_model_that_was_changed_on_the_way_is_refused(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "files" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "files" / "m" / "1" / "saved_model.pb").write_text("another")
+    files = {"m/1/saved_model.pb": "0" * 64}
+    document = {"kind": "model-server", "models": ["m"], "folder": str(tmp_path / "files"), "files": files}
+    _, err = (process := start(document)).communicate(timeout=WAIT)
+    assert process.returncode == 1
+    assert "saved_model.pb is not what was exported" in err.splitlines()[-1]
 
 
-def test_insecure_is_allowed_by_saying_so_and_warned_of(start: Start) -> None:
-    process = start("registry", "--servers", "1", "--host", "0.0.0.0", "--insecure")
+def test_a_document_from_standard_input_cannot_go_with_the_end_of_standard_input() -> None:
+    command = [sys.executable, "-m", "cluster.process", "--config", "-", "--until-eof"]
+    done = subprocess.run(command, cwd=ROOT, input="{}", capture_output=True, text=True, timeout=WAIT)
+    assert (done.returncode, "give a FILE" in done.stderr) == (2, True)
+
+
+def test_insecure_allows_an_address_beyond_this_machine_and_warns(start: Start) -> None:
+    process = start(REGISTRY | {"bind": "0.0.0.0", "insecure": True})
     assert ready(process)["grpc"].host == "0.0.0.0"
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=WAIT)
@@ -154,11 +182,3 @@ def test_freed_memory_stays_where_a_tensor_has_a_heap_of_its_own() -> None:
     if "not here" in done.stderr:
         pytest.skip("this C library keeps no freed memory")
     assert int(done.stdout) < 1000, done.stderr
-
-
-@pytest.mark.slow
-def test_a_node_that_cannot_load_its_portion_says_why(tmp_path: Path) -> None:
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "partition.json").write_text("{}")
-    with LocalLauncher() as launcher, pytest.raises(ClusterDown, match="node-0 ended with status 1: KeyError: 'plan'"):
-        Cluster(Settings(("grpc",), 1, tmp_path, workers=2), launcher)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.model_servers.selection import ENGINES, OURS, REAL
+from cluster.model_servers.selection import INTERFACES, OURS, REAL
 from experiments import run
 from experiments.reports import report
 from experiments.reports.engine_titles import SERVERS
@@ -167,7 +167,7 @@ def test_the_local_model_executes_what_the_server_does() -> None:
 
 def test_the_bundled_experiment_has_the_cells_to_compare_with() -> None:
     experiment, _ = flags.parse(["--spec", str(SPEC)])
-    served = [cell for cell in experiment.cells if cell.engine in ENGINES]
+    served = [cell for cell in experiment.cells if cell.engine in INTERFACES]
     ways = {("none", "hub"), ("grpc", "nested"), ("grpc", "forward")}
     assert {(cell.transport, cell.flow) for cell in served} == ways
     for cell in served:

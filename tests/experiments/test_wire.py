@@ -72,7 +72,7 @@ def test_none_has_no_wire_bytes_and_overlapping_requests_no_figure() -> None:
 
 @pytest.mark.alone
 @pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
-@pytest.mark.parametrize("engine", selection.ENGINES)
+@pytest.mark.parametrize("engine", selection.INTERFACES)
 def test_over_none_calls_to_a_model_server_are_counted(engine: str) -> None:
     made = transports.make("rest")
     cell = Cell("none", "submodel", engine=engine)

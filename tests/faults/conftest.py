@@ -1,4 +1,4 @@
-"""Clusters of real processes whose every link, but that to the registry, goes through a proxy of its own."""
+"""Clusters of real processes in which every link except those to the registry goes through a proxy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 import transports
 from cluster.client import Client
 from cluster.dispatcher import Dispatcher
-from cluster.launch import Cluster, LocalLauncher, Settings
+from cluster.launch import Cluster, Settings
+from cluster.launchers import LocalLauncher
 from cluster.partition import Partition, export
 from cluster.registry import PREFIX
 from cluster.request import Request, RequestStats, Route
@@ -47,7 +48,7 @@ class Work:
         return Route(self.partition.name, "frozen", transport, flow=flow)
 
     def done_by(self, client: Client, transport: str, flow: str, timeout: float = PATIENCE) -> None:
-        """Have it done, and compare."""
+        """Request it over `transport` in `flow`, and compare the outputs."""
         found = client.infer(self.partition, self.route(transport, flow), self.inputs, timeout).outputs
         assert set(found) == set(self.expected)
         for name, array in self.expected.items():
@@ -80,8 +81,8 @@ def _work(name: str, folder: Path) -> Work:
     )
 
 
-class ProxiedNursery(LocalLauncher):
-    """Puts a server of its own before the registry: whoever registers is known by a proxy's address from then on."""
+class ProxiedLauncher(LocalLauncher):
+    """Puts a server before the registry that replaces the address of each registering node by that of a proxy."""
 
     def __init__(self, carriers: Mapping[str, Transport]) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class ProxiedNursery(LocalLauncher):
         self._links = contextlib.ExitStack()
         self._proxies: dict[str, Proxy] = {}
         self.proxied = True
-        """Whether the registry that is started next is to know proxies only."""
+        """Whether the registry that is started next gets the addresses of proxies."""
         self.proxies: dict[tuple[int, str], Proxy] = {}
         """By server and transport."""
 
@@ -134,10 +135,10 @@ class ProxiedNursery(LocalLauncher):
 
 @dataclass(frozen=True)
 class Bench:
-    """A cluster, and how one talks to it."""
+    """A cluster, its launcher, and the transports of its clients."""
 
     cluster: Cluster
-    launcher: ProxiedNursery
+    launcher: ProxiedLauncher
     carriers: Mapping[str, Transport]
 
     @contextlib.contextmanager
@@ -169,27 +170,26 @@ def send(dispatcher: Dispatcher, request: Request, partition: Partition, tensors
 
 
 @pytest.fixture(scope="session")
-def launcher() -> Iterator[ProxiedNursery]:
-    with ProxiedNursery({name: transports.make(name) for name in REMOTE}) as launcher:
+def launcher() -> Iterator[ProxiedLauncher]:
+    with ProxiedLauncher({name: transports.make(name) for name in REMOTE}) as launcher:
         yield launcher
 
 
-def started(launcher: ProxiedNursery, exports: Path, proxied: bool) -> Iterator[Bench]:
-    """One cluster after the other in the same launcher, which has loaded TensorFlow once."""
+def started(launcher: ProxiedLauncher, exports: Path, proxied: bool) -> Iterator[Bench]:
+    """A cluster in the launcher that all modules share, since loading TensorFlow takes seconds."""
     launcher.proxied = proxied
     settings = Settings(transports=REMOTE, servers=SERVERS, exports=exports, workers=32, threads=1)
-    cluster = Cluster(settings, launcher)
-    yield Bench(cluster, launcher, {name: transports.make(name) for name in REMOTE})
-    cluster.close()
+    with Cluster(settings, launcher) as cluster:
+        yield Bench(cluster, launcher, {name: transports.make(name) for name in REMOTE})
 
 
 @pytest.fixture(scope="module")
-def bench(launcher: ProxiedNursery, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
+def bench(launcher: ProxiedLauncher, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
     """A cluster with a proxy before every node."""
     yield from started(launcher, exports, proxied=True)
 
 
 @pytest.fixture(scope="module")
-def plain(launcher: ProxiedNursery, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
+def plain(launcher: ProxiedLauncher, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
     """A cluster without proxies."""
     yield from started(launcher, exports, proxied=False)

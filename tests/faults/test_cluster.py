@@ -17,6 +17,7 @@ from cluster.result_receiver import ResultReceiver
 from tests.faults.common import DEADLINE, PATIENCE, REMOTE, at_once, failing, frozen
 from tests.faults.conftest import SERVERS, Bench, Work, send
 from tests.faults.proxy import NONE, Fault
+from tests.running import process_of
 from transports.errors import DeadlineExceeded
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ WAYS = {f"{transport}, {flow}": (transport, flow) for transport, flow in itertoo
 
 @contextmanager
 def stopped(bench: Bench, server: int) -> Iterator[None]:
-    with frozen(bench.launcher.pids[bench.cluster.nodes[server]]):
+    with frozen(process_of(bench.launcher, bench.cluster.nodes[server]).pid):
         yield
 
 

@@ -23,6 +23,7 @@ from cluster.flows import FLOWS
 from cluster.request import Request
 from tests.faults.common import REMOTE
 from tests.faults.conftest import SERVERS, Bench, Work, send
+from tests.running import process_of
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +71,7 @@ class Usage:
 
 def usage(bench: Bench) -> dict[str, Usage]:
     """Of every process of the cluster, and of this one, in which the clients are."""
-    found = {name: Usage.of(psutil.Process(pid)) for name, pid in bench.launcher.pids.items()}
+    found = {name: Usage.of(process_of(bench.launcher, name)) for name in bench.launcher.running()}
     return found | {"clients": Usage.of(psutil.Process())}
 
 

@@ -1,4 +1,4 @@
-"""One model server for all tests of this folder: the one that `TFS_BINARY` names, and ours where it names none."""
+"""One model server for all tests of this folder: the program that `TFS_BINARY` names, or the server of this project."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,32 @@ import pytest
 
 pytest.importorskip("tensorflow_serving", reason="the extra `serving` is not installed")
 
-from cluster.model_servers.process import ModelServer
+from cluster.launchers import LocalLauncher
 from cluster.model_servers.selection import Settings, find_binary
+from cluster.model_servers.servers import ModelServers
+from tests.running import process_of
 from tests.tfserving import zoo
+from tfserving.config import read_config
 from tfserving.grpc_client import Client
+from transports.address import Address
 
 BINARY = find_binary(os.environ.get("TFS_BINARY")) if "TFS_BINARY" in os.environ else None
 
 
-def family(pid: int) -> list[int]:
-    """The process and its descendants: where it is a keeper, the server is the last of them."""
-    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+@dataclass(frozen=True)
+class Server:
+    """A model server with every model of `zoo`."""
+
+    launcher: LocalLauncher
+    kind: str
+    grpc: Address
+    rest: Address
+
+    @property
+    def program(self) -> psutil.Process:
+        """The process that answers: the server of this project, or the program that its process has started."""
+        process = process_of(self.launcher, "model-server-0")
+        return [process, *process.children(recursive=True)][-1]
 
 
 @pytest.fixture(scope="session")
@@ -36,13 +52,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(models: Path) -> Iterator[ModelServer]:
-    with ModelServer.of_config(models / zoo.CONFIG, Settings(BINARY, threads=1)) as server:
-        yield server
+def launcher() -> Iterator[LocalLauncher]:
+    with LocalLauncher() as launcher:
+        yield launcher
 
 
 @pytest.fixture(scope="session")
-def client(server: ModelServer) -> Iterator[Client]:
+def server(launcher: LocalLauncher, models: Path) -> Iterator[Server]:
+    held = {model.name: model.folder.parent for model in read_config(models / zoo.CONFIG)}
+    settings = Settings(BINARY, threads=1)
+    with ModelServers(settings, launcher, [held]) as servers:
+        (found,) = servers.addresses()
+        yield Server(launcher, settings.kind, **found)
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[Client]:
     with Client(server.grpc) as client:
         yield client
 
@@ -50,7 +75,7 @@ def client(server: ModelServer) -> Iterator[Client]:
 class Rest:
     """A kept connection to the REST interface."""
 
-    def __init__(self, server: ModelServer) -> None:
+    def __init__(self, server: Server) -> None:
         self.connection = http.client.HTTPConnection(*server.rest, timeout=20)
 
     def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -62,7 +87,7 @@ class Rest:
 
 
 @pytest.fixture
-def rest(server: ModelServer) -> Iterator[Rest]:
+def rest(server: Server) -> Iterator[Rest]:
     rest = Rest(server)
     yield rest
     rest.connection.close()

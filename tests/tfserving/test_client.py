@@ -10,13 +10,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cluster.model_servers.process import ModelServer
-from cluster.model_servers.stages import ServedStage
+from cluster.model_servers.client import ServedStage
 from tests.faults.common import frozen
 from tests.lateness import in_time
 from tests.models import MODELS, flat_outputs, inputs_for
 from tests.tfserving import zoo
-from tests.tfserving.conftest import family
+from tests.tfserving.conftest import Server
 from tfserving import grpc_client as module
 from tfserving.grpc_client import Client
 from tfserving.rest_client import RestClient
@@ -104,13 +103,13 @@ def test_errors_are_of_our_tree(client: Client, case: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, RestClient])
-def test_a_server_that_is_stopped_keeps_nobody(server: ModelServer, kind: type[Client | RestClient]) -> None:
+def test_a_server_that_is_stopped_keeps_nobody(server: Server, kind: type[Client | RestClient]) -> None:
     """The message is larger than what the system takes for a process that does not read."""
     large = {"x": np.zeros((2**21, 2), "float32")}
     address = server.grpc if kind is Client else server.rest
     with kind(address) as client:
         assert client.predict("scale", {"x": X}, Y, PATIENCE)
-        with frozen(family(server.pid)[-1]), in_time(1.1 * DEADLINE + ALLOWANCE), pytest.raises(DeadlineExceeded):
+        with frozen(server.program.pid), in_time(1.1 * DEADLINE + ALLOWANCE), pytest.raises(DeadlineExceeded):
             client.predict("scale", large, Y, DEADLINE)
         np.testing.assert_array_equal(client.predict("scale", {"x": X}, Y, PATIENCE)["y"], X * 10)
 
@@ -136,6 +135,5 @@ def test_waiting_ends_when_the_process_has(client: Client) -> None:
         client.wait_available("other", timeout=60.0, check=check)
 
 
-def test_the_server_says_what_it_is(server: ModelServer) -> None:
+def test_the_server_says_what_it_is(server: Server) -> None:
     assert server.kind in ("TF Serving", "TFS-compatible")
-    server.check()

@@ -19,7 +19,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from cluster.model_servers.process import ModelServer
+from tests.tfserving.conftest import Server
 from tests.tfserving.zoo import DTYPES
 
 X = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
@@ -30,7 +30,7 @@ TIMEOUT = 20.0
 
 
 @pytest.fixture(scope="module")
-def channel(server: ModelServer) -> Any:
+def channel(server: Server) -> Any:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(str(server.grpc), options) as channel:
         yield channel

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.model_servers.process import ModelServer
-from tests.tfserving.conftest import Rest
+from tests.tfserving.conftest import Rest, Server
 
 SCALE, MIXED, WORDS = (f"/v1/models/{name}:predict" for name in ("scale", "mixed", "words"))
 
@@ -196,7 +195,7 @@ def test_a_connection_is_kept_whatever_was_asked(rest: Rest) -> None:
     assert rest.connection.sock is kept
 
 
-def test_what_is_no_http_is_refused_and_others_are_served(server: ModelServer, rest: Rest) -> None:
+def test_what_is_no_http_is_refused_and_others_are_served(server: Server, rest: Rest) -> None:
     with socket.create_connection(server.rest, 20) as peer:
         peer.sendall(b"GET /v1/models/scale\r\n\r\n")
         assert b" 400 " in peer.recv(10_000)

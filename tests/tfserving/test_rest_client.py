@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.model_servers.process import ModelServer
 from tests.lateness import in_time
+from tests.tfserving.conftest import Server
 from tfserving import json_arrays
 from tfserving.rest_client import RestClient
 from transports.address import Address
@@ -24,7 +24,7 @@ Y = {"y": "float32"}
 
 
 @pytest.fixture(scope="module")
-def rest_client(server: ModelServer) -> Iterator[RestClient]:
+def rest_client(server: Server) -> Iterator[RestClient]:
     with RestClient(server.rest) as client:
         yield client
 

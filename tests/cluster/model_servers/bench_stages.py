@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from cluster.model_servers.process import ModelServer
+from cluster.launchers import LocalLauncher
+from cluster.model_servers.client import ServedStage
 from cluster.model_servers.selection import OURS, Settings, find_binary
-from cluster.model_servers.stages import Predictor, ServedStage
+from cluster.model_servers.servers import ModelServers
 from partitioning.served import CONFIG, Served
+from tfserving import Predictor, models
 from tfserving import config as configuration
-from tfserving import models
 from tfserving.grpc_client import Client
 from tfserving.rest_client import RestClient
+from transports.address import Address
 
 Stages = Mapping[str, Callable[[Sequence[Any]], list[Any]]]
 ROUNDS, RUNS, WARMUP = 10, 10, 2
@@ -72,16 +74,21 @@ def main(folder: Path) -> None:
     served, settings = Served.read(folder), Settings(find_binary())
     kind = settings.kind
     ways = {"in this process": here(served, folder)}
+    one = [dict.fromkeys(served.models.values(), folder)]
     with contextlib.ExitStack() as stack:
-        start = lambda chosen: stack.enter_context(ModelServer.of_config(folder / CONFIG, chosen))  # noqa: E731
-        server, content = start(settings), start(Settings(tensor_content=True))
-        ways[f"{kind}, gRPC"] = called(stack.enter_context(Client(server.grpc)), served)
-        ways[f"{OURS}, gRPC, tensor_content"] = called(stack.enter_context(Client(content.grpc)), served)
-        ways[f"{kind}, REST"] = called(stack.enter_context(RestClient(server.rest)), served)
+
+        def start(chosen: Settings, held: Sequence[Mapping[str, Path]]) -> Sequence[Mapping[str, Address]]:
+            launcher = stack.enter_context(LocalLauncher())
+            return stack.enter_context(ModelServers(chosen, launcher, held)).addresses()
+
+        (server,), (content,) = start(settings, one), start(Settings(tensor_content=True), one)
+        ways[f"{kind}, gRPC"] = called(stack.enter_context(Client(server["grpc"])), served)
+        ways[f"{OURS}, gRPC, tensor_content"] = called(stack.enter_context(Client(content["grpc"])), served)
+        ways[f"{kind}, REST"] = called(stack.enter_context(RestClient(server["rest"])), served)
         ways[f"{kind}, gRPC, a server for each stage"] = apart = {}
-        for stage in served.plan.stages:
-            own = stack.enter_context(ModelServer.of_stage(folder, served.models[stage.name], settings))
-            apart[stage.name] = ServedStage(stack.enter_context(Client(own.grpc)), served, stage)
+        own = start(settings, [{served.models[stage.name]: folder} for stage in served.plan.stages])
+        for stage, found in zip(served.plan.stages, own, strict=True):
+            apart[stage.name] = ServedStage(stack.enter_context(Client(found["grpc"])), served, stage)
         measure(served, ways)
 
 

@@ -6,7 +6,6 @@ The servers are real ones where `TFS_BINARY` names one, and ours elsewhere; thre
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from cluster.dispatcher import Dispatcher
 from cluster.errors import ClusterDown
 from cluster.flows import FLOWS
 from cluster.in_process import InProcessCluster
-from cluster.launch import Cluster, LocalLauncher
+from cluster.launch import Cluster
 from cluster.launch import Settings as ClusterSettings
-from cluster.model_servers.fleet import Fleet, export
-from cluster.model_servers.selection import ENGINES, Settings
-from cluster.model_servers.stages import ModelServerClients
+from cluster.launchers import HINDSIGHT, LocalLauncher
+from cluster.model_servers.client import ModelServerClients
+from cluster.model_servers.selection import INTERFACES, Settings
+from cluster.model_servers.servers import ModelServers, export
 from cluster.partition import Partition
 from cluster.partition import export as export_nodes
 from cluster.request import Route
@@ -51,7 +51,7 @@ def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
     for shape, mode, placement in CUTS:
         plan = make_plan(cases[shape].program.graph, mode, "equal", SERVERS)
         name = f"{shape}-{mode}"
-        made[name] = Partition(name, plan, PLACEMENTS[placement](plan, SERVERS), tuple(ENGINES))
+        made[name] = Partition(name, plan, PLACEMENTS[placement](plan, SERVERS), tuple(INTERFACES))
     return made
 
 
@@ -78,13 +78,14 @@ def bench(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Bench]:
     programs = {partition: cases[name.rpartition("-")[0]].program for name, partition in partitions.items()}
-    configs = export(programs, tmp_path_factory.mktemp("served"))
+    held = export(programs, tmp_path_factory.mktemp("served"))
     nodes = tmp_path_factory.mktemp("nodes")
     for partition, program in programs.items():
         export_nodes(program, partition, nodes)
     with contextlib.ExitStack() as stack:
-        servers = stack.enter_context(Fleet(Settings(BINARY, threads=1), configs, launcher)).wait()
-        cluster = Cluster(ClusterSettings(WIRES, SERVERS, nodes, 64, threads=1, model_servers=servers), launcher)
+        servers = stack.enter_context(ModelServers(Settings(BINARY, threads=1), launcher, held)).addresses()
+        settings = ClusterSettings(WIRES, SERVERS, nodes, 64, threads=1, model_servers=servers)
+        cluster = stack.enter_context(Cluster(settings, launcher))
         carriers = {name: transports.make(name) for name in transports.NAMES}
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
 
@@ -114,7 +115,7 @@ def test_equals_the_local_model(
     """The engines take turns, so that every carrier and flow meets both, and so does every cut."""
     (transport, codec), (shape, mode, _) = carrier, cut
     turn = CARRIERS.index(carrier) + CUTS.index(cut) + list(FLOWS).index(flow)
-    engine, partition = list(ENGINES)[turn % len(ENGINES)], partitions[f"{shape}-{mode}"]
+    engine, partition = list(INTERFACES)[turn % len(INTERFACES)], partitions[f"{shape}-{mode}"]
     for variant, local_calls in enumerate((True, False)):
         route = Route(partition.name, engine, transport, codec, flow, local_calls=local_calls)
         answer = bench.client(transport, shape).infer(partition, route, cases[shape].inputs[variant], timeout=20.0)
@@ -122,7 +123,7 @@ def test_equals_the_local_model(
         assert answer.stats.compute > 0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", INTERFACES)
 def test_a_stage_ends_with_the_time_of_its_request(
     bench: Bench, partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str
 ) -> None:
@@ -135,7 +136,7 @@ def test_a_stage_ends_with_the_time_of_its_request(
         assert stage([x], 20.0)  # and the connection is as good as before
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", INTERFACES)
 def test_nobody_at_the_address(partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str) -> None:
     nowhere = Address("127.0.0.1", 1)
     with contextlib.closing(ModelServerClients([{"grpc": nowhere, "rest": nowhere}])) as model_clients:
@@ -150,34 +151,26 @@ def test_a_node_that_was_told_of_no_model_server_says_so(partitions: Mapping[str
         ModelServerClients([{}, {}]).stages(partitions["sequential-submodel"], "tfserving", 2)
 
 
-def test_a_server_of_ours_that_cannot_start_is_named(launcher: LocalLauncher, tmp_path: Path) -> None:
-    config = tmp_path / "broken.config"
-    config.write_text('model_config_list { config { name: "m" base_path: "/nowhere" } }')
-    with Fleet(Settings(), [config], launcher) as fleet, pytest.raises(ClusterDown) as caught:
-        fleet.wait()
-    assert str(caught.value).startswith("model-broken ended with status 2: error: no version of model 'm' below")
-
-
 def test_a_server_of_ours_that_dies_is_named(
     launcher: LocalLauncher, tmp_path: Path, cases: Mapping[str, Case]
 ) -> None:
     program = cases["sequential"].program
     plan = make_plan(program.graph, "whole", "equal", 1)
-    partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), tuple(ENGINES))
-    (config,) = export({partition: program}, tmp_path)
-    config = config.rename(tmp_path / "mortal.config")
+    partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), tuple(INTERFACES))
+    held = export({partition: program}, tmp_path)
     inputs = [*cases["sequential"].inputs[0].values()]
     with (
-        Fleet(Settings(), [config], launcher) as fleet,
-        contextlib.closing(ModelServerClients(fleet.wait())) as model_clients,
+        LocalLauncher() as launcher,
+        ModelServers(Settings(), launcher, held) as servers,
+        contextlib.closing(ModelServerClients(servers.addresses())) as model_clients,
     ):
-        stages = [model_clients.stages(partition, engine, 0)["stage-0"] for engine in ENGINES]
+        stages = [model_clients.stages(partition, engine, 0)["stage-0"] for engine in INTERFACES]
         for stage in stages:
             assert_right(dict(zip(plan.outputs, stage(inputs), strict=True)), cases["sequential"].expected[0])
-        fleet.check(0.0)
-        os.kill(*fleet.pids, signal.SIGKILL)
-        with pytest.raises(ClusterDown, match="model-mortal was ended by SIGKILL"):
-            fleet.check()
+        launcher.check()
+        launcher.signal("model-server-0", signal.SIGKILL)
+        with pytest.raises(ClusterDown, match=r"model-server-0 \(TFS-compatible\) was ended by SIGKILL"):
+            launcher.check(HINDSIGHT)
         for stage in stages:
             with pytest.raises((ConnectError, ConnectionLost)):
                 stage(inputs, 5.0)

@@ -1,41 +1,29 @@
-"""Stages that model servers execute, as a node holds them: the engines of `cluster.model_servers.selection`.
+"""Stages that model servers execute, as a node holds them.
 
-A node with such an engine is a collector: it gathers the inputs of a stage as every node does, has the model server
-that belongs to it execute the stage, and hands the outputs on. It computes nothing and loads no weights.
+A node with such an engine gathers the inputs of a stage as every node does, calls its model server, and hands the
+outputs on. It computes nothing and loads no weights.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from cluster.model_servers.selection import ENGINES
+import tfserving
+from cluster.model_servers.selection import INTERFACES
 from cluster.partition import Partition
 from partitioning.plan import Stage
 from partitioning.served import Served
+from tfserving import Predictor
 from transports.address import Address
-from transports.base import Array
 from transports.errors import UsageError
 
 
-class Predictor(Protocol):
-    """A client of a model server, whichever of its interfaces it calls."""
-
-    def predict(
-        self, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, str], timeout: float
-    ) -> dict[str, Array]:
-        """`outputs` (key -> dtype) of the model's default signature, as read-only arrays. Raises a `WireError`."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class ServedStage:
-    """A stage that a model server executes: `Portion.execute` of a node."""
+    """A stage that a model server executes: a `cluster.node.Execute`."""
 
     def __init__(self, client: Predictor, served: Served, stage: Stage) -> None:
         self._client = client
@@ -54,7 +42,7 @@ class ServedStage:
 
 
 class ModelServerClients:
-    """Kept connections to the model servers of an experiment. `servers`: by server, the address of each interface."""
+    """Kept connections to model servers. `servers`: for each server, the addresses of its model server by interface."""
 
     def __init__(self, servers: Sequence[Mapping[str, Address]] = ()) -> None:
         self._servers = servers
@@ -62,13 +50,13 @@ class ModelServerClients:
         self._lock = threading.Lock()
 
     def stages(self, partition: Partition, engine: str, server: int) -> dict[str, ServedStage]:
-        """The stages of one server, by name."""
+        """The stages of one server, by name. Raises `UsageError` if that server has no model server."""
         served = Served.of(partition.plan, partition.name)
         client = self._client(engine, server)
         return {stage.name: ServedStage(client, served, stage) for stage in partition.portion(server)}
 
     def close(self) -> None:
-        """Let go of every connection. Idempotent."""
+        """Close every connection. Idempotent."""
         with self._lock:
             clients, self._clients = self._clients, {}
         for client in clients.values():
@@ -79,7 +67,6 @@ class ModelServerClients:
             raise UsageError(f"engine {engine!r} calls a model server, and none is named for server {server}")
         with self._lock:
             if (engine, server) not in self._clients:
-                module, _, name = ENGINES[engine].client.partition(":")  # imported when it is chosen
-                make = getattr(import_module(module), name)
-                self._clients[engine, server] = make(self._servers[server][ENGINES[engine].interface])
+                interface = INTERFACES[engine]
+                self._clients[engine, server] = tfserving.connect(interface, self._servers[server][interface])
             return self._clients[engine, server]

@@ -1,0 +1,244 @@
+"""A process that has TensorFlow loaded and forks the processes of a cluster: `python -m cluster.launchers.fork_server`.
+
+Loading TensorFlow takes a process seconds of both cores; forked processes have it at once and share its memory. That
+is safe because nothing of TensorFlow has run yet, and because this process starts no thread: one loop reads orders,
+reaps children and passes events on. A child is in a session of its own and has its own log and sockets.
+
+    standard input    orders, a line of JSON each (`Store`, `Start`, `Signal`, `Tail`)
+    standard output   events, a line of JSON each (`Ready`, `Ended`, `Tailed`)
+
+Both may be the two ends of a connection to another machine. The output is moved to another descriptor before any
+library is loaded, so that what a library prints goes to a log. At the end of the input every child is ended, and FOLDER
+is deleted. If this process is killed, each child sees its own standard input close, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import selectors
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from cluster.config import Config
+from transports.address import Address
+
+PRELOADED = ("tensorflow", "partitioning.archive", "partitioning.engines", "cluster.node_server", "cluster.process")
+GRACE = 5.0
+"""Seconds that a child has to end by itself before it is killed."""
+TAIL = 2048
+"""Bytes of a log that are passed on."""
+ATOMIC = 4096 if sys.platform == "linux" else 512
+"""PIPE_BUF: a write of so many bytes is never mixed with another process's."""
+MARK = b"events of the fork server:"
+"""The line before the first event: what was printed before it (by a shell, at the start of the interpreter) is none."""
+CHUNK = 2**18
+"""Bytes of a file in one order."""
+
+
+class Store(Struct, frozen=True, tag=True):
+    """More bytes of the content with that SHA-256."""
+
+    sha256: str
+    data: bytes
+
+
+class Start(Struct, frozen=True, tag=True):
+    """Start a process with the files that its document names; their contents have been stored."""
+
+    name: str
+    config: Config
+
+
+class Signal(Struct, frozen=True, tag=True):
+    name: str
+    number: int
+
+
+class Tail(Struct, frozen=True, tag=True):
+    name: str
+
+
+class Ready(Struct, frozen=True, tag=True):
+    name: str
+    addresses: dict[str, str]
+
+
+class Ended(Struct, frozen=True, tag=True):
+    name: str
+    status: int
+    tail: str
+
+
+class Tailed(Struct, frozen=True, tag=True):
+    name: str
+    tail: str
+
+
+Request = Store | Start | Signal | Tail
+Event = Ready | Ended | Tailed
+
+
+def main(folder: Path) -> int:
+    """Serve until the input ends or SIGTERM comes; then end the children that are left."""
+    events = os.dup(1)
+    os.dup2(2, 1)
+    os.write(events, b"\n" + MARK + b"\n")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for module in PRELOADED:
+        importlib.import_module(module)
+    try:
+        ForkServer(folder, events).serve()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+class ForkServer:
+    """The loop. `folder` takes contents, files and logs; `events` is the descriptor for events."""
+
+    def __init__(self, folder: Path, events: int) -> None:
+        self._folder = folder
+        self._events = events
+        self._children: dict[int, str] = {}
+        self._orders = b""
+        self._lifeline, self._held = os.pipe()
+        self._woken, wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(0, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        for part in ("contents", "files", "logs"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+
+    def serve(self) -> None:
+        """Carry out orders until they end."""
+        while self._wait(None):
+            pass
+        self._selector.unregister(0)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for name in self._children.values():
+                self._signal(name, number)
+            deadline = time.monotonic() + GRACE
+            while self._children and (left := deadline - time.monotonic()) > 0:
+                self._wait(left)
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Handle what comes within `timeout` seconds; False at the end of the input and on SIGTERM."""
+        going = True
+        for key, _ in self._selector.select(timeout):
+            if key.fd == 0:
+                going &= self._read()
+            else:
+                going &= signal.SIGTERM not in os.read(self._woken, 4096)
+        self._reap()
+        return going
+
+    def _read(self) -> bool:
+        data = os.read(0, 2 * CHUNK)
+        *lines, self._orders = (self._orders + data).split(b"\n")
+        for line in lines:
+            match msgspec.json.decode(line, type=Request):
+                case Store(sha256, content):
+                    with (self._folder / "contents" / sha256).open("ab") as file:
+                        file.write(content)
+                case Start(name, config):
+                    self._start(name, config)
+                case Signal(name, number):
+                    self._signal(name, number)
+                case Tail(name):
+                    self._tell(Tailed(name, self._tail(name)))
+        return bool(data)
+
+    def _start(self, name: str, config: Config) -> None:
+        files = self._folder / "files" / name
+        shutil.rmtree(files, ignore_errors=True)
+        for path, sha256 in config.files.items():
+            (files / path).parent.mkdir(parents=True, exist_ok=True)
+            os.link(self._folder / "contents" / sha256, files / path)
+        (log := self._log(name)).unlink(missing_ok=True)
+        pid = os.fork()
+        if pid == 0:
+            self._become(name, msgspec.structs.replace(config, folder=str(files)), log)
+        self._children[pid] = name
+
+    def _become(self, name: str, config: Config, log: Path) -> None:
+        """In the child: take its place among the processes, run, and leave without the parent's clean-up."""
+        status = 1
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            os.close(self._held)
+            written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            for new, old in ((self._lifeline, 0), (written, 1), (written, 2)):
+                os.dup2(new, old)
+            with contextlib.suppress(OSError):
+                Path("/proc/self/comm").write_text(name)  # what `ps` and `top` show; only Linux has it
+            from cluster import process
+
+            status = process.run(config, lambda addresses: self._ready(name, addresses), until_eof=True)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        except BaseException:
+            traceback.print_exc()  # the launcher quotes the last line of the log
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _ready(self, name: str, addresses: Mapping[str, Address]) -> None:
+        self._tell(Ready(name, {key: str(address) for key, address in addresses.items()}))
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            name = self._children.pop(pid)
+            self._tell(Ended(name, os.waitstatus_to_exitcode(status), self._tail(name)))
+
+    def _signal(self, name: str, number: int) -> None:
+        """To the process and its own children. A process that is not there any more has no use for it."""
+        for pid in [pid for pid, child in self._children.items() if child == name]:
+            try:
+                os.killpg(pid, number)
+            except (ProcessLookupError, PermissionError):  # it has no group of its own yet
+                os.kill(pid, number)
+
+    def _tail(self, name: str) -> str:
+        try:
+            with self._log(name).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
+                return log.read().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def _log(self, name: str) -> Path:
+        return self._folder / "logs" / name
+
+    def _tell(self, event: Event) -> None:
+        line = msgspec.json.encode(event) + b"\n"
+        while len(line) > ATOMIC and not isinstance(event, Ready):
+            event = msgspec.structs.replace(event, tail=event.tail[len(event.tail) // 4 + 1 :])
+            line = msgspec.json.encode(event) + b"\n"
+        with contextlib.suppress(OSError):
+            os.write(self._events, line)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

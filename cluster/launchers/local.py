@@ -1,0 +1,212 @@
+"""The launcher for this machine: a fork server, and a thread that reads its events."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from signal import SIGKILL, SIGTERM, Signals
+from typing import Self
+
+import msgspec
+
+from cluster.errors import ClusterDown
+from cluster.launchers.base import START, Launcher, Order
+from cluster.launchers.fork_server import CHUNK, GRACE, MARK, Ended, Event, Ready, Request, Signal, Start, Store, Tail
+from transports.address import Address
+
+ANSWER = 2.0
+"""Seconds that the fork server may take to pass the end of a log on."""
+
+
+@dataclass
+class _Process:
+    title: str
+    addresses: Mapping[str, Address] | None = None
+    """None until it is ready."""
+    status: int | None = None
+    """None until it has ended; negative: the signal that ended it."""
+    tail: str | None = None
+    expected: bool = False
+    """Whether its end was ordered, and is no failure."""
+
+
+class LocalLauncher(Launcher):
+    """Forks processes that have TensorFlow loaded. Entering returns at once: TensorFlow loads meanwhile."""
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._writing = threading.Lock()
+        self._processes: dict[str, _Process] = {}
+        self._stored: set[str] = set()
+        self._broken = False
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.mkdtemp(prefix="splitbench-launcher-")
+        self._log = tempfile.TemporaryFile("w+")
+        self._fork_server = subprocess.Popen(
+            [sys.executable, "-m", "cluster.launchers.fork_server", self._folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C reaches only this program, which then ends the others in order
+            env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
+        )
+        self._reader = threading.Thread(target=self._read, name="launcher", daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._fork_server.stdin is not None
+        self._fork_server.stdin.close()
+        if not self._processes:  # it may still be loading TensorFlow, and would look at its input only then
+            self._fork_server.terminate()
+        try:
+            self._fork_server.wait(3 * GRACE)
+        except subprocess.TimeoutExpired:
+            self._fork_server.kill()
+            self._fork_server.wait()
+        self._reader.join()
+        self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)  # if the fork server was killed
+
+    @property
+    def pid(self) -> int:
+        """The process id of the fork server, the parent of all processes."""
+        return self._fork_server.pid
+
+    def start(self, order: Order) -> None:
+        with self._news:
+            if order.name in self._running():
+                raise ValueError(f"a process {order.name!r} runs already")
+            self._processes[order.name] = _Process(order.title or order.name)
+        for sha256 in dict.fromkeys(order.config.files.values()):
+            if sha256 not in self._stored:
+                self._store(sha256, order)
+        self._send(Start(order.name, order.config))
+
+    def addresses(self, name: str) -> Mapping[str, Address]:
+        process = self._processes[name]
+        with self._news:
+            self._news.wait_for(lambda: process.addresses is not None or self._failed(), START)
+            if process.addresses is not None:
+                return process.addresses
+            self._raise_failure()
+        raise ClusterDown(f"{process.title} is not ready after {START:.0f} s{_last_words(self.tail(name))}")
+
+    def signal(self, name: str, number: Signals) -> None:
+        self._send(Signal(name, number))
+        self.tail(name)  # orders are carried out in sequence: once this one is answered, the signal was sent
+
+    def stop(self, names: Sequence[str]) -> None:
+        self._end(names, SIGTERM)
+        self.kill(names)
+
+    def kill(self, names: Sequence[str]) -> None:
+        self._end(names, SIGKILL)
+
+    def running(self) -> frozenset[str]:
+        with self._news:
+            return self._running()
+
+    def tail(self, name: str) -> str:
+        process = self._processes[name]
+        if process.status is None:
+            process.tail = None
+            self._send(Tail(name))
+            with self._news:
+                self._news.wait_for(lambda: process.tail is not None or self._broken, ANSWER)
+        return process.tail or ""
+
+    def check(self, patience: float = 0.0) -> None:
+        with self._news:
+            self._news.wait_for(self._failed, patience)
+            self._raise_failure()
+
+    def _store(self, sha256: str, order: Order) -> None:
+        with order.contents[sha256].open("rb") as file:
+            chunk = file.read(CHUNK)
+            while True:
+                self._send(Store(sha256, chunk))
+                if not (chunk := file.read(CHUNK)):
+                    break
+        self._stored.add(sha256)
+
+    def _send(self, request: Request) -> None:
+        assert self._fork_server.stdin is not None
+        line = memoryview(msgspec.json.encode(request) + b"\n")
+        try:
+            with self._writing:
+                while line:
+                    line = line[self._fork_server.stdin.write(line) or 0 :]
+        except (OSError, ValueError):
+            self._reader.join()
+            self.check()
+
+    def _end(self, names: Sequence[str], number: Signals) -> None:
+        """Signal those of `names` that run, and wait until they have ended, for `GRACE` seconds."""
+        with self._news:
+            going = [name for name in names if name in self._running()]
+            for name in names:
+                if name in self._processes:
+                    self._processes[name].expected = True
+        with contextlib.suppress(ClusterDown):  # then nothing runs any more
+            for name in going:
+                self._send(Signal(name, number))
+        with self._news:
+            self._news.wait_for(lambda: self._broken or not self._running().intersection(going), GRACE)
+
+    def _running(self) -> frozenset[str]:
+        return frozenset(name for name, process in self._processes.items() if process.status is None)
+
+    def _failed(self) -> bool:
+        return self._broken or any(each.status is not None and not each.expected for each in self._processes.values())
+
+    def _raise_failure(self) -> None:
+        for each in self._processes.values():
+            if each.status is not None and not each.expected:
+                raise ClusterDown(f"{each.title} {_ending(each.status)}{_last_words(each.tail or '')}")
+        if self._broken:
+            self._log.seek(0)
+            raise ClusterDown(f"launcher {_ending(self._fork_server.wait())}{_last_words(self._log.read())}")
+
+    def _read(self) -> None:
+        assert self._fork_server.stdout is not None
+        with self._fork_server.stdout as events:
+            rest, begun = b"", False
+            while data := events.read(2**16):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    if begun:
+                        self._hear(msgspec.json.decode(line, type=Event))
+                    begun |= line == MARK
+        with self._news:
+            self._broken = True
+            self._news.notify_all()
+
+    def _hear(self, event: Event) -> None:
+        with self._news:
+            process = self._processes[event.name]
+            if isinstance(event, Ready):
+                process.addresses = {name: Address.parse(text) for name, text in event.addresses.items()}
+            else:
+                process.tail = event.tail
+                process.status = event.status if isinstance(event, Ended) else process.status
+            self._news.notify_all()
+
+
+def _ending(status: int) -> str:
+    return f"was ended by {Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def _last_words(log: str) -> str:
+    """The last line of a log, as the end of a sentence; empty if there is none."""
+    lines = log.strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
