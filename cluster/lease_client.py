@@ -1,4 +1,4 @@
-"""A server's place in the registry: taken at its start, kept by heartbeats, given back at its end."""
+"""A server's lease: taken at its start, kept by heartbeats, given back at its end."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from cluster.errors import NoPortion, StaleEpoch
-from cluster.registry import PREFIX
+from cluster.registry import PREFIX, positive, whole
 from transports.address import Address
 from transports.base import Message, Transport
-from transports.errors import WireError
+from transports.errors import MalformedMessage, WireError
 from transports.pool import Pool
 from transports.process import StopSignal
 
 log = logging.getLogger("splitbench.cluster")
 
 BEATS = 5
-"""Heartbeats within the life of a lease: three in a row may be lost."""
+"""Heartbeats within the life of a lease, so that three in a row may be lost."""
 ANSWER = 30.0
-"""Seconds that the registry may take for a question while a server starts."""
+"""Seconds that the registry may take to answer while a server starts."""
 BEAT = 1.0
-"""Seconds that it may take for one later on, when nothing waits for that."""
+"""Seconds that it may take to answer a heartbeat."""
 RETRY = 0.2
-"""Seconds until a server asks again for a portion that is not free yet."""
+"""Seconds between two attempts to get a portion that is not free yet."""
 
 
 Stop = threading.Event | StopSignal
@@ -34,10 +34,10 @@ Stop = threading.Event | StopSignal
 
 
 class LeaseClient:
-    """Registered at `registry` over `transport`, and again with every registry that takes its place there.
+    """Registers at `registry` over `transport`, and again if another registry starts at that address.
 
-    A lease that ran out (the process was stopped, the network was gone) is taken anew under another epoch. Where
-    somebody else has taken the portion meanwhile, `lost` is called with the reason, once, and nothing more happens.
+    A lease that ran out (the process was stopped, the network failed) is taken again, under another epoch. If another
+    server has taken the portion meanwhile, `lost` is called once with the reason, and the heartbeats end.
     """
 
     def __init__(
@@ -51,15 +51,16 @@ class LeaseClient:
         stop: Stop | None = None,
         lost: Callable[[WireError], None] = lambda error: None,
     ) -> None:
-        """Take portion `claim` (None: one that is missing), waiting up to `patience` seconds for a free one, or `stop`.
+        """Take portion `claim` (None: the one with the fewest holders). While it is taken, try again for `patience`
+        seconds or until `stop` is set.
 
-        Raises `NoPortion` where there is none by then, and any other `WireError` of asking.
+        Raises `NoPortion` if it is still taken then, and any other `WireError` at once.
         """
         self._pool = Pool(transport)
         self._registry = registry
         self._addresses = {f"{PREFIX}{name}": str(address) for name, address in addresses.items()}
         self._awaited: dict[str, str] = {}
-        self._told = True
+        self._reported = True
         self._lost = lost
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -67,27 +68,27 @@ class LeaseClient:
             undo.callback(self._pool.close)
             self.server, self.epoch, ttl = self._first(claim, time.monotonic() + patience, stop or self._over)
             undo.pop_all()
-        """The portion's index, and the epoch under which this server may be sent anything."""
+        """Index of the portion, and the epoch that messages to this server have to name."""
         self._answer = min(BEAT, ttl / BEATS)
         self._thread = threading.Thread(target=self._beat, args=(ttl / BEATS,), name="heartbeat", daemon=True)
         if ttl < math.inf:
             self._thread.start()
 
     def report(self, awaited: Mapping[str, Iterable[str]]) -> None:
-        """Tell the registry, and each of its successors, which tensors are awaited: partition -> tensors."""
+        """Report the awaited tensors (partition -> tensors) to this registry, and to any that takes its place."""
         with self._lock:
             self._awaited = {partition: "\n".join(tensors) for partition, tensors in awaited.items()}
-            self._told = False
+            self._reported = False
             self._keep(ANSWER)
 
     def leave(self) -> None:
-        """Give the portion back, so that nobody is sent here any more. A registry that is gone is no trouble."""
+        """Give the portion back, so that this server gets no more requests. An absent registry is no error."""
         self._over.set()
         with self._lock:
             try:
                 self._ask(Message("leave", {"epoch": self.epoch}), BEAT)
             except WireError as error:
-                log.info("the registry was not told of the end of epoch %d: %s", self.epoch, error)
+                log.info("epoch %d could not be given back to the registry: %s", self.epoch, error)
 
     def close(self) -> None:
         """Send no more heartbeats. Idempotent."""
@@ -106,12 +107,16 @@ class LeaseClient:
 
     def _register(self, known: Mapping[str, int], timeout: float) -> tuple[int, int, float]:
         fields = self._ask(Message("register", {**self._addresses, **known}), timeout).fields
-        return int(fields["server"]), int(fields["epoch"]), float(fields["ttl"])
+        try:
+            return whole(fields, "server"), whole(fields, "epoch"), positive(fields, "ttl")
+        except (KeyError, ValueError) as error:
+            text = f"the registry at {self._registry} answered 'register' with {type(error).__name__}: {error}"
+            raise MalformedMessage(text) from None
 
     def _report(self, timeout: float) -> None:
         for partition, tensors in self._awaited.items():
             self._ask(Message("report", {"epoch": self.epoch, "partition": partition, "tensors": tensors}), timeout)
-        self._told = True
+        self._reported = True
 
     def _beat(self, interval: float) -> None:
         due = time.monotonic() + interval
@@ -125,16 +130,18 @@ class LeaseClient:
                 self._lost(error)
                 return
             except WireError as error:
-                log.warning("the registry at %s does not answer; it is asked again: %s", self._registry, error)
+                log.warning(
+                    "the registry at %s does not answer; the next heartbeat tries again: %s", self._registry, error
+                )
 
     def _keep(self, timeout: float) -> None:
-        """Renew the lease; where the registry does not know it, take the portion anew, and report again."""
+        """Renew the lease; if the registry has no such lease, register and report again."""
         try:
             self._ask(Message("renew", {"epoch": self.epoch}), timeout)
         except StaleEpoch:
-            self._told = False
+            self._reported = False
             _, self.epoch, _ = self._register({"server": self.server, "epoch": self.epoch}, timeout)
-        if not self._told:
+        if not self._reported:
             self._report(timeout)
 
     def _ask(self, question: Message, timeout: float) -> Message:

@@ -1,14 +1,13 @@
-"""Which server holds which portion of the model, and until when. No I/O: `cluster.registry` is its protocol.
+"""Which server holds which portion of the model, and until when. No I/O: `cluster.registry` is the protocol.
 
 Rules:
-  - A lease has an *epoch*, a number that is given once. A server that lost its lease comes back under a new one, and
-    what is sent to the old one is refused, so that nothing meant for a predecessor is ever taken for one's own.
-  - Epochs are microseconds since 1970, or one more than the last. So a registry that was started anew, and remembers
-    nothing, tells a lease of its predecessor (an epoch before its own start: its holder may keep it) from one that it
-    has itself seen run out (refused).
-  - A lease that is not renewed within `ttl` seconds is over: its server is absent from then on.
-  - A portion may have several holders (`replicas`). A server that asks for none in particular is given one that is
-    missing, and not the next number.
+  - Each lease has an *epoch*, a number that is used once. A server that lost its lease gets another epoch. Messages
+    name the epoch of their receiver, and nodes reject messages for an earlier one.
+  - An epoch is the time in microseconds since 1970, and above the last. A registry that has just started thus tells
+    two kinds of unknown epoch apart: one before its start was given by an earlier registry, and its holder may keep
+    it; a later one was its own, has run out, and is refused.
+  - A lease that is not renewed within `ttl` seconds ends, and its server is absent from then on.
+  - A portion may have several holders (`replicas`). A server that claims no portion gets the one with the fewest.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from cluster.errors import NoPortion, StaleEpoch
 from transports.address import Address
 
 LEAST_LEASE = 0.2
-"""Seconds. Heartbeats of a shorter lease would take more time than some requests do."""
+"""Seconds. The heartbeats of a shorter lease would take more time than some requests."""
 
 
 class Holder(NamedTuple):
-    """A server that holds a portion: where it is reached on one transport, and under which epoch."""
+    """A server that holds a portion: its epoch, and its address on one transport."""
 
     epoch: int
     address: Address
@@ -35,7 +34,7 @@ class Holder(NamedTuple):
 
 @dataclass
 class Lease:
-    """One server's hold of one portion."""
+    """One server holds one portion."""
 
     server: int
     """The portion's index."""
@@ -48,7 +47,7 @@ class Lease:
 
 
 class Leases:
-    """Shards `0 .. servers - 1`, each held by up to `replicas` servers. Any number of threads may use it."""
+    """Portions `0 .. servers - 1`, each held by up to `replicas` servers. Thread-safe."""
 
     def __init__(
         self, servers: int, replicas: int = 1, ttl: float = 10.0, clock: Callable[[], float] = time.monotonic
@@ -62,10 +61,10 @@ class Leases:
         self._lock = threading.Lock()
 
     def take(self, addresses: Mapping[str, Address], claim: int | None = None, epoch: int = 0) -> Lease:
-        """The lease of the server at `addresses`: of portion `claim`, or of the one that has the fewest holders.
+        """A lease for the server at `addresses`: of portion `claim`, or of the one that has the fewest holders.
 
-        `epoch` is that of the lease which the server had; it is kept where another registry gave it. Whoever was at one
-        of the addresses before is gone. Raises `NoPortion` where there is no room.
+        `epoch` is that of the server's last lease; it keeps that epoch if another registry gave it. An earlier server
+        at one of the addresses loses its lease. Raises `NoPortion` if the portion has enough holders.
         """
         with self._lock:
             self._drop(lease.epoch for lease in self._live() if set(lease.addresses.values()) & set(addresses.values()))
@@ -76,36 +75,36 @@ class Leases:
             return lease
 
     def renew(self, epoch: int) -> None:
-        """Another `ttl` seconds. Raises `StaleEpoch` for a lease that is over, or was never given here."""
+        """Extend a lease by `ttl` seconds. Raises `StaleEpoch` for one that has ended, or was never given here."""
         with self._lock:
             self._find(epoch).expires = self._clock() + self.ttl
 
     def leave(self, epoch: int) -> None:
-        """The server wants to be sent nothing more."""
+        """End a lease. One that has ended already is no error."""
         with self._lock:
             self._drop([epoch])
 
     def report(self, epoch: int, partition: str, tensors: Iterable[str]) -> None:
-        """Record what the server awaits. Raises `StaleEpoch`."""
+        """Record the tensors of `partition` that the server awaits. Raises `StaleEpoch`."""
         with self._lock:
             self._find(epoch).awaited[partition] = frozenset(tensors)
 
     def where(self, partition: str, tensor: str, transport: str) -> dict[int, tuple[Holder, ...]]:
-        """Portion -> its holders that await `tensor`, in the order of their epochs; empty where nobody does."""
+        """Portion -> its holders that await `tensor`, by ascending epoch; empty if none does."""
         return self._holders(transport, lambda lease: tensor in lease.awaited.get(partition, ()))
 
     def who(self, partition: str, transport: str) -> dict[int, tuple[Holder, ...]]:
-        """Portion -> its holders that are ready for `partition`, in the order of their epochs."""
+        """Portion -> its holders that are ready for `partition`, by ascending epoch."""
         return self._holders(transport, lambda lease: partition in lease.awaited)
 
-    def _holders(self, transport: str, meant: Callable[[Lease], bool]) -> dict[int, tuple[Holder, ...]]:
+    def _holders(self, transport: str, chosen: Callable[[Lease], bool]) -> dict[int, tuple[Holder, ...]]:
         with self._lock:
             live = sorted(self._live(), key=lambda lease: (lease.server, lease.epoch))
-            chosen = [lease for lease in live if transport in lease.addresses and meant(lease)]
-        found: dict[int, tuple[Holder, ...]] = {}
-        for lease in chosen:
-            found[lease.server] = (*found.get(lease.server, ()), Holder(lease.epoch, lease.addresses[transport]))
-        return found
+            found = [lease for lease in live if transport in lease.addresses and chosen(lease)]
+        holders: dict[int, tuple[Holder, ...]] = {}
+        for lease in found:
+            holders[lease.server] = (*holders.get(lease.server, ()), Holder(lease.epoch, lease.addresses[transport]))
+        return holders
 
     def _live(self) -> list[Lease]:
         now = self._clock()
@@ -119,7 +118,7 @@ class Leases:
     def _find(self, epoch: int) -> Lease:
         lease = next((lease for lease in self._live() if lease.epoch == epoch), None)
         if lease is None:
-            raise StaleEpoch(f"nobody holds a lease of epoch {epoch} here: it ran out, or another registry gave it")
+            raise StaleEpoch(f"there is no lease of epoch {epoch} here: it ran out, or another registry gave it")
         return lease
 
     def _place(self, claim: int | None) -> int:
@@ -131,7 +130,7 @@ class Leases:
         server = min(wanted, key=holders.count)
         if holders.count(server) >= self.replicas:
             taken = f"all {self._servers} portions of the model are" if claim is None else f"portion {claim} is"
-            raise NoPortion(f"{taken} taken, and a server that is gone keeps its lease for {self.ttl:g} s")
+            raise NoPortion(f"{taken} taken; the lease of a server that is gone ends within {self.ttl:g} s")
         return server
 
     def _next(self) -> int:

@@ -1,4 +1,4 @@
-"""The registry: which servers hold which portion of the model, and where each tensor is awaited.
+"""The registry: which nodes hold which portion of the model, and where each tensor is awaited.
 
 The protocol, over any transport (`Registry.handle`):
 
@@ -9,17 +9,18 @@ The protocol, over any transport (`Registry.handle`):
     where      partition, tensor, transport                           -> servers, ttl, replicas
     who        partition, transport                                   -> servers, ttl, replicas
 
-`servers` is "0=EPOCH@HOST:PORT,... 3=...": of those who await a tensor, or of all. `replicas` is how many servers a
-portion may have. `ttl` is how long a lease lasts, in seconds: so often a server has to renew it, and so long an address
-may be relied on.
+`servers` is "0=EPOCH@HOST:PORT,... 3=...": the nodes that await the tensor (`where`), or all that are ready (`who`).
+`replicas` is the number of nodes that may hold one portion. `ttl` is the life of a lease in seconds: a node renews its
+lease within that time, and a client may keep an answer for that long.
 
-A tensor may be awaited by several portions, and a portion be held by several servers, so that an answer is always a
-*list*. The registry holds addresses and names; no tensor passes through it and it loads no model. What it holds, its
-servers can tell a new one (`cluster.lease_client`).
+Several portions may await one tensor, and several nodes may hold one portion, so an answer is always a *list*. The
+registry holds addresses and names; it loads no model, and no tensor passes through it. A new registry learns everything
+from the nodes (`cluster.lease_client`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from cluster.leases import Holder, Leases
@@ -28,10 +29,12 @@ from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 
 PREFIX = "transport."
+SEPARATORS = frozenset(" ,=@\t\r\n")
+"""Characters that no host name has and that separate the parts of `servers`."""
 
 
 class Registry:
-    """`leases`, asked by messages."""
+    """Answers the messages of the protocol from `leases`."""
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
@@ -45,7 +48,7 @@ class Registry:
         }
 
     def handle(self, message: Message) -> Message:
-        """The handler that transports serve. Raises `MalformedMessage` for what is no question of the protocol."""
+        """The handler that transports serve. Raises `MalformedMessage` for another method and for unusable fields."""
         if message.method not in self._methods:
             raise MalformedMessage(f"the registry has no method {message.method!r}: {', '.join(self._methods)}")
         try:
@@ -54,33 +57,32 @@ class Registry:
             raise MalformedMessage(f"{message.method!r}: {type(error).__name__}: {error}") from None
 
     def _register(self, fields: Mapping[str, Scalar]) -> Message:
-        addresses = {
-            key.removeprefix(PREFIX): Address.parse(str(value))
-            for key, value in fields.items()
-            if key.startswith(PREFIX)
-        }
-        claim = int(fields["server"]) if "server" in fields else None
-        lease = self._leases.take(addresses, claim, int(fields.get("epoch", 0)))
+        addresses = {key.removeprefix(PREFIX): dialled(text(fields, key)) for key in fields if key.startswith(PREFIX)}
+        if not addresses:
+            raise ValueError(f"no field {PREFIX}NAME gives an address")
+        claim = whole(fields, "server") if "server" in fields else None
+        lease = self._leases.take(addresses, claim, whole(fields, "epoch") if "epoch" in fields else 0)
         return Message("registered", {"server": lease.server, "epoch": lease.epoch, "ttl": self._leases.ttl})
 
     def _report(self, fields: Mapping[str, Scalar]) -> Message:
-        self._leases.report(int(fields["epoch"]), str(fields["partition"]), str(fields["tensors"]).splitlines())
+        tensors = text(fields, "tensors").splitlines()
+        self._leases.report(whole(fields, "epoch"), text(fields, "partition"), tensors)
         return Message("ok")
 
     def _renew(self, fields: Mapping[str, Scalar]) -> Message:
-        self._leases.renew(int(fields["epoch"]))
+        self._leases.renew(whole(fields, "epoch"))
         return Message("ok")
 
     def _leave(self, fields: Mapping[str, Scalar]) -> Message:
-        self._leases.leave(int(fields["epoch"]))
+        self._leases.leave(whole(fields, "epoch"))
         return Message("ok")
 
     def _where(self, fields: Mapping[str, Scalar]) -> Message:
-        found = self._leases.where(str(fields["partition"]), str(fields["tensor"]), str(fields["transport"]))
-        return self._answer(found)
+        partition, tensor, transport = (text(fields, name) for name in ("partition", "tensor", "transport"))
+        return self._answer(self._leases.where(partition, tensor, transport))
 
     def _who(self, fields: Mapping[str, Scalar]) -> Message:
-        return self._answer(self._leases.who(str(fields["partition"]), str(fields["transport"])))
+        return self._answer(self._leases.who(text(fields, "partition"), text(fields, "transport")))
 
     def _answer(self, found: Mapping[int, tuple[Holder, ...]]) -> Message:
         lists = {server: ",".join(f"{epoch}@{address}" for epoch, address in held) for server, held in found.items()}
@@ -88,12 +90,50 @@ class Registry:
         return Message("holders", {"servers": servers, "ttl": self._leases.ttl, "replicas": self._leases.replicas})
 
 
-def parse_holders(text: str) -> dict[int, tuple[Holder, ...]]:
-    """`"0=7@127.0.0.1:7000,9@127.0.0.1:7009 3=8@127.0.0.1:7003"` -> portion to its holders."""
-    pairs = (item.partition("=") for item in text.split())
-    return {int(server): tuple(map(_parse_holder, held.split(","))) for server, _, held in pairs}
+def parse_holders(servers: str) -> dict[int, tuple[Holder, ...]]:
+    """`"0=7@127.0.0.1:7000,9@127.0.0.1:7009 3=8@127.0.0.1:7003"` -> portion to its holders.
+
+    Raises `MalformedMessage`.
+    """
+    try:
+        pairs = (item.partition("=") for item in servers.split())
+        return {int(server): tuple(map(_parse_holder, held.split(","))) for server, _, held in pairs}
+    except ValueError as error:
+        raise MalformedMessage(f"the registry's list of servers: {error}") from None
 
 
-def _parse_holder(text: str) -> Holder:
-    epoch, _, address = text.partition("@")
-    return Holder(int(epoch), Address.parse(address))
+def _parse_holder(holder: str) -> Holder:
+    epoch, _, address = holder.partition("@")
+    return Holder(int(epoch), dialled(address))
+
+
+def whole(fields: Mapping[str, Scalar], name: str) -> int:
+    """The field `name`, a whole number from 0 on. Raises `KeyError` and `ValueError`."""
+    value = fields[name]
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name}: {str(value)[:100]!r} is no whole number from 0 on")
+    return value
+
+
+def positive(fields: Mapping[str, Scalar], name: str) -> float:
+    """The field `name`, a number above 0, infinity included. Raises `KeyError` and `ValueError`."""
+    value = fields[name]
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value) or value <= 0:
+        raise ValueError(f"{name}: {str(value)[:100]!r} is no number above 0")
+    return float(value)
+
+
+def text(fields: Mapping[str, Scalar], name: str) -> str:
+    """The field `name`, a text. Raises `KeyError` and `ValueError`."""
+    value = fields[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: {str(value)[:100]!r} is no text")
+    return value
+
+
+def dialled(address: str) -> Address:
+    """An address that others can dial. Raises `ValueError`: for no port, and for characters that no host name has."""
+    found = Address.parse(address)
+    if not found.port or SEPARATORS.intersection(found.host):
+        raise ValueError(f"{address[:100]!r} is no address that can be dialled")
+    return found

@@ -1,7 +1,7 @@
-"""The client's side of a model server, the real one or ours: over gRPC, with the official stubs.
+"""A client of a model server over gRPC, with the official stubs.
 
-A request carries its tensors as `tensor_content`; an answer is read in either form. What the server refuses and what
-gRPC raises becomes an error of `transports.errors`.
+Requests carry their tensors as `tensor_content`; answers are read in both forms. Refusals of the server and errors of
+gRPC are raised as errors of `transports.errors`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ OPTIONS = (
     *CHANNEL_OPTIONS,
 )
 POLL = 0.05
-"""Seconds between two questions for the state of a model that is being loaded: the protocol has no way to be told."""
+"""Seconds between two calls for the state of a model that is being loaded: the protocol has no notification."""
 
 END = get_model_status_pb2.ModelVersionStatus.END
 AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
 
 
 class Client:
-    """A kept connection to a model server; any number of threads may use it. A context manager."""
+    """A kept connection to a model server. Thread-safe. A context manager."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -46,11 +46,11 @@ class Client:
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
     def wait_available(self, model: str, timeout: float, check: Callable[[], None] = lambda: None) -> None:
-        """Return once the server says AVAILABLE of a version of `model`.
+        """Return once a version of `model` is AVAILABLE.
 
-        `check` is called now and then and may raise, when the server's process has ended. Raises `ConnectError` where
-        nobody answers within `timeout` seconds, `DeadlineExceeded` where the model is not loaded by then, and
-        `RemoteError` where loading failed.
+        `check` is called before each call, to raise if the server's process has ended. Raises `ConnectError` if the
+        server does not answer within `timeout` seconds, `DeadlineExceeded` if the model is not loaded by then, and
+        `RemoteError` if loading failed.
         """
         deadline = time.monotonic() + timeout
         answered = False
@@ -66,7 +66,7 @@ class Client:
             time.sleep(POLL)
 
     def _state(self, model: str, timeout: float) -> int | None:
-        """The state of the version that is nearest to being served; None where nobody answers yet."""
+        """The state of the version that is nearest to being served; None if the server does not answer yet."""
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = model
         try:
@@ -74,7 +74,7 @@ class Client:
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
                 return None
-            if error.code() is grpc.StatusCode.NOT_FOUND:  # a server that is starting knows of no model yet
+            if error.code() is grpc.StatusCode.NOT_FOUND:  # normal while the server starts
                 return int(get_model_status_pb2.ModelVersionStatus.UNKNOWN)
             raise error_of(error, self.address, timeout) from None
         states = {version.state: version.status.error_message for version in answer.model_version_status}
@@ -85,9 +85,9 @@ class Client:
     def predict(
         self, model: str, inputs: Mapping[str, Array], outputs: Collection[str] = (), timeout: float = 30.0
     ) -> dict[str, Array]:
-        """The outputs of that name (all, where none is named) of the model's signature `serving_default`.
+        """The outputs named in `outputs` (empty: all) of the model's signature `serving_default`, as read-only arrays.
 
-        Arrays that come back are read-only. Raises a `WireError`; `MessageTooLarge` above 2 GiB.
+        Raises a `WireError`; `MessageTooLarge` above 2 GiB.
         """
         request = predict_pb2.PredictRequest(output_filter=outputs)
         request.model_spec.name = model
@@ -102,7 +102,7 @@ class Client:
         return {name: decode(name, proto) for name, proto in answer.outputs.items()}
 
     def close(self) -> None:
-        """Let go of the connection. Idempotent."""
+        """Close the connection. Idempotent."""
         self._channel.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The gRPC interface of a server of ours: the official services, bound to `tfserving.predict`."""
+"""The gRPC interface of the server: the official services, answered by `tfserving.predict`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from transports.errors import ConnectError
 OPTIONS = (
     ("grpc.max_receive_message_length", LIMIT),
     ("grpc.max_send_message_length", LIMIT),
-    ("grpc.so_reuseport", 0),  # or a second server takes half of the calls of a port that is in use
+    ("grpc.so_reuseport", 0),  # else a second server could bind the same port and take half of the calls
 )
 
 
 class GrpcServer:
-    """Serves `models` at `host`:`port` (0: a free one), with at most `workers` requests being handled at a time."""
+    """Serves `models` at `host`:`port` (0: a free one), and handles up to `workers` requests at a time.
+
+    `content`: answer with `tensor_content` instead of lists of values. Raises `ConnectError` for a port that cannot be
+    bound.
+    """
 
     def __init__(self, models: Models, host: str, port: int, workers: int, *, content: bool) -> None:
         executor = ThreadPoolExecutor(workers, thread_name_prefix="grpc")
@@ -39,12 +43,12 @@ class GrpcServer:
         self._server.start()
 
     def close(self) -> None:
-        """Take no more requests; what is being handled is not waited for."""
+        """Stop serving, without waiting for requests under way."""
         self._server.stop(None).wait()
 
 
 class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """What it leaves out (Classify, Regress, MultiInference) the official base class answers with UNIMPLEMENTED."""
+    """Classify, Regress and MultiInference are left to the official base class, which answers UNIMPLEMENTED."""
 
     def __init__(self, models: Models, content: bool) -> None:
         self._models = models
@@ -66,7 +70,7 @@ class _Model(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
 
 
 def _answer(work: Callable[[], Any], context: grpc.ServicerContext) -> Any:
-    """What `work` gives; where it raises, the call ends with the status that stands for that."""
+    """The result of `work`; an exception ends the call with the status of its `Refusal`."""
     try:
         return work()
     except Exception as error:

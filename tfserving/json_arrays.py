@@ -1,4 +1,4 @@
-"""Arrays in JSON, as compact and as fast as is fair: by orjson, and by `json` where orjson has no word for a value."""
+"""Arrays in JSON: through orjson, and through `json` for values that orjson cannot write or read (NaN, infinity)."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ LISTED = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"
 
 
 def parse(data: bytes | bytearray) -> Any:
-    """What `data` says. Raises `ValueError`, and `RecursionError` for lists that are too deep."""
+    """The value in `data`. Raises `ValueError`, and `RecursionError` for lists that are nested too deeply."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data)  # which knows NaN and the infinities, and says what is wrong with what is wrong
+        return json.loads(data)  # which reads NaN and the infinities, and has clear error texts
 
 
 def write(document: Any, arrays: Iterable[Array]) -> bytes:
-    """`document`, in which `arrays` (and parts of them) stand where JSON has lists; each float as short as means it."""
+    """`document`, with `arrays` or parts of them in the place of lists, as JSON. Floats get their shortest form."""
     if all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
         return orjson.dumps(document, _contiguous, orjson.OPT_SERIALIZE_NUMPY)
     return json.dumps(document, default=_listed, separators=(",", ":")).encode()
 
 
 def _contiguous(value: Any) -> Any:
-    """What orjson does not take as it is: an array that is not C-contiguous, or has no extent."""
+    """An array that orjson does not take as it is: one that is not C-contiguous, or has no dimension."""
     return np.ascontiguousarray(value) if np.ndim(value) else value.item()
 
 
 def _listed(value: Any) -> Any:
-    """An array or a scalar as numbers of Python: a float by the shortest decimal that means it in its own type."""
+    """An array or a scalar as Python numbers; a float is the shortest decimal that reads back equal in its own type."""
     short = value.dtype.kind == "f" and value.dtype.itemsize < 8
     return (value.astype(str).astype(float) if short else value).tolist()

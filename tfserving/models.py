@@ -1,4 +1,4 @@
-"""The models that a server of ours holds: loaded, found by what a request says of them, and run."""
+"""The models of the server: loaded, found by the `ModelSpec` of a request, and run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVE = "serve"
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """A function that can be asked for. `dtypes` of the inputs and `outputs` are in the order in which it has them."""
+    """A function that requests can call, with the `dtypes` of its inputs and its `outputs`, in their orders."""
 
     name: str
     dtypes: Mapping[str, tf.DType]
@@ -31,9 +31,9 @@ class Signature:
     function: Any
 
     def run(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
-        """The outputs `wanted`, in that order. `inputs` are checked (`tfserving.predict`)."""
+        """The outputs `wanted`, in that order. `tfserving.predict` has checked the `inputs`."""
         tensors = [tf.convert_to_tensor(inputs[name], dtype) for name, dtype in self.dtypes.items()]
-        # Flat: a call by name would rebuild structures, which costs a small stage a third of its time.
+        # Flat: a call by name rebuilds structures, which takes a third of the time of a small stage.
         results = self.function.inference_fn.call_flat(*tensors, *self.function.captured_inputs)
         by_name = dict(zip(self.outputs, results, strict=True))
         return {name: _array(by_name[name]) for name in wanted}
@@ -41,7 +41,7 @@ class Signature:
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """A loaded SavedModel. `definitions` are its signatures as the file has them; `loaded` holds their variables."""
+    """A loaded SavedModel. `definitions` are the signatures in the file; `loaded` keeps their variables alive."""
 
     model: str
     number: int
@@ -50,7 +50,7 @@ class Version:
     loaded: Any
 
     def signature(self, name: str) -> Signature:
-        """The signature of that name, or the default one for an empty name. Raises `Refusal`."""
+        """The signature of that name; the default one for an empty name. Raises `Refusal`."""
         chosen = name or DEFAULT
         if chosen not in self.signatures:
             raise failed_precondition(f'Serving signature key "{chosen}" not found.')
@@ -64,7 +64,7 @@ class Models:
     versions: Mapping[str, Mapping[int, Version]]
 
     def find(self, spec: Any) -> Version:
-        """The version that a `ModelSpec` asks for, the highest where it names none. Raises `Refusal`."""
+        """The version that a `ModelSpec` names; the highest if it names none. Raises `Refusal`."""
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         if spec.WhichOneof("version_choice") == "version_label":
@@ -78,7 +78,7 @@ class Models:
         return versions[number]
 
     def numbers(self, spec: Any) -> list[int]:
-        """The versions whose state a `ModelSpec` asks for. Raises `Refusal`."""
+        """The versions that a `ModelSpec` names; all if it names none. Raises `Refusal`."""
         versions = self.versions.get(spec.name, {})
         if spec.HasField("version"):
             if spec.version.value not in versions:
@@ -90,7 +90,7 @@ class Models:
 
 
 def load(models: Sequence[Model]) -> Models:
-    """Load them all. Raises `UsageError` for a folder that holds no SavedModel that can be served."""
+    """Load all models. Raises `UsageError` for a folder without a SavedModel that can be served."""
     return Models(
         {model.name: {number: _load(model.name, number, model.folder) for number in model.versions} for model in models}
     )
@@ -101,7 +101,7 @@ def _load(model: str, number: int, base: Path) -> Version:
     try:
         definitions = _definitions(folder / "saved_model.pb")
         loaded = tf.saved_model.load(str(folder), tags=[SERVE])
-    # Of a broken SavedModel, TensorFlow raises nearly anything.
+    # TensorFlow raises almost any exception for a broken SavedModel.
     except Exception as error:
         raise UsageError(f"model {model!r}: {folder} is no SavedModel to serve: {error}") from error
     signatures = {name: _signature(name, function) for name, function in loaded.signatures.items()}
@@ -109,14 +109,14 @@ def _load(model: str, number: int, base: Path) -> Version:
 
 
 def _definitions(path: Path) -> Mapping[str, Any]:
-    """The `SignatureDef`s of the graph that is served: what GetModelMetadata answers with."""
+    """The `SignatureDef`s of the graph that is served, for GetModelMetadata."""
     saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     graphs = [graph for graph in saved.meta_graphs if SERVE in graph.meta_info_def.tags]
     return dict(graphs[0].signature_def)
 
 
 def _signature(name: str, function: Any) -> Signature:
-    # No public name says in which order a loaded function takes its inputs; its outputs are in that of their names.
+    # The order of a loaded function's inputs has no public name. Its outputs are sorted by name.
     taken = list(function._arg_keywords)
     specs = function.structured_input_signature[1]
     return Signature(
@@ -125,7 +125,7 @@ def _signature(name: str, function: Any) -> Signature:
 
 
 def _array(tensor: Any) -> Array:
-    """The tensor as an array that shares its memory where NumPy knows its type."""
+    """The tensor as an array; it shares the memory if NumPy has the type."""
     known = np.dtype(tensor.dtype.as_numpy_dtype).kind in "biufc"
     array: Array = np.asarray(tensor if known else tensor.numpy())
     return array

@@ -1,6 +1,6 @@
-"""The services of a model server, apart from how they are reached: gRPC and REST both end here.
+"""The services of the model server, for both interfaces.
 
-What is checked, in which order, and how it is refused is TensorFlow Serving's
+The checks, their order and the texts of refusals are TensorFlow Serving's
 (`servables/tensorflow/predict_util.cc`, `get_model_metadata_impl.cc`, `model_servers/get_model_status_impl.cc`).
 """
 
@@ -22,7 +22,7 @@ SIGNATURE_DEF = "signature_def"
 
 
 def predict(models: Models, request: Any, *, content: bool) -> Any:
-    """PredictionService.Predict. `content`: answer with `tensor_content`, not with lists of values."""
+    """PredictionService.Predict. `content`: answer with `tensor_content` instead of lists of values."""
     version = models.find(_spec(request))
     signature = version.signature(request.model_spec.signature_name)
     _check_names(request.inputs, signature.dtypes)
@@ -38,7 +38,7 @@ def predict(models: Models, request: Any, *, content: bool) -> Any:
 
 
 def run(signature: Signature, inputs: Mapping[str, Array], output_filter: Sequence[str] = ()) -> dict[str, Array]:
-    """The outputs that the filter names, or all of them. Raises `Refusal`, and what TensorFlow raises."""
+    """The outputs that the filter names; all if it is empty. Raises `Refusal`, and any error of TensorFlow."""
     wanted = _wanted(output_filter, signature.outputs)
     for position, (name, dtype) in enumerate(signature.dtypes.items()):
         if (came := tf.as_dtype(inputs[name].dtype)) != dtype:
@@ -64,7 +64,7 @@ def metadata(models: Models, request: Any) -> Any:
 
 
 def status(models: Models, request: Any) -> Any:
-    """ModelService.GetModelStatus. What is served at all is AVAILABLE: everything is loaded before a port is bound."""
+    """ModelService.GetModelStatus. Every model is AVAILABLE, since all are loaded before a port is bound."""
     response = get_model_status_pb2.GetModelStatusResponse()
     for number in models.numbers(_spec(request)):
         state = response.model_version_status.add(version=number)
@@ -118,5 +118,5 @@ def _braces(names: Iterable[str]) -> str:
 
 
 def _word(dtype: tf.DType) -> str:
-    """The type as TensorFlow's C++ calls it: `float`, not `float32`."""
+    """The name of the type in TensorFlow's C++: `float` for `float32`."""
     return {"float16": "half", "float32": "float", "float64": "double"}.get(dtype.name, str(dtype.name))

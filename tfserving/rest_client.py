@@ -1,8 +1,8 @@
-"""The client's side of a model server's REST interface, the real one's or ours: column format, kept connections.
+"""A client of a model server over REST: column format, kept connections.
 
-JSON has no types and no bytes: an array becomes nested lists of decimals, each as short as means its number. That is
-written and read by orjson, which is to Python what RapidJSON is to the real server; without it, the lists and not the
-interface would be measured. What JSON has no word for (NaN, the infinities) takes the way through `json`.
+JSON has no types and no bytes: an array becomes nested lists of decimals, each in its shortest form. orjson writes and
+reads them, as RapidJSON does in the real server; with a slower library the lists would be measured and not the
+interface. `json` handles NaN and the infinities, which JSON does not have.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ ERRORS: Mapping[int, type[WireError]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: ConnectionLost,
     HTTPStatus.GATEWAY_TIMEOUT: DeadlineExceeded,
 }
-"""Status of an answer -> the error that it is here; any other is a `RemoteError`."""
+"""HTTP status of an answer -> the error that is raised for it; any other: `RemoteError`."""
 
 
 class RestClient:
-    """Kept connections to a model server, as many as threads use it at a time. A context manager."""
+    """Kept connections to a model server, one for each thread that calls at the same time. A context manager."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -55,9 +55,9 @@ class RestClient:
     def predict(
         self, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, str], timeout: float = 30.0
     ) -> dict[str, Array]:
-        """`outputs` (key -> dtype) of the model's signature `serving_default`, which must be all that it has.
+        """`outputs` (key -> dtype) of the model's signature `serving_default`, as read-only arrays.
 
-        Arrays that come back are read-only. Raises a `WireError`.
+        They must be all outputs of the signature: over REST there is no filter. Raises a `WireError`.
         """
         deadline = Deadline.after(timeout)
         for name, array in inputs.items():
@@ -73,7 +73,7 @@ class RestClient:
         return {key: self._array(key, named, dtype) for key, dtype in outputs.items()}
 
     def close(self) -> None:
-        """Let go of every connection. Idempotent."""
+        """Close every connection. Idempotent."""
         with self._lock:
             self._closed = True
         self._forget_idle()
@@ -85,7 +85,7 @@ class RestClient:
         self.close()
 
     def _post(self, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
-        """What is answered. Where the server has let go of a kept connection meanwhile, another is made, once."""
+        """Status and body of the answer. If the server has closed a kept connection, a new one is made, once."""
         with self._mapped():
             if kept := self._take():
                 with contextlib.suppress(EOFError, OSError):
@@ -94,7 +94,7 @@ class RestClient:
             return self._exchange(self._dial(deadline), path, body, deadline)
 
     def _exchange(self, stream: HttpStream, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
-        """The status and the body of the answer. The connection is kept if both ends mean to."""
+        """Status and body of the answer. The connection is kept if both ends allow it."""
         keep = False
         try:
             stream.sock.deadline = deadline.moment
@@ -130,13 +130,13 @@ class RestClient:
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """The one place where what the socket and h11 raise becomes an error of ours."""
+        """Raise errors of sockets and of h11 as errors of `transports.errors`."""
         try:
             yield
         except Expired:
             raise DeadlineExceeded(f"{self.address}: no answer in time") from None
         except (EOFError, OSError) as error:
-            raise ConnectionLost(f"{self.address} went away: {error}") from None
+            raise ConnectionLost(f"{self.address} closed the connection: {error}") from None
         except h11.ProtocolError as error:
             raise RemoteError(f"{self.address} speaks no HTTP: {error}") from None
 
@@ -161,7 +161,7 @@ class RestClient:
         stream.sock.close()
 
     def _forget_idle(self) -> None:
-        """What else was kept is as old."""
+        """Close the other kept connections, which are as old."""
         with self._lock:
             idle, self._idle = self._idle, []
         for stream in idle:

@@ -3,8 +3,8 @@
     row      {"instances": [x, ...]} or [{"a": x, "b": y}, ...]   answered by {"predictions": [...]}
     column   {"inputs": x} or {"a": x, "b": y}                    answered by {"outputs": ...}
 
-Rules: an input without a name is the only one; bytes are `{"b64": "..."}`; an output of bytes is one whose name ends in
-`_bytes`; a number must fit its type without loss, so that 1.5 is no integer and `true` no number.
+Rules: an input without a name must be the only one; bytes are `{"b64": "..."}`, as are strings of outputs whose names
+end in `_bytes`; a number must fit its type without loss, so 1.5 is no integer and `true` is no number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BYTES = "_bytes"
 
 Dtypes = Mapping[str, tf.DType]
 Reader = Callable[[list[Any], set[type], tf.DType], Array]
-"""Values, the types that are among them, and the dtype that they are to have -> the array."""
+"""(values, their Python types, the dtype) -> the array."""
 
 
 def parse(body: bytes | bytearray) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def read_inputs(document: Mapping[str, Any], dtypes: Dtypes) -> tuple[str, dict[
 
 
 def write_outputs(form: str, outputs: Mapping[str, Array]) -> bytes:
-    """The answer in the form of its request. Raises `Refusal` for what JSON cannot say."""
+    """The answer, in the form of its request. Raises `Refusal` for tensors that JSON cannot hold."""
     listed = {name: _listed(name, array) for name, array in outputs.items()}
     written = _written_rows(outputs, listed) if form == ROW else _alone(listed)
     return json_arrays.write({ANSWERS[form]: written}, outputs.values())
@@ -133,7 +133,7 @@ def _dtype(name: str, dtypes: Dtypes) -> tf.DType:
 
 
 def _tensor(value: Any, dtype: tf.DType) -> Array:
-    """A value, a list, or a list of lists as an array. Level by level: an image has a hundred thousand values."""
+    """A value or nested lists as an array. Level by level, since an image has a hundred thousand values."""
     if dtype.name not in READERS:
         raise unimplemented(f"Conversion of JSON Value: {_shown(value)} to type: {dtype.name}")
     shape = _shape(value)
@@ -142,14 +142,14 @@ def _tensor(value: Any, dtype: tf.DType) -> Array:
         for item in level:
             _check_list(item, depth, extent, len(shape))
         level = list(itertools.chain.from_iterable(level))
-    kinds = set(map(type, level))  # walking a hundred thousand values takes milliseconds: once
+    kinds = set(map(type, level))  # takes milliseconds for a hundred thousand values, so it is done once
     if list in kinds:
         raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
     return READERS[dtype.name](level, kinds, dtype).reshape(shape)
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """As the first value at every level has it; whether the others agree is checked later."""
+    """The shape by the first value at every level; the others are checked later."""
     shape = []
     while isinstance(value, list):
         shape.append(len(value))
@@ -172,7 +172,7 @@ def _numbers(values: list[Any], kinds: set[type], dtype: tf.DType, valid: set[ty
         if type(value) not in valid:
             raise invalid(f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {word}")
     try:
-        with np.errstate(over="ignore"):  # what overflows is refused below
+        with np.errstate(over="ignore"):  # refused below
             array: Array = np.array(values, dtype.as_numpy_dtype)
     except OverflowError as error:
         raise invalid(f"JSON Value: {_shown(values)} is not of expected type: {word}: {error}") from error
@@ -182,7 +182,7 @@ def _numbers(values: list[Any], kinds: set[type], dtype: tf.DType, valid: set[ty
 
 
 def _check_lossless(values: list[Any], array: Array, word: str, *, whole: bool) -> None:
-    """A whole number above what the type counts exactly, or a fraction above what it holds, is refused."""
+    """Refuse whole numbers that the type cannot hold exactly, and numbers beyond its range."""
     largest = MANTISSAS[word]
     for value, held in zip(values, array.tolist(), strict=True) if whole or not np.isfinite(array).all() else ():
         if (type(value) is int and abs(value) > largest) or (math.isinf(held) and not math.isinf(value)):
@@ -213,7 +213,7 @@ def _string(value: Any) -> bytes:
 
 
 MANTISSAS: Mapping[str, int] = {"float": 2**24 - 1, "double": 2**53 - 1}
-"""The largest whole number up to which the type has every one."""
+"""C++ type -> the largest n such that it holds every whole number up to n."""
 
 READERS: Mapping[str, Reader] = {
     "float32": _reader({int, float}, "float"),
@@ -222,7 +222,7 @@ READERS: Mapping[str, Reader] = {
     "string": _strings,
     **{name: _reader({int}, name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")},
 }
-"""dtype -> what makes an array of a flat list; TensorFlow Serving reads no others from JSON (`json_arrays.LISTED`)."""
+"""dtype -> reader of a flat list. TensorFlow Serving reads no other dtypes from JSON (`json_arrays.LISTED`)."""
 
 
 def _written_rows(outputs: Mapping[str, Array], listed: Mapping[str, Any]) -> list[Any]:
@@ -241,7 +241,7 @@ def _alone(named: Mapping[str, Any]) -> Any:
 
 
 def _listed(name: str, array: Array) -> Any:
-    """The array itself where it holds numbers; of bytes, nested lists."""
+    """An array of numbers as it is; an array of bytes as nested lists."""
     if array.dtype == object:
         return np.vectorize(_binary if name.endswith(BYTES) else _text, otypes=[object])(array).tolist()
     if array.dtype.kind not in "fiub":
@@ -271,6 +271,6 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """As much of a value as an error text needs."""
+    """The value for an error text, cut to 200 characters."""
     text = json.dumps(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,6 +1,6 @@
-"""The REST interface of a server of ours, over the HTTP server of the transport `rest`.
+"""The REST interface of the server, over the HTTP server of the transport `rest`.
 
-Handlers at work are counted, not connections: one that is kept and idle takes nobody's place.
+The limit counts requests under way and not connections, so that idle kept connections do not block others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GET = re.compile(r"(?i)/v1/models(?:/([^/:]+))?(?:/versions/(\d+))?(?:/(metadata
 
 
 class RestServer(HttpServer):
-    """Serves `models` at `host`:`port` (0: a free one), with at most `workers` requests being handled at a time."""
+    """Serves `models` at `host`:`port` (0: a free one), and handles up to `workers` requests at a time."""
 
     def __init__(self, models: Models, host: str, port: int, workers: int) -> None:
         super().__init__(_Interface(models, workers), Address(host, port), Limits.stall)
@@ -86,7 +86,7 @@ def _predict(models: Models, spec: Any, body: bytearray) -> bytes:
 
 
 def _signature(models: Models, spec: Any, name: str) -> Signature:
-    """Refused in other words and with another status than over gRPC, as TensorFlow Serving does."""
+    """The signature of that name. As in TensorFlow Serving, the refusal differs from that over gRPC."""
     version = models.find(spec)
     if (name or DEFAULT) not in version.signatures:
         raise invalid(f'Serving signature name: "{name or DEFAULT}" not found in signature def')

@@ -1,6 +1,6 @@
-"""How a model server says that a request failed: a gRPC status, the HTTP status that stands for it, and a text.
+"""Failures of requests: a gRPC status, the corresponding HTTP status, and a text.
 
-The texts say what those of TensorFlow Serving say, so that a client that looks for them finds them.
+The texts are those of TensorFlow Serving, so that clients that search for them find them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ log = logging.getLogger("splitbench.serving")
 
 
 class Refusal(Exception):
-    """A request that is answered with an error. Not of `transports.errors`: it never leaves a server as an object."""
+    """The status and text that a request is answered with. It stays in the server, so it is no `WireError`."""
 
     def __init__(self, code: StatusCode, text: str) -> None:
         super().__init__(text)
@@ -33,13 +33,13 @@ failed_precondition: Callable[[str], Refusal] = partial(Refusal, StatusCode.FAIL
 unimplemented: Callable[[str], Refusal] = partial(Refusal, StatusCode.UNIMPLEMENTED)
 
 CODES: Mapping[int, StatusCode] = {code.value[0]: code for code in StatusCode}
-"""TensorFlow numbers its errors as gRPC does."""
+"""Number of an error of TensorFlow -> gRPC status: both use the same numbers."""
 
 
 def of_exception(error: Exception) -> Refusal:
-    """What a request is answered with where handling it raised `error`.
+    """The refusal for an exception that a handler raised.
 
-    The text of an error that nobody meant to raise stays at this end: it may hold paths.
+    The text of an unexpected exception only goes to the log: it may hold paths.
     """
     if isinstance(error, Refusal):
         return error
@@ -68,4 +68,4 @@ HTTP: Mapping[StatusCode, int] = {
     StatusCode.DATA_LOSS: 500,
     StatusCode.UNAUTHENTICATED: 401,
 }
-"""The HTTP status by which the REST interface gives each (tensorflow_serving/model_servers/http_server.cc)."""
+"""gRPC status -> HTTP status (tensorflow_serving/model_servers/http_server.cc)."""

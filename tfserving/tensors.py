@@ -1,9 +1,9 @@
-"""`tensorflow.TensorProto` <-> arrays, in both of its forms and fast in both. Imports no TensorFlow by itself.
+"""`tensorflow.TensorProto` <-> arrays, in both of its forms. Imports no TensorFlow.
 
-    tensor_content   the elements' bytes: what our client writes
-    *_val            a list of values: what TensorFlow Serving answers with (`Tensor::AsProtoField`)
+    tensor_content   the bytes of the elements: the clients write this
+    *_val            a list of values: TensorFlow Serving answers with this (`Tensor::AsProtoField`)
 
-On the wire, a packed list of floats is the elements' bytes as well. So it is written and read as bytes: taken value by
+The encoding of a packed list of floats is the bytes of its elements, too, so it is written and read as bytes. Value by
 value in Python, the 0.3 MB of a cut would take milliseconds, and the server would look slower than it is.
 """
 
@@ -22,20 +22,20 @@ from transports.protobuf_wire import field
 from transports.wire import incoming, outgoing
 
 LIMIT = 2**31 - 1
-"""INT32_MAX: the largest message, in bytes, that TensorFlow Serving takes and that protobuf can write."""
+"""INT32_MAX: bytes of the largest message that TensorFlow Serving takes and protobuf can write."""
 
 STRING = 7
 """DT_STRING."""
 
 CONTENT = 4
 PACKED: Mapping[str, int] = {"float32": 5, "float64": 6, "complex64": 9, "bool": 11, "complex128": 12}
-"""dtype -> the number of the field whose packed values are, byte for byte, the elements of an array."""
+"""dtype -> number of the field whose packed values have the same bytes as the elements of an array."""
 
 
 def encode_into(proto: Any, array: Array, *, content: bool) -> None:
-    """Make the empty `proto` stand for `array`: as `tensor_content`, or as a list of values.
+    """Write `array` into the empty `proto`: as `tensor_content`, or as a list of values.
 
-    Raises `MalformedMessage` for a dtype that the protocol does not carry. Byte strings (dtype object) are a list.
+    Byte strings (dtype object) are always a list. Raises `MalformedMessage` for a dtype that the protocol has not.
     """
     for extent in array.shape:
         proto.tensor_shape.dim.add().size = extent
@@ -54,7 +54,7 @@ def encode_into(proto: Any, array: Array, *, content: bool) -> None:
 
 
 def decode(name: str, proto: Any) -> Array:
-    """The array that `proto` stands for, read-only. Raises `MalformedMessage`, and `MessageTooLarge` above `LIMIT`."""
+    """The array in `proto`, read-only. Raises `MalformedMessage`, and `MessageTooLarge` above `LIMIT` bytes."""
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     _check_size(name, shape, proto)
     if proto.dtype == STRING:
@@ -66,7 +66,7 @@ def decode(name: str, proto: Any) -> Array:
 
 
 def _check_size(name: str, shape: tuple[int, ...], proto: Any) -> None:
-    """A list may be shorter than its tensor: few bytes stand for many, and for more than there are."""
+    """Refuse sizes that cannot be meant: a list may be shorter than its tensor, so few bytes can name a huge one."""
     if any(extent < 0 for extent in shape) or proto.tensor_shape.unknown_rank:
         raise MalformedMessage(f"tensor {name!r}: {shape} is no shape")
     itemsize = np.dtype(VALUES[NAMES[proto.dtype]][1]).itemsize if proto.dtype in NAMES else 1
@@ -85,7 +85,7 @@ def _strings(name: str, shape: tuple[int, ...], values: list[bytes]) -> Array:
 
 
 def _packed(proto: Any) -> bytes | None:
-    """The bytes of a full list of values, taken from where protobuf itself writes them; None where there is none."""
+    """The bytes of a full list of values, cut out of the serialised message; None if there is no such list."""
     dtype = NAMES.get(proto.dtype, "")
     if dtype not in PACKED or proto.tensor_content:
         return None
@@ -93,7 +93,7 @@ def _packed(proto: Any) -> bytes | None:
     nbytes = len(getattr(proto, name)) * np.dtype(stored).itemsize
     if not nbytes or nbytes != math.prod(dim.size for dim in proto.tensor_shape.dim) * np.dtype(dtype).itemsize:
         return None
-    # The list is the last field: the others are smaller in number or absent. Checked, for a peer may send anything.
+    # The list is the last field, since the numbers of the others are smaller. Checked, since a peer may send anything.
     data: bytes = proto.SerializeToString()
     start = len(data) - nbytes
     head, values = field(PACKED[dtype], [data[start:]])

@@ -1,4 +1,4 @@
-"""Leases: who holds which portion, until when, under which epoch."""
+"""Leases: which server holds which portion, until when, under which epoch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_servers_are_given_the_portions_in_turn(clock: Clock) -> None:
         made.take(C)
 
 
-def test_a_server_that_is_silent_is_absent_after_its_lease(clock: Clock) -> None:
+def test_a_server_without_heartbeats_is_absent_after_its_lease(clock: Clock) -> None:
     made = leases(clock)
     silent, other = made.take(A), made.take(B)
     for lease in (silent, other):
@@ -60,7 +60,7 @@ def test_a_new_server_is_given_the_portion_that_is_missing(clock: Clock) -> None
     assert made.take(C, claim=third.server).server == third.server
 
 
-def test_who_starts_anew_at_an_address_replaces_who_was_there(clock: Clock) -> None:
+def test_a_server_that_restarts_at_an_address_replaces_its_predecessor(clock: Clock) -> None:
     made = leases(clock)
     before = made.take(A)
     made.report(before.epoch, "p", ["x"])
@@ -68,10 +68,10 @@ def test_who_starts_anew_at_an_address_replaces_who_was_there(clock: Clock) -> N
     after = made.take(A)
     assert after.server == before.server
     assert after.epoch > before.epoch
-    assert made.where("p", "x", "grpc") == {}  # it has not said yet that it is ready
+    assert made.where("p", "x", "grpc") == {}  # it has not reported yet
 
 
-def test_a_claim_is_granted_or_refused_but_never_changed(clock: Clock) -> None:
+def test_a_claim_is_granted_or_refused_and_never_changed(clock: Clock) -> None:
     made = leases(clock)
     assert made.take(A, claim=1).server == 1
     with pytest.raises(NoPortion, match="portion 1 is taken"):
@@ -85,7 +85,7 @@ def test_replicas_fill_every_portion_before_any_twice(clock: Clock) -> None:
     assert [made.take(addresses).server for addresses in (A, B, C, D)] == [0, 1, 0, 1]
 
 
-def test_a_lease_that_ran_out_is_taken_anew_under_another_epoch(clock: Clock) -> None:
+def test_a_lease_that_ran_out_is_taken_again_under_another_epoch(clock: Clock) -> None:
     made = leases(clock)
     before = made.take(A, claim=1)
     clock.now = 2 * TTL
@@ -93,7 +93,7 @@ def test_a_lease_that_ran_out_is_taken_anew_under_another_epoch(clock: Clock) ->
     assert (after.server, after.epoch > before.epoch) == (1, True)
 
 
-def test_a_registry_that_starts_anew_takes_over_the_epochs_of_the_last_one(clock: Clock) -> None:
+def test_a_restarted_registry_takes_over_the_epochs_of_the_last_one(clock: Clock) -> None:
     before = leases(clock).take(A, claim=1)
     successor = leases(clock)
     with pytest.raises(StaleEpoch):
@@ -117,7 +117,7 @@ def test_a_tensor_is_awaited_by_a_list_of_servers(clock: Clock) -> None:
         assert made.where(partition, tensor, transport) == {}
 
 
-def test_who_holds_a_partition_are_those_who_are_ready_for_it(clock: Clock) -> None:
+def test_the_holders_of_a_partition_are_those_that_reported_it(clock: Clock) -> None:
     made = leases(clock, replicas=2)
     epochs = [made.take(addresses).epoch for addresses in (A, B, C, D)]
     for epoch in epochs[:3]:

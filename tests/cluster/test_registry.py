@@ -1,6 +1,8 @@
-"""The registry's protocol: questions, answers, and what it refuses."""
+"""The registry's protocol: messages, answers, refusals."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 
@@ -8,7 +10,7 @@ from cluster.errors import NoPortion, StaleEpoch
 from cluster.leases import Leases
 from cluster.registry import Registry, parse_holders
 from transports.address import Address
-from transports.base import Message
+from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 
 A, B = (Address("127.0.0.1", port) for port in (7001, 7002))
@@ -49,10 +51,36 @@ def test_several_holders_of_one_portion_are_one_list() -> None:
         ("renew", {}),
         ("renew", {"epoch": "soon"}),
         ("where", {"partition": "p"}),
+        ("renew", {"epoch": math.inf}),
+        ("renew", {"epoch": 1.5}),
+        ("renew", {"epoch": True}),
+        ("renew", {"epoch": -1}),
+        ("leave", {"epoch": ""}),
+        ("report", {"epoch": 1, "partition": "p"}),
+        ("report", {"epoch": 1, "partition": 2, "tensors": "x"}),
+        ("where", {"partition": "p", "tensor": "x", "transport": 3}),
+        ("who", {"partition": "p"}),
+        ("register", {}),
         ("register", {"transport.grpc": "nowhere"}),
+        ("register", {"transport.grpc": 7000}),
+        ("register", {"transport.grpc": "127.0.0.1:0"}),
+        ("register", {"transport.grpc": "127.0.0.1:70000"}),
+        ("register", {"transport.grpc": "a host:7000"}),
+        ("register", {"transport.grpc": "a,9@b:7000"}),
         ("register", {"transport.grpc": str(A), "server": "first"}),
+        ("register", {"transport.grpc": str(A), "server": -1}),
+        ("register", {"transport.grpc": str(A), "epoch": math.nan}),
+        ("register", {"transport.grpc": str(A), "epoch": math.inf}),
     ],
 )
-def test_what_is_no_question_is_refused_by_name(method: str, fields: dict[str, str]) -> None:
+def test_malformed_fields_are_refused_with_the_name_of_the_method(method: str, fields: dict[str, Scalar]) -> None:
+    registry = Registry(Leases(1))
     with pytest.raises(MalformedMessage, match=f"'{method}'"):
-        Registry(Leases(1)).handle(Message(method, fields))
+        registry.handle(Message(method, fields))
+    assert registry.handle(Message("register", {"transport.grpc": str(A)})).fields["server"] == 0  # nothing was taken
+
+
+@pytest.mark.parametrize("text", ["0", "0=", "x=7@a:1", "0=soon@a:1", "0=7@a", "0=7@a:0", "0=7@a:99999", "0=7@a:1,"])
+def test_a_malformed_list_of_servers_is_refused(text: str) -> None:
+    with pytest.raises(MalformedMessage, match="list of servers"):
+        parse_holders(text)
