@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import COMMANDS, main
+from experiments.cli import COMMANDS, exit_status, main
+from partitioning.errors import PartitionError
+from transports.errors import ConnectionLost, UsageError
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"tensorflow", "keras", "numpy", "pandas", "rich", "matplotlib", "grpc", "rpyc", "h11", "orjson"}
@@ -102,6 +104,27 @@ def test_an_unknown_flag_is_refused_in_one_line(command: str, capsys: pytest.Cap
     assert err.count("\n") == 1
 
 
-def test_a_command_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (PartitionError("stage 's' cannot be frozen"), 2, "error: stage 's' cannot be frozen"),
+        (UsageError("--runs: 0 is too small"), 2, "error: --runs: 0 is too small"),
+        (ConnectionLost("the peer went away"), 1, "error: the peer went away"),
+        (OSError("the disk is full"), 1, "error: the disk is full"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line_and_a_status(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert exit_status(fail) == status
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_the_status_of_a_command_is_that_of_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert "give a folder that an experiment" in capsys.readouterr().err

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import pandas as pd
 import pytest
 
@@ -209,20 +208,6 @@ def test_several_files_end_with_all_tables_and_the_places_of_their_reports(
     assert ended.rstrip().endswith("\n".join(places))
     for name in names:
         assert environment.read(tmp_path / name)["complete"] is True
-
-
-@pytest.mark.slow
-def test_a_stage_that_an_engine_cannot_execute_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A stateful layer assigns to a variable, so that its stage cannot be frozen."""
-    x = keras.Input(batch_shape=(1, 4, 3), name="x")
-    memory = keras.layers.LSTM(4, stateful=True, name="memory")(x)
-    keras.Model(x, keras.layers.Dense(2, name="head")(memory)).save(tmp_path / "stateful.keras")
-    words = ["--model", str(tmp_path / "stateful.keras"), "--mode", "submodel", "--servers", "2", "--runs", "2"]
-    assert run.main([*words, "--transport", "none", "--engine", "frozen", "--out", str(tmp_path / "out")]) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: stage 'stage-0' cannot be frozen")
-    assert last.endswith("use the engine graph")
-    assert "cannot be frozen" in environment.read(tmp_path / "out")["failure"]
 
 
 def swapped(program: Program, operation: str) -> Program:
