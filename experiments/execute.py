@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,14 @@ from transports.errors import UsageError
 if TYPE_CHECKING:
     from experiments.measure.prepare import Prepared
 
+    Beside = Callable[[Prepared, Path], AbstractContextManager[Callable[[int], None]]]
 
-def execute(experiment: Experiment, folder: Path, argv: Sequence[str]) -> None:
+
+def execute(experiment: Experiment, folder: Path, argv: Sequence[str], beside: Beside | None = None) -> None:
     """Run `experiment`, all of whose cells are timed, and write its results into `folder`.
 
     `argv` is recorded. Raises `UsageError`, `PartitionError`, `SplitbenchError` or `OSError`; what was measured until
-    then is kept.
+    then is kept. `beside` measures something else at the start of each round.
     """
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:
@@ -46,11 +49,13 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str]) -> None:
         environment.begin(folder, experiment, argv, settings)
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
-        _measure(prepared, folder, progress, launcher)
+        _measure(prepared, folder, progress, launcher, beside)
     report.build(folder)
 
 
-def _measure(prepared: Prepared, folder: Path, progress: Progress, launcher: Launcher | None) -> None:
+def _measure(
+    prepared: Prepared, folder: Path, progress: Progress, launcher: Launcher | None, beside: Beside | None
+) -> None:
     """Measure every cell. If that fails, report what was measured, with the reason."""
     from experiments.measure.runner import run
 
@@ -63,7 +68,8 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, launcher: Lau
             replace_file(folder / files.PLAN.format(partition.name), partition.plan.to_json())
         writer = stack.enter_context(samples.Writer(folder))
         log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
-        run(prepared, writer, progress, launcher, log)
+        more = {"each_round": stack.enter_context(beside(prepared, folder))} if beside else {}
+        run(prepared, writer, progress, launcher, log, **more)
 
 
 def check_shown(folders: Iterable[Path]) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import transports
 from experiments import cli
+from experiments.ladder import __main__ as ladder
 from experiments.sizes import __main__ as sizes
 from experiments.sizes.study import study_of
 from experiments.spec import flags
@@ -66,6 +67,7 @@ READERS: Mapping[str, Callable[[list[str]], object]] = {
     "report": lambda words: len(words) == 1,
     "show": reader(PlanOptions),
     "export": reader(ExportOptions),
+    "ladder": lambda words: ladder.complete(flags.parse_runs(words).experiments[0][0]),
     "sizes": lambda words: study_of(sizes.read(words)).ways,
     "threads": reader(ThreadsOptions),
 }

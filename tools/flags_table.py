@@ -24,7 +24,7 @@ COMMANDS: Mapping[str, Mapping[str, Option]] = {
     "sizes": options_of(SizesOptions),
     "threads": options_of(ThreadsOptions),
 }
-"""Command -> its flags. `splitbench report` takes a results folder and no flag."""
+"""Command -> its flags. `splitbench ladder` has those of a run; `splitbench report` takes a folder and no flag."""
 
 INTRODUCTION = """\
 # Flags

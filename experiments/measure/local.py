@@ -1,10 +1,10 @@
-"""The local model: the whole model as an executable of this process, called as its user would call it."""
+"""Executables called directly in this process, as a user would call them: the local model, and stages in a row."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.client import Answer
 from cluster.request import RequestStats
@@ -16,20 +16,29 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """The stage of a whole plan, executed by `engine`, without client, node or message in between."""
+    """The stages of a plan, executed by `engine` one after the other, without client, node or message in between."""
 
     def __init__(self, engine: str, program: Program, plan: Plan) -> None:
         from partitioning import engines  # TensorFlow
 
-        (self._stage,) = plan.stages
-        self._given = [name for name in plan.outputs if name in plan.inputs]
-        self._run = engines.build(engine, program, self._stage)
+        self._plan = plan
+        self._stages = [(stage, engines.build(engine, program, stage)) for stage in plan.stages]
         self._to_array = engines.to_array
 
     def infer(self, inputs: Mapping[str, Array]) -> Answer:
         """The outputs by tensor name, as arrays. All of the call counts as compute."""
         begun = time.perf_counter()
-        values = self._run([inputs[name] for name in self._stage.inputs])
-        outputs = {name: inputs[name] for name in self._given}
-        outputs |= {name: self._to_array(value) for name, value in zip(self._stage.outputs, values, strict=True)}
+        values = self._values(inputs)
+        outputs = {name: self._to_array(values[name]) for name in self._plan.outputs}
         return Answer(outputs, RequestStats(compute=time.perf_counter() - begun))
+
+    def tensors(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Every tensor between stages, and the model's inputs and outputs, as arrays."""
+        return {name: self._to_array(value) for name, value in self._values(inputs).items()}
+
+    def _values(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        values: dict[str, Any] = dict(inputs)
+        for stage, run in self._stages:
+            outputs = run([values[name] for name in stage.inputs])
+            values.update(zip(stage.outputs, outputs, strict=True))
+        return values

@@ -55,6 +55,7 @@ def run(
     progress: Progress,
     launcher: Launcher | None = None,
     faults: rows.Writer | None = None,
+    each_round: Callable[[int], None] = lambda number: None,
 ) -> None:
     """Measure every cell of `prepared`: a row of `samples` for each timed request.
 
@@ -62,7 +63,8 @@ def run(
     `launcher` starts the processes; without it only cells over `none` can run. `faults` records the outcome of a
     `kill`. Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a
     failed request. Requests answered until then, or still in flight and answered later, are in `samples`. Nothing is
-    left running. The experiment's `until_stable` and `limit` may end it after a round.
+    left running. The experiment's `until_stable` and `limit` may end it after a round. `each_round` is called
+    with the number of each round before its first block.
     """
     experiment = prepared.experiment
 
@@ -76,12 +78,14 @@ def run(
             progress.phase(f"checking {cell.name}")
             bench.warm_up(cell)
         freeze_garbage()
-        stopping, last = Stopping(experiment), 0
+        stopping, last = Stopping(experiment), -1
         concurrency = [cell.concurrency for cell in experiment.cells]
         for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed, experiment.replicas):
-            if block.round != last and stopping.due():
-                break
-            last = block.round
+            if block.round != last:
+                if last >= 0 and stopping.due():
+                    break
+                each_round(block.round)
+                last = block.round
             bench.measure(block, keep)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -36,6 +36,14 @@ def growth(summary: pd.DataFrame) -> str:
     return _svg((9, 5.5), lambda axes: _draw_growth(axes, summary))
 
 
+def steps(rows: Sequence[Mapping[str, float]], labels: Sequence[str]) -> str:
+    """A bar for each row, whose pieces (name -> milliseconds) follow each other; negative pieces lead back, hatched.
+
+    Raises `ModuleNotFoundError` if matplotlib is not installed.
+    """
+    return _svg((9, 1.6 + 0.45 * len(rows)), lambda axes: _draw_steps(axes, rows, labels))
+
+
 def _svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
@@ -61,6 +69,22 @@ def _draw_growth(axes: Any, summary: pd.DataFrame) -> None:
     axes.set_ylabel("seconds (median)")
     axes.grid(color="0.9")
     axes.legend(frameon=False)
+
+
+def _draw_steps(axes: Any, rows: Sequence[Mapping[str, float]], labels: Sequence[str]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for place, row in enumerate(rows):
+        start = 0.0
+        for name, width in row.items():
+            colour, hatch = COLOURS[names.index(name) % len(COLOURS)], None if width >= 0 else "////"
+            label = name if place == 0 else None
+            axes.barh(place, width, 0.6, left=start, color=colour, hatch=hatch, edgecolor="white", label=label)
+            start += width
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("milliseconds of a request (hatched: negative)")
+    axes.grid(axis="x", color="0.9")
+    axes.figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
 
 
 def _draw(axes: Any, drawn: pd.DataFrame, title: str) -> None:

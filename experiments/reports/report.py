@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.reports import charts, explanations, faults, sections, steadiness
+from experiments.reports import charts, explanations, faults, ladder, sections, steadiness
 from experiments.reports import engine_titles as engines
 from experiments.reports.labels import Settings
 from experiments.reports.markdown import line
@@ -22,6 +22,7 @@ from experiments.spec.experiment import Experiment, local_of
 from experiments.spec.settings import from_record
 from experiments.store import environment, files, intervals, samples, statistics
 from experiments.store import faults as stored_faults
+from experiments.store import ladder as stored_ladder
 from experiments.store.files import replace_file
 from experiments.store.samples import cell_of
 from transports.errors import UsageError
@@ -45,6 +46,7 @@ def build(folder: Path) -> Path:
         outcome = [
             steadiness.outcome(experiment, measured, summary),
             sections.chart(_draw(experiment, summary, folder, titles)),
+            ladder.section(folder, measured, stored_ladder.read(folder)),
             *sections.groups(summary, titles),
             steadiness.same_cells(measured, experiment.seed),
             sections.full_table(summary, titles),

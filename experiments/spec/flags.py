@@ -112,14 +112,14 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, Path]:
     return parse_runs(argv).experiments[0]
 
 
-def parse_runs(argv: Sequence[str], prog: str = PROG) -> Runs:
+def parse_runs(argv: Sequence[str], prog: str = PROG, texts_of: tuple[str, str] | None = None) -> Runs:
     """The experiments that `argv` describes: one for each --spec file, or one without any. Nothing is created.
 
     The cells are those asked for; `Experiment.with_locals` adds what they are compared with. Raises `UsageError` for a
-    value that cannot be used. `--help` prints and exits as argparse does.
+    value that cannot be used. `--help` prints and exits as argparse does; `texts_of`: its description and its epilog.
     """
     try:
-        texts = parser(prog).texts(argv)
+        texts = parser(prog, *(texts_of or (DESCRIPTION, EPILOG))).texts(argv)
         given = {name: FLAGS[name].values(raw, FLAGS[name].flag) for name, raw in texts.items()}
         specs = given.get("spec", ("",))
         experiments = [_experiment(given, spec) for spec in specs]
@@ -144,9 +144,9 @@ def parse_runs(argv: Sequence[str], prog: str = PROG) -> Runs:
     return Runs(tuple(made), tuple(map(Path, given.get("beside", ()))), tuple(words) if others else ())
 
 
-def parser(prog: str = PROG) -> Parser:
+def parser(prog: str = PROG, description: str = DESCRIPTION, epilog: str = EPILOG) -> Parser:
     """A parser with every flag of a run."""
-    made = Parser(prog, DESCRIPTION, EPILOG, f"{prog} [--transport NAME,...] [--mode NAME,...] [flags]")
+    made = Parser(prog, description, epilog, f"{prog} [--transport NAME,...] [--mode NAME,...] [flags]")
     made.add_options(sorted(FLAGS.values(), key=lambda item: item.group == FILES), CELL_FIELDS)
     return made
 

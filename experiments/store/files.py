@@ -17,10 +17,12 @@ REPORT = "report.md"
 CHART = "comparison.svg"
 SIZES = "sizes.svg"
 """The chart of `experiments.sizes`."""
+LADDER = "ladder.csv"
+LADDER_CHART = "ladder.svg"
 THREADS = "threads.csv"
 """The requests of `experiments.threads`."""
 
-RESULTS = (SAMPLES, SUMMARY, REPORT, ENVIRONMENT, CHART, FAULTS, SIZES, THREADS, PLAN.format("*"))
+RESULTS = (SAMPLES, SUMMARY, REPORT, ENVIRONMENT, CHART, FAULTS, SIZES, THREADS, LADDER, LADDER_CHART, PLAN.format("*"))
 """Patterns. A folder with a file that matches one of them holds an experiment."""
 
 

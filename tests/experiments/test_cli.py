@@ -75,6 +75,7 @@ def test_an_unknown_command_is_refused_with_the_nearest(
 
 REFUSED = {
     "run": (["--runs", "5", "--runs", "6"], "--runs: given twice; give it once"),
+    "ladder": (["--runs", "5", "--runs", "6"], "--runs: given twice; give it once"),
     "show": (["--mode", "layer", "--mode", "whole"], "--mode: given twice; give it once"),
     "export": (["--to", "a", "--to", "b"], "--to: given twice; give it once"),
     "report": (["a", "b"], "no flag 'b'"),

@@ -1,0 +1,128 @@
+"""Measures the steps of a ladder, once in each round of an experiment."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+import transports
+from cluster.partition import Partition
+from experiments.measure.local import LocalModel
+from experiments.measure.prepare import Prepared, Tensors
+from experiments.sizes import echo
+from experiments.sizes.bare import BARE, BareConnection
+from experiments.spec.experiment import Cell
+from experiments.store import ladder, rows
+from experiments.store.ladder import Step
+from transports import Connection, Message
+from transports.base import Array
+
+CALLS = 3
+"""Timed calls of each step in a round, after one that does not count."""
+CLIENT = -1
+SOCKETS = "bare-tcp"
+
+Steps = Mapping[Cell, Mapping[str, Callable[[], float]]]
+"""For each cell, by the name of a rung, what measures it once and returns seconds."""
+
+
+@contextlib.contextmanager
+def measured(prepared: Prepared, folder: Path) -> Iterator[Callable[[int], None]]:
+    """Writes ladder.csv into `folder`. The context is called with the number of each round that begins."""
+    cells = [cell for cell in prepared.partitions if cell.transport != "none"]
+    used = dict.fromkeys(cell.transport for cell in cells)
+    library = {name: bare for name in used for bare, its in BARE.items() if name in its.compared}
+    names = dict.fromkeys([*used, SOCKETS, *library.values()])
+    options = prepared.experiment.options
+    with (
+        echo.process(*names, options=options, malloc=prepared.experiment.malloc) as (found, _),
+        ladder.writer(folder) as writer,
+        contextlib.ExitStack() as stack,
+    ):
+        lines = {name: stack.enter_context(BareConnection(name, found[name])) for name in names if name in BARE}
+        steps: dict[Cell, dict[str, Callable[[], float]]] = {}
+        for cell in cells:
+            connection = transports.make(cell.transport, options).connect(found[cell.transport], cell.codec)
+            stack.callback(connection.close)
+            steps[cell] = _steps(prepared, cell, connection, lines, library)
+        chance = random.Random(prepared.experiment.seed)
+        yield lambda number: _round(steps, number, chance, writer)
+
+
+def _round(steps: Steps, number: int, chance: random.Random, writer: rows.Writer) -> None:
+    pairs = [(cell, rung) for cell, rungs in steps.items() for rung in rungs]
+    chance.shuffle(pairs)
+    for cell, rung in pairs:
+        once = steps[cell][rung]
+        once()
+        for _ in range(CALLS):
+            writer.append(Step(cell, rung, number, once()))
+
+
+def _steps(
+    prepared: Prepared,
+    cell: Cell,
+    connection: Connection,
+    lines: Mapping[str, BareConnection],
+    library: Mapping[str, str],
+) -> dict[str, Callable[[], float]]:
+    partition, inputs = prepared.partitions[cell], prepared.inputs[cell.batch][0]
+    model = LocalModel(cell.engine, prepared.program, partition.plan)
+    loads = [np.zeros(size, np.uint8) for trip in trips(partition, cell.flow, _sizes(model, inputs)) for size in trip]
+    timeout = prepared.experiment.timeout
+
+    def in_a_row() -> float:
+        begun = time.perf_counter()
+        model.infer(inputs)
+        return time.perf_counter() - begun
+
+    def over(line: Connection | BareConnection) -> Callable[[], float]:
+        return lambda: sum(_one_way(line, load, timeout) for load in loads)
+
+    found = {"row": in_a_row, "sockets": over(lines[SOCKETS]), "transport": over(connection)}
+    if cell.transport in library:
+        found["library"] = over(lines[library[cell.transport]])
+    return found
+
+
+def _one_way(line: Connection | BareConnection, load: Array, timeout: float) -> float:
+    """Half of the seconds of an echo."""
+    message = Message("echo", {}, {"x": load})
+    begun = time.perf_counter()
+    line.call(message, timeout)
+    return (time.perf_counter() - begun) / 2
+
+
+def _sizes(model: LocalModel, inputs: Tensors) -> dict[str, int]:
+    """The bytes of every tensor between stages."""
+    return {name: array.nbytes for name, array in model.tensors(inputs).items()}
+
+
+def trips(partition: Partition, flow: str, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+    """(bytes of a message, bytes of its answer) for each message of a request, with all tensors in one message.
+
+    A message goes from the client or a server to each other server that awaits its tensors. In the flow `nested` every
+    answer carries the model's outputs; in `hub` the client sends every message, and a server answers with its outputs;
+    in `forward` only the last answer has the outputs.
+    """
+    plan, sent = partition.plan, dict[tuple[int, int], int]()
+    answers: dict[int, int] = {}
+    for name, edge in plan.edges.items():
+        source = CLIENT if edge.producer is None else partition.placement[edge.producer]
+        targets = {partition.placement[stage] for stage in edge.consumers} - {source}
+        for target in sorted(targets):
+            pair = (CLIENT, target) if flow == "hub" else (source, target)
+            sent[pair] = sent.get(pair, 0) + sizes[name]
+        if targets or name in plan.outputs:
+            answers[source] = answers.get(source, 0) + sizes[name]
+    final = sum(sizes[name] for name in plan.outputs)
+    if flow == "hub":
+        return [(size, answers.get(target, 0)) for (_, target), size in sent.items()]
+    if flow == "nested":
+        return [(size, final) for size in sent.values()]
+    return [*((size, 0) for size in sent.values()), (final, 0)]

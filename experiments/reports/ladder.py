@@ -1,0 +1,107 @@
+"""The section about a ladder: the steps from a local model to a request over a transport, and what they leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.reports import charts
+from experiments.reports.labels import Settings
+from experiments.reports.markdown import ABSENT, number, table
+from experiments.spec.experiment import Cell, local_of
+from experiments.store import files
+from experiments.store.files import replace_file
+from experiments.store.statistics import groups_of, none_of
+
+PIECES: Mapping[str, str] = {
+    "local model": "the whole model, called directly",
+    "cut": "the stages in a row in one process, less the local model",
+    "nodes": "None, less the stages in a row: client, registry and nodes, called directly",
+    "sockets": "the bytes of the request's messages and answers over plain TCP sockets",
+    "library": "the same bytes over the transport's library alone, less sockets",
+    "transport": "the same bytes over this project's transport, less its library (or sockets, without a library)",
+    "not explained": "the request over the transport, less all of these",
+}
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The pieces of the mean seconds of a cell's requests; a piece that was not measured is left out."""
+
+    cell: Cell
+    pieces: Mapping[str, float]
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.pieces.values())
+
+
+def ladders(measured: pd.DataFrame, steps: pd.DataFrame) -> list[Ladder]:
+    """A ladder for each cell in `steps` that was measured with its local model and None; means over common rounds."""
+    groups = groups_of(measured)
+    found = []
+    for cell in groups:
+        own = steps[steps["cell"] == cell.name]
+        if own.empty or not {local_of(cell), none_of(cell)} <= groups.keys():
+            continue
+        cells = {"local": groups[local_of(cell)], "none": groups[none_of(cell)], "request": groups[cell]}
+        parts: dict[str, pd.DataFrame] = cells | {str(rung): group for rung, group in own.groupby("rung")}
+        rounds = set.intersection(*({*part["round"]} for part in parts.values()))
+        mean: dict[str, float] = {
+            str(name): float(part[part["round"].isin(rounds)]["seconds"].mean()) for name, part in parts.items()
+        }
+        lower = mean.get("library", mean["sockets"])
+        pieces: dict[str, float] = {
+            "local model": mean["local"],
+            "cut": mean["row"] - mean["local"],
+            "nodes": mean["none"] - mean["row"],
+            "sockets": mean["sockets"],
+            "library": lower - mean["sockets"],
+            "transport": mean["transport"] - lower,
+        }
+        if "library" not in mean:
+            del pieces["library"]
+        found.append(Ladder(cell, pieces | {"not explained": mean["request"] - sum(pieces.values())}))
+    return found
+
+
+def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[str]:
+    """The section of report.md, whose picture is drawn; empty without steps."""
+    found = ladders(measured, steps)
+    if not found:
+        return []
+    settings = Settings([ladder.cell for ladder in found])
+    labels = [settings.label(ladder.cell) for ladder in found]
+    body = [[name, *(_piece(ladder, name) for ladder in found)] for name in PIECES]
+    body.append(["request", *(f"{number(1e3 * ladder.seconds, 4)} (100 %)" for ladder in found)])
+    return [
+        "## Ladder",
+        "",
+        f"Where the milliseconds of a request go ({settings.constant}), as means over the rounds, and their share.",
+        "",
+        *_picture(folder, found, labels),
+        *table(["Step (ms)", *labels], body),
+        "",
+        *(f"- **{name}**: {text}." for name, text in PIECES.items()),
+        "",
+        "The bytes cross one after the other in an echo of another process, and half of each echo counts. Messages of "
+        "a request that overlap, waits for a core, and caches that processes take from each other are in what is not "
+        "explained.",
+    ]
+
+
+def _piece(ladder: Ladder, name: str) -> str:
+    seconds = ladder.pieces.get(name)
+    return ABSENT if seconds is None else f"{number(1e3 * seconds, 4)} ({100 * seconds / ladder.seconds:.1f} %)"
+
+
+def _picture(folder: Path, found: Sequence[Ladder], labels: Sequence[str]) -> list[str]:
+    rows = [{name: 1e3 * seconds for name, seconds in ladder.pieces.items()} for ladder in found]
+    try:
+        replace_file(folder / files.LADDER_CHART, charts.steps(rows, labels))
+    except ModuleNotFoundError:
+        return []
+    return [f"![The steps of a request in milliseconds, a bar for each cell]({files.LADDER_CHART})", ""]
