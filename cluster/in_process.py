@@ -44,8 +44,8 @@ class InProcessCluster:
         registry = Registry(Leases(servers, ttl=math.inf))  # the nodes end with the registry
         self.registries = addresses(serve_all(registry.handle, self._transports, LOOPBACK, 1, self._stack))
         for _ in range(servers):
-            host = NodeServer(self._transports, self.registries, self._load, workers=1)
-            self._stack.callback(host.close)
+            node = NodeServer(self._transports, self.registries, self._load, workers=1)
+            self._stack.callback(node.close)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -25,7 +25,7 @@ def of_portion(files: Mapping[str, str], server: int) -> dict[str, str]:
 
 
 def verify(folder: Path, files: Mapping[str, str], below: str = "") -> None:
-    """Compare the file or folder `below` (empty: everything in `folder`) with what `files` says of it.
+    """Compare the file or folder `below` (empty: everything in `folder`) with its entries in `files`.
 
     Raises `Tampered` for a file that has changed, is missing, or is not among `files`.
     """

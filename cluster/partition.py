@@ -1,6 +1,6 @@
 """A plan with its placement, and the files by which its portions travel from the launcher to the servers.
 
-    FOLDER/<partition>/partition.json     the plan, the placement, the engines that it is to run with
+    FOLDER/<partition>/partition.json     the plan, the placement and the engines
     FOLDER/<partition>/server-<i>/        the operations and weights of server i (`partitioning.archive`)
 
 A node reads these from the folder that its launcher named; a peer never sends a path or a model.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Which stages there are, which server holds which, and with which engines they are to run."""
+    """A plan, the placement of its stages on servers, and the engines that execute them."""
 
     name: str
     plan: Plan
@@ -41,11 +41,11 @@ class Partition:
         return tuple(stage for stage in self.plan.stages if self.placement[stage.name] == server)
 
     def awaited(self, server: int) -> tuple[str, ...]:
-        """The tensors that the server's stages take from outside of themselves, each once."""
+        """The inputs of the server's stages, each once."""
         return tuple(dict.fromkeys(tensor for stage in self.portion(server) for tensor in stage.inputs))
 
     def destinations(self, tensor: str, local_calls: bool) -> frozenset[int]:
-        """The servers to which `tensor` is sent: not its own, where that calls its stages directly."""
+        """The servers to which `tensor` is sent. With `local_calls`, its own server needs no message."""
         producer = self.plan.edges[tensor].producer
         if producer is None or not local_calls:
             return self.consumers[tensor]

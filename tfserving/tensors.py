@@ -66,7 +66,7 @@ def decode(name: str, proto: Any) -> Array:
 
 
 def _check_size(name: str, shape: tuple[int, ...], proto: Any) -> None:
-    """Refuse sizes that cannot be meant: a list may be shorter than its tensor, so few bytes can name a huge one."""
+    """Refuse impossible sizes: a list may be shorter than its tensor, so a few bytes can describe a huge one."""
     if any(extent < 0 for extent in shape) or proto.tensor_shape.unknown_rank:
         raise MalformedMessage(f"tensor {name!r}: {shape} is no shape")
     itemsize = np.dtype(VALUES[NAMES[proto.dtype]][1]).itemsize if proto.dtype in NAMES else 1

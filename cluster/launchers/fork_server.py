@@ -110,7 +110,7 @@ class ForkServer:
         self._folder = folder
         self._events = events
         self._children: dict[int, str] = {}
-        self._orders = b""
+        self._parts: list[bytes] = []
         self._lifeline, self._held = os.pipe()
         self._woken, wake = os.pipe()
         os.set_blocking(self._woken, False)
@@ -149,7 +149,11 @@ class ForkServer:
 
     def _read(self) -> bool:
         data = os.read(0, 2 * CHUNK)
-        *lines, self._orders = (self._orders + data).split(b"\n")
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*self._parts, lines[0]])
+            self._parts = []
+        self._parts.append(rest)
         for line in lines:
             match msgspec.json.decode(line, type=Request):
                 case Store(sha256, content):

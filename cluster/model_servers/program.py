@@ -110,7 +110,7 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _reserved_ports(host: str) -> Iterator[tuple[int, int]]:
-    """Two free ports that nobody else is given inside the block, and that a program may bind.
+    """Two free ports, which the system gives to no other program inside the block, but which a program may bind.
 
     The real server takes no port 0, needs seconds until it binds, and would share a port with another server. Each
     socket here is bound alone, then lets others bind its port too, and never listens.

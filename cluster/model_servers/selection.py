@@ -18,7 +18,7 @@ BINARY = "tensorflow_model_server"
 REAL, OURS = "TF Serving", "TFS-compatible"
 OWNER = "tfserving"
 """NAME in `--option NAME.KEY=VALUE`, for both engines: they share their servers."""
-NOBODY = "none"
+BUILT_IN = "none"
 """The `binary` that stands for the server of this project, whatever is on PATH."""
 
 
@@ -77,13 +77,15 @@ def choose(engines: Collection[str], option: Mapping[str, str]) -> Settings | No
         raise UsageError(f"engine {served[0]!r} needs the extra 'serving': pip install {' '.join(missing)}")
     options = ServingOptions(**transports.values_of(ServingOptions, OWNER, option, what="engine"))
     try:
-        binary = None if options.binary == NOBODY else find_binary(options.binary or None)
+        binary = None if options.binary == BUILT_IN else find_binary(options.binary or None)
     except UsageError as error:
-        raise UsageError(f"--option {OWNER}.binary: {error}, or {NOBODY} for the server that comes with this") from None
+        raise UsageError(
+            f"--option {OWNER}.binary: {error}, or {BUILT_IN} for the server that comes with this"
+        ) from None
     if options.tensor_content and binary:
         raise UsageError(
             f"--option {OWNER}.tensor_content: {binary} answers with lists of values, always; "
-            f"valid with our server: --option {OWNER}.binary={NOBODY}"
+            f"valid with our server: --option {OWNER}.binary={BUILT_IN}"
         )
     if options.tensor_content and OWNER not in served:
         raise UsageError(f"--option {OWNER}.tensor_content: over REST no tensor has bytes; valid with --engine {OWNER}")

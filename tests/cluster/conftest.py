@@ -28,9 +28,9 @@ from transports.base import Array, Transport
 
 SERVERS = 4
 SPLITS = [("whole", "contiguous"), *((mode, place) for mode in ("layer", "submodel") for place in PLACEMENTS)]
-"""Mode and placement; a single stage has but one."""
+"""Mode and placement; with a single stage all placements are alike."""
 COMPILED = ("submodel", "contiguous")
-"""The one that is frozen. All others are executed eagerly: an engine sees no placement."""
+"""The one split that is frozen; the others are eager, since an engine does not depend on the placement."""
 WIRES = tuple(name for name in transports.NAMES if name != "none")
 
 
@@ -74,7 +74,7 @@ def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a test talks to."""
+    """A cluster and a client of it."""
 
     cluster: Cluster
     carriers: Mapping[str, Transport]

@@ -1,4 +1,4 @@
-"""Nodes in this process behind real sockets, whose stages a test gives, and those who talk to them."""
+"""Nodes in this process behind real sockets, with stages of the tests, and their clients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Nodes(contextlib.ExitStack):
         return host
 
     def pretend(self, address: Address, server: int) -> None:
-        """Have the registry say that portion `server` is served at `address`."""
+        """Register `address` for portion `server`, without a node there."""
         lease = self.leases.take({self._transport: address}, server)
         for cut in self.cuts:
             self.leases.report(lease.epoch, cut.name, cut.awaited(server))
@@ -77,13 +77,13 @@ class Nodes(contextlib.ExitStack):
 
 
 def send(dispatcher: Dispatcher, request: Request, cut: Partition, tensors: Mapping[str, Array]) -> list[Message]:
-    """What the servers that await `tensors` answer to them."""
+    """The answers of the servers that await `tensors`."""
     deliveries = dispatcher.deliveries(request, cut, tensors)
     return [dispatcher.send(request, delivery, carry=RequestStats())[0] for delivery, _ in deliveries]
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[Address]:
-    """Where connections are made and nothing is ever answered, as with a process that is stopped."""
+    """An address that accepts connections and never answers, like that of a stopped process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield Address(*listener.getsockname())

@@ -1,4 +1,4 @@
-"""Nodes that die, stop and come back, with clients that go on: real processes, every flow."""
+"""Nodes that die, stop and come back while clients send requests: real processes, every flow."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ pytestmark = pytest.mark.slow
 
 SERVERS = 2
 LEASE, STEADY = 2.0, 3.0
-"""Seconds: of a cluster whose nodes are to lose their leases, and of one whose nodes are to keep theirs."""
+"""Seconds of a lease: short, for nodes that lose theirs, and longer, for nodes that keep theirs."""
 RECOVERY = 60.0
-"""Seconds within which a new node has to be there, on the slowest of machines."""
+"""Seconds within which a new node has to be ready, on the slowest machines."""
 
 
 @dataclass
-class Ward:
-    """A cluster whose nodes may be hurt, and a client of it."""
+class ClusterUnderTest:
+    """A cluster whose nodes the tests may harm, and a client of it."""
 
     cluster: Cluster
     launcher: LocalLauncher
@@ -55,7 +55,7 @@ class Ward:
         return answer
 
     def ask_until(self, flow: str, says: str = "") -> list[WireError]:
-        """Ask again and again, until an error `says` that or, by default, until there is an answer; the errors."""
+        """Repeat a request until an error contains `says`, or by default until it is answered; returns the errors."""
         errors: list[WireError] = []
         until = time.monotonic() + RECOVERY
         while time.monotonic() < until:
@@ -66,11 +66,11 @@ class Ward:
                 if not says or says not in str(error):
                     continue
             return errors
-        raise AssertionError(f"it did not come about: {errors[-1:]}")
+        raise AssertionError(f"it did not happen: {errors[-1:]}")
 
 
 @contextlib.contextmanager
-def opened(cases: Mapping[str, Case], folder: Path, replicas: int, lease: float) -> Iterator[Ward]:
+def opened(cases: Mapping[str, Case], folder: Path, replicas: int, lease: float) -> Iterator[ClusterUnderTest]:
     case = cases["fork-join"]
     plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
     partition = Partition("p", plan, contiguous(plan, SERVERS), ("frozen",))
@@ -82,25 +82,23 @@ def opened(cases: Mapping[str, Case], folder: Path, replicas: int, lease: float)
         cluster = stack.enter_context(Cluster(settings, launcher))
         dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, cluster.registries)))
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
-        yield Ward(cluster, launcher, partition, case, Client(dispatcher, receiver))
+        yield ClusterUnderTest(cluster, launcher, partition, case, Client(dispatcher, receiver))
 
 
 @pytest.fixture(scope="module")
-def single(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+def single(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
     with opened(cases, tmp_path_factory.mktemp("single"), 1, LEASE) as ward:
         yield ward
 
 
 @pytest.fixture(scope="module")
-def double(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
+def double(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
     with opened(cases, tmp_path_factory.mktemp("double"), 2, STEADY) as ward:
         yield ward
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-def test_a_killed_node_is_an_error_that_names_what_is_missing_until_another_has_its_portion(
-    single: Ward, flow: str
-) -> None:
+def test_requests_name_the_missing_stage_until_a_killed_node_is_replaced(single: ClusterUnderTest, flow: str) -> None:
     single.ask(flow)
     old = single.launcher.addresses("node-1")
     single.launcher.kill(["node-1"])
@@ -113,8 +111,8 @@ def test_a_killed_node_is_an_error_that_names_what_is_missing_until_another_has_
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-def test_a_node_that_was_stopped_for_longer_than_its_lease_comes_back_under_a_new_epoch(
-    single: Ward, flow: str
+def test_a_node_stopped_for_longer_than_its_lease_returns_under_a_new_epoch(
+    single: ClusterUnderTest, flow: str
 ) -> None:
     single.ask(flow)
     single.launcher.signal("node-1", signal.SIGSTOP)
@@ -132,8 +130,8 @@ def test_a_node_that_was_stopped_for_longer_than_its_lease_comes_back_under_a_ne
 
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_one_of_two_servers_with_a_portion_may_die_and_no_request_fails(
-    double: Ward, number: signal.Signals, flow: str
+def test_no_request_fails_if_one_of_two_holders_of_a_portion_dies(
+    double: ClusterUnderTest, number: signal.Signals, flow: str
 ) -> None:
     names = {"registry", *double.cluster.nodes}
     for _ in range(4):
@@ -141,14 +139,14 @@ def test_one_of_two_servers_with_a_portion_may_die_and_no_request_fails(
     assert double.launcher.running() == names
     double.launcher.signal("node-1", number)
     repeats = [double.ask(flow, timeout=20.0, repeats=3).repeats for _ in range(20)]
-    assert sum(repeats) <= 4  # and not one for every other request: who failed is not asked again
+    assert sum(repeats) <= 4  # fewer than every second request: the client avoids a server that failed
     double.cluster.replace("node-1")
     double.launcher.addresses("node-1")
     assert double.ask(flow, repeats=3).repeats <= 1
 
 
-def test_servers_with_one_portion_take_turns(double: Ward) -> None:
-    """Each request costs its server time; over many, both have spent some."""
+def test_servers_with_one_portion_take_turns(double: ClusterUnderTest) -> None:
+    """Over many requests, each of them has spent processor time."""
     first, second = (process_of(double.launcher, name) for name in ("node-0", "node-2"))
     before = [sum(process.cpu_times()[:2]) for process in (first, second)]
     for _ in range(400):
@@ -166,7 +164,9 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("change", CHANGED)
-def test_a_node_loads_nothing_but_what_was_exported(cases: Mapping[str, Case], tmp_path: Path, change: str) -> None:
+def test_a_node_refuses_files_that_changed_after_the_export(
+    cases: Mapping[str, Case], tmp_path: Path, change: str
+) -> None:
     from cluster.errors import Tampered
     from cluster.model_servers.client import ModelServerClients
     from cluster.node_server import load_shards

@@ -1,4 +1,4 @@
-"""Pinning: every thread of a process stays on its cores, and a node has no more stages under way than it has cores."""
+"""Pinning: every thread of a process stays on its cores, and a node executes at most one stage a core."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUESTS, PATIENT = 3, 20.0
 
 
 class Gate:
-    """A stage that begins, and waits."""
+    """A stage that waits until the test opens the gate."""
 
     def __init__(self) -> None:
         self.begun, self.opened = threading.Semaphore(0), threading.Event()
@@ -33,7 +33,7 @@ class Gate:
         return [inputs[0] + 1]
 
 
-def test_every_thread_is_pinned_and_let_go_again() -> None:
+def test_every_thread_is_pinned_and_released_again() -> None:
     before, seen, (asked, told) = usable(), [], (threading.Semaphore(0), threading.Semaphore(0))
 
     def look() -> None:
@@ -56,8 +56,8 @@ def test_every_thread_is_pinned_and_let_go_again() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_node_has_a_stage_under_way_for_each_of_its_cores(count: int) -> None:
-    """Of those that it may use at that moment: a launcher pins a node that runs already."""
+def test_a_node_executes_a_stage_for_each_of_its_cores(count: int) -> None:
+    """The cores that count are those at the time of the request."""
     if usable() < count:
         pytest.skip(f"this process may use {usable()} cores alone")
     gate = Gate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import resource
 import signal
 import subprocess
@@ -100,17 +101,23 @@ def test_a_node_that_dies_ends_the_run_with_the_cause(started: Callable[..., Run
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_nothing_running(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_nothing_behind(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
+    """No process, and no file in TMPDIR or /dev/shm."""
     out = tmp_path / "out"
+    (temporary := tmp_path / "tmp").mkdir()
+    shared = {path.name for path in Path("/dev/shm").iterdir()}
     going = started(
         *("--model", model, "--servers", 2, "--engine", "eager,tfserving", "--option", "tfserving.binary=none"),
         *("--runs", 1_000_000, "--out", out),
+        env={**os.environ, "TMPDIR": str(temporary)},
     )
     going.wait_for("requests")
     processes = going.cluster()
     assert {process.name() for process in processes} >= {"model-server-0", "model-server-1"}
     going.process.kill()
     assert_gone(processes)
+    assert list(temporary.iterdir()) == []
+    assert {path.name for path in Path("/dev/shm").iterdir()} <= shared
     assert len(samples.read(out)) >= 1
     assert "INCOMPLETE" in report.build(out).read_text()
 

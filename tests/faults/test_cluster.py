@@ -1,4 +1,4 @@
-"""What befalls the servers of a cluster and the links between them, in every flow over every transport."""
+"""Faults of the servers of a cluster and of the links between them, in every flow over every transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thousands of requests through one cluster: its processes take no more memory, descriptors or threads in the end."""
+"""Thousands of requests through one cluster: memory, descriptors and threads of its processes do not grow."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ pytestmark = pytest.mark.slow
 
 WARMUP, REQUESTS = 1000, 10_000
 CLIENTS = 4
-"""Each with connections of its own, as several users are."""
+"""Clients, each with its own connections."""
 MEMORY = 16 * 2**20
-"""Bytes that a process may have grown by: what allocators and thread stacks vary by, and 1.6 kB a request at most."""
+"""Bytes that a process may grow by: the variation of allocators and stacks, and at most 1.6 kB a request."""
 
 MEETING = 300.0
-"""Seconds until the others are there, who do the same."""
+"""Seconds that the clients wait for each other."""
 
 Sender = TypeVar("Sender")
 WAYS = list(itertools.product(REMOTE, FLOWS))
 LONG = (REMOTE[0], "nested")
-"""The way that all requests go; every other has a hundredth as many, and no fewer than `MOMENT`."""
+"""The way of all requests; the other ways get a hundredth as many, and at least `MOMENT`."""
 MOMENT = 40
 
 HALVES, ROWS, BRIEF = 3000, 1000, 0.2
-"""Requests that never become complete, the batch of each (a row is some tens of bytes), and the seconds that it has."""
+"""Requests that never become complete, the batch of each (a row is some tens of bytes), and their seconds to live."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process holds."""
+    """Resources of a process."""
 
     memory: int
     descriptors: int
@@ -60,7 +60,7 @@ class Usage:
             return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
 
     def is_flat(self, before: Usage) -> bool:
-        """A connection or a thread more is how the clients met; one for every hundredth request is a leak."""
+        """A few connections and threads more depend on timing; one for every hundredth request is a leak."""
         few = CLIENTS * SERVERS
         return (
             self.memory - before.memory < MEMORY
@@ -70,13 +70,13 @@ class Usage:
 
 
 def usage(bench: Bench) -> dict[str, Usage]:
-    """Of every process of the cluster, and of this one, in which the clients are."""
+    """Of every process of the cluster, and of this one with the clients."""
     found = {name: Usage.of(process_of(bench.launcher, name)) for name in bench.launcher.running()}
     return found | {"clients": Usage.of(psutil.Process())}
 
 
 def assert_flat(bench: Bench, work: Callable[[int], object], many: int) -> None:
-    """Do `work(count)` with few requests and then with `many`; compare what the processes hold after each."""
+    """Run `work(count)` with few and then with `many` requests, and compare the resources after each."""
     work(WARMUP)
     before = usage(bench)
     work(many)
@@ -86,19 +86,19 @@ def assert_flat(bench: Bench, work: Callable[[int], object], many: int) -> None:
 
 
 def together(clients: Sequence[Sender], run: Callable[[int, Sender], object]) -> None:
-    """Have each of `clients` do `run` in a thread of its own."""
+    """Run `run` with each of `clients`, in a thread each."""
     with ThreadPoolExecutor(len(clients)) as threads:
         list(threads.map(run, range(len(clients)), clients))
 
 
 def test_a_soak(plain: Bench, works: Mapping[str, Work]) -> None:
-    """All requests of one way, and some of every other, by several clients at once."""
+    """All requests in one way and some in the others, by several clients at once."""
     work = works["sequential"]
     meeting = Barrier(CLIENTS, timeout=MEETING)
 
     def run(number: int, client: Client, count: int) -> None:
         for way in WAYS:
-            meeting.wait()  # so that few requests meet as many others as many do
+            meeting.wait()  # so that short runs overlap as much as long ones
             for _ in range((count if way == LONG else max(MOMENT, count // 100)) // CLIENTS):
                 work.done_by(client, *way)
 
@@ -108,7 +108,7 @@ def test_a_soak(plain: Bench, works: Mapping[str, Work]) -> None:
 
 
 def test_a_join_whose_other_input_never_comes(plain: Bench, works: Mapping[str, Work]) -> None:
-    """What came of such a request is forgotten after its deadline, when a message comes that need not be about it."""
+    """The tensors of such a request are dropped after its deadline, when any other message arrives."""
     work = works["fork-join"]
     partition = work.partition
     joins = [stage for stage in partition.plan.stages if len(set(stage.inputs)) > 1]

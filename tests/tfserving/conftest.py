@@ -45,7 +45,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the models of `zoo`, and the file that names them to a server."""
+    """The folder with the models of `zoo` and their `ModelServerConfig`."""
     folder = tmp_path_factory.mktemp("models")
     zoo.write(folder)
     return folder
@@ -79,7 +79,7 @@ class Rest:
         self.connection = http.client.HTTPConnection(*server.rest, timeout=20)
 
     def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """The status and the JSON of the answer. A body that is no string is written as JSON."""
+        """Status and JSON of the answer. A body that is no string is written as JSON."""
         sent = body if body is None or isinstance(body, str) else json.dumps(body)
         self.connection.request(method, path, sent)
         answer = self.connection.getresponse()

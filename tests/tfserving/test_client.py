@@ -1,4 +1,4 @@
-"""Our client with a server, the real one or ours: what it brings back, and what becomes of errors."""
+"""The gRPC client with the real server or with this project's: outputs and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from transports.errors import (
 )
 
 DEADLINE, ALLOWANCE, PATIENCE = 2.0, 1.0, 20.0
-"""Seconds of a call to a server that is stopped, those that writing its message may take, and of one that is not."""
+"""Seconds of a call to a stopped server, seconds that writing its message may take, and seconds of other calls."""
 Y = {"y": "float32"}
 X = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
 
@@ -60,7 +60,7 @@ def test_every_dtype_crosses_unchanged(client: Client, dtype: str, rows: int, mo
     assert came.tobytes() == sent.tobytes()
 
 
-def test_the_stages_of_a_plan_give_what_the_model_gives(client: Client, models: Path) -> None:
+def test_the_stages_of_a_plan_give_the_outputs_of_the_model(client: Client, models: Path) -> None:
     served, model = zoo.served(models), MODELS[zoo.PARTITIONED]()
     inputs = inputs_for(model, batch=3)
     tensors = dict(zip(served.plan.inputs, inputs, strict=True))
@@ -95,7 +95,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[WireError], str]] = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_are_of_our_tree(client: Client, case: str) -> None:
+def test_errors_are_mapped(client: Client, case: str) -> None:
     arguments, kind, words = ERRORS[case]
     with pytest.raises(kind, match=words) as caught:
         client.predict(**arguments)
@@ -103,8 +103,8 @@ def test_errors_are_of_our_tree(client: Client, case: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, RestClient])
-def test_a_server_that_is_stopped_keeps_nobody(server: Server, kind: type[Client | RestClient]) -> None:
-    """The message is larger than what the system takes for a process that does not read."""
+def test_a_call_to_a_stopped_server_ends_at_its_deadline(server: Server, kind: type[Client | RestClient]) -> None:
+    """The message is larger than the buffers of a connection whose peer does not read."""
     large = {"x": np.zeros((2**21, 2), "float32")}
     address = server.grpc if kind is Client else server.rest
     with kind(address) as client:
@@ -114,7 +114,7 @@ def test_a_server_that_is_stopped_keeps_nobody(server: Server, kind: type[Client
         np.testing.assert_array_equal(client.predict("scale", {"x": X}, Y, PATIENCE)["y"], X * 10)
 
 
-def test_nobody_there() -> None:
+def test_an_address_without_a_server() -> None:
     with Client(Address("127.0.0.1", 1)) as client:
         with pytest.raises(ConnectionLost, match="UNAVAILABLE"):
             client.predict("scale", {"x": X}, timeout=5.0)
@@ -127,7 +127,7 @@ def test_a_model_that_never_comes(client: Client) -> None:
         client.wait_available("other", timeout=0.1)
 
 
-def test_waiting_ends_when_the_process_has(client: Client) -> None:
+def test_waiting_ends_when_the_process_has_ended(client: Client) -> None:
     def check() -> None:
         raise RemoteError("the process ended")
 
@@ -135,5 +135,5 @@ def test_waiting_ends_when_the_process_has(client: Client) -> None:
         client.wait_available("other", timeout=60.0, check=check)
 
 
-def test_the_server_says_what_it_is(server: Server) -> None:
+def test_the_server_has_a_kind(server: Server) -> None:
     assert server.kind in ("TF Serving", "TFS-compatible")

@@ -1,4 +1,4 @@
-"""What the gRPC interface answers, and how it refuses: the same for the real server (`TFS_BINARY`) and for ours."""
+"""Answers and refusals over gRPC, the same for the real server (`TFS_BINARY`) and for this project's."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Any, Code, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_has_its_code_and_says_why(predict: Callable[[Any], Any], case: str) -> None:
+def test_a_refusal_has_its_code_and_its_reason(predict: Callable[[Any], Any], case: str) -> None:
     request, code, words = REFUSED[case]
     with pytest.raises(grpc.RpcError) as caught:
         predict(request)

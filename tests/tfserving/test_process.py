@@ -24,7 +24,7 @@ def ours(*flags: str) -> Iterator[subprocess.Popen[str]]:
             started.kill()
 
 
-def test_our_server_says_where_it_listens_and_ends_when_told(models: Path) -> None:
+def test_the_server_prints_its_addresses_and_ends_on_a_signal(models: Path) -> None:
     flags = [f"--model_base_path={models / 'scale'}", "--port=0", "--rest_api_port=0"]
     with ours(*flags) as started:
         assert started.stdout is not None
@@ -51,7 +51,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_our_server_refuses_what_it_cannot_use(case: str) -> None:
+def test_unusable_flags_are_refused(case: str) -> None:
     flags, words = REFUSED[case]
     with ours(*flags, "--port=0") as started:
         _, errors = started.communicate(timeout=WAIT)

@@ -1,4 +1,4 @@
-"""What the REST interface answers, and how it refuses: the same for the real server (`TFS_BINARY`) and for ours."""
+"""Answers and refusals over REST, the same for the real server (`TFS_BINARY`) and for this project's."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_predict(rest: Rest, case: str) -> None:
     assert rest("POST", path, body) == (200, expected)
 
 
-def test_numbers_that_are_none(rest: Rest) -> None:
+def test_nan_and_the_infinities(rest: Rest) -> None:
     status, answer = rest("POST", SCALE, '{"instances": [[NaN, Infinity]]}')
     first, second = answer["predictions"][0]
     assert (status, math.isnan(first), second) == (200, True, math.inf)
@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[str, str, Any, int, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_has_its_status_and_says_why(rest: Rest, case: str) -> None:
+def test_a_refusal_has_its_status_and_its_reason(rest: Rest, case: str) -> None:
     method, path, body, status, words = REFUSED[case]
     answered, answer = rest(method, path, body)
     assert (answered, list(answer)) == (status, ["error"])
@@ -186,7 +186,7 @@ def test_metadata(rest: Rest, path: str, version: str) -> None:
     assert signature["method_name"] == "tensorflow/serving/predict"
 
 
-def test_a_connection_is_kept_whatever_was_asked(rest: Rest) -> None:
+def test_a_connection_is_kept_after_every_answer(rest: Rest) -> None:
     rest("GET", "/v1/models/scale")
     kept = rest.connection.sock
     for method, path, body, *_ in REFUSED.values():
@@ -195,7 +195,7 @@ def test_a_connection_is_kept_whatever_was_asked(rest: Rest) -> None:
     assert rest.connection.sock is kept
 
 
-def test_what_is_no_http_is_refused_and_others_are_served(server: Server, rest: Rest) -> None:
+def test_a_peer_without_http_is_refused_and_others_are_served(server: Server, rest: Rest) -> None:
     with socket.create_connection(server.rest, 20) as peer:
         peer.sendall(b"GET /v1/models/scale\r\n\r\n")
         assert b" 400 " in peer.recv(10_000)

@@ -1,4 +1,4 @@
-"""Our REST client with a server, the real one or ours: what it brings back, and what becomes of errors."""
+"""The REST client with the real server or with this project's: outputs and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rest_client(server: Server) -> Iterator[RestClient]:
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-42, 3.4e38, -0.0, np.nan, np.inf, -np.inf])
-def test_a_float_comes_back_as_it_was(rest_client: RestClient, value: float) -> None:
+def test_a_float_comes_back_unchanged(rest_client: RestClient, value: float) -> None:
     sent = np.full((2, 3), value, "float32")
     came = rest_client.predict("every", {"x": sent}, Y)["y"]
     assert came.tobytes() == sent.tobytes()
@@ -69,20 +69,20 @@ ERRORS: dict[str, tuple[dict[str, Any], type[WireError], str]] = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_are_of_our_tree(rest_client: RestClient, case: str) -> None:
+def test_errors_are_mapped(rest_client: RestClient, case: str) -> None:
     arguments, kind, words = ERRORS[case]
     with pytest.raises(kind, match=words) as caught:
         rest_client.predict(**arguments, outputs=Y)
     assert type(caught.value) is kind
 
 
-def test_an_output_that_is_not_there_is_malformed(rest_client: RestClient) -> None:
+def test_a_missing_output_is_malformed(rest_client: RestClient) -> None:
     inputs = {"a": X, "b": np.array([1, 2], "int32")}
     with pytest.raises(MalformedMessage, match="output 'z' is no float32"):
         rest_client.predict("mixed", inputs, {"z": "float32", "sum": "float32"})
 
 
-def test_nobody_there() -> None:
+def test_an_address_without_a_server() -> None:
     with RestClient(Address("127.0.0.1", 1)) as client, pytest.raises(ConnectError, match=r"127\.0\.0\.1:1"):
         client.predict("scale", {"x": X}, Y)
     with pytest.raises(ConnectionLost, match="closed"):
@@ -90,7 +90,7 @@ def test_nobody_there() -> None:
 
 
 class Forgetful(BaseHTTPRequestHandler):
-    """Promises to keep a connection, and lets go of it after each answer."""
+    """Promises to keep a connection, and closes it after each answer."""
 
     protocol_version = "HTTP/1.1"
     answers = (b'{"outputs": [1.5]}', b"no JSON", b'{"outputs": ["a"]}', b"[]")
@@ -127,7 +127,7 @@ def forgetful() -> Iterator[Address]:
 
 
 class Dripping(BaseHTTPRequestHandler):
-    """Gives its answer byte by byte, each of them long before a socket's time is up."""
+    """Answers byte by byte, each long before the timeout of a socket."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -142,19 +142,19 @@ class Dripping(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_a_server_that_drips_keeps_nobody_beyond_the_deadline() -> None:
+def test_a_slow_answer_ends_at_the_deadline() -> None:
     late = pytest.raises(DeadlineExceeded, match="no answer in time")
     with serving(Dripping) as address, RestClient(address) as client, in_time(3), late:
         client.predict("scale", {"x": X}, Y, timeout=1.0)
 
 
-def test_a_connection_that_the_server_let_go_of_is_made_anew(forgetful: Address) -> None:
+def test_a_connection_that_the_server_closed_is_made_again(forgetful: Address) -> None:
     with RestClient(forgetful) as client:
         for _ in range(3):
             assert client.predict("scale", {"x": X}, Y)["y"].tolist() == [1.5]
 
 
-def test_an_answer_that_is_none_is_malformed(forgetful: Address) -> None:
+def test_an_unusable_answer_is_malformed(forgetful: Address) -> None:
     with RestClient(forgetful) as client:
         assert client.predict("odd", {"x": X}, Y)["y"].tolist() == [1.5]
         for words in ("no JSON", "output 'y' is no float32", "no outputs"):

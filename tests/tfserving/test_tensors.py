@@ -1,4 +1,4 @@
-"""Tensors in both forms of `TensorProto`, compared with what TensorFlow itself writes and reads."""
+"""Tensors in both forms of `TensorProto`, compared with TensorFlow's own writer and reader."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def values(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("content", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_written_is_read_by_tensorflow_and_by_us(dtype: str, shape: tuple[int, ...], content: bool) -> None:
+def test_written_tensors_are_read_by_tensorflow_and_here(dtype: str, shape: tuple[int, ...], content: bool) -> None:
     array = values(dtype, shape)
     proto = tensor_pb2.TensorProto()
     encode_into(proto, array, content=content)
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_by_tensorflow_and_by_us(dtype: str, shape: tupl
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_tensorflow_writes_is_read(dtype: str, shape: tuple[int, ...]) -> None:
+def test_tensors_that_tensorflow_writes_are_read(dtype: str, shape: tuple[int, ...]) -> None:
     array = values(dtype, shape)
     np.testing.assert_array_equal(decode("x", tf.make_tensor_proto(array)), array)
 
@@ -51,7 +51,7 @@ def test_strings(shape: tuple[int, ...]) -> None:
     assert decode("x", proto).tolist() == tf.make_ndarray(proto).tolist() == array.tolist()
 
 
-def test_a_field_that_nobody_knows_is_no_value() -> None:
+def test_an_unknown_field_is_no_value() -> None:
     proto = tensor_pb2.TensorProto()
     encode_into(proto, values("float32", (5,)), content=False)
     proto.MergeFromString(b"\xfa\x7f\x04\x01\x02\x03\x04")

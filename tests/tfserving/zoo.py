@@ -1,4 +1,4 @@
-"""Small SavedModels, one for each thing that the protocol distinguishes, and a partition of a Keras model."""
+"""Small SavedModels, one for each case of the protocol, and a partition of a Keras model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = "zoo.config"
 EVERY_VERSION = "model_version_policy { all {} }"
 SPLIT = "split"
 PARTITIONED = "several-outputs"
-"""The Keras model whose partition is served: its tensors have names that no signature may have."""
+"""The Keras model whose partition is served: its tensors have names that are illegal in signatures."""
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -27,7 +27,7 @@ DTYPES = (
 
 
 def function(call: Callable[..., Mapping[str, Any]], **inputs: tuple[tuple[int | None, ...], str]) -> Any:
-    """A signature: `call` by name, with the inputs' shapes and dtypes."""
+    """A signature: `call` with named inputs of these shapes and dtypes."""
     specs = {name: tf.TensorSpec(shape, dtype, name) for name, (shape, dtype) in inputs.items()}
     return tf.function(call, autograph=False).get_concrete_function(**specs)
 
@@ -57,7 +57,7 @@ def mixed() -> Mapping[str, Any]:
 
 
 def words() -> Mapping[str, Any]:
-    """Strings, and the same as bytes: the name says which."""
+    """Strings, as text and as bytes: the name of an output decides."""
     return {
         "serving_default": function(lambda s: {"text": s, "raw_bytes": s}, s=((None,), "string")),
         "scalar": function(lambda x: {"y": tf.reduce_sum(x)}, x=((None,), "float32")),
@@ -65,7 +65,7 @@ def words() -> Mapping[str, Any]:
 
 
 def every() -> Mapping[str, Any]:
-    """A signature for each dtype that gives what it takes."""
+    """A signature for each dtype that returns its input."""
     return {
         "serving_default": function(lambda x: {"y": tf.identity(x)}, x=((None, 3), "float32")),
         **{dtype: function(lambda x: {"y": tf.identity(x)}, x=((None, 3), dtype)) for dtype in DTYPES},
@@ -73,7 +73,7 @@ def every() -> Mapping[str, Any]:
 
 
 def write(folder: Path) -> None:
-    """Write every model below `folder`, and the file that names them."""
+    """Write every model below `folder`, and their `ModelServerConfig`."""
     models = {"scale": {2: scale(2.0), 10: scale(10.0)}, "mixed": {1: mixed()}, "words": {1: words()}}
     for name, versions in (models | {"every": {7: every()}}).items():
         for number, signatures in versions.items():

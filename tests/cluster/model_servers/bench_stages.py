@@ -1,8 +1,9 @@
 """`python -m tests.cluster.model_servers.bench_stages FOLDER`: what a model server adds to the stages of a plan.
 
 The same SavedModels run one after the other, batch 1: in this process, in one server (its answers as lists of values,
-as `tensor_content`, and over REST), and in a server for each stage. The server is the real one where PATH has it, but
-for `tensor_content`, which only ours has. Milliseconds of one request through all stages.
+as `tensor_content`, and over REST), and in a server for each stage. The server is the real one if it is on
+PATH; for `tensor_content` it is this project's, since the real one has none. Milliseconds of a request through all
+stages.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Nodes whose stages run in model servers: every transport, codec and flow gives what the local model gives.
+"""Nodes whose stages run in model servers: every transport, codec and flow gives the outputs of the local model.
 
-The servers are real ones where `TFS_BINARY` names one, and ours elsewhere; three of them hold every model.
+The servers are the program that `TFS_BINARY` names, or this project's. Together they hold every model.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a test talks to."""
+    """Model servers, and clients of the nodes that call them."""
 
     servers: Sequence[Mapping[str, Address]]
     client: Callable[[str, str], Client]
@@ -112,7 +112,7 @@ def test_equals_the_local_model(
     cut: tuple[str, str, str],
     flow: str,
 ) -> None:
-    """The engines take turns, so that every carrier and flow meets both, and so does every cut."""
+    """The engines alternate, so that every carrier, flow and cut is tested with both."""
     (transport, codec), (shape, mode, _) = carrier, cut
     turn = CARRIERS.index(carrier) + CUTS.index(cut) + list(FLOWS).index(flow)
     engine, partition = list(INTERFACES)[turn % len(INTERFACES)], partitions[f"{shape}-{mode}"]
@@ -124,7 +124,7 @@ def test_equals_the_local_model(
 
 
 @pytest.mark.parametrize("engine", INTERFACES)
-def test_a_stage_ends_with_the_time_of_its_request(
+def test_a_stage_ends_at_the_deadline_of_its_request(
     bench: Bench, partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str
 ) -> None:
     partition = partitions["sequential-submodel"]
@@ -137,7 +137,9 @@ def test_a_stage_ends_with_the_time_of_its_request(
 
 
 @pytest.mark.parametrize("engine", INTERFACES)
-def test_nobody_at_the_address(partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str) -> None:
+def test_an_address_without_a_server_is_named(
+    partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str
+) -> None:
     nowhere = Address("127.0.0.1", 1)
     with contextlib.closing(ModelServerClients([{"grpc": nowhere, "rest": nowhere}])) as model_clients:
         (stage,) = model_clients.stages(partitions["sequential-submodel"], engine, 0).values()
@@ -146,14 +148,12 @@ def test_nobody_at_the_address(partitions: Mapping[str, Partition], cases: Mappi
             stage([x], 5.0)
 
 
-def test_a_node_that_was_told_of_no_model_server_says_so(partitions: Mapping[str, Partition]) -> None:
+def test_a_server_without_a_model_server_is_named(partitions: Mapping[str, Partition]) -> None:
     with pytest.raises(UsageError, match="none is named for server 2"):
         ModelServerClients([{}, {}]).stages(partitions["sequential-submodel"], "tfserving", 2)
 
 
-def test_a_server_of_ours_that_dies_is_named(
-    launcher: LocalLauncher, tmp_path: Path, cases: Mapping[str, Case]
-) -> None:
+def test_a_model_server_that_dies_is_named(launcher: LocalLauncher, tmp_path: Path, cases: Mapping[str, Case]) -> None:
     program = cases["sequential"].program
     plan = make_plan(program.graph, "whole", "equal", 1)
     partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), tuple(INTERFACES))
