@@ -16,6 +16,7 @@ from cluster.process import tune
 from experiments.measure.progress import Progress
 from experiments.reports import engine_titles as engines
 from experiments.reports import report
+from experiments.reports.terminal import render_table
 from experiments.spec.experiment import Experiment
 from experiments.spec.settings import from_record
 from experiments.store import environment, faults, files, samples
@@ -91,6 +92,6 @@ def show(folders: Iterable[Path]) -> None:
             if len(records) > 1:
                 console.print(record["experiment"]["title"] or folder.name, style="bold")
             summary = pd.read_csv(folder / files.SUMMARY)
-            console.print(report.render_table(summary, engines.titles_of(record)), "", sep="\n")
+            console.print(render_table(summary, engines.titles_of(record)), "", sep="\n")
     for folder in records:
         console.print(f"results: {folder} (begin with {files.REPORT})", soft_wrap=True)

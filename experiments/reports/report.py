@@ -17,7 +17,6 @@ from experiments.reports import engine_titles as engines
 from experiments.reports.labels import Settings
 from experiments.reports.markdown import line
 from experiments.reports.published import Figures, figures_for
-from experiments.reports.terminal import render_table as render_table
 from experiments.spec.experiment import Experiment, local_of
 from experiments.spec.settings import from_record
 from experiments.store import environment, files, intervals, samples, statistics

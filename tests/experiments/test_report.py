@@ -21,7 +21,8 @@ from experiments.report import main
 from experiments.reports import sections
 from experiments.reports.markdown import ABSENT
 from experiments.reports.published import figures_for
-from experiments.reports.report import build, render_table, summary_of
+from experiments.reports.report import build, summary_of
+from experiments.reports.terminal import render_table
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.spec.schedule import VARIANTS
 from experiments.store import samples
