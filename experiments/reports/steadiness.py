@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from experiments.reports.labels import Settings
 from experiments.reports.markdown import interval, line, number, table
 from experiments.reports.sections import records
 from experiments.spec.experiment import Experiment, local_of
@@ -54,8 +55,12 @@ def same_cells(measured: pd.DataFrame, seed: int) -> list[str]:
     found = twins(measured, seed)
     if not found:
         return []
+    settings = Settings([cell for pair in found for cell in pair[:2]])
     body = [
-        [line(cell.name), line(base.name), number(ratio), interval(low, high), "yes" if low <= 1 <= high else "no"]
+        [
+            *(line(settings.label(one)) for one in (cell, base)),
+            *(number(ratio), interval(low, high), "yes" if low <= 1 <= high else "no"),
+        ]
         for cell, base, (ratio, low, high) in found
     ]
     held = sum(low <= 1 <= high for _, _, (_, low, high) in found)

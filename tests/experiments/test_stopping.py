@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,7 @@ def test_the_same_cell_under_two_labels_is_compared_with_itself(model: Path, tmp
     text = (tmp_path / "out" / "report.md").read_text()
     assert "## The same cell under several labels" in text
     assert f"{int(low <= 1 <= high)} of 1 intervals contain it" in text
+    assert re.search(r"^\| None, label b +\| None, label a +\| ", text, re.M)
 
 
 def test_drift_is_the_change_from_the_first_to_the_last_third_of_the_blocks(tmp_path: Path) -> None:
