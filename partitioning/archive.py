@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from partitioning.errors import PartitionError, import_modules, one_line
-from partitioning.graph import Graph, TensorInfo
+from partitioning.graph import ITEMSIZES, Graph, TensorInfo
 from partitioning.keras_internals import sublayers
 from partitioning.program import Program
 from partitioning.steps import Masks, Step, TensorRef, fill
@@ -98,6 +98,7 @@ def load(folder: Path) -> Program:
         safe = not record.trust
         objects = [keras.saving.deserialize_keras_object(item, safe_mode=safe) for item in record.objects]
         steps = {item.name: _step(item, objects, arrays, safe) for item in record.steps}
+        _check(record.graph, steps)
         # Assets first: a vocabulary may set the extent of a weight.
         for number, operation in enumerate(objects):
             for place, layer in enumerate(sublayers(operation)):
@@ -192,6 +193,21 @@ def _step(record: _Step, objects: Sequence[Any], arrays: Mapping[str, Array], sa
     template = keras.saving.deserialize_keras_object(record.arguments, safe_mode=safe)
     args, kwargs = _decoded(template, arrays)
     return Step(record.name, objects[record.object], args, kwargs, record.inputs, record.outputs, record.masks)
+
+
+def _check(graph: Graph, steps: Mapping[str, Step]) -> None:
+    """Raises `ValueError` where graph and steps contradict each other."""
+    described = {operation.name: (operation.inputs, operation.outputs) for operation in graph.operations}
+    if described != {name: (step.inputs, step.outputs) for name, step in steps.items()}:
+        raise ValueError("its steps are not the operations of its graph")
+    for step in steps.values():
+        references: list[str] = []
+        fill((step.args, dict(step.kwargs)), lambda tensor, found=references: found.append(tensor.name))
+        if unknown := [name for name in references if name not in step.inputs]:
+            raise ValueError(f"step {step.name!r} has an argument {unknown[0]!r}, which is not among its inputs")
+        for name in (*step.inputs, *step.outputs):
+            if name not in graph.tensors or graph.tensors[name].dtype not in ITEMSIZES:
+                raise ValueError(f"tensor {name!r} of step {step.name!r} is not described")
 
 
 def _build(steps: Iterable[Step], graph: Graph) -> None:

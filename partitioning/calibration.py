@@ -1,11 +1,11 @@
-"""Calibration: weights of an untrained model such that activations stay of order one, all through the model.
+"""Calibration: change the weights of an untrained model such that activations stay of order one in all layers.
 
-One forward pass with real data sets, layer after layer, what that layer would otherwise do to the spread of its
-values: the statistics of a batch normalisation are those of the data; a layer that is linear in its kernel is rescaled
-to an output of standard deviation one before its activation, and its bias, where it has one, centres each channel.
-(Layer-sequential unit-variance initialisation, Mishkin & Matas 2016; centring as in Salimans & Kingma 2016.)
+One forward pass with real data, layer after layer: a batch normalisation gets the statistics of the data; a layer that
+is linear in its kernel is rescaled to an output of standard deviation one before its activation, and its bias, if any,
+centres each channel. (Layer-sequential unit-variance initialisation, Mishkin & Matas 2016; centring as in Salimans &
+Kingma 2016.)
 
-Untrained, MobileNetV3's activations shrink to 1e-7 and every class has the probability 0.001, whatever the image is.
+In the untrained MobileNetV3, activations shrink to 1e-7, and every class has the probability 0.001 for any image.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from partitioning.steps import fill
 Array = npt.NDArray[Any]
 
 VIEWS = 4
-"""Images to calibrate with: enough for a dense layer to see more than one value in each unit."""
+"""Images to calibrate with: each unit of a dense layer needs more than one value."""
 
 LEAST_SPREAD = 0.1
-"""Of a layer's values, centred, to uncentred; below it, what differs between images is near rounding errors."""
+"""Least ratio of a layer's centred spread to its magnitude; below it, images differ by little more than rounding."""
 
 LINEAR = (
     keras.layers.Conv1D,
@@ -46,29 +46,30 @@ SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 
 
 def calibrate(program: Program, inputs: Sequence[Array]) -> None:
-    """Changes the weights of the program's layers, each layer once, at its first call.
+    """Change the weights of the program's layers, each layer once, at its first call.
 
-    `inputs` are preprocessed, in the order of `program.graph.inputs`. The same inputs and weights give the same result.
+    `inputs` are preprocessed images, in the order of `program.graph.inputs`. Equal inputs and weights give equal
+    results.
     """
     values = {name: keras.ops.convert_to_tensor(x) for name, x in zip(program.graph.inputs, inputs, strict=True)}
     uses = Counter(name for operation in program.graph.operations for name in operation.inputs)
     seen: set[int] = set()
     for operation in program.graph.operations:
         step = program.steps[operation.name]
-        args, kwargs = fill((step.args, dict(step.kwargs)), lambda tensor: values[tensor.name])
         if id(step.operation) not in seen:
             seen.add(id(step.operation))
+            args, kwargs = fill((step.args, dict(step.kwargs)), lambda tensor: values[tensor.name])
             _fit(step.operation, args, kwargs)
-        values.update(zip(step.outputs, keras.tree.flatten(step.operation(*args, **kwargs)), strict=True))
+        values.update(zip(step.outputs, step.call(values.__getitem__), strict=True))
         _let_go(values, uses, operation.inputs)
 
 
 def views(images: Array | None, shape: Sequence[int | None], seed: int) -> Array:
     """At least `VIEWS` float32 images in 0..255 of a model's input shape (batch, height, width, channels).
 
-    They are the images themselves, resized, and then their quarters; without any images, dead leaves, which have the
-    spectrum and the edges of photographs (Lee, Mumford & Huang 2001). Noise would leave a photograph far outside of
-    what was measured: every answer to it would be a certainty.
+    They are the images, resized, and then their quarters; without images, dead leaves, which have the spectrum and the
+    edges of photographs (Lee, Mumford & Huang 2001). After a calibration with noise, a photograph would be far outside
+    the calibrated range, and all its class probabilities would be 0 or 1.
     """
     size = tuple(extent or 224 for extent in shape[1:3])
     if images is None:
@@ -82,7 +83,7 @@ def views(images: Array | None, shape: Sequence[int | None], seed: int) -> Array
 
 
 def _dead_leaves(size: tuple[int, ...], channels: int, seed: int) -> Array:
-    """Discs of all sizes that hide one another, each in its own colour, under a little noise."""
+    """Overlapping discs of all sizes, each in its own colour, with a little noise."""
     draw = np.random.default_rng(seed)
     rows, columns = np.ogrid[: size[0], : size[1]]
     images = np.empty((VIEWS, *size, channels), np.float32)
@@ -96,7 +97,7 @@ def _dead_leaves(size: tuple[int, ...], channels: int, seed: int) -> Array:
 
 
 def _radii(draw: np.random.Generator, extent: int, count: int = 400) -> Array:
-    """As many of each size as cover the same area: a density of 1 / radius ** 3, largest first."""
+    """Radii, largest first, with a density of 1 / radius ** 3: all sizes cover the same area."""
     smallest, largest = extent / 80, extent / 2
     portions = draw.uniform(largest**-2.0, smallest**-2.0, count)
     return np.sort(portions**-0.5)[::-1]
@@ -120,7 +121,7 @@ def _fit(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         _rescale(layer, layer.pointwise_kernel, args, kwargs)
     elif isinstance(layer, LINEAR):
         _rescale(layer, layer.kernel, args, kwargs)
-    # ConvNeXt's own layer, which no public module exports: it multiplies by `gamma`, at first 1e-6.
+    # ConvNeXt's own layer, which no public module exports, multiplies by `gamma`, initially 1e-6.
     elif type(layer).__name__ == "LayerScale":
         _rescale(layer, layer.gamma, args, kwargs)
 
@@ -133,7 +134,7 @@ def _set_statistics(layer: Any, x: Any) -> None:
 
 
 def _rescale(layer: Any, kernel: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Divides kernel and bias by the spread of what they give, which is linear in the two."""
+    """Divide kernel and bias by the spread of the layer's output, which is linear in the two."""
     with _linear(layer):
         result = np.asarray(keras.ops.cast(layer(*args, **kwargs), "float32"))
     bias, spread = getattr(layer, "bias", None), float(result.std())

@@ -1,9 +1,8 @@
-"""What each operation costs: seconds, measured in this process, for the engine that is going to run it.
+"""The cost of each operation: seconds, measured in this process, for the engine that will run it.
 
-`eager` times each operation where it stands. A compiled stage has no such places, so each operation becomes a compiled
-function of its own, timed less what an empty function with as many tensors takes. That misses what compiling several
-operations together saves; the shares are right enough to balance by. Operations alike but for their names and weights
-are compiled and timed once.
+`eager` times each operation by itself. For a compiled engine each operation becomes a compiled function, and the time
+of an empty function with as many tensors is subtracted. That ignores what compiling several operations together saves;
+the shares are accurate enough for balancing. Operations that differ only in names and weights are timed once.
 """
 
 from __future__ import annotations
@@ -16,16 +15,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from partitioning import engines
+from partitioning.errors import PartitionError, one_line
 from partitioning.graph import Operation
 from partitioning.plan import Stage
 from partitioning.program import Program
 from partitioning.steps import TensorRef, fill
 
 LEAST = 1e-6
-"""Seconds that any operation costs: less than an empty function is noise, and nought would balance nothing."""
+"""Least cost of an operation in seconds: smaller differences from an empty function are noise."""
 
 Call = Callable[[], object]
 
@@ -33,15 +34,14 @@ Call = Callable[[], object]
 def measure(
     program: Program, inputs: Mapping[str, Any] | Sequence[Any], engine: str = "eager", repeats: int = 10
 ) -> dict[str, float]:
-    """Operation -> seconds of its fastest call, of `repeats` rounds through all of them, at least `LEAST`.
+    """Operation -> seconds of its fastest call in `repeats` rounds through all of them, at least `LEAST`.
 
-    The fastest call is the least disturbed one: what a machine does beside it only ever adds.
-
-    `inputs` are arrays by name, or in the order of `program.graph.inputs`; their batch is the one that is measured.
+    The fastest call is the least disturbed one, since other work on the machine only adds time. `inputs` are arrays by
+    name, or in the order of `program.graph.inputs`; their batch is measured. Raises `PartitionError` for inputs that an
+    operation cannot take.
     """
-    given = inputs.values() if isinstance(inputs, Mapping) else inputs
-    names = list(inputs) if isinstance(inputs, Mapping) else program.graph.inputs
-    values = _all_values(program, dict(zip(names, given, strict=True)))
+    named = inputs if isinstance(inputs, Mapping) else dict(zip(program.graph.inputs, inputs, strict=True))
+    values = _all_values(program, named)
     keys = {operation.name: _alike(program, operation, engine) for operation in program.graph.operations}
     calls = {keys[operation.name]: _call(engine, program, operation, values) for operation in _one_each(program, keys)}
     floors = {} if engine == "eager" else _floors({len(op.inputs) for op in program.graph.operations})
@@ -52,11 +52,29 @@ def measure(
     }
 
 
+def unsteady(program: Program, inputs: Mapping[str, Any]) -> list[str]:
+    """The operations that give other results when they are called again with equal tensors: they sample or keep state.
+
+    `inputs` are arrays by name. Raises `PartitionError` as `measure` does.
+    """
+    values = _all_values(program, inputs)
+    found = []
+    for operation in program.graph.operations:
+        again = program.function(_stage(operation))([values[name] for name in operation.inputs])
+        pairs = zip((values[name] for name in operation.outputs), again, strict=True)
+        if not all(np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True) for one, other in pairs):
+            found.append(operation.name)
+    return found
+
+
 def _all_values(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Every tensor of the program, computed once."""
     values = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
     for operation in program.graph.operations:
-        results = program.function(_stage(operation))([values[name] for name in operation.inputs])
+        try:
+            results = program.function(_stage(operation))([values[name] for name in operation.inputs])
+        except Exception as error:  # A layer may raise anything.
+            raise PartitionError(f"operation {operation.name!r} cannot take these inputs: {one_line(error)}") from error
         values.update(zip(operation.outputs, results, strict=True))
     return values
 
@@ -94,7 +112,7 @@ def _one_each(program: Program, keys: Mapping[str, Hashable]) -> Iterator[Operat
 
 
 def _floors(counts: set[int]) -> dict[Hashable, Call]:
-    """What a compiled function costs that takes so many tensors and does nothing."""
+    """For each number of tensors, a call of a compiled function that takes so many and does nothing."""
     return {("floor", count): _empty_call(count) for count in counts}
 
 
@@ -106,7 +124,7 @@ def _empty_call(count: int) -> Call:
 
 
 def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, float]:
-    """Seconds of each one's fastest call; in rounds, so that what disturbs the machine for a while disturbs all."""
+    """Seconds of each fastest call; measured in rounds, so that a disturbance of the machine affects all calls."""
     fastest = dict.fromkeys(calls, math.inf)
     for call in calls.values():
         call()
@@ -121,7 +139,7 @@ def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, floa
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without garbage collection: with a model in the process one takes about 170 ms."""
+    """No garbage collection inside: with a model in the process, one takes about 170 ms."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,8 +1,8 @@
-"""In which order operations run: any topological order is right, and some are cut more narrowly. Imports no TensorFlow.
+"""The order in which operations run: any topological order is right, and some need fewer bytes at a cut.
 
-A group of neighbouring operations sends what later ones need of it. An order that finishes a branch before it begins
-the next holds the branch's one result, an order by depth runs short branches late, a greedy one frees the most bytes
-at each step. Which is the narrowest depends on the model, so all are weighed.
+A group of neighbouring operations sends the tensors that later ones need. An order branch by branch holds one result
+for each finished branch, an order by depth runs short branches late, and a greedy one frees the most bytes a step.
+Which is the narrowest depends on the model, so all three are compared. Imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from partitioning.graph import Operation, TensorInfo
 
 
 def needed(operations: Sequence[Operation], outputs: Collection[str]) -> list[Operation]:
-    """Those of the operations (in a runnable order) whose results some output depends on."""
+    """The operations, given in a runnable order, on which some output depends."""
     wanted = set(outputs)
     kept = []
     for operation in reversed(operations):
@@ -27,8 +27,8 @@ def needed(operations: Sequence[Operation], outputs: Collection[str]) -> list[Op
 def narrow_order(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) -> list[Operation]:
     """The narrowest of the order given (runnable, branch by branch), by depth, and greedy; ties keep the given one.
 
-    Narrow means few bytes summed over all places to cut. On InceptionV3 that is 447, 406 and 392 MB for the three, on
-    NASNetMobile 736, 891 and 644, and on MobileNetV3Large always the same.
+    Narrow means few bytes summed over all places to cut: 447, 406 and 392 MB for the three on InceptionV3, 736, 891 and
+    644 on NASNetMobile, and the same for all on MobileNetV3Large.
     """
     orders = [list(operations), _by_depth(operations), _greedy(operations, tensors)]
     return min(orders, key=lambda order: sum(alive(order, tensors)))
@@ -54,7 +54,7 @@ def alive(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) ->
 
 
 def _by_depth(operations: Sequence[Operation]) -> list[Operation]:
-    """By the number of operations that still follow, as `keras.Function` runs them."""
+    """By the number of operations that follow, as `keras.Function` runs them."""
     follow: dict[str, int] = {}
     depths = []
     for operation in reversed(operations):
@@ -67,7 +67,7 @@ def _by_depth(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _greedy(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) -> list[Operation]:
-    """Of what can run, always that which adds the fewest bytes to what is held (list scheduling)."""
+    """Always the runnable operation that adds the fewest bytes to those held (list scheduling)."""
     made = {tensor for operation in operations for tensor in operation.outputs}
     uses = Counter(tensor for operation in operations for tensor in operation.inputs)
     waiting = {index: made.intersection(operation.inputs) for index, operation in enumerate(operations)}
@@ -84,6 +84,6 @@ def _greedy(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) 
 
 
 def _growth(operation: Operation, tensors: Mapping[str, TensorInfo], uses: Mapping[str, int]) -> int:
-    """Bytes held after the operation less those held before it."""
+    """Bytes held after the operation minus those held before it."""
     gained = sum(tensors[tensor].nbytes for tensor in operation.outputs if uses[tensor])
     return gained - sum(tensors[tensor].nbytes for tensor in operation.inputs if uses[tensor] == 1)

@@ -1,4 +1,4 @@
-"""Importing TensorFlow without the lines that its native code writes to standard error before it can be configured."""
+"""Import TensorFlow without the lines that its native code writes to standard error whatever the log level is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Hold back what is written to file descriptor 2; show it after all where an exception ends the block."""
+    """Discard what is written to file descriptor 2; if an exception ends the block, write it all the same."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.request import Route
@@ -84,6 +86,7 @@ def prepare(experiment: Experiment) -> Prepared:
     except PartitionError as error:
         raise UsageError(str(error)) from error
     expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
+    _check_steady(loaded, whole, inputs[batches[0]][0], expected[batches[0]][0])
     workers = _workers(experiment, partitions)
     return Prepared(experiment, whole, partitions, inputs, expected, workers, Serving.of(experiment))
 
@@ -165,6 +168,21 @@ def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
     if not returned:
         raise UsageError("no output of the model can be compared: servers return none of them (they are strings)")
     return returned
+
+
+def _check_steady(loaded: LoadedModel, program: Program, inputs: Tensors, expected: Tensors) -> None:
+    """Raises `UsageError` for a model that answers differently when it is called again with the same inputs."""
+    from partitioning import costs
+
+    again = _answer(loaded, program, inputs)
+    pairs = ((again[name].astype(complex), right.astype(complex)) for name, right in expected.items())
+    if all(np.allclose(*pair, rtol=1e-3, atol=1e-5, equal_nan=True) for pair in pairs):
+        return
+    names = ", ".join(repr(name) for name in costs.unsteady(program, inputs)) or "no single operation"
+    raise UsageError(
+        f"the model answers differently to the same input, so no output can be checked (cause: {names}); build it "
+        "without sampling and state"
+    )
 
 
 def _check_listed(partitions: Mapping[Cell, Partition]) -> None:

@@ -248,6 +248,41 @@ def test_arrays_share_the_memory_of_tensors() -> None:
     assert to_array(transposed).flags.c_contiguous
 
 
+class Noise(layers.Layer):
+    """Samples at inference too, as a careless layer does."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + keras.random.normal(keras.ops.shape(inputs))
+
+
+class Counter(layers.Layer):
+    """Adds the number of its calls."""
+
+    def build(self, shape: Any) -> None:
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        self.calls.assign_add(1.0)
+        return inputs + self.calls
+
+
+def test_operations_that_sample_or_count_are_named() -> None:
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(4, name="dense")(Noise(name="noise")(x))
+    program = read(keras.Model(x, Counter(name="counter")(layers.Dropout(0.5, name="drop")(y))))
+    assert costs.unsteady(program, {"x": np.ones((2, 4), "float32")}) == ["noise", "counter"]
+
+
+def test_inputs_that_an_operation_cannot_take_are_refused() -> None:
+    x = keras.Input((4,), dtype="int32", name="x")
+    program = read(keras.Model(x, layers.Embedding(3, 2, name="embed")(x)))
+    with pytest.raises(
+        PartitionError, match="operation 'embed' cannot take these inputs: InvalidArgumentError"
+    ) as error:
+        costs.measure(program, {"x": np.full((1, 4), 7)})
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_costs_cover_every_operation(engine: str) -> None:
     model = MODELS["residual"]()
