@@ -192,7 +192,9 @@ def _decoded(value: Any, arrays: Mapping[str, Array]) -> Any:
 def _step(record: _Step, objects: Sequence[Any], arrays: Mapping[str, Array], safe: bool) -> Step:
     template = keras.saving.deserialize_keras_object(record.arguments, safe_mode=safe)
     args, kwargs = _decoded(template, arrays)
-    return Step(record.name, objects[record.object], args, kwargs, record.inputs, record.outputs, record.masks)
+    if not isinstance(args, tuple | list) or not isinstance(kwargs, dict):
+        raise ValueError(f"the arguments of step {record.name!r} are no list and dictionary")
+    return Step(record.name, objects[record.object], tuple(args), kwargs, record.inputs, record.outputs, record.masks)
 
 
 def _check(graph: Graph, steps: Mapping[str, Step]) -> None:
@@ -201,8 +203,8 @@ def _check(graph: Graph, steps: Mapping[str, Step]) -> None:
     if described != {name: (step.inputs, step.outputs) for name, step in steps.items()}:
         raise ValueError("its steps are not the operations of its graph")
     for step in steps.values():
-        references: list[str] = []
-        fill((step.args, dict(step.kwargs)), lambda tensor, found=references: found.append(tensor.name))
+        flat = keras.tree.flatten((step.args, dict(step.kwargs)))
+        references = [value.name for value in flat if isinstance(value, TensorRef)]
         if unknown := [name for name in references if name not in step.inputs]:
             raise ValueError(f"step {step.name!r} has an argument {unknown[0]!r}, which is not among its inputs")
         for name in (*step.inputs, *step.outputs):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -135,6 +138,39 @@ def test_a_pickled_lambda_is_neither_run_nor_written(tmp_path: Path) -> None:
     archive.export(program, ["code"], tmp_path)
     with pytest.raises(PartitionError, match=r"operations\.json is not a usable portion of a model: .*ambda"):
         archive.load(tmp_path)
+
+
+JUNK = (None, 0, -1, 1.5, "", "x", [], {}, [[]], {"a": 1}, "string", True, 10**30, ["x"] * 3)
+
+
+def _places(record: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value inside a JSON document."""
+    for key in record if isinstance(record, dict) else range(len(record)) if isinstance(record, list) else ():
+        yield (*path, key)
+        yield from _places(record[key], (*path, key))
+
+
+def test_any_change_of_a_file_is_harmless_or_refused_on_one_line(tmp_path: Path) -> None:
+    """One value after the other is removed or replaced; nothing but a `PartitionError` is ever raised."""
+    program = read(MODELS["shared-layer"]())
+    archive.export(program, program.steps, tmp_path)
+    plan = build_plan(program.graph, equal(program.graph, 2), "submodel")
+    file = tmp_path / "operations.json"
+    text, draw = file.read_text(), random.Random(1)
+    refused: list[str] = []
+    for path in draw.sample(list(_places(json.loads(text))), 150):
+        record = json.loads(text)
+        parent = functools.reduce(lambda value, key: value[key], path[:-1], record)
+        parent[path[-1]] = draw.choice(JUNK)
+        file.write_text(json.dumps(record))
+        try:
+            loaded = archive.load(tmp_path)
+            for stage in plan.stages:
+                engines.build("eager", loaded, stage)
+        except PartitionError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert not [text for text in refused if "\n" in text]
 
 
 def test_an_operation_that_is_not_there_is_refused(tmp_path: Path) -> None:
