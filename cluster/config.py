@@ -2,13 +2,13 @@
 
     {"kind": "registry", "servers": 2, "transports": ["grpc"]}
 
-`kind` says what runs: `registry`, `node` or `model-server`. An unknown field, a value of another type and one out of
-range are refused with the path of the field.
+`kind` says what runs: `registry`, `node`, `model-server`, `ray` or `tensorflow-server`. An unknown field, a value of
+another type and one out of range are refused with the path of the field.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -77,7 +77,20 @@ class ModelServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fiel
     malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
 
 
-Config = RegistryConfig | NodeConfig | ModelServerConfig
+class RayConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="ray"):
+    """A Ray cluster on one machine: the head node and its workers. Its `files` are the exports of every portion."""
+
+    token: Annotated[str, Meta(description="hexadecimal digits that a program must have to connect", min_length=32)]
+
+
+class TensorFlowServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensorflow-server"):
+    """A `tf.distribute.Server`. It listens on every address of the machine, whatever `bind` says."""
+
+    threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
+    malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
+
+
+Config = RegistryConfig | NodeConfig | ModelServerConfig | RayConfig | TensorFlowServerConfig
 
 
 def parse(document: str | bytes) -> Config:
@@ -99,7 +112,7 @@ def addresses(field: str, texts: dict[str, str]) -> dict[str, Address]:
 def teach() -> str:
     """The fields of each kind of document, for a help text: a line each."""
     lines = []
-    for kind in (RegistryConfig, NodeConfig, ModelServerConfig):
+    for kind in get_args(Config):
         lines.append(f'\n"kind": "{kind.__struct_config__.tag}"')
         for field in msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"].items():
             name, schema = field

@@ -1,4 +1,4 @@
-"""A process of a cluster: a registry, a node or a model server, as one JSON document describes it (`cluster.config`).
+"""A process of a cluster: a registry, a node or another server, as one JSON document describes it (`cluster.config`).
 
 It binds its ports, prints one line `READY name=HOST:PORT ...` once others may call it, and ends on SIGTERM, on Ctrl-C,
 or (`--until-eof`) when its standard input closes. A node that is ended gives its portion back, refuses new requests,
@@ -20,7 +20,7 @@ from typing import Any
 
 import transports
 from cluster import config as documents
-from cluster.config import Config, ModelServerConfig, NodeConfig, RegistryConfig
+from cluster.config import Config, ModelServerConfig, NodeConfig, RayConfig, RegistryConfig, TensorFlowServerConfig
 from cluster.leases import Leases
 from cluster.pinning import pin
 from cluster.registry import Registry
@@ -102,8 +102,28 @@ def _model_server(
     return serve(config, stack, stop)
 
 
+def _ray(config: RayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> tuple[Mapping[str, Address], Finish]:
+    from cluster.runtimes.ray_head import serve
+
+    return serve(config, stack), lambda: None
+
+
+def _tensorflow_server(
+    config: TensorFlowServerConfig, stack: contextlib.ExitStack, stop: StopSignal
+) -> tuple[Mapping[str, Address], Finish]:
+    from cluster.runtimes.tf_server import serve
+
+    return serve(config, tune(config.threads, config.malloc)), lambda: None
+
+
 PROGRAMS: Mapping[type[Config], Callable[[Any, contextlib.ExitStack, StopSignal], tuple[Mapping[str, Address], Finish]]]
-PROGRAMS = {RegistryConfig: _registry, NodeConfig: _node, ModelServerConfig: _model_server}
+PROGRAMS = {
+    RegistryConfig: _registry,
+    NodeConfig: _node,
+    ModelServerConfig: _model_server,
+    RayConfig: _ray,
+    TensorFlowServerConfig: _tensorflow_server,
+}
 """Kind of document -> what runs. It serves until the stack closes, and returns the addresses that it has bound."""
 
 

@@ -1,0 +1,50 @@
+"""Runtimes of others: systems that carry and execute the stages of a plan by themselves, without a node of ours.
+
+A runtime is one class and one line in `NAMES`. Reading what it is (`kind`) imports no library; its library is imported
+when it starts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from transports.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from cluster.runtimes.base import Runtime
+
+__all__ = ["NAMES", "is_runtime", "kind", "load"]
+
+NAMES: Mapping[str, str] = {
+    "ray": "cluster.runtimes.ray_runtimes:RayActors",
+    "ray-graph": "cluster.runtimes.ray_runtimes:RayGraph",
+    "tf-runtime": "cluster.runtimes.tf_runtime:TensorFlowRuntime",
+}
+"""Runtime name -> "module:class"."""
+
+
+def is_runtime(name: str) -> bool:
+    """Whether `name`, given in place of a transport, is that of a runtime."""
+    return name in NAMES
+
+
+def kind(name: str) -> type[Runtime]:
+    """The runtime class called `name`, whether or not its libraries are installed. Raises `UsageError`."""
+    if name not in NAMES:
+        raise UsageError(f"no runtime {name!r}{suggest(name, NAMES)}")
+    module, _, attribute = NAMES[name].partition(":")
+    found: type[Runtime] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def load(name: str) -> type[Runtime]:
+    """The same, ready to be used. Raises `UsageError` for an unknown name or a library that is not installed."""
+    found = kind(name)
+    missing = [module for module in found.libraries if importlib.util.find_spec(module) is None]
+    if missing:
+        install = " ".join(found.libraries.values())
+        raise UsageError(f"transport {name!r} needs the package {missing[0]!r}: pip install {install}")
+    return found

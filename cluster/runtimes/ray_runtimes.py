@@ -1,0 +1,208 @@
+"""Ray: a partition as calls of actors that pass references, or as one graph that Ray has compiled.
+
+Actors pass tensors of more than 100 kB through Ray's object store in shared memory, smaller ones in the messages
+themselves. A compiled graph passes all of them through channels in shared memory. Ray's processes listen on every
+address of the machine, and accept only programs with the token of this run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from cluster.config import RayConfig
+from cluster.errors import StageFailed
+from cluster.launchers import Launcher, Order
+from cluster.manifest import digests
+from cluster.partition import Partition, export
+from cluster.runtimes.base import Infer, Runtime, Setup, System, Task, tasks_of
+from cluster.runtimes.ray_head import kept_handlers, variables
+from transports.base import Array
+from transports.errors import ConnectionLost, DeadlineExceeded
+
+NAME = "ray"
+"""Of the process that the launcher starts."""
+TOKEN = secrets.token_hex(32)
+"""One for the life of this process: Ray reads it once."""
+TEARDOWN = 5.0
+"""Seconds in which a compiled graph has to let its actors go; actors that do not are killed."""
+
+
+class Ray(System):
+    """A Ray cluster of this machine, with this process connected to it, and an actor for each server."""
+
+    def __init__(self, launcher: Launcher, setup: Setup) -> None:
+        super().__init__(launcher, setup)
+        self._sets: dict[int, list[Any]] = {}
+        self._taken: set[int] = set()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close)
+            with tempfile.TemporaryDirectory(prefix="splitbench-") as exports:
+                for partition, program in self.setup.programs.items():
+                    export(program, partition, Path(exports))
+                self._files = digests(Path(exports))
+                contents = {sha256: Path(exports) / name for name, sha256 in self._files.items()}
+                config = RayConfig(token=TOKEN, files=self._files)
+                self.launcher.start(Order(NAME, config, contents, title="the head of Ray"))
+            address = self.launcher.addresses(NAME)["gcs"]
+            os.environ.update(variables(TOKEN))
+            import ray
+
+            with kept_handlers():
+                ray.init(address=str(address), log_to_driver=False, configure_logging=False)
+            ray.get([actor.__ray_ready__.remote() for actor in self.actors])
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    @property
+    def actors(self) -> list[Any]:
+        """An actor for each server, for calls that need no actor of their own."""
+        return self._set(0)
+
+    @contextlib.contextmanager
+    def own_actors(self) -> Iterator[list[Any]]:
+        """An actor for each server that no other compiled graph uses: Ray admits one graph for each actor."""
+        free = next(number for number in itertools.count() if number not in self._taken)
+        self._taken.add(free)
+        try:
+            yield self._set(free)
+        finally:
+            self._taken.remove(free)
+
+    def kill(self, actors: list[Any]) -> None:
+        """Kill `actors`; those who need some later get others."""
+        import ray
+
+        for actor in actors:
+            ray.kill(actor)
+        self._sets = {number: others for number, others in self._sets.items() if others is not actors}
+
+    def _set(self, number: int) -> list[Any]:
+        import ray
+
+        from cluster.runtimes.ray_server import PortionServer
+
+        if number not in self._sets:
+            actor = ray.remote(num_cpus=0, max_restarts=0)(PortionServer)
+            how = (self._files, self.setup.threads, self.setup.malloc, os.environ.get("OMP_NUM_THREADS"))
+            self._sets[number] = [actor.remote(server, *how) for server in range(self.setup.servers)]
+        return self._sets[number]
+
+    def _close(self) -> None:
+        import ray
+
+        with kept_handlers():
+            ray.shutdown()
+        if NAME in self.launcher.running():
+            self.launcher.stop([NAME])
+
+
+class _OnRay(Runtime):
+    libraries: ClassVar[Mapping[str, str]] = {"ray": "ray"}
+    secure = "token"
+    engines = ("eager", "graph", "frozen")
+    processes = Ray
+    system: Ray
+
+
+class RayActors(_OnRay):
+    """Each task is a call of an actor. The client passes references on, and fetches the model's outputs alone."""
+
+    title = "Ray actors"
+
+    @contextlib.contextmanager
+    def deploy(self, partition: Partition, engine: str) -> Iterator[Infer]:
+        import ray
+
+        held = _hold(self.system.actors, partition, engine)
+        calls = [(task, actor.run.options(num_returns=len(task.outputs)), key) for task, actor, key in held]
+        outputs = partition.plan.outputs
+
+        def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
+            references: dict[str, Any] = dict(inputs)
+            for task, method, key in calls:
+                made = method.remote(key, *[references[name] for name in task.inputs])
+                references.update(zip(task.outputs, made if len(task.outputs) > 1 else [made], strict=True))
+            with _mapped(timeout):
+                return dict(zip(outputs, ray.get([references[name] for name in outputs], timeout=timeout), strict=True))
+
+        yield infer
+
+
+class RayGraph(_OnRay):
+    """All tasks are one compiled graph: channels between actors are made once, and a request starts no task."""
+
+    title = "Ray compiled graph"
+    overlaps = False
+
+    @contextlib.contextmanager
+    def deploy(self, partition: Partition, engine: str) -> Iterator[Infer]:
+        import ray
+        from ray.dag import InputNode, MultiOutputNode
+
+        plan = partition.plan
+        taken = [name for name in plan.inputs if name in plan.edges]
+        with self.system.own_actors() as actors:
+            with InputNode() as given:
+                nodes: dict[str, Any] = {name: given[place] for place, name in enumerate(taken)}
+                for task, actor, key in _hold(actors, partition, engine):
+                    method = actor.run.options(num_returns=len(task.outputs))
+                    made = method.bind(key, *[nodes[name] for name in task.inputs])
+                    nodes.update(zip(task.outputs, made if len(task.outputs) > 1 else [made], strict=True))
+                graph = MultiOutputNode([nodes[name] for name in plan.outputs]).experimental_compile()
+
+            def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
+                with _mapped(timeout):
+                    found = ray.get(graph.execute(*[inputs[name] for name in taken]), timeout=timeout)
+                # The arrays lie in channels, which the next request needs.
+                return {name: np.array(array) for name, array in zip(plan.outputs, found, strict=True)}
+
+            try:
+                yield infer
+            finally:
+                ending = threading.Thread(target=graph.teardown, daemon=True)
+                ending.start()
+                ending.join(TEARDOWN)
+                if ending.is_alive():
+                    self.system.kill(actors)
+
+
+def _hold(actors: list[Any], partition: Partition, engine: str) -> list[tuple[Task, Any, str]]:
+    """Each task, the actor that holds it by now, and the task's key there."""
+    import ray
+
+    held = [(task, actors[task.server], uuid.uuid4().hex) for task in tasks_of(partition)]
+    ray.get([actor.hold.remote(key, partition.name, engine, task) for task, actor, key in held])
+    return held
+
+
+@contextlib.contextmanager
+def _mapped(timeout: float) -> Iterator[None]:
+    """Raise Ray's errors as those of this project. Ray's text holds a traceback with paths: the first line is kept."""
+    from ray import exceptions
+
+    try:
+        yield
+    except (exceptions.GetTimeoutError, exceptions.RayChannelTimeoutError) as error:
+        raise DeadlineExceeded(f"Ray did not answer within {timeout:.3g} s") from error
+    except exceptions.RayTaskError as error:
+        if isinstance(error.cause, StageFailed):
+            raise StageFailed(str(error.cause)) from error
+        raise StageFailed(f"a task of Ray failed with {type(error.cause).__name__}") from error
+    except (exceptions.RayError, OSError) as error:
+        raise ConnectionLost(f"Ray lost a server: {type(error).__name__}") from error

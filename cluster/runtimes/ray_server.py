@@ -1,0 +1,42 @@
+"""An actor of Ray that holds one portion of every partition, as a node does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from cluster.execution import Shard
+from cluster.model_servers.client import ModelServerClients
+from cluster.node_server import load_shards
+from cluster.process import tune
+from cluster.runtimes.base import Task
+from cluster.runtimes.ray_head import FOLDER
+from transports.base import Array
+
+
+class PortionServer:
+    """Executes tasks on NumPy arrays."""
+
+    def __init__(self, server: int, files: Mapping[str, str], threads: int, malloc: str, omp: str | None) -> None:
+        """`files`: the exports by SHA-256. `omp`: OMP_NUM_THREADS of the client, which Ray sets to 1 in its workers."""
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if omp is not None:
+            os.environ["OMP_NUM_THREADS"] = omp
+        tune(threads, malloc)
+        self._shards = load_shards(Path(os.environ[FOLDER]), files, server, ModelServerClients([]))
+        self._tasks: dict[str, tuple[Shard, Task]] = {}
+
+    def hold(self, key: str, partition: str, engine: str, task: Task) -> None:
+        """Keep a task under `key`."""
+        self._tasks[key] = (self._shards[partition, engine], task)
+
+    def run(self, key: str, *arrays: Array) -> Array | tuple[Array, ...]:
+        """The task's outputs from its inputs, each in order; a single output alone."""
+        shard, task = self._tasks[key]
+        values = dict(zip(task.inputs, arrays, strict=True))
+        for stage in task.stages:
+            made = shard.run(stage, [values[name] for name in stage.inputs], 0.0)
+            values.update(zip(stage.outputs, made, strict=True))
+        outputs = tuple(shard.to_array(values[name]) for name in task.outputs)
+        return outputs if len(outputs) > 1 else outputs[0]

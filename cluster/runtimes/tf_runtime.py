@@ -1,0 +1,177 @@
+"""TensorFlow's own runtime: one graph over several `tf.distribute.Server`s, executed by one session.
+
+Every stage is placed on the device of its server. The client calls the first server, which has the graph divided among
+all of them; tensors then go from server to server (`RecvTensor` over gRPC). A session is used and not a `tf.function`
+over remote devices: that would change the devices of this whole process, and with them the local model beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from cluster.config import TensorFlowServerConfig
+from cluster.errors import StageFailed
+from cluster.launchers import Order
+from cluster.partition import Partition
+from cluster.runtimes.base import Infer, Runtime, System
+from partitioning.errors import PartitionError
+from partitioning.plan import Stage
+from transports.address import Address
+from transports.base import Array
+from transports.errors import ConnectionLost, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from partitioning.program import Program
+
+JOB = "worker"
+
+
+class TensorFlowServers(System):
+    """A server for each portion."""
+
+    addresses: list[Address]
+
+    def __enter__(self) -> Self:
+        self._names = [f"tensorflow-server-{number}" for number in range(self.setup.servers)]
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close)
+            config = TensorFlowServerConfig(threads=self.setup.threads, malloc=self.setup.malloc)  # type: ignore[arg-type]
+            for name in self._names:
+                self.launcher.start(Order(name, config))
+            self.addresses = [self.launcher.addresses(name)["grpc"] for name in self._names]
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self.launcher.stop(self._names)
+
+
+class TensorFlowRuntime(Runtime):
+    """A partition as one graph over the servers."""
+
+    title = "TensorFlow runtime"
+    engines = ("graph", "frozen")
+    processes = TensorFlowServers
+    system: TensorFlowServers
+
+    @contextlib.contextmanager
+    def deploy(self, partition: Partition, engine: str) -> Iterator[Infer]:
+        import tensorflow as tf
+
+        plan, addresses = partition.plan, self.system.addresses
+        cluster = tf.train.ClusterSpec({JOB: [str(address) for address in addresses]})
+        config = tf.compat.v1.ConfigProto(cluster_def=cluster.as_cluster_def())
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-"))
+            stages = STAGES[engine](self.system.setup.programs[partition], partition, Path(folder))
+            graph = tf.Graph()
+            session = tf.compat.v1.Session(f"grpc://{addresses[0]}", graph, config)
+            stack.enter_context(contextlib.closing(session))
+            with graph.as_default():  # not while requests are made: the local model runs eagerly in this process
+                feeds = {
+                    name: tf.compat.v1.placeholder(plan.edges[name].dtype, plan.edges[name].shape)
+                    for name in plan.inputs
+                    if name in plan.edges
+                }
+                tensors = dict(feeds)
+                for number, stage in enumerate(plan.stages):
+                    given = [tensors[name] for name in stage.inputs]
+                    with tf.device(device_of(partition.placement[stage.name])):
+                        made = stages.add(session, stage, given, f"stage-{number}")
+                    tensors.update(zip(stage.outputs, made, strict=True))
+            graph.finalize()
+            wanted = {name: tensors[name] for name in plan.outputs}
+
+            def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
+                options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(1000 * timeout)))
+                fed = {tensor: inputs[name] for name, tensor in feeds.items()}
+                try:
+                    found: Mapping[str, Array] = session.run(wanted, fed, options)
+                except tf.errors.DeadlineExceededError as error:
+                    raise DeadlineExceeded(f"TensorFlow did not answer within {timeout:.3g} s") from error
+                except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+                    raise ConnectionLost(f"TensorFlow lost a server: {type(error).__name__}") from error
+                except tf.errors.OpError as error:
+                    raise StageFailed(f"TensorFlow failed with {type(error).__name__}") from error
+                return found
+
+            yield infer
+
+
+def device_of(server: int) -> str:
+    """The name of a server's processor."""
+    return f"/job:{JOB}/replica:0/task:{server}/device:CPU:0"
+
+
+class _Stages(Protocol):
+    def add(self, session: Any, stage: Stage, given: Sequence[Any], scope: str) -> list[Any]:
+        """Add a stage to the session's graph: its outputs from tensors of the graph, both in order."""
+        ...
+
+
+class _Frozen:
+    """Stages whose variables are constants. Raises `PartitionError` for a stage with lookup tables."""
+
+    def __init__(self, program: Program, partition: Partition, folder: Path) -> None:
+        self._functions = {stage.name: self._freeze(program, stage) for stage in partition.plan.stages}
+
+    def _freeze(self, program: Program, stage: Stage) -> Any:
+        import tensorflow as tf
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        function = program.function(stage)
+        infos = [program.graph.tensors[name] for name in stage.inputs]
+        signature = [tf.TensorSpec(info.shape, info.dtype) for info in infos]
+        with program.tracing(stage):
+            traced = tf.function(lambda *tensors: function(tensors), input_signature=signature)
+            frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
+        if len(frozen.inputs) != len(stage.inputs):
+            raise PartitionError(
+                f"stage {stage.name!r} has lookup tables, which cannot be frozen; use the engine graph"
+            )
+        return frozen
+
+    def add(self, session: Any, stage: Stage, given: Sequence[Any], scope: str) -> list[Any]:
+        import tensorflow as tf
+
+        frozen = self._functions[stage.name]
+        taken = {tensor.op.name: value for tensor, value in zip(frozen.inputs, given, strict=True)}
+        names = [tensor.name for tensor in frozen.outputs]
+        return list(tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), taken, names, name=scope))
+
+
+class _Saved:
+    """Stages as the SavedModels that model servers load, with their variables and tables."""
+
+    def __init__(self, program: Program, partition: Partition, folder: Path) -> None:
+        from partitioning.export import export
+
+        self._folder = folder
+        self._served = export(program, partition.plan, folder)
+
+    def add(self, session: Any, stage: Stage, given: Sequence[Any], scope: str) -> list[Any]:
+        import tensorflow as tf
+
+        keys = self._served.keys
+        loaded = tf.compat.v1.saved_model.load(
+            session,
+            ["serve"],
+            str(self._served.model_folder(self._folder, stage)),
+            import_scope=scope,
+            input_map={
+                f"serving_default_{keys[name]}:0": value for name, value in zip(stage.inputs, given, strict=True)
+            },
+        )
+        outputs = loaded.signature_def["serving_default"].outputs
+        return [session.graph.get_tensor_by_name(f"{scope}/{outputs[keys[name]].name}") for name in stage.outputs]
+
+
+STAGES: Mapping[str, Callable[[Program, Partition, Path], _Stages]] = {"graph": _Saved, "frozen": _Frozen}
+"""Engine -> what adds the stages to a graph."""

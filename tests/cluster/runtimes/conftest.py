@@ -1,0 +1,62 @@
+"""The processes of every runtime whose library is installed, shared by the tests of a module."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from cluster import runtimes
+from cluster.launchers import LocalLauncher
+from cluster.partition import Partition
+from cluster.runtimes.base import Runtime, Setup, System
+from partitioning.engine_table import ENGINES, is_remote
+from partitioning.placement import PLACEMENTS
+from partitioning.strategies import make_plan
+from tests.cluster.conftest import Case
+from transports.errors import UsageError
+
+SERVERS = 2
+LOCAL_ENGINES = [name for name in ENGINES if not is_remote(name)]
+SPLITS = [("whole", "contiguous"), ("submodel", "contiguous"), ("layer", "block-cyclic")]
+"""Mode and placement."""
+
+
+def usable(name: str) -> type[Runtime]:
+    """The runtime called `name`; the test is skipped if its library is not installed."""
+    try:
+        return runtimes.load(name)
+    except UsageError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def split(cases: Mapping[str, Case]) -> Mapping[tuple[str, str], Partition]:
+    """Partitions by model and mode, to be run with every local engine."""
+    made = {}
+    for model, case in cases.items():
+        for mode, placement in SPLITS:
+            plan = make_plan(case.program.graph, mode, "equal", 4)
+            placed = PLACEMENTS[placement](plan, min(SERVERS, len(plan.stages)))
+            made[model, mode] = Partition(f"{model}.{mode}", plan, placed, tuple(LOCAL_ENGINES))
+    return made
+
+
+@pytest.fixture(scope="module")
+def runtime(
+    cases: Mapping[str, Case], split: Mapping[tuple[str, str], Partition]
+) -> Iterator[Callable[[str], Runtime]]:
+    """Runtimes by name. Those of one library share its processes."""
+    setup = Setup({partition: cases[model].program for (model, _), partition in split.items()}, threads=1)
+    systems: dict[type[System], System] = {}
+    with contextlib.ExitStack() as stack:
+        launcher = stack.enter_context(LocalLauncher())
+
+        def started(name: str) -> Runtime:
+            kind = usable(name)
+            if kind.processes not in systems:
+                systems[kind.processes] = stack.enter_context(kind.processes(launcher, setup))
+            return kind(systems[kind.processes])
+
+        yield started

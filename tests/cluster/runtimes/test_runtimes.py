@@ -1,0 +1,58 @@
+"""Every runtime computes what the local model computes, for every shape of model, way to split it and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import tensorflow as tf
+
+from cluster import runtimes
+from cluster.partition import Partition
+from cluster.runtimes.base import Runtime, tasks_of
+from tests.cluster.conftest import Case, assert_right
+from tests.cluster.runtimes.conftest import LOCAL_ENGINES, SPLITS
+from tests.models import SHAPES
+
+WAYS = [
+    (name, model, mode, runtimes.kind(name).engines[place % len(runtimes.kind(name).engines)])
+    for name in runtimes.NAMES
+    for place, (model, mode) in enumerate((model, mode) for model in SHAPES for mode, _ in SPLITS)
+]
+"""Every runtime with every shape and split; the engines take turns."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "model", "mode", "engine"), WAYS, ids=["-".join(way) for way in WAYS])
+def test_a_runtime_answers_as_the_local_model_does(
+    name: str,
+    model: str,
+    mode: str,
+    engine: str,
+    runtime: Callable[[str], Runtime],
+    split: Mapping[tuple[str, str], Partition],
+    cases: Mapping[str, Case],
+) -> None:
+    case = cases[model]
+    with runtime(name).deploy(split[model, mode], engine) as infer:
+        assert tf.executing_eagerly()
+        for inputs, expected in (*zip(case.inputs, case.expected, strict=True), (case.inputs[0], case.expected[0])):
+            assert_right(infer(inputs, 30.0), expected)
+
+
+@pytest.mark.parametrize("name", runtimes.NAMES)
+def test_engines_are_local_ones(name: str) -> None:
+    assert set(runtimes.kind(name).engines) <= set(LOCAL_ENGINES)
+
+
+def test_tasks_cover_a_plan_once(split: Mapping[tuple[str, str], Partition]) -> None:
+    for partition in split.values():
+        tasks = tasks_of(partition)
+        assert [stage for task in tasks for stage in task.stages] == list(partition.plan.stages)
+        ready = set(partition.plan.inputs)
+        for before, task in zip([None, *tasks], tasks, strict=False):
+            assert before is None or before.server != task.server
+            assert all(partition.placement[stage.name] == task.server for stage in task.stages)
+            assert ready.issuperset(task.inputs)
+            ready.update(task.outputs)
+        assert ready.issuperset(partition.plan.outputs)
