@@ -7,7 +7,8 @@ Rules:
   - A process is known by its name and never by a process id or a path: both mean nothing on another machine.
   - A process is started with one document (`cluster.config`) and its files. Files travel by content: the document
     names each one's SHA-256, the order says where this machine has that content, and the launcher copies what the
-    other side does not have yet. The sources may be deleted once `start` has returned.
+    other side does not have yet. The sources may be deleted once `start` has returned; a later order may name the
+    same contents again.
   - A launcher sets `folder` in the document: the place where it put the files. The process verifies them itself.
   - READY, the exit status and the end of a log come back over a channel that no print of the process can disturb.
   - No process outlives its launcher, whichever of the two ends first and however.
@@ -56,7 +57,7 @@ class Launcher(ABC):
     def start(self, order: Order) -> None:
         """Start a process. Returns once its files are handed over; it becomes ready meanwhile.
 
-        Raises `ValueError` for the name of a process that runs.
+        Raises `ValueError` for the name of a process that runs, and `OSError` for a content that cannot be read.
         """
 
     @abstractmethod

@@ -46,9 +46,10 @@ CHUNK = 2**18
 
 
 class Store(Struct, frozen=True, tag=True):
-    """More bytes of the content with that SHA-256."""
+    """Bytes of the content with that SHA-256, from `offset` on; the pieces come in sequence."""
 
     sha256: str
+    offset: int
     data: bytes
 
 
@@ -94,6 +95,9 @@ def main(folder: Path) -> int:
     os.dup2(2, 1)
     os.write(events, b"\n" + MARK + b"\n")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for part in ("contents", "files", "logs", "tmp"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(folder / "tmp")  # TensorFlow leaves files there when a process ends at once
     for module in PRELOADED:
         importlib.import_module(module)
     try:
@@ -121,8 +125,6 @@ class ForkServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(0, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
-        for part in ("contents", "files", "logs"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
 
     def serve(self) -> None:
         """Carry out orders until they end."""
@@ -156,9 +158,9 @@ class ForkServer:
         self._parts.append(rest)
         for line in lines:
             match msgspec.json.decode(line, type=Request):
-                case Store(sha256, content):
-                    with (self._folder / "contents" / sha256).open("ab") as file:
-                        file.write(content)
+                case Store(sha256, offset, piece):
+                    with (self._folder / "contents" / sha256).open("ab" if offset else "wb") as file:
+                        file.write(piece)
                 case Start(name, config):
                     self._start(name, config)
                 case Signal(name, number):

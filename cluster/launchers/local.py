@@ -92,10 +92,11 @@ class LocalLauncher(Launcher):
         with self._news:
             if order.name in self._running():
                 raise ValueError(f"a process {order.name!r} runs already")
-            self._processes[order.name] = _Process(order.title or order.name)
         for sha256 in dict.fromkeys(order.config.files.values()):
             if sha256 not in self._stored:
                 self._store(sha256, order)
+        with self._news:
+            self._processes[order.name] = _Process(order.title or order.name)
         self._send(Start(order.name, order.config))
 
     def addresses(self, name: str) -> Mapping[str, Address]:
@@ -138,11 +139,10 @@ class LocalLauncher(Launcher):
 
     def _store(self, sha256: str, order: Order) -> None:
         with order.contents[sha256].open("rb") as file:
-            chunk = file.read(CHUNK)
-            while True:
-                self._send(Store(sha256, chunk))
-                if not (chunk := file.read(CHUNK)):
-                    break
+            offset = 0
+            while (piece := file.read(CHUNK)) or not offset:  # an empty file is one piece
+                self._send(Store(sha256, offset, piece))
+                offset += len(piece) or 1
         self._stored.add(sha256)
 
     def _send(self, request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import threading
 import time
@@ -26,6 +27,7 @@ from cluster.result_receiver import ResultReceiver
 from partitioning.placement import contiguous
 from partitioning.strategies import make_plan
 from tests.cluster.conftest import Case, assert_right
+from tests.faults.common import frozen
 from tests.running import process_of
 from transports.errors import ConnectError, ConnectionLost, WireError
 
@@ -77,12 +79,14 @@ def opened(cases: Mapping[str, Case], folder: Path, replicas: int, lease: float)
     export(case.program, partition, folder)
     settings = Settings(("grpc",), SERVERS, folder, workers=8, threads=1, replicas=replicas, lease=lease)
     carriers = {"grpc": transports.make("grpc")}
-    with contextlib.ExitStack() as stack:
-        launcher = stack.enter_context(LocalLauncher())
-        cluster = stack.enter_context(Cluster(settings, launcher))
-        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, cluster.registries)))
-        receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
-        yield ClusterUnderTest(cluster, launcher, partition, case, Client(dispatcher, receiver))
+    with LocalLauncher() as launcher:
+        with contextlib.ExitStack() as stack:
+            cluster = stack.enter_context(Cluster(settings, launcher))
+            shutil.rmtree(folder)  # the launcher has what live nodes and their successors need
+            dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, cluster.registries)))
+            receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
+            yield ClusterUnderTest(cluster, launcher, partition, case, Client(dispatcher, receiver))
+        assert launcher.running() == frozenset()
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +119,12 @@ def test_a_node_stopped_for_longer_than_its_lease_returns_under_a_new_epoch(
     single: ClusterUnderTest, flow: str
 ) -> None:
     single.ask(flow)
-    single.launcher.signal("node-1", signal.SIGSTOP)
-    try:
+    with frozen(process_of(single.launcher, "node-1").pid):
         with pytest.raises(WireError):
             single.ask(flow, timeout=LEASE / 2)
         threading.Event().wait(1.5 * LEASE)
         with pytest.raises(NoServer, match="stage-1"):
             single.ask(flow, timeout=5.0)
-    finally:
-        single.launcher.signal("node-1", signal.SIGCONT)
     errors = single.ask_until(flow)
     assert {type(error) for error in errors} <= {NoServer, StaleEpoch}
 

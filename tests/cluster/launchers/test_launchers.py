@@ -80,6 +80,13 @@ def test_files_arrive_by_content_and_their_sources_may_go(launcher: Launcher, tm
         launcher.addresses("node-0")
 
 
+def test_a_content_that_cannot_be_read_starts_nothing(launcher: Launcher, tmp_path: Path) -> None:
+    order = Order("node-0", NodeConfig(registry={}, files={PLAN: "1" * 64}), {"1" * 64: tmp_path / "nowhere"})
+    with pytest.raises(FileNotFoundError):
+        launcher.start(order)
+    assert launcher.running() == frozenset()
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_file_with_another_content_is_refused_on_arrival(name: str, tmp_path: Path) -> None:
     with LAUNCHERS[name]() as launcher:
