@@ -9,7 +9,7 @@ reaps children and passes events on. A child is in a session of its own and has 
 
 Both may be the two ends of a connection to another machine. The output is moved to another descriptor before any
 library is loaded, so that what a library prints goes to a log. At the end of the input every child is ended, and FOLDER
-is deleted. If this process is killed, each child sees its own standard input close, and ends.
+is deleted. If this process is killed, each child sees its own standard input close, ends, and deletes FOLDER.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class ForkServer:
     def __init__(self, folder: Path, events: int) -> None:
         self._folder = folder
         self._events = events
+        self._pid = os.getpid()
         self._children: dict[int, str] = {}
         self._parts: list[bytes] = []
         self._lifeline, self._held = os.pipe()
@@ -205,6 +206,8 @@ class ForkServer:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
+            if os.getppid() != self._pid:  # the fork server was killed, and perhaps its launcher too
+                shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(status)
 
     def _ready(self, name: str, addresses: Mapping[str, Address]) -> None:

@@ -76,10 +76,11 @@ with LocalLauncher() as launcher:
     print(launcher.pid, *(launcher.addresses(name)["rpyc"].port for name in ("first", "second")), flush=True)
     sys.stdin.read()
 """
-KILLED: dict[str, Callable[[psutil.Process, psutil.Process], psutil.Process]] = {
-    "client": lambda client, fork_server: client,
-    "fork server": lambda client, fork_server: fork_server,
-    "process": lambda client, fork_server: fork_server.children()[0],
+KILLED: dict[str, Callable[[psutil.Process, psutil.Process], list[psutil.Process]]] = {
+    "client": lambda client, fork_server: [client],
+    "fork server": lambda client, fork_server: [fork_server],
+    "both": lambda client, fork_server: [fork_server, client],
+    "process": lambda client, fork_server: fork_server.children()[:1],
 }
 
 
@@ -97,7 +98,8 @@ def test_nothing_is_left_after_a_kill(killed: str, tmp_path: Path, monkeypatch: 
         fork_server = psutil.Process(pid)
         family = [fork_server, *fork_server.children(recursive=True)]
         assert [path.name.startswith("splitbench-launcher-") for path in folder.iterdir()] == [True]
-        KILLED[killed](psutil.Process(client.pid), fork_server).kill()
+        for victim in KILLED[killed](psutil.Process(client.pid), fork_server):
+            victim.kill()
         client.stdin.close()
         client.wait(60)
     assert_gone(family)
