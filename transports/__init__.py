@@ -53,6 +53,8 @@ NAMES: Mapping[str, str] = {
     "rpyc-tuned": "transports.rpyc_transport:RpycTuned",
     "grpc": "transports.grpc_transport:Grpc",
     "rest": "transports.rest:Rest",
+    "tcp": "transports.plain_sockets:Tcp",
+    "unix": "transports.plain_sockets:Unix",
 }
 """Transport name -> "module:class"."""
 

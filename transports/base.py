@@ -17,10 +17,9 @@ Rules:
 from __future__ import annotations
 
 import logging
-import math
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import ml_dtypes
@@ -185,7 +184,9 @@ class Transport(ABC):
         """Raises `UsageError` for TLS files where the transport has no TLS."""
         self.options = options if options is not None else self.Options()
         if self.options.tls and self.secure != "tls" and self.addressing != "in-process":
-            raise UsageError(f"tls_cert: {self.title} has no TLS; leave the TLS files out, or take another transport")
+            raise UsageError(
+                f"tls_cert: transport {self.name!r} has no TLS; leave the TLS files out, or take another one"
+            )
 
     @abstractmethod
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
@@ -216,7 +217,7 @@ def answer(handler: Handler, message: Message) -> Message:
     try:
         return handler(message)
     except Exception as error:
-        return _failure(as_wire_error(error))
+        return failure(as_wire_error(error))
 
 
 def as_wire_error(error: Exception) -> WireError:
@@ -227,7 +228,8 @@ def as_wire_error(error: Exception) -> WireError:
     return RemoteError(f"the handler failed with {type(error).__name__}; the log of its process says more")
 
 
-def _failure(error: WireError) -> Message:
+def failure(error: WireError) -> Message:
+    """The message that carries `error` to the caller."""
     return Message("error", {"kind": error.kind, "text": str(error)})
 
 
@@ -243,7 +245,7 @@ def respond(handler: Handler, request: Came, read: Callable[[Came], Message], wr
     try:
         return write(answer(handler, read(request)))
     except WireError as error:
-        return write(_failure(error))
+        return write(failure(error))
 
 
 class Guarded(Protocol):
@@ -259,18 +261,24 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
     `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call whose caller gave up
     before a worker was free.
     """
-    free = threading.BoundedSemaphore(workers)
+    wait = limits.when_full == "wait"
+    free: SimpleQueue[None] = SimpleQueue()
+    for _ in range(workers):
+        free.put(None)
 
     def guarded(message: Message, gone: Callable[[], bool] = lambda: False) -> Message:
         check_message(message, limits)
-        if not free.acquire(blocking=limits.when_full == "wait"):
-            raise ResourceExhausted(f"all {workers} workers of the server are busy; {message.method!r} was not begun")
+        try:
+            free.get(wait)
+        except Empty:
+            text = f"all {workers} workers of the server are busy; {message.method!r} was not begun"
+            raise ResourceExhausted(text) from None
         try:
             if gone():
-                raise ConnectionLost(f"nobody waits for {message.method!r} any more; it was not begun")
+                raise ConnectionLost(f"the caller of {message.method!r} has given up; it was not begun")
             reply = handler(message)
         finally:
-            free.release()
+            free.put(None)
         return check_message(reply, limits)
 
     return guarded
@@ -282,40 +290,37 @@ def check_message(message: Message, limits: Limits) -> Message:
     Raises `MalformedMessage` for a tensor that is no array, and `MessageTooLarge` for tensors above `max_message`
     bytes and for more names and text than `PARTS`, `NAME` and `TEXT` allow.
     """
-    fields, tensors = message.fields, message.tensors
-    names = (message.method, *fields, *tensors)
-    try:
-        lengths = [*map(len, names)]
-    except TypeError:  # a name that is no text: the codec refuses it
-        lengths = [len(name) for name in names if isinstance(name, str)]
-    longest = max(lengths, default=0)
-    text = sum(lengths)
-    for value in fields.values():
-        if type(value) is str:
-            text += len(value)
     size = 0
-    for name, tensor in tensors.items():
+    for name, tensor in message.tensors.items():
         if not isinstance(tensor, (np.ndarray, np.generic)):
             raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
         size += tensor.nbytes
-    if len(fields) > PARTS or len(tensors) > PARTS or longest > NAME or text > TEXT:
-        raise MessageTooLarge(_too_wordy(message, longest, text))
+    words = [message.method, *message.fields, *message.tensors]
+    words += [value for value in message.fields.values() if isinstance(value, str)]
+    try:
+        short = len("".join(words)) <= NAME and len(words) <= PARTS
+    except TypeError:  # a name that is no text, which the codec refuses
+        short = False
+    if not short:
+        _check_description(message)
     if size > limits.max_message:
         what = f"the tensors of {message.method!r} take {size} bytes"
         raise MessageTooLarge(f"{what}, above the limit of {limits.max_message} bytes")
     return message
 
 
-def _too_wordy(message: Message, longest: int, text: int) -> str:
-    """The error text for the first of the counts that is above its limit."""
-    counts = (
+def _check_description(message: Message) -> None:
+    """Check names and text against `PARTS`, `NAME` and `TEXT`. Raises `MessageTooLarge`."""
+    names = [name for name in (message.method, *message.fields, *message.tensors) if isinstance(name, str)]
+    text = [*names, *(value for value in message.fields.values() if isinstance(value, str))]
+    for what, size, limit in (
         ("fields", len(message.fields), PARTS),
         ("tensors", len(message.tensors), PARTS),
-        ("characters in one name", longest, NAME),
-        ("characters of names and text", text, TEXT),
-    )
-    what, size, limit = next(row for row in counts if row[1] > row[2])
-    return f"{str(message.method)[:NAME]!r} has {size} {what}, above the limit of {limit}"
+        ("characters in one name", max(map(len, names), default=0), NAME),
+        ("characters of names and text", sum(map(len, text)), TEXT),
+    ):
+        if size > limit:
+            raise MessageTooLarge(f"{str(message.method)[:NAME]!r} has {size} {what}, above the limit of {limit}")
 
 
 def check_tensor(name: str, dtype: str, shape: Sequence[int], nbytes: int) -> np.dtype[np.generic]:
@@ -323,11 +328,14 @@ def check_tensor(name: str, dtype: str, shape: Sequence[int], nbytes: int) -> np
 
     Raises `MalformedMessage` for an unknown dtype, a negative or non-integer extent, or a size that does not fit.
     """
-    if dtype not in DTYPES:
+    kind = DTYPES.get(dtype)
+    if kind is None:
         raise MalformedMessage(f"tensor {name!r}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if len(shape) > 32 or any(type(extent) is not int or extent < 0 for extent in shape):
-        raise MalformedMessage(f"tensor {name!r}: {tuple(shape)!r} is no shape")
-    expected = math.prod(shape) * DTYPES[dtype].itemsize
+    expected = kind.itemsize
+    for extent in shape:
+        if type(extent) is not int or extent < 0 or len(shape) > 32:
+            raise MalformedMessage(f"tensor {name!r}: {tuple(shape)!r} is no shape")
+        expected *= extent
     if nbytes != expected:
         raise MalformedMessage(f"tensor {name!r}: {dtype}{list(shape)} takes {expected} bytes, {nbytes} came")
-    return DTYPES[dtype]
+    return kind

@@ -28,21 +28,37 @@ Conversation = Callable[[DeadlineSocket], None]
 """Serves one connection until it ends, which it may say by raising `EOFError`; the socket is closed for it."""
 
 
+def bind_port(address: Address) -> tuple[socket.socket, Address]:
+    """A socket that listens at `address`, and where it does. Raises `ConnectError`."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        sock = socket.create_server(address, family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        raise ConnectError(f"cannot bind {address}: {error}") from None
+    return sock, Address(address.host, sock.getsockname()[1])
+
+
 class Listener(Server):
     """Serves every peer that dials `address` with `converse`, under TLS where `own` is given.
 
     Raises `ConnectError` when the port cannot be bound.
     """
 
-    def __init__(self, converse: Conversation, address: Address, stall: float, own: tls.Tls | None = None) -> None:
+    def __init__(
+        self,
+        converse: Conversation,
+        address: Address,
+        stall: float,
+        own: tls.Tls | None = None,
+        bind: Callable[[Address], tuple[socket.socket, Address]] = bind_port,
+    ) -> None:
         self._converse = converse
         self.stall = stall
         self._tls = own
         self._open = True
         self._pause = threading.Event()
         self._peers: dict[threading.Thread, DeadlineSocket] = {}
-        self._socket = _bound(address)
-        self.address = Address(address.host, self._socket.getsockname()[1])
+        self._socket, self.address = bind(address)
         self._accepting = threading.Thread(target=self._accept, name=f"accept-{self.address.port}", daemon=True)
         self._accepting.start()
 
@@ -118,14 +134,6 @@ class Listener(Server):
         sock.greet()
         if not sock.readable(self.stall):
             raise Expired(f"nothing was said for {self.stall:g} s")
-
-
-def _bound(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    try:
-        return socket.create_server(address, family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        raise ConnectError(f"cannot bind {address}: {error}") from None
 
 
 def _shut_down(sock: socket.socket, how: int) -> None:

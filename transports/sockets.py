@@ -6,9 +6,12 @@ import math
 import select
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -18,6 +21,12 @@ KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 PIECE = 2**18
 """Bytes that are written at a time under TLS; a peer that takes fewer within `patience` makes no progress."""
+
+TIMEVAL = struct.Struct("ll")
+"""The kernel's `struct timeval`: seconds and microseconds."""
+
+SLACK = 0.01
+"""Share of the time left, or of a second, by which an operation may end after its deadline."""
 
 HANGUP = getattr(select, "POLLRDHUP", 0)
 """The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
@@ -46,93 +55,154 @@ class Expired(Exception):
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose operations raise `Expired` at the moment `deadline`, or after `patience` without any progress."""
+    """A blocking socket whose operations raise `Expired` at `deadline`, or after `patience` without progress.
+
+    The kernel keeps the time (SO_RCVTIMEO, SO_SNDTIMEO). It is set anew only when the time left differs by more than
+    `SLACK`, so that most operations are one system call. Python's own timeouts would add two to each.
+    """
 
     deadline: float = math.inf
-    """`time.monotonic()` after which nothing goes on."""
+    """`time.monotonic()` after which every operation raises `Expired`."""
     patience: float = math.inf
     """Seconds that one operation waits for the peer."""
+    wait_all: int = socket.MSG_WAITALL
+    """The flag with which `recv_into` returns once the whole buffer is full, where the socket has it."""
     deaf: bool = False
-    """Whether this end reads no more: then the system says of the peer, too, that it has gone."""
+    """Whether this end has shut down reading, after which the kernel reports the peer as gone, too."""
 
     def greet(self) -> None:
-        """Finish what both ends say before the first byte: here nothing."""
+        """Do the handshake, where there is one."""
 
     def held(self) -> bool:
         """Whether bytes have arrived that polling the descriptor does not show."""
         return False
 
     def readable(self, timeout: float | None) -> bool:
-        """Whether there is something to read, or nothing will be any more, within `timeout` seconds (None: ever)."""
-        poll = select.poll()
-        poll.register(self, select.POLLIN)
-        return self.held() or bool(poll.poll(None if timeout is None else timeout * 1000))
+        """Whether something can be read, or the end of the stream, within `timeout` seconds (None: without a limit)."""
+        return self.held() or bool(self._poller(select.POLLIN).poll(None if timeout is None else timeout * 1000))
 
     def gone(self) -> bool:
-        """Whether the peer has hung up, be there still something to read of it or not."""
-        if self.deaf:
-            return False
-        poll = select.poll()
-        poll.register(self, HANGUP)
-        return bool(poll.poll(0))
+        """Whether the peer has hung up, even if something can still be read."""
+        return not self.deaf and bool(self._poller(HANGUP).poll(0))
 
-    def _within(self, operation: Callable[..., Result], *arguments: Any) -> Result:
+    @cached_property
+    def _pollers(self) -> dict[int, select.poll]:
+        return {}
+
+    def _poller(self, events: int) -> select.poll:
+        """The object that polls for `events`. Each end uses a socket in one thread, so it is made once."""
+        if events not in self._pollers:
+            self._pollers[events] = select.poll()
+            self._pollers[events].register(self, events)
+        return self._pollers[events]
+
+    @cached_property
+    def _timeouts(self) -> dict[int, float]:
+        """Option -> seconds that the kernel was given."""
+        return {socket.SO_RCVTIMEO: math.inf, socket.SO_SNDTIMEO: math.inf}
+
+    def _left(self) -> float:
+        """Seconds that the next operation may take. Raises `Expired`."""
         left = min(self.patience, self.deadline - time.monotonic())
         if left <= 0:
             raise Expired
+        return left
+
+    def _within(self, option: int, operation: Callable[..., Result], *arguments: Any) -> Result:
+        left, given = self._left(), self._timeouts[option]
+        if not left <= given <= left + SLACK * min(left, 1.0):
+            seconds = 0.0 if left == math.inf else max(left, 1e-5)  # 0 is no limit
+            self.setsockopt(socket.SOL_SOCKET, option, TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6)))
+            self._timeouts[option] = left
+        try:
+            return operation(*arguments)
+        except BlockingIOError:
+            raise Expired from None
+
+    def connect(self, address: Any) -> None:
+        self._within(socket.SO_SNDTIMEO, super().connect, address)
+
+    def recv(self, *arguments: Any) -> bytes:
+        return self._within(socket.SO_RCVTIMEO, super().recv, *arguments)
+
+    def recv_into(self, *arguments: Any) -> int:
+        return self._within(socket.SO_RCVTIMEO, super().recv_into, *arguments)
+
+    def send(self, *arguments: Any) -> int:
+        return self._within(socket.SO_SNDTIMEO, super().send, *arguments)
+
+    def sendmsg(self, *arguments: Any) -> int:
+        """Send as many bytes of several buffers as go at once, and return their count."""
+        return self._within(socket.SO_SNDTIMEO, super().sendmsg, *arguments)
+
+
+class UnixSocket(DeadlineSocket):
+    """The same over Unix sockets, where the kernel's time limit holds for each piece of a `sendmsg` and not for all."""
+
+    def sendmsg(self, buffers: Any, *_: Any) -> int:
+        while True:
+            left = self._left()
+            with suppress(BlockingIOError):
+                return socket.socket.sendmsg(self, buffers, [], socket.MSG_DONTWAIT)
+            self._poller(select.POLLOUT).poll(None if left == math.inf else left * 1000)
+
+
+class TlsSocket(DeadlineSocket, ssl.SSLSocket):
+    """The same under TLS, which takes Python's timeouts alone. `ssl.SSLContext.sslsocket_class` makes it."""
+
+    wait_all = 0
+
+    def greet(self) -> None:
+        """The handshake. Raises `ssl.SSLError` for a peer whose certificate is not accepted, and `Expired`."""
+        self._within(0, self.do_handshake)
+
+    def _within(self, option: int, operation: Callable[..., Result], *arguments: Any) -> Result:
+        left = self._left()
         self.settimeout(None if left == math.inf else left)
         try:
             return operation(*arguments)
         except TimeoutError:
             raise Expired from None
 
-    def recv(self, *arguments: Any) -> bytes:
-        return self._within(super().recv, *arguments)
-
-    def recv_into(self, *arguments: Any) -> int:
-        return self._within(super().recv_into, *arguments)
-
-    def send(self, *arguments: Any) -> int:
-        return self._within(super().send, *arguments)
-
-    def sendmsg(self, *arguments: Any) -> int:
-        """Of several buffers as many bytes as go at once, and their count."""
-        return self._within(super().sendmsg, *arguments)
-
-
-class TlsSocket(DeadlineSocket, ssl.SSLSocket):
-    """The same under TLS; `ssl.SSLContext.sslsocket_class` makes it."""
-
-    def greet(self) -> None:
-        """The handshake. Raises `ssl.SSLError` for a peer whose certificate is not accepted, and `Expired`."""
-        self._within(self.do_handshake)
-
     def held(self) -> bool:
         return self.pending() > 0
 
     def sendmsg(self, buffers: Any, *_: Any) -> int:  # type: ignore[override]
-        """TLS has no scattered write, and says nothing of its progress: a piece of the first buffer alone."""
+        """Send a piece of the first buffer: TLS cannot send several, and does not report progress within one."""
         return self.send(memoryview(buffers[0])[:PIECE])
 
 
 def deadline_socket(sock: socket.socket) -> DeadlineSocket:
-    """The `DeadlineSocket` that takes the connected `sock` over."""
+    """A `DeadlineSocket` that takes over the connected `sock`."""
     if isinstance(sock, DeadlineSocket):
         return sock
-    return DeadlineSocket(fileno=sock.detach())
+    sock.settimeout(None)
+    kind = UnixSocket if sock.family == socket.AF_UNIX else DeadlineSocket
+    return kind(fileno=sock.detach())
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Let the system find out whether an idle peer of `sock` is still there."""
+    """Let the kernel find out whether an idle peer of `sock` is still there."""
+    if sock.family == socket.AF_UNIX:
+        return  # the kernel closes it with the peer's process
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def send_all(sock: DeadlineSocket, parts: Sequence[bytes]) -> None:
+def no_delay(sock: socket.socket) -> None:
+    """Send small messages at once (TCP_NODELAY)."""
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def send_all(sock: DeadlineSocket, parts: Sequence[bytes | bytearray | memoryview]) -> None:
     """Send `parts` one after the other, without joining them. Raises `Expired` and `OSError`."""
-    left = [memoryview(part) for part in parts if part]
+    sent = sock.sendmsg(parts)
+    if sent == sum(map(len, parts)):
+        return
+    left = _after([memoryview(part) for part in parts], sent)
     while left:
         left = _after(left, sock.sendmsg(left))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from cluster.request import Route
 from cluster.result_receiver import ResultReceiver
 from tests.cluster.conftest import SPLITS, WIRES, Bench, Case, assert_right
 from tests.models import SHAPES
+from tests.transports.conftest import dialled
 from transports.base import Message
 
 pytestmark = pytest.mark.slow
@@ -166,6 +166,6 @@ def test_random_bytes_on_its_port_stop_no_node(rig: Rig, transport: str) -> None
     noise = random.Random(transport)
     for address in nodes:
         for size in (1, 16, 300, 5000):
-            with socket.create_connection(address) as peer, contextlib.suppress(ConnectionError):
+            with dialled(transports.kind(transport), address) as peer, contextlib.suppress(ConnectionError):
                 peer.sendall(noise.randbytes(size))
     rig.assert_right(name, lambda partition: Route(name, "eager", transport, transports.load(transport).codecs[0]), 0)

@@ -20,7 +20,7 @@ from tests.transports.authority import Authority
 from transports.errors import UsageError
 from transports.limits import TLS_FILES
 
-WIRES = [name for name in transports.NAMES if transports.kind(name).addressing != "in-process"]
+WIRES = [name for name in transports.NAMES if transports.kind(name).secure == "tls"]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from experiments.measure import wire
 from experiments.spec.experiment import Cell
 from transports import Connection, Message
 
-REMOTE = [name for name in transports.NAMES if transports.kind(name).addressing != "in-process"]
+REMOTE = [name for name in transports.NAMES if transports.kind(name).crosses_network]
 COMPRESSING = ("rpyc",)
 WRITTEN = {"rest": ("json-b64", 4 / 3)}
 """Transport -> a codec that expands every byte alike, and the factor; "" and 1 for other transports."""

@@ -43,7 +43,8 @@ def at_once(check: Callable[[str], object], wires: Iterable[str] = WIRES) -> Non
             error.add_note(f"over {wire}")
             raise
 
-    with ThreadPoolExecutor() as threads:
+    wires = list(wires)
+    with ThreadPoolExecutor(len(wires)) as threads:
         for done in [threads.submit(checked, wire) for wire in wires]:
             done.result()
 

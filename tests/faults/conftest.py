@@ -88,7 +88,7 @@ class ProxiedLauncher(LocalLauncher):
         super().__init__()
         self._carriers = carriers
         self._links = contextlib.ExitStack()
-        self._proxies: dict[str, Proxy] = {}
+        self._proxies: dict[tuple[str, str], Proxy] = {}
         self.proxied = True
         """Whether the registry that is started next gets the addresses of proxies."""
         self.proxies: dict[tuple[int, str], Proxy] = {}
@@ -112,7 +112,7 @@ class ProxiedLauncher(LocalLauncher):
             reply, _ = pool.call(registry, msgspec.structs.replace(message, fields=self._proxied(message)), PATIENCE)
             if message.method == "register":
                 found = {
-                    key: self._proxies[str(text)] for key, text in message.fields.items() if key.startswith(PREFIX)
+                    key: self._proxy(key, str(text)) for key, text in message.fields.items() if key.startswith(PREFIX)
                 }
                 server = int(reply.fields["server"])
                 self.proxies |= {(server, key.removeprefix(PREFIX)): proxy for key, proxy in found.items()}
@@ -123,14 +123,17 @@ class ProxiedLauncher(LocalLauncher):
     def _proxied(self, message: Message) -> dict[str, transports.base.Scalar]:
         """The fields of `message` with the proxies' addresses in place of the servers' own."""
         return {
-            key: str(self._proxy(str(value)).address) if key.startswith(PREFIX) else value
+            key: str(self._proxy(key, str(value)).address) if key.startswith(PREFIX) else value
             for key, value in message.fields.items()
         }
 
-    def _proxy(self, address: str) -> Proxy:
-        if address not in self._proxies:
-            self._proxies[address] = self._links.enter_context(Proxy(Address.parse(address)))
-        return self._proxies[address]
+    def _proxy(self, key: str, address: str) -> Proxy:
+        """The proxy before the server that registered `address` under `key`."""
+        if (key, address) not in self._proxies:
+            addressing = transports.kind(key.removeprefix(PREFIX)).addressing
+            proxy = Proxy(Address.parse(address), addressing)
+            self._proxies[key, address] = self._links.enter_context(proxy)
+        return self._proxies[key, address]
 
 
 @dataclass(frozen=True)

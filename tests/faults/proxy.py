@@ -1,4 +1,4 @@
-"""A TCP proxy that does to a connection what networks do: delay, throttle, swallow, truncate, cut.
+"""A proxy that injects the faults of networks into connections: delay, throttle, swallow, truncate, cut.
 
 The fault may be changed while connections are open: `proxy.fault = Fault(rate=2e6)`, and `proxy.fault = NONE` ends it.
 A connection of which bytes were swallowed stays silent, as one does whose state a firewall has forgotten.
@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from transports import Address
+from transports.plain_sockets import Tcp, Unix, unix_name
+from transports.sockets import no_delay
 
 PATIENCE = 60.0
-"""Seconds until those who hang up have hung up, on the slowest of machines."""
+"""Seconds within which a connection ends, even on a slow machine."""
 PIECE = 16 * 2**10
 BUFFER = 64 * 2**10
-"""Bytes that the system may keep for the proxy in either direction: little, or a throttled link would hide in them."""
+"""Bytes of the kernel's buffers at the proxy: few, since a throttled link would not be seen behind large ones."""
 HARD = struct.pack("ii", 1, 0)
 """SO_LINGER of a socket whose closing is a reset."""
 
@@ -30,14 +32,14 @@ Way = Literal["request", "answer"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to the bytes of each connection from the moment on that this is set."""
+    """What happens to the bytes of each connection, from the moment that it is set."""
 
     delay: float = 0.0
     """Seconds that each piece waits, one after the other."""
     rate: float = 0.0
     """Bytes a second, each way; 0 is as fast as it goes."""
     end: Literal["nothing", "silence", "close", "reset"] = "nothing"
-    """What comes after `after` bytes of `way`: all is swallowed, or the connection ends politely, or with a reset."""
+    """What follows after `after` bytes of `way`: all bytes are swallowed, or the connection is closed, or reset."""
     after: int = 0
     way: Way = "request"
 
@@ -63,18 +65,23 @@ class _Link:
             sock.close()
 
 
-class Proxy:
-    """Listens at `address` and hands every connection on to `target`. A context manager; any number of threads."""
+def bound(addressing: str) -> tuple[socket.socket, Address]:
+    """A socket that listens at a free address."""
+    return (Unix() if addressing == "path" else Tcp()).bind(Address("127.0.0.1", 0))
 
-    def __init__(self, target: Address) -> None:
+
+class Proxy:
+    """Listens at `address` and forwards every connection to `target`; both are of the kind `addressing`."""
+
+    def __init__(self, target: Address, addressing: str = "host:port") -> None:
         self.target = target
+        self._addressing = addressing
         self._fault = NONE
         self._links: set[_Link] = set()
         self._closed = False
         self._news = threading.Condition()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener, self.address = bound(addressing)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-        self.address = Address(*self._listener.getsockname())
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -90,7 +97,7 @@ class Proxy:
 
     @property
     def fault(self) -> Fault:
-        """What happens to the bytes that come from now on; a wait for the one before ends when another is set."""
+        """The present fault. Setting another one ends a delay that is under way."""
         return self._fault
 
     @fault.setter
@@ -100,7 +107,7 @@ class Proxy:
             self._news.notify_all()
 
     def await_hang_up(self) -> None:
-        """Return once every connection has ended, and both ends could know."""
+        """Return once every connection has been closed at both ends."""
         with self._news:
             assert self._news.wait_for(lambda: not self._links, PATIENCE)
 
@@ -121,16 +128,16 @@ class Proxy:
             self._start(self._open, client)
 
     def _open(self, client: socket.socket) -> None:
-        server = socket.socket()
+        server = socket.socket(self._listener.family)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         link = _Link(client, server)
         try:
-            server.connect(self.target)
+            server.connect(self.target if self._addressing == "host:port" else unix_name(self.target.port))
         except OSError:
             link.end("reset")  # nobody listens there
             return
         for sock in (client, server):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            no_delay(sock)
         self._links.add(link)
         self._start(self._pump, link, client, server, "request")
         self._start(self._pump, link, server, client, "answer")

@@ -70,7 +70,7 @@ def test_what_waited_for_a_worker_beyond_its_deadline_is_not_begun() -> None:
         with ExitStack() as stack:
             found, pid = stack.enter_context(echoing(name, other, options={f"{name}.when_full": "wait"}))
             pool, aside = (stack.enter_context(Pool(transports.make(wire))) for wire in (name, other))
-            clients = stack.enter_context(ThreadPoolExecutor())
+            clients = stack.enter_context(ThreadPoolExecutor(3 * WORKERS))
 
             def begun() -> int:
                 return int(aside.call(found[other], Message("begun"), PATIENCE)[0].fields["count"])
@@ -98,7 +98,7 @@ def given_up(pool: Pool, address: Address) -> str:
 
 
 def connections(pid: int, address: Address) -> int:
-    """How many the process has at that port whose peer has not hung up."""
+    """How many connections with a peer the process has at that port; for Unix sockets, which do not show it, 0."""
     every = [found for found in psutil.Process(pid).net_connections("tcp") if found.laddr.port == address.port]
     return sum(found.status == psutil.CONN_ESTABLISHED for found in every)
 

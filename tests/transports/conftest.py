@@ -14,6 +14,8 @@ import pytest
 import transports
 from tests.transports.authority import Authority
 from transports import Address, Connection, Handler, Limits, Message, Server, Transport
+from transports.plain_sockets import Unix
+from transports.sockets import Deadline
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {"": {}, "stream": {"send": "stream", "chunk": 50_000}}
 """Third word of a case -> the options that make it."""
@@ -22,7 +24,6 @@ CASES = [f"{name}/{codec}" for name in transports.NAMES for codec in transports.
 ]
 REMOTE = [case for case in CASES if transports.kind(case.partition("/")[0]).addressing != "in-process"]
 TLS = [case for case in REMOTE if transports.kind(case.partition("/")[0]).secure == "tls"]
-PORTS = [case for case in REMOTE if transports.kind(case.partition("/")[0]).addressing == "host:port"]
 HOST = "127.0.0.1"
 
 
@@ -68,9 +69,26 @@ remote_transport = pytest.fixture(params=REMOTE)(made)
 tls_transport = pytest.fixture(params=TLS)(made)
 
 
-def peers_that_say(said: bytes, server: Server, stack: ExitStack, count: int = 20) -> list[socket.socket]:
-    """Connections on which nothing more comes; one that was dropped before it had said all is one of them."""
-    peers = [stack.enter_context(socket.create_connection(server.address, 20)) for _ in range(count)]
+def listening(kind: type[Transport]) -> tuple[socket.socket, Address]:
+    """A bare socket that listens where `kind` would, and its address."""
+    if kind.addressing == "path":
+        return Unix().bind(Address(HOST, 0))
+    sock = socket.create_server((HOST, 0))
+    return sock, Address(*sock.getsockname())
+
+
+def dialled(kind: type[Transport], address: Address) -> socket.socket:
+    """A bare socket that is connected to `address`, as `kind` understands it."""
+    if kind.addressing == "path":
+        return Unix().dial(address, Deadline.after(20))
+    return socket.create_connection(address, 20)
+
+
+def peers_that_say(
+    said: bytes, kind: type[Transport], server: Server, stack: ExitStack, count: int = 20
+) -> list[socket.socket]:
+    """Connections on which nothing more comes. The server may drop one before it has sent all of `said`."""
+    peers = [stack.enter_context(dialled(kind, server.address)) for _ in range(count)]
     for peer in peers:
         with suppress(OSError):
             peer.sendall(said)
@@ -80,6 +98,7 @@ def peers_that_say(said: bytes, server: Server, stack: ExitStack, count: int = 2
 def assert_hung_up(peers: Iterable[socket.socket]) -> None:
     """The other end closes every one; `TimeoutError` after 20 seconds if it does not."""
     for peer in peers:
+        peer.settimeout(20)
         with suppress(ConnectionResetError):
             while peer.recv(1000):
                 pass

@@ -190,9 +190,9 @@ def test_a_payload_above_the_limit_that_was_not_announced_is_refused(stranger: h
 def test_who_stops_inside_a_request_is_dropped(case: Case, ping: Message, said: bytes) -> None:
     patient, hasty = (case.serve(echo, workers=1, stall=seconds) for seconds in (60, 0.2))
     with ExitStack() as stack:
-        peers_that_say(said, patient, stack)
+        peers_that_say(said, case.kind, patient, stack)
         assert case.connect(patient.address).call(ping, 5) == ping
-        assert_hung_up(peers_that_say(said, hasty, stack))
+        assert_hung_up(peers_that_say(said, case.kind, hasty, stack))
 
 
 def test_who_spells_a_head_out_is_dropped(case: Case) -> None:

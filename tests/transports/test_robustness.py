@@ -19,16 +19,18 @@ import pytest
 from rpyc.core import brine
 
 import transports
-from tests.transports.conftest import HOST, PORTS, Case, assert_hung_up, peers_that_say
-from transports import Message, Server, grpc_stream, protobuf_codec
+from tests.transports.conftest import HOST, Case, assert_hung_up, dialled, peers_that_say
+from transports import Message, Server, frame_codec, grpc_stream, protobuf_codec
 from transports.base import raise_error
 from transports.errors import MessageTooLarge, ResourceExhausted, WireError
 from transports.grpc_server import CHUNKED, METHODS, READY, threads
 from transports.limits import ENVELOPE, NAME, PARTS, TEXT
+from transports.plain_sockets import Tcp
 from transports.rpyc_transport import RpycStock
 
 Result = TypeVar("Result")
 RPYC = [name for name in transports.NAMES if "rpyc" in transports.kind(name).libraries]
+FRAMES = [name for name in transports.NAMES if issubclass(transports.kind(name), Tcp)]
 CONNECTIONS, SECONDS = 150, 4.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -37,7 +39,7 @@ def echo(message: Message) -> Message:
     return message
 
 
-@pytest.fixture(params=sorted({case.partition("/")[0] for case in PORTS}))
+@pytest.fixture(params=[name for name in transports.NAMES if transports.kind(name).addressing != "in-process"])
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     made = Case(request.param)
     with made.stack:
@@ -45,7 +47,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
 
 
 def garbage(chance: random.Random) -> bytes:
-    """Bytes that begin like something that a server knows, and go on anyhow."""
+    """Bytes that begin like a message of some protocol and go on at random."""
     noise = chance.randbytes(chance.choice([0, 1, 9, 70, 900]))
     packet = b"\x01\x12\x50" + noise
     return chance.choice(
@@ -54,6 +56,8 @@ def garbage(chance: random.Random) -> bytes:
             struct.pack("!LB", len(noise), chance.randrange(4)) + noise + b"\n",
             struct.pack("!LB", len(packet), 0) + packet + b"\n",
             struct.pack("!LB", 2**32 - 1, 0) + noise,
+            frame_codec.HEAD.pack(frame_codec.MAGIC, len(noise), 0) + noise,
+            frame_codec.HEAD.pack(frame_codec.MAGIC, chance.randrange(2**32), chance.randrange(2**64)) + noise,
             PREFACE + noise,
             PREFACE + struct.pack("!BHBBL", 0, len(noise), chance.randrange(10), chance.randrange(256), 1) + noise,
             b"\x16\x03\x01\x00\x05" + noise,
@@ -78,15 +82,24 @@ def assert_survives(case: Case, server: Server, dial: Callable[[], socket.socket
 
 def test_garbage_never_stops_a_server(case: Case) -> None:
     server = case.serve(echo)
-    assert_survives(case, server, lambda: socket.create_connection(server.address, 5), {})
+    assert_survives(case, server, lambda: dialled(case.kind, server.address), {})
 
 
-def test_garbage_never_stops_a_server_that_awaits_tls(case: Case, tls: dict[str, str]) -> None:
+@pytest.fixture
+def tls_case(case: Case) -> Case:
+    if case.kind.secure != "tls":
+        pytest.skip(f"{case.kind.title} has no TLS")
+    return case
+
+
+def test_garbage_never_stops_a_server_that_awaits_tls(tls_case: Case, tls: dict[str, str]) -> None:
+    case = tls_case
     server = case.serve(echo, **tls)
     assert_survives(case, server, lambda: socket.create_connection(server.address, 5), tls)
 
 
-def test_garbage_under_tls_never_stops_a_server(case: Case, tls: dict[str, str]) -> None:
+def test_garbage_under_tls_never_stops_a_server(tls_case: Case, tls: dict[str, str]) -> None:
+    case = tls_case
     server = case.serve(echo, **tls)
     context = ssl.create_default_context(cafile=tls["tls_ca"])
     context.load_cert_chain(tls["tls_cert"], tls["tls_key"])
@@ -103,23 +116,29 @@ def test_garbage_under_tls_never_stops_a_server(case: Case, tls: dict[str, str])
 def test_who_stops_before_the_first_message_is_dropped(
     case: Case, tls: dict[str, str], ping: Message, secure: bool, said: bytes
 ) -> None:
+    if secure and case.kind.secure != "tls":
+        pytest.skip(f"{case.kind.title} has no TLS")
     options = tls if secure else {}
     patient, hasty = (case.serve(echo, stall=seconds, **options) for seconds in (60, 0.2))
     with ExitStack() as stack:
-        peers_that_say(said, patient, stack)
+        peers_that_say(said, case.kind, patient, stack)
         assert case.connect(patient.address, **options).call(ping, 5) == ping
-        assert_hung_up(peers_that_say(said, hasty, stack))
+        assert_hung_up(peers_that_say(said, case.kind, hasty, stack))
 
 
-@pytest.mark.parametrize("name", RPYC)
+HALVES = {name: struct.pack("!LB", 1000, 0) + b"half" for name in RPYC} | {
+    name: frame_codec.HEAD.pack(frame_codec.MAGIC, 1000, 1000) + b"half" for name in FRAMES
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
 def test_who_stops_inside_a_frame_is_dropped(name: str, ping: Message) -> None:
-    case = Case(name, "raw")
-    said = struct.pack("!LB", 1000, 0) + b"half"
+    case, said = Case(name, "raw"), HALVES[name]
     with case.stack, ExitStack() as stack:
         patient, hasty = (case.serve(echo, workers=1, stall=seconds) for seconds in (60, 0.2))
-        peers_that_say(said, patient, stack)
+        peers_that_say(said, case.kind, patient, stack)
         assert case.connect(patient.address).call(ping, 5) == ping
-        assert_hung_up(peers_that_say(said, hasty, stack))
+        assert_hung_up(peers_that_say(said, case.kind, hasty, stack))
 
 
 @pytest.mark.parametrize("path", [*METHODS.values(), *CHUNKED.values(), READY])
@@ -155,15 +174,20 @@ def test_readers_that_stop_keep_no_thread_of_grpc(ping: Message) -> None:
             del held
 
 
-@pytest.mark.parametrize("name", RPYC)
+LENGTHS = {name: struct.pack("!LB", 200 * 2**20, 0) for name in RPYC} | {
+    name: frame_codec.HEAD.pack(frame_codec.MAGIC, 10, 200 * 2**20) for name in FRAMES
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
 def test_a_length_takes_no_memory_before_its_bytes_have_come(name: str, ping: Message) -> None:
     case = Case(name, "raw")
     with case.stack, ExitStack() as stack:
         server = case.serve(echo)
         before = psutil.Process().memory_info().rss
         for _ in range(8):
-            peer = stack.enter_context(socket.create_connection(server.address, 5))
-            peer.sendall(struct.pack("!LB", 200 * 2**20, 0) + bytes(1000))
+            peer = stack.enter_context(dialled(case.kind, server.address))
+            peer.sendall(LENGTHS[name] + bytes(1000))
         assert case.connect(server.address).call(ping, 5) == ping
         assert psutil.Process().memory_info().rss - before < 200 * 2**20
 
@@ -205,7 +229,7 @@ def test_a_swarm_of_small_fields_is_refused(small: bytes) -> None:
         protobuf_codec.read(small * 2**19 if len(small) < 9 else small)
 
 
-@pytest.mark.parametrize("kind", map(transports.load, RPYC))
+@pytest.mark.parametrize("kind", [transports.load(name) for name in RPYC])
 def test_a_swarm_of_small_values_is_refused_before_brine_sees_it(kind: type[RpycStock]) -> None:
     swarm = brine.TAG_TUP_L4 + struct.pack("!L", 2**21) + brine.TAG_NONE * 2**21
     with kind().serve(echo, HOST, 0, 2) as server, socket.create_connection(server.address, 5) as sock:

@@ -16,8 +16,8 @@ import pytest
 import transports
 from experiments.sizes import echo
 from tests.lateness import in_time
-from tests.transports.conftest import HOST, Case
-from transports import Address, Message
+from tests.transports.conftest import Case, dialled, listening
+from transports import Message
 from transports.errors import (
     ConnectError,
     ConnectionLost,
@@ -154,10 +154,11 @@ def test_a_dead_address_fails_fast(any_transport: Case) -> None:
 
 
 def test_a_silent_peer_fails_at_the_timeout(remote_transport: Case) -> None:
-    with socket.create_server((HOST, 0)) as silent:
+    silent, address = listening(remote_transport.kind)
+    with silent:
         start = time.monotonic()
-        with in_time(1.5), pytest.raises(ConnectError, match=str(silent.getsockname()[1])):
-            remote_transport.connect(Address(*silent.getsockname()), timeout=0.3)
+        with in_time(1.5), pytest.raises(ConnectError, match=str(address.port)):
+            remote_transport.connect(address, timeout=0.3)
         assert time.monotonic() - start > 0.2
 
 
@@ -205,7 +206,7 @@ def test_garbage_at_the_port_leaves_it_serving(remote_transport: Case, ping: Mes
     connection = remote_transport.connect(server.address)
     noise = np.random.default_rng(seed)
     for size in (1, 5, 64, 5000, 200_000):
-        with socket.create_connection(server.address, 5) as peer:
+        with dialled(remote_transport.kind, server.address) as peer:
             header = [b"", b"\x00\x00\x00\x04\x00", b"\x00\x00\x00\x10\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"][
                 seed % 4
             ]

@@ -1,0 +1,102 @@
+"""`Message` <-> a description in MessagePack and the bytes of its tensors, for transports that add nothing to them.
+
+    head          magic, bytes of the description, bytes of the tensors          struct `HEAD`
+    description   [method, [[key, value], ...], [[name, dtype, shape], ...]]    MessagePack
+    tensors       little-endian elements in C order, each tensor at a multiple of `ALIGN` bytes
+
+Rules:
+  - msgspec checks every type of a description while it reads it, so nothing else is built from a peer's bytes.
+  - A reader gets the tensors in one buffer, and its arrays are read-only views of it.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from transports.base import DTYPES, Array, Message, Scalar
+from transports.errors import MalformedMessage
+from transports.limits import PARTS
+from transports.wire import NAMES, exact_scalar, exact_text, incoming, outgoing, unique
+
+HEAD = struct.Struct("<4sIQ")
+MAGIC = b"spb1"
+ALIGN = 16
+"""Bytes; a multiple of the size of every dtype."""
+PAD = bytes(ALIGN)
+SMALL = 2**14
+"""Bytes up to which copying costs less than another buffer."""
+MOST_PADDING = PARTS * ALIGN
+"""Bytes between the tensors of a message, at most."""
+Buffer = bytes | bytearray | memoryview
+
+
+class Description(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What comes before the tensors."""
+
+    method: str
+    fields: Annotated[list[tuple[str, str | int | float | bool]], msgspec.Meta(max_length=PARTS)]
+    tensors: Annotated[
+        list[tuple[str, str, Annotated[list[int], msgspec.Meta(max_length=32)]]], msgspec.Meta(max_length=PARTS)
+    ]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Description).decode
+
+
+def parts(message: Message) -> list[Buffer]:
+    """`message` as buffers to be sent one after the other: head and description, then tensors and padding.
+
+    Raises `MalformedMessage` for what cannot be carried.
+    """
+    fields = [(exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items()]
+    described: list[tuple[str, str, tuple[int, ...]]] = []
+    buffers: list[Buffer] = []
+    size = 0
+    for name, tensor in message.tensors.items():
+        array = outgoing(exact_text("a tensor's name", name), tensor)
+        described.append((name, NAMES[array.dtype], array.shape))
+        if gap := -size % ALIGN:
+            buffers.append(PAD[:gap])
+            size += gap
+        if array.nbytes <= SMALL:
+            buffers.append(array.tobytes())
+        else:
+            buffers.append(array.reshape(-1).view(np.uint8).data)
+        size += array.nbytes
+    description = _encode((exact_text("the method", message.method), fields, described))
+    head = HEAD.pack(MAGIC, len(description), size) + description
+    return [head, *buffers] if size > SMALL else [b"".join((head, *buffers))]
+
+
+def read(frame: tuple[Buffer, Buffer]) -> Message:
+    """The message of a description and its tensors' bytes. Raises `MalformedMessage`."""
+    description, data = frame
+    try:
+        came = _decode(description)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedMessage(f"{len(description)} bytes came that describe no message: {error}") from None
+    view = memoryview(data).toreadonly()
+    tensors: dict[str, Array] = {}
+    place = 0
+    for name, dtype, shape in came.tensors:
+        place += -place % ALIGN
+        end = place + (math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else 0)
+        if name in tensors:
+            raise MalformedMessage(f"tensor {name!r} came twice")
+        tensors[name] = incoming(name, dtype, tuple(shape), view[place:end])
+        place = end
+    if place != len(view):
+        raise MalformedMessage(f"{len(view)} bytes of tensors came, and {place} were described")
+    fields: dict[str, Scalar] = dict(came.fields)
+    if len(fields) < len(came.fields):
+        unique("field", came.fields)  # which names it
+    for key, value in came.fields:
+        if type(value) is int:
+            exact_scalar(key, value)
+    return Message(came.method, fields, tensors)

@@ -1,0 +1,148 @@
+"""Both ends of the transports over plain sockets: a message is a head, a description and the bytes of its tensors.
+
+Rules:
+  - A message leaves with one `sendmsg`. It arrives with one `recv_into` where it is small; else the rest of its tensors
+    is received into a buffer of their own.
+  - An end that gets more than its limit reads and discards it, so that both stay in step. An end that gets another
+    protocol drops the connection.
+  - An empty message asks whether a server is ready, and is its answer.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from transports import frame_codec as codec
+from transports.address import Address
+from transports.base import Guarded, Handler, Message, failure, respond
+from transports.errors import MessageTooLarge
+from transports.limits import ENVELOPE, Limits
+from transports.socket_connection import SocketConnection
+from transports.sockets import Deadline, DeadlineSocket, no_delay, send_all
+
+AHEAD = 2**15
+"""Bytes that are received before the length of a message is known."""
+READY: list[codec.Buffer] = [codec.HEAD.pack(codec.MAGIC, 0, 0)]
+Frame = tuple[codec.Buffer, codec.Buffer]
+"""A description and the bytes of the tensors."""
+
+
+class OutOfStep(Exception):
+    """The bytes that came are not the beginning or the end of a message."""
+
+
+class FrameStream:
+    """Messages over `sock`. Within a message, an operation waits for the peer for `stall` seconds at most.
+
+    All methods raise `Expired`, `EOFError` and `OSError`.
+    """
+
+    def __init__(self, sock: DeadlineSocket, limits: Limits, stall: float) -> None:
+        self._sock = sock
+        self._limits = limits
+        self._stall = stall
+        self._ahead = memoryview(bytearray(AHEAD))
+
+    def send(self, parts: list[codec.Buffer]) -> None:
+        send_all(self._sock, parts)
+
+    def receive(self) -> Frame:
+        """The next message, however long it takes to begin. The description is valid until the next call.
+
+        Raises `MessageTooLarge` for a message above the limit, which has been discarded, and `OutOfStep`.
+        """
+        sock, ahead, start = self._sock, self._ahead, codec.HEAD.size
+        sock.patience = math.inf
+        count = self._received(sock.recv_into(ahead))
+        sock.patience = self._stall
+        while count < start:
+            count += self._received(sock.recv_into(ahead[count:]))
+        magic, described, size = codec.HEAD.unpack_from(ahead)
+        end = start + described
+        whole = end + size
+        if magic != codec.MAGIC or described > ENVELOPE or count > whole:
+            raise OutOfStep(f"{bytes(ahead[:start])!r} and {count - start} bytes more are no message")
+        if count == whole:
+            return ahead[start:end], bytes(ahead[end:whole])
+        if size > self._limits.max_message + codec.MOST_PADDING:
+            self._discard(whole - count)
+            raise MessageTooLarge(f"tensors of {size} bytes are above the limit of {self._limits.max_message} bytes")
+        return self._rest(ahead[start:count], described, size)
+
+    def _rest(self, arrived: memoryview, described: int, size: int) -> Frame:
+        """The message whose first bytes have `arrived`, with its tensors in a buffer of their own."""
+        description = memoryview(bytearray(described))
+        first = arrived[:described]
+        description[: len(first)] = first
+        self._fill(description[len(first) :])
+        data = np.empty(size, np.uint8).data  # the system provides the memory as it is filled
+        first = arrived[described:]
+        data[: len(first)] = first
+        self._fill(data[len(first) :])
+        return description, data
+
+    def _fill(self, buffer: memoryview) -> None:
+        while buffer:
+            buffer = buffer[self._received(self._sock.recv_into(buffer, 0, self._sock.wait_all)) :]
+
+    def _discard(self, count: int) -> None:
+        while count:
+            count -= self._received(self._sock.recv_into(self._ahead, min(count, AHEAD)))
+
+    @staticmethod
+    def _received(count: int) -> int:
+        if not count:
+            raise EOFError("the peer has closed the connection")
+        return count
+
+
+def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket) -> None:
+    """Answer the messages of one peer until it closes the connection, which raises `EOFError`."""
+    no_delay(sock)
+    stream = FrameStream(sock, limits, limits.stall)
+    aware = partial(handler, gone=sock.gone)
+    while True:
+        stream.send(_answer(stream, aware))
+
+
+def _answer(stream: FrameStream, handler: Handler) -> list[codec.Buffer]:
+    try:
+        frame = stream.receive()
+    except MessageTooLarge as error:
+        return codec.parts(failure(error))
+    return respond(handler, frame, codec.read, codec.parts) if frame[0] else READY
+
+
+class FrameConnection(SocketConnection):
+    protocol = "plain sockets"
+
+    def __init__(self, sock: DeadlineSocket, address: Address, options: Limits, deadline: Deadline) -> None:
+        no_delay(sock)
+        self._stream = FrameStream(sock, options, math.inf)
+        super().__init__(sock, address, options, deadline)
+
+    def encode(self, message: Message) -> list[codec.Buffer]:
+        return codec.parts(message)
+
+    def exchange(self, request: list[codec.Buffer], deadline: Deadline) -> Frame:
+        self.sock.deadline = deadline.moment
+        try:
+            self._stream.send(request)
+            return self._stream.receive()
+        except Exception as error:
+            with self._until(deadline):
+                raise error
+
+    def decode(self, answer: Frame) -> Message:
+        return codec.read(answer)
+
+    def _meet(self) -> None:
+        self._stream.send(READY)
+        if self._stream.receive()[0]:
+            raise OutOfStep("it answered something else than that it is ready")
+
+    def _violation(self, error: Exception) -> str | None:
+        return str(error) if isinstance(error, OutOfStep) else None
