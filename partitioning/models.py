@@ -26,6 +26,7 @@ import numpy.typing as npt
 from partitioning.calibration import calibrate, views
 from partitioning.errors import PartitionError, import_modules, suggest
 from partitioning.keras_internals import download_target, fresh_names, is_keras_operation
+from partitioning.options import MODEL_FILES
 from partitioning.program import Program, read
 
 Images = npt.NDArray[Any]
@@ -38,7 +39,6 @@ SHAPES: Mapping[str, tuple[int, int, int]] = dict.fromkeys(
 PATIENCE = 20.0
 """Seconds without data after which a download fails."""
 
-SUFFIXES = (".keras", ".h5", ".hdf5")
 MESSAGE = 300
 """Characters of the longest error text about a file."""
 
@@ -88,7 +88,7 @@ def load(
             f"no weights {weights!r}{suggest(weights, ['random', 'imagenet'])}; valid: random, imagenet"
         )
     import_modules(imports)
-    if name_or_path.endswith(SUFFIXES) or "/" in name_or_path:
+    if name_or_path.endswith(MODEL_FILES) or "/" in name_or_path:
         return _from_file(Path(name_or_path), tuple(imports), trust)
     return _application(name_or_path, weights, seed, calibrate_with)
 
@@ -152,7 +152,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _from_file(path: Path, imports: tuple[str, ...], trust: bool) -> LoadedModel:
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in MODEL_FILES:
         raise _refused(path, "is no model file; load it where it was made and write it with model.save('name.keras')")
     try:
         present = path.is_file()

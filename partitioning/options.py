@@ -63,12 +63,14 @@ class Option:
     shown: str = ""
     """What `--help` gives as the default, where that is not the value itself."""
     metavar: str = ""
+    word: str = ""
+    """What the flag and the key of a file are called, where that is not the field's name."""
     split: Split | None = None
     """Makes a list of raw values of a raw value, where a comma alone does not separate them."""
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + (self.word or self.name).replace("_", "-")
 
     @property
     def help(self) -> str:
@@ -245,11 +247,31 @@ def _cuts(raw: Any, where: str) -> list[Any]:
     return cuts
 
 
+MODEL_FILES = (".keras", ".h5", ".hdf5")
+"""Endings of the files that hold a model."""
 SPLIT = "how the model is split"
 INPUT = "model and input"
 
 Model = Annotated[
-    str, option("a name in keras.applications, or a .keras file", INPUT, "client, nodes, model servers", min_length=1)
+    str,
+    option(
+        "a name in keras.applications, or a .keras or .h5 file", INPUT, "client, nodes, model servers", min_length=1
+    ),
+]
+Imports = Annotated[
+    tuple[str, ...],
+    option(
+        "module to import first in every process, such as one that registers the classes of the model's layers",
+        *(INPUT, "client, nodes, model servers"),
+        metavar="MODULE",
+        min_length=1,
+        repeat=True,
+        word="import",
+    ),
+]
+TrustModel = Annotated[
+    str,
+    option("run the code that is pickled in the model's file (Lambda layers)", INPUT, "client, nodes", valid=SWITCH),
 ]
 Mode = Annotated[
     str, option("what a stage is: the whole model, one operation, or one of N groups", SPLIT, "nodes", valid=MODES)

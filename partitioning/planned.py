@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from partitioning.errors import PartitionError
-from partitioning.options import Cut, Mode, Model, Parser, Placed, Servers, option
+from partitioning.options import Cut, Imports, Mode, Model, Parser, Placed, Servers, TrustModel, option
 from partitioning.placement import PLACEMENTS, Placement
 from partitioning.silence import silenced
 from partitioning.strategy_table import CUTS, SLACKS
@@ -27,6 +27,8 @@ class PlanOptions:
     """What describes a plan."""
 
     model: Model = "MobileNetV3Large"
+    imports: Imports = ()
+    trust_model: TrustModel = "off"
     mode: Mode = "submodel"
     servers: Servers = 5
     cut: Cut = "equal"
@@ -81,7 +83,7 @@ def planned(options: PlanOptions) -> Planned:
         raise PartitionError(f"--cut {options.cut} needs costs: give --costs eager, graph or frozen")
     from partitioning.strategies import make_plan
 
-    program = _program(options.model)
+    program = _program(options)
     costs = _measured(program, costs_of) if costs_of != "none" else None
     servers = _servers(options)
     plan = make_plan(program.graph, options.mode, options.cut, servers, costs)
@@ -99,14 +101,14 @@ def _servers(options: PlanOptions) -> int:
     return 1 if options.mode == "whole" else options.servers
 
 
-def _program(model: str) -> Program:
+def _program(options: PlanOptions) -> Program:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silenced():
         import tensorflow as tf
     from partitioning import models
 
     tf.get_logger().setLevel("ERROR")
-    return models.load(model).read()
+    return models.load(options.model, imports=options.imports, trust=options.trust_model == "on").read()
 
 
 def _measured(program: Program, costs_of: str) -> Mapping[str, float]:

@@ -140,7 +140,9 @@ def test_the_page_of_flags_is_what_the_declarations_say() -> None:
     assert named == {item.flag for options in flags_table.COMMANDS.values() for item in options.values()}
     run = flags_table.page().split("## splitbench show")[0]
     for setting in SETTINGS.values():
-        default = setting.shown.replace("<", "&lt;") or (f"`{setting.default}`" if setting.default != "" else "")
+        default = setting.shown.replace("<", "&lt;") or (
+            f"`{setting.default}`" if setting.default not in ("", ()) else ""
+        )
         assert re.search(rf"^\| `{setting.flag}[ `].*? \| {re.escape(default)} \|", run, re.M), setting.flag
 
 

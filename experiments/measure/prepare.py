@@ -77,7 +77,12 @@ def prepare(experiment: Experiment) -> Prepared:
 
     try:
         photograph = load_image(experiment.input, (224, 224), batch=4)
-        loaded = models.load(experiment.model, experiment.weights, experiment.seed, calibrate_with=photograph)
+        loaded = models.load(
+            *(experiment.model, experiment.weights, experiment.seed),
+            calibrate_with=photograph,
+            imports=experiment.imports,
+            trust=experiment.trust_model == "on",
+        )
         batches = sorted({cell.batch for cell in experiment.cells})
         whole = loaded.read()
         inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}

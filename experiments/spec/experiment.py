@@ -16,7 +16,20 @@ import transports
 from cluster.flow_table import FLOW_NAMES
 from cluster.leases import LEAST_LEASE
 from partitioning.engine_table import ENGINES, local_engine
-from partitioning.options import INPUT, SWITCH, Cut, Mode, Model, Option, Placed, Servers, option, options_of
+from partitioning.options import (
+    INPUT,
+    SWITCH,
+    Cut,
+    Imports,
+    Mode,
+    Model,
+    Option,
+    Placed,
+    Servers,
+    TrustModel,
+    option,
+    options_of,
+)
 from transports.limits import CONNECTIONS, DAY, Limits
 from transports.process import MALLOC
 
@@ -117,6 +130,8 @@ class Experiment:
     input: Annotated[
         str, option("an image file", INPUT, metavar="FILE", shown="the bundled photograph", min_length=1)
     ] = str(PHOTOGRAPH)
+    imports: Imports = ()
+    trust_model: TrustModel = "off"
     runs: Annotated[int, schedule("timed requests in each cell", ge=1, le=10**7)] = 50
     until_stable: Annotated[
         float,

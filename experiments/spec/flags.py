@@ -92,6 +92,8 @@ class RunOptions:
     ] = ()
 
 
+WORDS: Mapping[str, str] = {item.word: name for name, item in SETTINGS.items() if item.word}
+"""Key of a file -> the field's name, where they differ."""
 FLAGS: Mapping[str, Option] = {**SETTINGS, **options_of(RunOptions)}
 """Every flag of a run by name."""
 
@@ -182,7 +184,11 @@ def _experiment(given: Values, spec: str) -> Experiment:
         written.append({**top, **values, **flags})
     defaults = {name: (SETTINGS[name].default,) for name in CELL_FIELDS} | {"codec": (OWN,)}
     cells = cells_of({name: block.get(name, default) for name, default in defaults.items()} for block in written)
-    single = {name: values[0] for name, values in {**top, **flags}.items() if name not in CELL_FIELDS}
+    single: dict[str, Any] = {
+        name: values if SETTINGS[name].several else values[0]
+        for name, values in {**top, **flags}.items()
+        if name not in CELL_FIELDS
+    }
     # Flags may replace the transport, the engine or the mode for which the file has options or cuts: no mistake.
     replaced = transports.NAMES.keys() - {cell.transport for cell in cells} if "transport" in flags else set()
     if "engine" in flags and not any(is_remote(cell.engine) for cell in cells):
@@ -196,7 +202,7 @@ def _experiment(given: Values, spec: str) -> Experiment:
 def _from_table(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:
     values: dict[str, tuple[Any, ...]] = {}
     for key, raw in table.items():
-        name = key.replace("-", "_")
+        name = WORDS.get(key, key.replace("-", "_"))
         if name not in SETTINGS:
             raise UsageError(f"{where}: no setting {key!r}{transports.suggest(name, [*SETTINGS, 'matrix', 'option'])}")
         if name in values:

@@ -17,6 +17,7 @@ from experiments.spec.experiment import PHOTOGRAPH, SETTINGS, Cell, Experiment, 
 from experiments.spec.kill import Kill
 from experiments.spec.paths import nameless, portable
 from partitioning.engine_table import is_remote
+from partitioning.options import MODEL_FILES
 from transports.errors import UsageError
 from transports.limits import TLS_FILES
 
@@ -117,7 +118,7 @@ def _check_kill(experiment: Experiment, wires: Sequence[Cell]) -> None:
 
 def to_record(experiment: Experiment) -> dict[str, Any]:
     """The experiment for a JSON file, without absolute paths of this machine."""
-    model = portable(experiment.model) if experiment.model.endswith(".keras") else experiment.model
+    model = portable(experiment.model) if experiment.model.endswith(MODEL_FILES) else experiment.model
     source = BUNDLED if Path(experiment.input) == PHOTOGRAPH else portable(experiment.input)
     record = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
     record |= {name: portable(record[name]) for name in TLS_FILES if record[name]}
@@ -133,6 +134,7 @@ def from_record(record: Mapping[str, Any]) -> Experiment:
     try:
         cells = tuple(Cell(**cell) for cell in record["cells"])
         bundled = {"input": str(PHOTOGRAPH)} if record.get("input") == BUNDLED else {}
-        return Experiment(**{**record, **bundled, "cells": cells})
+        listed = {"imports": tuple(record.get("imports", ()))}
+        return Experiment(**{**record, **bundled, **listed, "cells": cells})
     except (TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"this is no record of an experiment: {error}") from error

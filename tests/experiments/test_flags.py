@@ -36,7 +36,10 @@ def test_every_field_is_a_flag_with_help_and_default(monkeypatch: pytest.MonkeyP
     text = " ".join(parser().format_help().split())
     for setting in SETTINGS.values():
         assert f"{setting.flag} " in text
-        assert f"(default: {setting.default if setting.default != '' else 'none'})" in text or setting.name == "input"
+        assert (
+            f"(default: {setting.default if setting.default not in ('', ()) else 'none'})" in text
+            or setting.name == "input"
+        )
     assert {item.name for item in (*fields(Cell), *fields(Experiment))} == {*SETTINGS, "cells", "option"}
 
 
@@ -116,12 +119,17 @@ def test_a_transport_uses_its_default_codec_without_the_flag(argv: list[str], ma
     assert [f"{cell.transport}/{cell.codec}" for cell in cells(*argv)] == made
 
 
+def _texts(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
 @settings(max_examples=50, deadline=None)
 @given(EXPERIMENTS)
 def test_every_experiment_can_be_written_as_flags(experiment: Experiment) -> None:
     values = {item: getattr(experiment.cells[0], item) for item in CELL_FIELDS}
     values |= {item: getattr(experiment, item) for item in SETTINGS if item not in CELL_FIELDS}
-    argv = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    texts = [(SETTINGS[name].flag, text) for name, value in values.items() for text in _texts(value)]
+    argv = [f"{flag}={text}" for flag, text in texts]
     argv += [f"--option={key}={text}" for key, text in experiment.option.items()]
     assert parse(argv)[0] == experiment
 
