@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import transports
+from partitioning.graph import ITEMSIZES
+from transports.base import DTYPES
 from transports.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -150,3 +152,7 @@ def test_the_libraries_of_model_servers_wait_until_one_is_chosen() -> None:
         "experiments.spec.flags, experiments.report"
     )
     assert not loaded & (HEAVY | {"tensorflow_serving", "orjson"})
+
+
+def test_a_plan_admits_no_dtype_that_the_wire_does_not_carry() -> None:
+    assert set(ITEMSIZES) <= set(DTYPES)
