@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import transports
+from cluster import runtimes
 from experiments.reports import engine_titles as engines
 from experiments.reports import faults, sections
 from experiments.reports.labels import column_title
@@ -146,6 +147,24 @@ def all_transports() -> Lines:
     return table(head, body, len(head))
 
 
+def all_runtimes() -> Lines:
+    """One row per runtime, from what its class says."""
+    body = [
+        [
+            f"`{name}`",
+            kind.title,
+            ", ".join(f"`{engine}`" for engine in kind.engines),
+            "any" if kind.overlaps else "1",
+            ", ".join(kind.libraries.values()) or "tensorflow",
+            kind.secure or ABSENT,
+            "several" if kind.crosses_network else "one",
+        ]
+        for name, kind in ((name, runtimes.kind(name)) for name in runtimes.NAMES)
+    ]
+    head = ["`--transport`", "in tables", "engines", "in flight", "libraries", "protection", "machines"]
+    return table(head, body, len(head))
+
+
 def _rows(folder: str) -> list[Row]:
     summary = pd.read_csv(REFERENCE / folder / files.SUMMARY)
     return [{str(name): value for name, value in row.items()} for row in summary.to_dict("records")]
@@ -186,6 +205,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "sizes-large": partial(by_size, "sizes-large"),
     "threads": partial(workers, "threads"),
     "transports": all_transports,
+    "runtimes": all_runtimes,
 }
 """Name of a table -> the function that writes its lines."""
 

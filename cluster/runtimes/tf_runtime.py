@@ -65,29 +65,14 @@ class TensorFlowRuntime(Runtime):
     def deploy(self, partition: Partition, engine: str) -> Iterator[Infer]:
         import tensorflow as tf
 
-        plan, addresses = partition.plan, self.system.addresses
+        addresses = self.system.addresses
         cluster = tf.train.ClusterSpec({JOB: [str(address) for address in addresses]})
         config = tf.compat.v1.ConfigProto(cluster_def=cluster.as_cluster_def())
-        with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-"))
-            stages = STAGES[engine](self.system.setup.programs[partition], partition, Path(folder))
-            graph = tf.Graph()
-            session = tf.compat.v1.Session(f"grpc://{addresses[0]}", graph, config)
-            stack.enter_context(contextlib.closing(session))
-            with graph.as_default():  # not while requests are made: the local model runs eagerly in this process
-                feeds = {
-                    name: tf.compat.v1.placeholder(plan.edges[name].dtype, plan.edges[name].shape)
-                    for name in plan.inputs
-                    if name in plan.edges
-                }
-                tensors = dict(feeds)
-                for number, stage in enumerate(plan.stages):
-                    given = [tensors[name] for name in stage.inputs]
-                    with tf.device(device_of(partition.placement[stage.name])):
-                        made = stages.add(session, stage, given, f"stage-{number}")
-                    tensors.update(zip(stage.outputs, made, strict=True))
-            graph.finalize()
-            wanted = {name: tensors[name] for name in plan.outputs}
+        session = tf.compat.v1.Session(f"grpc://{addresses[0]}", tf.Graph(), config)
+        with contextlib.closing(session):
+            with tempfile.TemporaryDirectory(prefix="splitbench-") as folder:
+                stages = STAGES[engine](self.system.setup.programs[partition], partition, Path(folder))
+                feeds, wanted = _place(partition, stages, session)
 
             def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
                 options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(1000 * timeout)))
@@ -105,15 +90,29 @@ class TensorFlowRuntime(Runtime):
             yield infer
 
 
-def device_of(server: int) -> str:
-    """The name of a server's processor."""
-    return f"/job:{JOB}/replica:0/task:{server}/device:CPU:0"
-
-
 class _Stages(Protocol):
     def add(self, session: Any, stage: Stage, given: Sequence[Any], scope: str) -> list[Any]:
         """Add a stage to the session's graph: its outputs from tensors of the graph, both in order."""
         ...
+
+
+def _place(partition: Partition, stages: _Stages, session: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Add every stage to the session's graph, on the processor of its server: the tensors of the model's inputs and
+    outputs by name."""
+    import tensorflow as tf
+
+    plan = partition.plan
+    with session.graph.as_default():  # here alone: while requests are made, the local model runs eagerly
+        edges = [plan.edges[name] for name in plan.inputs if name in plan.edges]
+        feeds = {edge.name: tf.compat.v1.placeholder(edge.dtype, edge.shape) for edge in edges}
+        tensors = dict(feeds)
+        for number, stage in enumerate(plan.stages):
+            given = [tensors[name] for name in stage.inputs]
+            with tf.device(f"/job:{JOB}/replica:0/task:{partition.placement[stage.name]}/device:CPU:0"):
+                made = stages.add(session, stage, given, f"stage-{number}")
+            tensors.update(zip(stage.outputs, made, strict=True))
+    session.graph.finalize()
+    return feeds, {name: tensors[name] for name in plan.outputs}
 
 
 class _Frozen:

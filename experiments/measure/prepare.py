@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cluster import runtimes
 from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.request import Route
@@ -51,13 +52,17 @@ class Prepared:
     def chosen(self, *, remote: bool) -> list[Partition]:
         """The partitions of nodes in other processes (`remote`) or in this one, each with the engines of its cells.
 
-        The local model needs no node.
+        The local model and runtimes need no node.
         """
+        cells = (cell for cell in self.partitions if (cell.transport != "none") == remote and cell != local_of(cell))
+        return list(self.with_engines(cell for cell in cells if not runtimes.is_runtime(cell.transport)).values())
+
+    def with_engines(self, cells: Iterable[Cell]) -> dict[Partition, Partition]:
+        """Each partition of `cells` -> the same with the engines of these cells."""
         engines: dict[Partition, dict[str, None]] = {}
-        for cell, partition in self.partitions.items():
-            if (cell.transport != "none") == remote and cell != local_of(cell):
-                engines.setdefault(partition, {})[cell.engine] = None
-        return [replace(partition, engines=tuple(names)) for partition, names in engines.items()]
+        for cell in cells:
+            engines.setdefault(self.partitions[cell], {})[cell.engine] = None
+        return {partition: replace(partition, engines=tuple(names)) for partition, names in engines.items()}
 
     @property
     def served(self) -> list[Partition]:
@@ -67,8 +72,9 @@ class Prepared:
 
     @property
     def transports(self) -> tuple[str, ...]:
-        """The transports of the cells, each once."""
-        return tuple(dict.fromkeys(cell.transport for cell in self.experiment.cells))
+        """The transports of the cells, each once; runtimes are none."""
+        names = dict.fromkeys(cell.transport for cell in self.experiment.cells)
+        return tuple(name for name in names if not runtimes.is_runtime(name))
 
 
 def prepare(experiment: Experiment) -> Prepared:
@@ -209,7 +215,7 @@ def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> in
     needed = {
         cell.name: cell.concurrency * workers_needed(partition, local_calls=cell.local_calls == "on", send=cell.send)
         for cell, partition in partitions.items()
-        if cell.transport != "none" and FLOWS[cell.flow].waits
+        if cell.transport != "none" and not runtimes.is_runtime(cell.transport) and FLOWS[cell.flow].waits
     }
     name, most = max(needed.items(), key=lambda item: item[1], default=("", 1))
     if 0 < experiment.workers < most:

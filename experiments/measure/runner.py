@@ -25,7 +25,7 @@ from cluster.model_servers.servers import ModelServers
 from cluster.partition import export
 from cluster.pinning import cores, pinned
 from cluster.result_receiver import ResultReceiver
-from experiments.measure import gate, wire
+from experiments.measure import gate, runtimes, wire
 from experiments.measure.fault_injector import FaultInjector
 from experiments.measure.local import LocalModel
 from experiments.measure.prepare import Prepared, route_of
@@ -37,6 +37,7 @@ from experiments.spec.schedule import Block, blocks, warm_ups
 from experiments.store import rows
 from experiments.store.samples import Sample, Writer
 from transports.address import Address
+from transports.base import Array
 from transports.errors import ConnectError, ConnectionLost, WireError
 from transports.process import freeze_garbage
 from transports.sockets import Deadline
@@ -95,7 +96,8 @@ class _Bench:
 
     prepared: Prepared
     client: Client
-    locals: Mapping[Cell, LocalModel]
+    direct: Mapping[Cell, Callable[[Mapping[str, Array]], Answer]]
+    """What answers the cells that no node answers: the local model or a runtime."""
     launcher: Launcher | None
     cluster: Cluster | None
     fault_injector: FaultInjector | None
@@ -188,8 +190,8 @@ class _Bench:
         variant = number % len(self.prepared.inputs[cell.batch])
         inputs = self.prepared.inputs[cell.batch][variant]
         start = time.perf_counter()
-        if cell in self.locals:
-            answer = self.locals[cell].infer(inputs)
+        if cell in self.direct:
+            answer = self.direct[cell](inputs)
         else:
             answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout, cell.repeats)
         seconds = time.perf_counter() - start
@@ -223,14 +225,15 @@ def _bench(
             registries |= stack.enter_context(local).registries
         dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, registries)))
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers, experiment.host)))
-        models = {
-            cell: LocalModel(cell.engine, prepared.program, partition.plan)
+        answers = {
+            cell: LocalModel(cell.engine, prepared.program, partition.plan).infer
             for cell, partition in prepared.partitions.items()
             if cell == local_of(cell)
         }
+        answers |= stack.enter_context(runtimes.started(prepared, launcher, progress.phase))
         began = time.perf_counter()
         fault_injector = _fault_injector(experiment, cluster, faults, lambda: time.perf_counter() - began)
-        yield _Bench(prepared, Client(dispatcher, receiver), models, launcher, cluster, fault_injector, began)
+        yield _Bench(prepared, Client(dispatcher, receiver), answers, launcher, cluster, fault_injector, began)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ acknowledgements, registry lookups and new connections. Rules:
   - Overlapping requests cannot be told apart: they have no figure.
   - Over `none` nothing crosses: the figure is 0, whatever other programs sent meanwhile. Only the calls of an engine
     that uses a model server are counted.
+  - Runtimes of others cross it too, whichever address they use. What Ray passes in shared memory does not.
   - The counter is the machine's. Heartbeats (some hundred bytes every few seconds) and other programs are included in
     some requests: use the median of many.
   - Acknowledgements that TCP delays past the answer are missing: up to about 500 bytes per connection.

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import transports
+from cluster import runtimes
 from experiments.reports import engine_titles
+from experiments.reports.markdown import ABSENT
 from experiments.spec.experiment import CELL_FIELDS, Cell, local_of
+from experiments.spec.settings import FOR_NODES
 from experiments.store.samples import EXTRA_FIELDS
 
 WORDS: Mapping[str, str] = {
@@ -22,7 +25,15 @@ WORDS: Mapping[str, str] = {
 
 
 def transport_title(name: str) -> str:
+    if runtimes.is_runtime(name):
+        return runtimes.kind(name).title
     return transports.kind(name).title if name in transports.NAMES else name
+
+
+def value_of(cell: Cell, name: str) -> str:
+    """The value of a setting; a runtime has none of those that concern nodes and the messages between them."""
+    meaningless = runtimes.is_runtime(cell.transport) and name in FOR_NODES
+    return ABSENT if meaningless else str(getattr(cell, name))
 
 
 def column_title(cell: Cell) -> str:
@@ -59,7 +70,7 @@ class Settings:
 
     def value(self, cell: Cell, name: str) -> str:
         """The value of a setting as a table shows it."""
-        value = str(getattr(cell, name))
+        value = value_of(cell, name)
         return {"engine": self._titles, "cut": self.cuts}.get(name, {}).get(value, value)
 
     def word(self, cell: Cell, name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.reports import engine_titles as engines
-from experiments.reports.labels import column_title, unusual
+from experiments.reports.labels import column_title, unusual, value_of
 from experiments.reports.markdown import ABSENT, count, interval, line, number, table
 from experiments.reports.published import Figures, figures_for
 from experiments.spec.experiment import Cell, Experiment, local_of
@@ -151,7 +151,8 @@ def full_table(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
 
 def _full_row(cell: Cell, row: Row, titles: engines.Titles, figures: Sequence[str]) -> list[str]:
     engine = engines.named(cell.engine, titles)
-    settings = [cell.transport, cell.mode, cell.flow, engine, cell.codec, str(cell.batch), str(cell.servers)]
+    flow, codec = value_of(cell, "flow"), value_of(cell, "codec")
+    settings = [cell.transport, cell.mode, flow, engine, codec, str(cell.batch), str(cell.servers)]
     other = ", ".join(map(line, unusual(cell))) or "default"
     counts = [count(row["connects"]), count(row["lookups"])]
     deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"

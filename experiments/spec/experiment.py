@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import transports
+from cluster import runtimes
 from cluster.flow_table import FLOW_NAMES
 from cluster.leases import LEAST_LEASE
 from partitioning.engine_table import ENGINES, local_engine
@@ -39,6 +40,9 @@ PHOTOGRAPH = Path(__file__).parents[1] / "data" / "astronaut.jpg"
 FILES = "files and the rest"
 CODECS = ("raw", "tensorproto", "json", "json-b64")
 
+TRANSPORTS: Mapping[str, str] = {**transports.NAMES, **runtimes.NAMES}
+"""Every value of `transport`: transports that carry messages between nodes, and runtimes that need no nodes."""
+
 carry = partial(option, group="what carries the tensors", concerns="client, nodes")
 compute = partial(option, group="how a stage is executed", concerns="client, nodes, model servers")
 access = partial(option, group="limits, addresses and TLS", concerns="client, nodes, registry")
@@ -51,7 +55,7 @@ ALL = "client, nodes, registry"
 class Cell:
     """One way to run one partition. Every field is a flag; a comma in the flag's value makes a matrix."""
 
-    transport: Annotated[str, carry("what carries the tensors", concerns=ALL, valid=transports.NAMES)] = "grpc"
+    transport: Annotated[str, carry("what carries the tensors", concerns=ALL, valid=TRANSPORTS)] = "grpc"
     mode: Mode = "layer"
     flow: Annotated[
         str,
@@ -207,7 +211,7 @@ class Experiment:
     @property
     def options(self) -> Mapping[str, str]:
         """NAME.KEY -> value for `transports.make`. `option` overrides the settings that all transports share."""
-        names = dict.fromkeys(cell.transport for cell in self.cells)
+        names = dict.fromkeys(cell.transport for cell in self.cells if not runtimes.is_runtime(cell.transport))
         shared = {
             key: getattr(self, key)
             for key, item in SETTINGS.items()

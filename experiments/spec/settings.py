@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import transports
+from cluster import runtimes
 from cluster.model_servers import selection
 from experiments.spec.experiment import PHOTOGRAPH, SETTINGS, Cell, Experiment, local_of
 from experiments.spec.kill import Kill
@@ -24,6 +25,12 @@ from transports.limits import TLS_FILES
 OWN = ""
 """In place of a codec: each transport's default, the first of `Transport.codecs`."""
 
+FOR_NODES = (
+    *("flow", "codec", "local_calls", "registry", "connections", "send", "repeats"),
+    *("workers", "replicas", "lease", "max_message", "host"),
+)
+"""Settings of nodes and of the messages between them, which have no effect on a runtime."""
+
 BUNDLED = f"{PHOTOGRAPH.name} (bundled)"
 """How a record names the photograph of the package, wherever the package lies."""
 
@@ -35,8 +42,12 @@ def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...
     `UsageError` if a transport is left without cells, or its library is not installed.
     """
     products = ((block, values) for block in blocks for values in itertools.product(*block.values()))
-    cells = [_canonical(Cell(**dict(zip(block, values, strict=True)))) for block, values in products]
-    codecs = {name: transports.load(name).codecs for name in dict.fromkeys(cell.transport for cell in cells)}
+    given = [Cell(**dict(zip(block, values, strict=True))) for block, values in products]
+    if all(runtimes.is_runtime(cell.transport) for cell in given):
+        for cell in given:
+            _check_defaults(cell, cell)
+    cells = [_canonical(cell) for cell in given]
+    codecs = {name: _codecs(name) for name in dict.fromkeys(cell.transport for cell in cells)}
     cells = [replace(cell, codec=cell.codec or codecs[cell.transport][0]) for cell in cells]
     kept = dict.fromkeys(cell for cell in cells if cell.codec in codecs[cell.transport])
     for cell in cells:
@@ -49,8 +60,27 @@ def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...
     return tuple(kept)
 
 
+def _codecs(name: str) -> tuple[str, ...]:
+    """The codecs of a transport; of a runtime the one that stands for none. Raises `UsageError` (`transports.load`)."""
+    if runtimes.is_runtime(name):
+        runtimes.load(name)
+        return (Cell.codec,)
+    return transports.load(name).codecs
+
+
+def _check_defaults(settings: Cell | Experiment, cell: Cell) -> None:
+    """Raise `UsageError` for a setting in `FOR_NODES` that is not the default. `cell` is one over a runtime."""
+    for name in FOR_NODES:
+        value = getattr(settings, name, OWN)
+        if value not in (OWN, SETTINGS[name].default):
+            text = f"{SETTINGS[name].flag} {value}: it has no effect on the transport {cell.transport!r}, a runtime"
+            raise UsageError(f"{text}; leave it out, or add a transport")
+
+
 def _canonical(cell: Cell) -> Cell:
     """The cell with defaults for the settings that do not affect it, so that equal runs are one cell."""
+    if runtimes.is_runtime(cell.transport):
+        cell = replace(cell, **{name: getattr(Cell, name) for name in FOR_NODES if hasattr(cell, name)})
     if cell.transport == "none":  # no bytes are written, and no server can be lost
         cell = replace(cell, codec=Cell.codec, repeats=Cell.repeats)
     if cell.mode == "whole" and cell.transport == "none":
@@ -66,12 +96,13 @@ def _canonical(cell: Cell) -> Cell:
 def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     """`experiment` itself.
 
-    Raises `UsageError` for an option of a transport or engine that no cell uses, `cuts` without a cell of mode
-    submodel, a host that other machines reach without TLS, a kill that hits no node of some cell, a condition to stop
-    without rounds, and an engine whose libraries are not installed.
+    Raises `UsageError` for an option of a transport or engine that no cell uses, a runtime that cannot run its cell,
+    `cuts` without a cell of mode submodel, a host that other machines reach without TLS, a kill that hits no node of
+    some cell, a condition to stop without rounds, and an engine whose libraries are not installed.
     """
     served = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
-    names = {cell.transport for cell in experiment.with_locals().cells}
+    _check_runtimes(experiment)
+    names = {cell.transport for cell in experiment.with_locals().cells if not runtimes.is_runtime(cell.transport)}
     for key in experiment.option:
         name = key.partition(".")[0]
         if served and name == selection.OWNER:
@@ -81,7 +112,8 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
             valid = sorted(names | ({selection.OWNER} if served else set()))
             raise UsageError(f"--option {key}: no {what} {name!r} in this experiment{transports.suggest(name, valid)}")
         transports.make(name, experiment.options)
-    wires = [cell for cell in experiment.cells if transports.load(cell.transport).addressing != "in-process"]
+    messages = [cell for cell in experiment.cells if not runtimes.is_runtime(cell.transport)]
+    wires = [cell for cell in messages if transports.load(cell.transport).addressing != "in-process"]
     for name in dict.fromkeys(cell.transport for cell in wires):
         options = transports.make(name, experiment.options).options
         transports.check_host(experiment.host, options, experiment.insecure == "on")
@@ -94,6 +126,26 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
         raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
     return experiment
+
+
+def _check_runtimes(experiment: Experiment) -> None:
+    """Raise `UsageError` for what the runtimes of the cells cannot do."""
+    cells = [cell for cell in experiment.cells if runtimes.is_runtime(cell.transport)]
+    for cell in cells:
+        kind, where = runtimes.load(cell.transport), f"--transport {cell.transport}"
+        if cell.engine not in kind.engines:
+            text = f"--engine {cell.engine}: {where} cannot execute stages with it"
+            raise UsageError(f"{text}; valid: {', '.join(kind.engines)}")
+        if cell.concurrency > 1 and not kind.overlaps:
+            raise UsageError(f"--concurrency {cell.concurrency}: {where} takes one request at a time; valid: 1")
+        if not kind.secure and experiment.insecure != "on":
+            text = f"{where}: its servers listen on every address of this machine and execute what anyone sends"
+            raise UsageError(f"{text}; valid with --insecure on, in a network that you trust")
+        for name in ("kill", "pin", *TLS_FILES):
+            if getattr(experiment, name) != SETTINGS[name].default:
+                raise UsageError(f"{SETTINGS[name].flag}: {where} has none of it; leave out one of the two")
+    if cells and len(cells) == len(experiment.cells):
+        _check_defaults(experiment, cells[0])
 
 
 def _check_kill(experiment: Experiment, wires: Sequence[Cell]) -> None:

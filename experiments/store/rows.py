@@ -131,15 +131,16 @@ def numbers(
 ) -> pd.Series[Any]:
     """A column of text as finite numbers of at least zero (`positive`: above zero); an empty field is NaN.
 
-    `whole` numbers are int64, others float64. Raises `UsageError`, with the line, for any other text.
+    `whole` numbers are int64, others float64, and so are whole ones with an empty field among them. Raises
+    `UsageError`, with the line, for any other text.
     """
     values = pd.to_numeric(column.where(column != "", "nan"), errors="coerce").astype("float64")
     bad = values.isna() & ~((column == "") & may_be_empty)
     bad |= (values <= 0) if positive else (values < 0)
     bad |= values.abs() == float("inf")
     if whole:
-        bad |= values != values.round()
+        bad |= values.notna() & (values != values.round())
     if bad.any():
         line = int(bad.to_numpy().argmax())
         raise UsageError(f"{path}, line {line + 2}: {column.name} is {column.iloc[line]!r}, expected a number")
-    return values.astype("int64") if whole else values
+    return values.astype("int64") if whole and values.notna().all() else values

@@ -8,7 +8,7 @@ Columns, in this order (units in brackets):
   `experiments.measure.wire`], `lookups` (registry lookups), `connects` (new connections), `repeated` (failed attempts
   before the one that was answered), `deviation` (largest |output - local| over largest |local|), `queue_seconds` [s,
   in which stages waited for a free core] and `round` (in which each cell has one block).
-A value that was not measured is an empty field, read as NaN.
+A value that was not measured is an empty field, read as NaN. A runtime gives no figures from inside a request.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ INTEGERS = (
     *("batch", "servers", "concurrency", "repeats", "run", "block"),
     *("messages", "payload_bytes", "lookups", "connects", "repeated"),
 )
-MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round")
-NUMBERS = ("seconds", *MAY_BE_EMPTY)
+"""Columns of whole numbers."""
+COUNTS = ("messages", "payload_bytes", "lookups", "connects")
+"""Those of them that may be empty."""
+MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round", *COUNTS)
+NUMBERS = ("seconds", "start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round")
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "start", "compute_seconds"),
@@ -59,10 +62,10 @@ class Sample:
     block: int
     deviation: float = float("nan")
     compute_seconds: float = float("nan")
-    messages: int = 0
-    payload_bytes: int = 0
-    lookups: int = 0
-    connects: int = 0
+    messages: float = 0
+    payload_bytes: float = 0
+    lookups: float = 0
+    connects: float = 0
     repeated: int = 0
     start: float = float("nan")
     wire_bytes: float = float("nan")

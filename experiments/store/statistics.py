@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import transports
-from experiments.spec.experiment import CELL_FIELDS, Cell, local_of
+from experiments.spec.experiment import CELL_FIELDS, TRANSPORTS, Cell, local_of
 from experiments.store.intervals import Blocks, ratio_interval, requests_of, seconds_of
 from experiments.store.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
 from partitioning.engine_table import ENGINES, local_engine
@@ -60,7 +59,7 @@ def none_of(cell: Cell) -> Cell:
 
 def _order(cell: Cell) -> tuple[Any, ...]:
     """Sort key: local models first, then the order of the specification's values; values that it lacks come last."""
-    places = ((MODES, cell.mode), (tuple(ENGINES), cell.engine), (tuple(transports.NAMES), cell.transport))
+    places = ((MODES, cell.mode), (tuple(ENGINES), cell.engine), (tuple(TRANSPORTS), cell.transport))
     mode, engine, transport = (valid.index(value) if value in valid else len(valid) for valid, value in places)
     return (cell != local_of(cell), mode, engine, cell.batch, cell.servers, transport, cell.codec, cell.name)
 

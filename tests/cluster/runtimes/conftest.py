@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster import runtimes
 from cluster.launchers import LocalLauncher
 from cluster.partition import Partition
 from cluster.runtimes.base import Runtime, Setup, System
+from cluster.runtimes.ray_runtimes import Ray
 from partitioning.engine_table import ENGINES, is_remote
 from partitioning.placement import PLACEMENTS
 from partitioning.strategies import make_plan
 from tests.cluster.conftest import Case
+from tests.running import assert_gone
 from transports.errors import UsageError
 
 SERVERS = 2
 LOCAL_ENGINES = [name for name in ENGINES if not is_remote(name)]
+SHARED = Path("/dev/shm")
 SPLITS = [("whole", "contiguous"), ("submodel", "contiguous"), ("layer", "block-cyclic")]
 """Mode and placement."""
+
+
+class Left:
+    """What a client and its runtimes have made by now."""
+
+    def __init__(self, client: int) -> None:
+        self.processes = psutil.Process(client).children(recursive=True)
+        self.raylet = next(process for process in self.processes if process.name() == "raylet")
+        sockets = next(word for word in self.raylet.cmdline() if word.startswith("--raylet_socket_name="))
+        self.folder = Path(sockets.partition("=")[2]).parents[2]
+        assert self.folder.is_dir()
+        assert any(process.name().startswith("ray::PortionServer") for process in self.processes)
+
+    def semaphores(self) -> list[Path]:
+        return list(SHARED.glob(f"sem.*{self.raylet.pid}-*"))
+
+    def assert_gone(self) -> None:
+        assert_gone(self.processes)
+        assert not self.folder.exists()
+        assert not self.semaphores()
 
 
 def usable(name: str) -> type[Runtime]:
@@ -60,3 +86,6 @@ def runtime(
             return kind(systems[kind.processes])
 
         yield started
+        left = Left(os.getpid()) if Ray in systems else None
+    if left:
+        left.assert_gone()

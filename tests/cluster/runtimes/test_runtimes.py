@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import tensorflow as tf
 
@@ -11,8 +13,9 @@ from cluster import runtimes
 from cluster.partition import Partition
 from cluster.runtimes.base import Runtime, tasks_of
 from tests.cluster.conftest import Case, assert_right
-from tests.cluster.runtimes.conftest import LOCAL_ENGINES, SPLITS
+from tests.cluster.runtimes.conftest import SERVERS, SPLITS
 from tests.models import SHAPES
+from transports.errors import DeadlineExceeded
 
 WAYS = [
     (name, model, mode, runtimes.kind(name).engines[place % len(runtimes.kind(name).engines)])
@@ -40,9 +43,49 @@ def test_a_runtime_answers_as_the_local_model_does(
             assert_right(infer(inputs, 30.0), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", runtimes.NAMES)
-def test_engines_are_local_ones(name: str) -> None:
-    assert set(runtimes.kind(name).engines) <= set(LOCAL_ENGINES)
+def test_every_server_takes_part(
+    name: str,
+    runtime: Callable[[str], Runtime],
+    split: Mapping[tuple[str, str], Partition],
+    cases: Mapping[str, Case],
+) -> None:
+    """A request is not answered in time while one of the servers is stopped."""
+    case, made = cases["residual"], runtime(name)
+    servers = [
+        process
+        for process in psutil.Process(made.system.launcher.pid).children(recursive=True)
+        if process.name().startswith(("ray::Portion", "tensorflow-serv")) and process.name()[0] == name[0]
+    ]
+    assert len(servers) == SERVERS
+    for server in servers:
+        with made.deploy(split["residual", "submodel"], "frozen") as infer:
+            assert_right(infer(case.inputs[0], 30.0), case.expected[0])
+            server.suspend()
+            try:
+                with pytest.raises(DeadlineExceeded, match=r"did not answer within 0\.5 s"):
+                    infer(case.inputs[0], 0.5)
+            finally:
+                server.resume()
+
+
+@pytest.mark.parametrize("name", [name for name in runtimes.NAMES if runtimes.kind(name).overlaps])
+@pytest.mark.slow
+def test_requests_that_overlap_are_not_mixed_up(
+    name: str,
+    runtime: Callable[[str], Runtime],
+    split: Mapping[tuple[str, str], Partition],
+    cases: Mapping[str, Case],
+) -> None:
+    case = cases["fork-join"]
+    with (
+        runtime(name).deploy(split["fork-join", "layer"], "graph") as infer,
+        ThreadPoolExecutor(4) as clients,
+    ):
+        found = list(clients.map(lambda number: infer(case.inputs[number % 2], 30.0), range(40)))
+    for number, outputs in enumerate(found):
+        assert_right(outputs, case.expected[number % 2])
 
 
 def test_tasks_cover_a_plan_once(split: Mapping[tuple[str, str], Partition]) -> None:

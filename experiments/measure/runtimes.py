@@ -1,0 +1,63 @@
+"""The runtimes of an experiment's cells: their processes, and what makes the requests of each cell."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from cluster import runtimes
+from cluster.client import Answer
+from cluster.launchers import Launcher
+from cluster.request import RequestStats
+from cluster.runtimes.base import Infer, Setup
+from experiments.spec.experiment import Cell
+from partitioning.errors import PartitionError
+from transports.base import Array
+from transports.errors import UsageError
+
+if TYPE_CHECKING:
+    from experiments.measure.prepare import Prepared
+
+UNKNOWN = RequestStats(*[math.nan] * len(RequestStats.__struct_fields__))  # type: ignore[arg-type]
+"""The statistics of a request inside of which nothing is measured."""
+
+
+@contextlib.contextmanager
+def started(
+    prepared: Prepared, launcher: Launcher | None, notify: Callable[[str], None]
+) -> Iterator[Mapping[Cell, Callable[[Mapping[str, Array]], Answer]]]:
+    """What answers each cell over a runtime. On exit every process of the runtimes is gone.
+
+    Raises `UsageError` for a stage that a runtime cannot execute.
+    """
+    cells = [cell for cell in prepared.partitions if runtimes.is_runtime(cell.transport)]
+    kinds = {cell.transport: runtimes.load(cell.transport) for cell in cells}
+    timeout, answers = prepared.experiment.timeout, {}
+    with contextlib.ExitStack() as stack:
+        for processes in dict.fromkeys(kind.processes for kind in kinds.values()):
+            assert launcher is not None
+            own = [cell for cell in cells if kinds[cell.transport].processes is processes]
+            partitions = prepared.with_engines(own)
+            programs = dict.fromkeys(partitions.values(), prepared.program)
+            setup = Setup(programs, prepared.experiment.threads, prepared.experiment.malloc)
+            notify(f"starting {', '.join(dict.fromkeys(cell.transport for cell in own))}")
+            system = stack.enter_context(processes(launcher, setup))
+            deployed: dict[tuple[str, str, str], Infer] = {}
+            for cell in own:
+                partition = partitions[prepared.partitions[cell]]
+                key = (cell.transport, partition.name, cell.engine)
+                if key not in deployed:
+                    try:
+                        runtime = kinds[cell.transport](system)
+                        deployed[key] = stack.enter_context(runtime.deploy(partition, cell.engine))
+                    except PartitionError as error:
+                        raise UsageError(str(error)) from error
+                    notify(f"{cell.transport} ready with {partition.name}")
+                answers[cell] = _answering(deployed[key], timeout)
+        yield answers
+
+
+def _answering(infer: Infer, timeout: float) -> Callable[[Mapping[str, Array]], Answer]:
+    return lambda inputs: Answer(infer(inputs, timeout), UNKNOWN)

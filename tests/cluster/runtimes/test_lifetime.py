@@ -1,0 +1,83 @@
+"""Runtimes in an experiment, and that nothing of them is left behind, however their client ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.store import samples
+from tests.cluster.runtimes.conftest import Left, usable
+from tests.experiments.conftest import model, started  # noqa: F401 - fixtures
+from tests.running import ROOT, Run
+
+CLIENT = """
+import contextlib, sys
+import numpy as np
+from cluster import runtimes
+from cluster.launchers import LocalLauncher
+from cluster.partition import Partition
+from cluster.runtimes.base import Setup
+from partitioning.program import read
+from partitioning.strategies import make_plan
+from tests.models import sequential
+
+program = read(sequential())
+plan = make_plan(program.graph, "whole", "equal", 1)
+partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), ("graph",))
+with contextlib.ExitStack() as stack:
+    launcher = stack.enter_context(LocalLauncher())
+    for name in ("tf-runtime", "ray-graph"):
+        kind = runtimes.load(name)
+        system = stack.enter_context(kind.processes(launcher, Setup({partition: program}, threads=1)))
+        infer = stack.enter_context(kind(system).deploy(partition, "graph"))
+        infer({"x": np.zeros((1, 6), np.float32)}, 30.0)
+    print("deployed", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_left_behind_when_the_client_is_killed() -> None:
+    usable("ray-graph")
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "deployed\n"
+        left = Left(client.pid)
+        assert left.semaphores()
+        client.kill()
+    left.assert_gone()
+
+
+@pytest.mark.slow
+def test_an_experiment_measures_runtimes_like_transports_and_ends_by_ctrl_c(
+    started: Callable[..., Run],  # noqa: F811
+    model: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    usable("ray")
+    going = started(
+        *("--model", model, "--transport", "none,ray,ray-graph,tf-runtime", "--mode", "submodel", "--servers", 2),
+        *("--engine", "frozen", "--insecure", "on", "--threads", 1, "--runs", 2000, "--out", tmp_path / "out"),
+    )
+    going.wait_for("1000/10000 requests")
+    left = Left(going.process.pid)
+    going.process.send_signal(signal.SIGINT)
+    status, last = going.finish()
+    assert status == 130, last
+    left.assert_gone()
+    frame = samples.read(tmp_path / "out")
+    known = ["messages", "payload_bytes", "lookups", "connects", "compute_seconds", "queue_seconds"]
+    for name, group in frame.groupby("transport"):
+        assert len(group) >= 100
+        assert group[known].notna().all().all() == (name == "none")
+        assert (group["deviation"] < 1e-3).all()
+    assert (frame.loc[frame["transport"].isin(["ray", "tf-runtime"]), "wire_bytes"] > 0).all()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert all(title in report for title in ("Ray actors", "Ray compiled graph", "TensorFlow runtime"))
