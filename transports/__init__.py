@@ -52,6 +52,7 @@ NAMES: Mapping[str, str] = {
     "rpyc": "transports.rpyc_transport:RpycStock",
     "rpyc-tuned": "transports.rpyc_transport:RpycTuned",
     "grpc": "transports.grpc_transport:Grpc",
+    "grpc-tuned": "transports.grpc_transport:GrpcTuned",
     "rest": "transports.rest:Rest",
     "tcp": "transports.plain_sockets:Tcp",
     "unix": "transports.plain_sockets:Unix",

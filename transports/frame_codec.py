@@ -74,6 +74,23 @@ def parts(message: Message) -> list[Buffer]:
     return [head, *buffers] if size > SMALL else [b"".join((head, *buffers))]
 
 
+def write(message: Message) -> bytes:
+    """`message` in one piece. Raises `MalformedMessage`."""
+    return b"".join(parts(message))
+
+
+def read_whole(data: Buffer) -> Message:
+    """The message that `write` has written. Raises `MalformedMessage`."""
+    view = memoryview(data)
+    if len(view) < HEAD.size:
+        raise MalformedMessage(f"{len(view)} bytes came that are no message")
+    magic, described, size = HEAD.unpack_from(view)
+    end = HEAD.size + described
+    if magic != MAGIC or end + size != len(view):
+        raise MalformedMessage(f"{bytes(view[: HEAD.size])!r} does not begin the {len(view)} bytes that came")
+    return read((view[HEAD.size : end], view[end:]))
+
+
 def read(frame: tuple[Buffer, Buffer]) -> Message:
     """The message of a description and its tensors' bytes. Raises `MalformedMessage`."""
     description, data = frame

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import grpc
 
-from transports import protobuf_codec
 from transports.address import Address
 from transports.base import Connection, Message
 from transports.errors import (
@@ -27,7 +26,7 @@ from transports.errors import (
     WireError,
 )
 from transports.grpc_options import GrpcOptions
-from transports.grpc_server import CHUNKED, METHODS, READY, STALL, message_limits, target
+from transports.grpc_server import CHUNKED, METHODS, READERS, READY, STALL, WRITERS, message_limits, target
 from transports.grpc_stream import chunks, gather
 from transports.limits import ENVELOPE, Limits
 from transports.sockets import Deadline
@@ -132,7 +131,7 @@ class GrpcConnection(Connection):
         self._carry = SENDERS[options.send](link.channel, codec, options)
 
     def encode(self, message: Message) -> bytes:
-        return protobuf_codec.write(message, self._codec)
+        return WRITERS[self._codec](message)
 
     def exchange(self, request: bytes, deadline: Deadline) -> bytes | bytearray:
         try:
@@ -141,7 +140,7 @@ class GrpcConnection(Connection):
             raise self._failed(error_of(error, self.address, deadline.given, ENVELOPE)) from None
 
     def decode(self, answer: bytes | bytearray) -> Message:
-        return protobuf_codec.read(answer, self.limits)
+        return READERS[self._codec](answer, self.limits)
 
     def _failed(self, error: WireError) -> WireError:
         """`error`. Retires a channel that may be its cause: a silent one stays open, and silent, for ever."""

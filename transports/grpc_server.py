@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import grpc
 
-from transports import protobuf_codec
+from transports import frame_codec, protobuf_codec
 from transports.address import LAST_PORT, Address
 from transports.base import Guarded, Handler, Message, Server, guard, respond
 from transports.errors import ConnectError, MalformedMessage
@@ -28,10 +29,26 @@ from transports.watchdog import Watchdog
 
 SERVICE = "splitbench.v1.Carrier"
 READY = f"/{SERVICE}/Ready"
-METHODS: Mapping[str, str] = {"raw": f"/{SERVICE}/Raw", "tensorproto": f"/{SERVICE}/TensorProto"}
+METHODS: Mapping[str, str] = {
+    "raw": f"/{SERVICE}/Raw",
+    "tensorproto": f"/{SERVICE}/TensorProto",
+    "frame": f"/{SERVICE}/Frame",
+}
 """Codec -> the method whose requests and answers are written in it."""
 CHUNKED: Mapping[str, str] = {codec: f"{path}Chunks" for codec, path in METHODS.items()}
 """Codec -> the same in chunks."""
+
+WRITERS: Mapping[str, Callable[[Message], bytes]] = {
+    "raw": partial(protobuf_codec.write, codec="raw"),
+    "tensorproto": partial(protobuf_codec.write, codec="tensorproto"),
+    "frame": frame_codec.write,
+}
+READERS: Mapping[str, Callable[[Any, Limits], Message]] = {
+    "raw": protobuf_codec.read,
+    "tensorproto": protobuf_codec.read,
+    "frame": lambda data, _: frame_codec.read_whole(data),
+}
+"""Codec -> the functions that make the bytes of a message, and a message of the bytes."""
 
 STALL = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 5_000))
 """No pings to speak of, but TCP_USER_TIMEOUT, which gRPC sets with them: a write that a frozen peer does not take ends
@@ -170,11 +187,11 @@ def _whole(
     handler: Guarded, codec: str, options: Limits, watchdog: Watchdog, begin: Begin
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Unary on the wire, a stream of one request in Python: grpcio can end a wait for a request only in a stream."""
-    write = partial(protobuf_codec.write, codec=codec)
+    write = WRITERS[codec]
 
     def read(stream: Iterator[bytes]) -> Message:
         for request in stream:
-            return protobuf_codec.read(request, options)
+            return READERS[codec](request, options)
         raise MalformedMessage("a call came without a message")
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
@@ -187,10 +204,10 @@ def _whole(
 def _chunked(
     handler: Guarded, codec: str, options: GrpcOptions, watchdog: Watchdog, begin: Begin
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
-    write = partial(protobuf_codec.write, codec=codec)
+    write = WRITERS[codec]
 
     def read(stream: Iterator[bytes]) -> Message:
-        return protobuf_codec.read(gather(stream, options), options)
+        return READERS[codec](gather(stream, options), options)
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         begin(context)

@@ -1,4 +1,8 @@
-"""`grpc`: gRPC as its users write it: protobuf messages with `bytes` in them, one channel for each peer."""
+"""`grpc` and `grpc-tuned`: the same calls and channels, with and without protobuf.
+
+grpc         as its users write it: protobuf messages with `bytes` in them, one channel to a peer for all threads
+grpc-tuned   the bytes of the tensors beside a small description (`frame_codec`)
+"""
 
 from __future__ import annotations
 
@@ -22,9 +26,11 @@ class Grpc(Transport):
     title = "gRPC"
     libraries: ClassVar[Mapping[str, str]] = {"grpc": "grpcio", "google.protobuf": "protobuf"}
     secure = "tls"
-    codecs = ("raw", "tensorproto")
+    codecs: ClassVar[tuple[str, ...]] = ("raw", "tensorproto")
+    methods: ClassVar[Mapping[str, str]] = {"raw": "raw", "tensorproto": "tensorproto"}
+    """Codec of the user -> the name under which `grpc_server.METHODS` has it."""
     shares_links = True
-    Options = GrpcOptions
+    Options: ClassVar[type[Limits]] = GrpcOptions
     options: GrpcOptions
 
     def __init__(self, options: Limits | None = None) -> None:
@@ -42,7 +48,7 @@ class Grpc(Transport):
     def connect(self, address: Address, codec: str = "", timeout: float = 10.0, shared: bool = False) -> Connection:
         from transports.grpc_client import GrpcConnection
 
-        codec = self.check_codec(codec)
+        codec = self.methods[self.check_codec(codec)]
         link, fresh = self._link(address, Deadline.after(timeout), shared)
         return GrpcConnection(link, fresh, address, codec, self.options)
 
@@ -62,3 +68,11 @@ class Grpc(Transport):
                 return known, False
             self._links[address] = made
         return made, True
+
+
+class GrpcTuned(Grpc):
+    name = "grpc-tuned"
+    title = "gRPC tuned"
+    codecs: ClassVar[tuple[str, ...]] = ("raw",)
+    Options = Limits
+    methods: ClassVar[Mapping[str, str]] = {"raw": "frame"}

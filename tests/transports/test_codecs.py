@@ -14,29 +14,12 @@ from transports import Limits, Message, brine_codec, frame_codec, json_codec, pr
 from transports.base import DTYPES, Array
 from transports.errors import MalformedMessage, MessageTooLarge
 
-
-def write_frame(message: Message) -> bytes:
-    return b"".join(frame_codec.parts(message))
-
-
-def read_frame(data: bytes, limits: Limits | None = None) -> Message:
-    """What a stream makes of the bytes: a head that is none, or other lengths, ends the connection."""
-    head = data[: frame_codec.HEAD.size]
-    if len(head) < frame_codec.HEAD.size:
-        raise MalformedMessage("no head came")
-    magic, described, size = frame_codec.HEAD.unpack(head)
-    rest = data[len(head) :]
-    if magic != frame_codec.MAGIC or len(rest) != described + size:
-        raise MalformedMessage("another head came")
-    return frame_codec.read((rest[:described], rest[described:]))
-
-
 CODECS = {
     "raw": (lambda message: protobuf_codec.write(message, "raw"), protobuf_codec.read),
     "tensorproto": (lambda message: protobuf_codec.write(message, "tensorproto"), protobuf_codec.read),
     "json": (lambda message: json_codec.write(message, "json"), json_codec.read),
     "json-b64": (lambda message: json_codec.write(message, "json-b64"), json_codec.read),
-    "frame": (write_frame, read_frame),
+    "frame": (frame_codec.write, lambda data, _=None: frame_codec.read_whole(data)),
     "brine": (lambda message: brine.dump(brine_codec.pack(message)), lambda data: brine_codec.unpack(brine.load(data))),
 }
 """name -> (message to bytes, bytes to message)"""

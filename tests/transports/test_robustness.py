@@ -210,7 +210,7 @@ def test_more_names_than_any_message_of_ours_are_refused_both_ways(any_transport
     assert connection.call(Message("x"), 5) == Message("x")
 
 
-@pytest.mark.parametrize("path", METHODS.values())
+@pytest.mark.parametrize("path", [METHODS["raw"], METHODS["tensorproto"]])
 def test_a_swarm_of_small_parts_is_refused_before_protobuf_sees_it(path: str, ping: Message) -> None:
     case = Case("grpc", "raw")
     with case.stack:
