@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
@@ -42,6 +43,8 @@ PRIVATE = re.compile(
 """Variables that are not recorded: Terraform's, which share TensorFlow's prefix, and those that may hold secrets."""
 LOOPBACK = ("lo", "lo0")
 """Names of the loopback interface on Linux and on other systems."""
+log = logging.getLogger("splitbench.experiments")
+
 UNFINISHED = "the run did not finish: it is still going on, or it was killed before it could record why"
 
 
@@ -76,9 +79,9 @@ def finish(folder: Path, failure: str = "") -> None:
 def finishing(folder: Path, salvage: Callable[[], object]) -> Iterator[None]:
     """Call `finish` when the block ends. If an error ended it, record the cause and call `salvage`; re-raise it.
 
-    The cause is the text of an expected error; for any other error its type comes first.
+    The cause is the text of an expected error; for any other error its type comes first. An error of `salvage` itself
+    is only logged.
     """
-    failure = ""
     try:
         yield
     except BaseException as error:
@@ -88,11 +91,13 @@ def finishing(folder: Path, salvage: Callable[[], object]) -> Iterator[None]:
             failure = str(error)
         else:
             failure = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise
-    finally:
-        finish(folder, failure)
-        if failure:
+        try:
+            finish(folder, failure)
             salvage()
+        except (SplitbenchError, OSError) as second:
+            log.warning("%s: no report of what was measured: %s", folder, second)
+        raise
+    finish(folder)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -157,3 +157,14 @@ def test_the_record_names_the_cause_of_the_end(tmp_path: Path, error: BaseExcept
     record = environment.read(tmp_path)
     assert (record["complete"], record["failure"]) == (False, cause)
     assert salvaged == ["report"]
+
+
+def test_an_error_of_the_report_does_not_hide_the_cause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def salvage() -> None:
+        raise UsageError("cannot read samples.csv")
+
+    environment.begin(tmp_path, EXPERIMENT, [])
+    with pytest.raises(ClusterDown, match="node-1"), environment.finishing(tmp_path, salvage):
+        raise ClusterDown("node-1 was ended by SIGKILL")
+    assert "cannot read samples.csv" in caplog.text
+    assert environment.read(tmp_path)["failure"] == "node-1 was ended by SIGKILL"
