@@ -18,6 +18,7 @@ from experiments.store import samples
 from experiments.store.samples import Sample, Writer
 from experiments.store.statistics import none_of
 from partitioning.plan import Edge, Plan, Stage
+from transports.errors import UsageError
 
 CHAIN = Partition(
     "submodel",
@@ -138,8 +139,13 @@ def test_what_has_no_ladder_is_refused(words: list[str], message: str, capsys: p
     assert capsys.readouterr().err.startswith(f"error: a ladder cannot have {message}")
 
 
+def test_beside_shows_the_tables_of_other_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ladder.main(["--beside", "nowhere"]) == 2
+    assert "--beside nowhere: cannot read" in capsys.readouterr().err
+
+
 def test_an_unknown_rung_is_refused(tmp_path: Path) -> None:
     with stored.writer(tmp_path) as writer:
         writer.append(stored.Step(Cell(), "stairs", 0, 1.0))
-    with pytest.raises(Exception, match="no rung 'stairs'; valid: row, sockets, library, transport"):
+    with pytest.raises(UsageError, match="no rung 'stairs'; valid: row, sockets, library, transport"):
         stored.read(tmp_path)
