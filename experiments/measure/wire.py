@@ -1,11 +1,12 @@
-"""Bytes on the wire, counted by the loopback interface, which every transport uses.
+"""Bytes on the wire, counted by the loopback interface, over which all processes of a run talk.
 
 The figure of a request is the difference of two readings: tensors, serialisation, framing, HTTP/2, TCP and IP headers,
 acknowledgements, registry lookups and new connections. Rules:
   - Overlapping requests cannot be told apart: they have no figure.
   - Over `none` nothing crosses: the figure is 0, whatever other programs sent meanwhile. Only the calls of an engine
     that uses a model server are counted.
-  - Runtimes of others cross it too, whichever address they use. What Ray passes in shared memory does not.
+  - Other runtimes use it too. What Ray passes in shared memory is not counted.
+  - Messages over Unix sockets do not cross the interface: a cell with such a transport has no figure.
   - The counter is the machine's. Heartbeats (some hundred bytes every few seconds) and other programs are included in
     some requests: use the median of many.
   - Acknowledgements that TCP delays past the answer are missing: up to about 500 bytes per connection.
@@ -20,9 +21,13 @@ from collections.abc import Callable
 
 import psutil
 
+import transports
 from experiments.spec.experiment import Cell
 from experiments.store.environment import LOOPBACK
 from partitioning.engine_table import is_remote
+
+UNCOUNTED = frozenset(name for name in transports.NAMES if name != "none" and not transports.kind(name).crosses_network)
+"""Transports between processes whose messages the interface does not see."""
 
 
 def sent() -> float:
@@ -38,7 +43,7 @@ def counting(cell: Cell) -> Callable[[], float]:
     """Start counting for a request of `cell`; the returned function gives its bytes, NaN if they are unknown."""
     if cell.transport == "none" and not is_remote(cell.engine):
         return lambda: 0
-    if cell.concurrency > 1:
+    if cell.concurrency > 1 or cell.transport in UNCOUNTED:
         return lambda: math.nan
     before = sent()
     return lambda: sent() - before

@@ -34,7 +34,7 @@ from experiments.sizes.bare import BARE, BareConnection
 from experiments.spec.paths import nameless
 from experiments.store import rows
 from transports import Connection, Message
-from transports.errors import ConnectionLost, MessageTooLarge, SplitbenchError, WireError
+from transports.errors import MessageTooLarge, SplitbenchError, WireError
 from transports.process import MALLOC
 
 MB = 1_000_000
@@ -228,19 +228,18 @@ class Bench:
     def _call(self, way: Way, size: int, check: bool = False) -> tuple[float, float]:
         sent = self._noise[: size // ITEM]
         message = Message("echo", {}, {"x": sent})
-        before = wire.sent()
+        before = math.nan if way.transport in wire.UNCOUNTED else wire.sent()
         try:
             start = time.perf_counter()
             reply = self._connections[way].call(message, self.study.deadline)
             seconds = time.perf_counter() - start
         except MessageTooLarge:
             raise
-        except (WireError, EOFError, OSError) as error:
+        except WireError as error:
             ending = ""
             with contextlib.suppress(subprocess.TimeoutExpired):  # a connection closes before its process has ended
                 ending = f"; the echo process ended with status {self._child.wait(HINDSIGHT)}"
-            kind = type(error) if isinstance(error, WireError) else ConnectionLost
-            raise kind(f"{way.name}, {megabytes(size)}: {error}{ending}") from error
+            raise type(error)(f"{way.name}, {megabytes(size)}: {error}{ending}") from error
         crossed = wire.sent() - before
         if check and not np.array_equal(reply.tensors["x"], sent):
             raise SplitbenchError(f"{way.name}, {megabytes(size)}: the echo differs from the tensor that was sent")

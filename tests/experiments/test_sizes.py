@@ -48,6 +48,7 @@ def test_every_way_is_measured_at_every_size(measured: Path) -> None:
     }
     assert {STREAM, UNARY} <= {*ways}
     assert {*frame["bytes"]} == {4, 4000, 20_000}
+    assert frame.loc[frame["transport"] == "unix", "wire_bytes"].isna().all()
     turns = frame.groupby(["way", "bytes"])
     assert len(turns) == 3 * len(ways)
     assert (turns["round"].nunique() == 2).all()

@@ -70,6 +70,11 @@ def test_none_has_no_wire_bytes_and_overlapping_requests_no_figure() -> None:
     assert math.isnan(wire.counting(Cell("grpc", concurrency=3))())
 
 
+def test_messages_over_unix_sockets_are_not_counted() -> None:
+    """The loopback interface does not see them: a figure would be that of other traffic."""
+    assert math.isnan(wire.counting(Cell("unix"))())
+
+
 @pytest.mark.alone
 @pytest.mark.skipif(math.isnan(wire.sent()), reason="the loopback interface has no counters here")
 @pytest.mark.parametrize("engine", selection.INTERFACES)
