@@ -58,7 +58,7 @@ def _svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
 
 def _draw_growth(axes: Any, summary: pd.DataFrame) -> None:
     for place, (way, rows) in enumerate(summary.groupby("way", sort=False)):
-        style = {"color": COLOURS[place % len(COLOURS)], "linestyle": ("-", "--")[place // len(COLOURS) % 2]}
+        style = {"color": COLOURS[place % len(COLOURS)], "linestyle": ("-", "--", ":")[place // len(COLOURS) % 3]}
         axes.plot(rows["bytes"] / 1e6, rows["median"], marker="o", markersize=3.5, linewidth=1.4, label=way, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")

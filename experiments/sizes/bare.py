@@ -24,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from transports import Address, Message
+from transports.errors import ConnectionLost
 
 HOST = "127.0.0.1"
 LENGTH = struct.Struct("<Q")
@@ -51,13 +52,19 @@ class BareConnection:
     """Gives a bare echo the interface of `transports.Connection` for one tensor."""
 
     def __init__(self, name: str, address: Address) -> None:
+        self._name = name
         self._stack = contextlib.ExitStack()
         self._call = self._stack.enter_context(BARE[name].connect(address.port))
 
     def call(self, message: Message, timeout: float) -> Message:
+        """The echo of the tensor in `message`. `timeout` has no effect. Raises `ConnectionLost`."""
         (sent,) = message.tensors.values()
-        answer = np.frombuffer(self._call(sent.tobytes()), sent.dtype).reshape(sent.shape)
-        return Message(message.method, {}, {"x": answer})
+        try:
+            answer = self._call(sent.tobytes())
+        except Exception as error:  # each library has its own errors
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConnectionLost(f"{self._name}: {reason}") from error
+        return Message(message.method, {}, {"x": np.frombuffer(answer, sent.dtype).reshape(sent.shape)})
 
     def __enter__(self) -> Self:
         return self

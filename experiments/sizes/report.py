@@ -221,7 +221,7 @@ def _ratios(found: Medians, ways: Sequence[Way]) -> list[str]:
 
 
 def _bare(found: Medians, ways: Sequence[Way]) -> list[str]:
-    """Each transport over the echo of its library alone; `bare-tcp`, the fastest of these, over nothing."""
+    """Each transport over the echo of its library alone."""
     names = {way.transport for way in ways} & BARE.keys()
     pairs = [
         (way, Way(name))
