@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cluster import runtimes
 from experiments.cli import exit_status
 from experiments.spec import flags
 from experiments.spec.experiment import Experiment
@@ -20,7 +21,8 @@ transport none; and, for the bytes of the request's messages and answers, plain 
 alone, and the transport in an echo without nodes. The report has a table and a picture of the steps, and the part of a
 request's time that they do not explain.
 
-The flags are those of a run. Not valid here: --kill, --order blocked, several requests in flight, model servers."""
+The flags are those of a run. Not valid here: --kill, --order blocked, several requests in flight, model servers,
+runtimes."""
 
 EPILOG = """\
 examples:
@@ -41,12 +43,14 @@ def complete(experiment: Experiment) -> Experiment:
     from experiments.store.statistics import none_of
     from partitioning.engine_table import is_remote
 
+    names = {cell.transport for cell in experiment.cells}
     wrong = {
         "--kill": bool(experiment.kill),
         "--order blocked": experiment.turns == "blocked",
         "--concurrency above 1": any(cell.concurrency > 1 for cell in experiment.cells),
         "an engine that calls model servers": any(is_remote(cell.engine) for cell in experiment.cells),
-        "the transport none alone": all(cell.transport == "none" for cell in experiment.cells),
+        "a runtime, which sends no messages to nodes": any(map(runtimes.is_runtime, names)),
+        "the transport none alone": names == {"none"},
     }
     for what, given in wrong.items():
         if given:

@@ -131,6 +131,7 @@ def test_a_real_ladder(model: Path, tmp_path: Path) -> None:
         (["--order", "blocked"], "--order blocked"),
         (["--kill", "node-1@3"], "--kill"),
         (["--transport", "none"], "the transport none alone"),
+        (["--transport", "grpc,ray", "--mode", "submodel", "--engine", "frozen"], "a runtime"),
         (["--engine", "tfserving", "--option", "tfserving.binary=none"], "an engine that calls model servers"),
     ],
 )

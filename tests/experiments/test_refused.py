@@ -43,7 +43,7 @@ REFUSED = [
     (["--timeout", "nan"], "--timeout: 'nan' is no number"),
     (["--timeout", "inf"], "--timeout: 'inf' is no number"),
     (["--timeout", "1e999"], "--timeout: '1e999' is no number"),
-    (["--model", ""], "--model: an empty value; a name in keras.applications, or a .keras file"),
+    (["--model", ""], "--model: an empty value; a name in keras.applications, or a .keras or .h5 file"),
     (["--input", " "], "--input: an empty value; an image file"),
     (["--out", ""], "--out: an empty value; where results go"),
     (["--cut", "equal,add"], "--cut: 'equal,add' mixes cuts and operations; join the operations of one cut with '+'"),
