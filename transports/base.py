@@ -7,9 +7,9 @@ flows.
 Rules:
   - A codec writes C-contiguous arrays of the dtypes in `DTYPES`, and calls `check_tensor` before it allocates memory
     for a tensor of a peer.
-  - `answer` turns an exception of a handler into an error message; `Connection.call` raises it at the caller's end.
-  - A server answers in the codec of the request (`respond`), and refuses messages above its limit and calls for which
-    no worker is free (`guard`).
+  - A server answers in the codec of the request, turns an exception of its handler into an error message, and refuses
+    messages above its limit and calls for which no worker is free (`serving`).
+  - `Connection.call` raises the error of such a message at the caller's end.
   - The module of a transport imports its library inside functions: reading a title must not import gRPC.
   - No transport imports TensorFlow.
 """
@@ -19,8 +19,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from queue import Empty, SimpleQueue
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import ml_dtypes
 import msgspec
@@ -33,7 +32,6 @@ from transports.errors import (
     MalformedMessage,
     MessageTooLarge,
     RemoteError,
-    ResourceExhausted,
     UsageError,
     WireError,
     from_kind,
@@ -46,10 +44,6 @@ log = logging.getLogger("splitbench.transports")
 
 Scalar = str | int | float | bool
 Array = NDArray[np.generic]
-Came = TypeVar("Came")
-Sent = TypeVar("Sent")
-"""The form from which a codec reads a message, and the form that it writes: bytes, or nested tuples."""
-
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     name: np.dtype(name)
     for name in (
@@ -209,17 +203,6 @@ class Transport(ABC):
         return codec or self.codecs[0]
 
 
-def answer(handler: Handler, message: Message) -> Message:
-    """The handler's answer, or an error message for the exception that it raised.
-
-    The text of an unexpected exception does not cross the wire: it may hold paths.
-    """
-    try:
-        return handler(message)
-    except Exception as error:
-        return failure(as_wire_error(error))
-
-
 def as_wire_error(error: Exception) -> WireError:
     """`error` itself if it is a `WireError`; else a `RemoteError` with its type alone. The log has the rest."""
     if isinstance(error, WireError):
@@ -238,50 +221,6 @@ def raise_error(reply: Message) -> Message:
     if reply.method == "error":
         raise from_kind(str(reply.fields.get("kind")), str(reply.fields.get("text")))
     return reply
-
-
-def respond(handler: Handler, request: Came, read: Callable[[Came], Message], write: Callable[[Message], Sent]) -> Sent:
-    """Read one request, answer it and write the answer, as every server does. Raises no `WireError`."""
-    try:
-        return write(answer(handler, read(request)))
-    except WireError as error:
-        return write(failure(error))
-
-
-class Guarded(Protocol):
-    """A handler with a second argument: `gone()` says whether the caller has given up."""
-
-    def __call__(self, message: Message, gone: Callable[[], bool] = lambda: False) -> Message: ...
-
-
-def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
-    """`handler` behind the checks that all servers share.
-
-    It raises `ResourceExhausted` at once for a call beyond the `workers` under way (or waits: `Limits.when_full`),
-    `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call whose caller gave up
-    before a worker was free.
-    """
-    wait = limits.when_full == "wait"
-    free: SimpleQueue[None] = SimpleQueue()
-    for _ in range(workers):
-        free.put(None)
-
-    def guarded(message: Message, gone: Callable[[], bool] = lambda: False) -> Message:
-        check_message(message, limits)
-        try:
-            free.get(wait)
-        except Empty:
-            text = f"all {workers} workers of the server are busy; {message.method!r} was not begun"
-            raise ResourceExhausted(text) from None
-        try:
-            if gone():
-                raise ConnectionLost(f"the caller of {message.method!r} has given up; it was not begun")
-            reply = handler(message)
-        finally:
-            free.put(None)
-        return check_message(reply, limits)
-
-    return guarded
 
 
 def check_message(message: Message, limits: Limits) -> Message:

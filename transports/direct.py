@@ -10,9 +10,10 @@ import itertools
 import threading
 
 from transports.address import Address
-from transports.base import Connection, Handler, Message, Server, Transport, answer
+from transports.base import Connection, Handler, Message, Server, Transport
 from transports.errors import ConnectError, ConnectionLost
 from transports.limits import Limits
+from transports.serving import answer
 from transports.sockets import Deadline
 
 

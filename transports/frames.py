@@ -17,9 +17,10 @@ import numpy as np
 
 from transports import frame_codec as codec
 from transports.address import Address
-from transports.base import Guarded, Handler, Message, failure, respond
+from transports.base import Handler, Message, failure
 from transports.errors import MessageTooLarge
 from transports.limits import ENVELOPE, Limits
+from transports.serving import Guarded, respond
 from transports.socket_connection import SocketConnection
 from transports.sockets import Deadline, DeadlineSocket, no_delay, send_all
 

@@ -1,8 +1,8 @@
 """The server of gRPC: whole messages and chunks, on a thread pool whose threads no peer can hold.
 
 Rules:
-  - A call takes a thread of gRPC with its first frame, and a worker (`base.guard`) once its message is whole. So there
-    are more `threads` than workers: for calls that are arriving, that are refused, or whose answer is out.
+  - A call takes a thread of gRPC with its first frame, and a worker (`serving.guard`) once its message is whole. So
+    there are more `threads` than workers: for calls that are arriving, that are refused, or whose answer is out.
   - The server cancels a call or a handshake whose peer stalls for longer than `Limits.stall` (`watchdog`).
 """
 
@@ -18,11 +18,12 @@ import grpc
 
 from transports import frame_codec, protobuf_codec
 from transports.address import LAST_PORT, Address
-from transports.base import Guarded, Handler, Message, Server, guard, respond
+from transports.base import Handler, Message, Server
 from transports.errors import ConnectError, MalformedMessage
 from transports.grpc_options import GrpcOptions
 from transports.grpc_stream import chunks, gather
 from transports.limits import ENVELOPE, Limits
+from transports.serving import Guarded, guard, respond
 from transports.sockets import Deadline
 from transports.tls import Tls
 from transports.watchdog import Watchdog

@@ -15,9 +15,10 @@ from functools import partial
 
 from transports import tls
 from transports.address import LAST_PORT, Address
-from transports.base import Connection, Handler, Server, Transport, guard
+from transports.base import Connection, Handler, Server, Transport
 from transports.errors import ConnectError, UsageError
 from transports.limits import Limits
+from transports.serving import guard
 from transports.sockets import Deadline, DeadlineSocket, Expired, UnixSocket
 
 

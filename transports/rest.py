@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from transports import tls
 from transports.address import Address
-from transports.base import Connection, Handler, Server, Transport, guard
+from transports.base import Connection, Handler, Server, Transport
 from transports.limits import Limits
+from transports.serving import guard
 from transports.sockets import Deadline
 
 

@@ -17,10 +17,11 @@ from functools import partial
 import orjson
 
 from transports import json_codec
-from transports.base import Guarded, Message, respond
+from transports.base import Message
 from transports.errors import MalformedMessage, MessageTooLarge, WireError
 from transports.http_server import Head, Reply
 from transports.limits import Limits
+from transports.serving import Guarded, respond
 
 READY = "/v1/ready"
 PATHS: Mapping[str, str] = {"json": "/v1/json", "json-b64": "/v1/json-b64"}

@@ -18,11 +18,12 @@ from rpyc.core.consts import LABEL_REMOTE_REF
 
 from transports import brine_codec, tls
 from transports.address import Address
-from transports.base import Handler, Message, Server, guard, log, respond
+from transports.base import Handler, Message, Server, log
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import Limits
 from transports.listener import Listener
 from transports.rpyc_stream import BoundedChannel
+from transports.serving import guard, respond
 from transports.socket_connection import SocketConnection
 from transports.sockets import Deadline, DeadlineSocket
 

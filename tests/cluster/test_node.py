@@ -20,8 +20,9 @@ from cluster.partition import Partition
 from cluster.request import Request, RequestStats, Route
 from cluster.result_receiver import PendingResult, ResultReceiver
 from tests.cluster.plans import chain, fork, partition
-from transports.base import Message, Scalar, answer
+from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
+from transports.serving import answer
 
 JOIN = replace(partition(fork(), [1, 0, 1, 0]), name="join")
 NEAR = replace(partition(chain(1), [0]), name="near")

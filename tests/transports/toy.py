@@ -7,10 +7,11 @@ from functools import partial
 
 from transports import frame_codec
 from transports.address import Address
-from transports.base import Connection, Guarded, Handler, Message, Server, Transport, guard, respond
+from transports.base import Connection, Handler, Message, Server, Transport
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import ENVELOPE, Limits
 from transports.listener import Listener
+from transports.serving import Guarded, guard, respond
 from transports.socket_connection import SocketConnection, dial
 from transports.sockets import Deadline, DeadlineSocket, no_delay, send_all
 
