@@ -40,10 +40,18 @@ class Run:
         assert {process.name() for process in found} >= {"registry", "node-0", "node-1"}
         return found
 
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End it, if it is still going on."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
     def finish(self, timeout: float = 600.0) -> tuple[int, str]:
-        """(exit status, the last line of standard error)."""
-        out, err = self.process.communicate(timeout=timeout)
-        self.out = out
+        """(exit status, the last line of standard error). `out` is then its standard output."""
+        self.out, err = self.process.communicate(timeout=timeout)
         self.lines += err.splitlines()
         return self.process.returncode, self.lines[-1].strip() if self.lines else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from experiments.spec.settings import to_record
 from experiments.store import files
 from experiments.store.samples import Sample, Writer
 from tests.models import residual
-from tests.running import Run
 
 LEVELS = {"none": 1.0, "grpc": 2.5, "rpyc": 4.5, "rpyc-tuned": 2.75}
 
@@ -96,19 +95,3 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "residual.keras"
     residual().save(path)
     return path
-
-
-@pytest.fixture
-def started() -> Iterator[Callable[..., Run]]:
-    """Starts runs; ends those that are still going after the test."""
-    runs: list[Run] = []
-
-    def start(*arguments: object, **options: Any) -> Run:
-        runs.append(Run(*arguments, **options))
-        return runs[-1]
-
-    yield start
-    for one in runs:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.communicate()

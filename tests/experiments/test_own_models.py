@@ -1,18 +1,17 @@
-"""Models whose classes or code come from the user: `--import MODULE` and `--trust-model`, over real processes."""
+"""Models with the user's own classes or code: `--import MODULE` and `--trust-model`, with nodes in real processes."""
 
 from __future__ import annotations
 
 import json
-import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import pytest
 
+from experiments import run
 from experiments.spec.flags import parse
-from tests.running import Run
-
-pytestmark = pytest.mark.slow
 
 MODULE = """
 import keras
@@ -24,9 +23,15 @@ class Twice(keras.layers.Layer):
 """
 
 
+def forget() -> None:
+    """Undo the import of `own_layers` in this process."""
+    keras.saving.get_custom_objects().pop("own>Twice", None)
+    sys.modules.pop("own_layers", None)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A module `own_layers` with a layer class, and a model in which that layer or a lambda stands."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A module `own_layers` on the path of all processes, and models with its layer (`own`) and with a lambda."""
     made = tmp_path_factory.mktemp("own")
     (made / "own_layers.py").write_text(MODULE)
     found: dict[str, type[keras.layers.Layer]] = {}
@@ -34,25 +39,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, layer in (("own", found["Twice"](name="own")), ("lambda", keras.layers.Lambda(lambda x: 3 * x))):
         layers = [keras.Input((6,)), keras.layers.Dense(8), layer, keras.layers.Dense(4)]
         keras.Sequential(layers).save(made / f"{name}.keras")
-    return made
+    forget()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(made)
+        patch.setenv("PYTHONPATH", str(made))
+        yield made
+    forget()
 
 
-def run(folder: Path, model: str, *flags: str) -> tuple[int, str, Run]:
-    out = folder / "-".join((model, *flags))
-    common = ("--mode", "layer", "--servers", 2, "--transport", "grpc", "--runs", 2, "--out", out)
-    done = Run("--model", folder / f"{model}.keras", *flags, *common, env={**os.environ, "PYTHONPATH": str(folder)})
-    return *done.finish(), done
+def words(folder: Path, model: str, out: Path, *more: str) -> list[str]:
+    few = ["--mode", "layer", "--servers", "2", "--transport", "grpc", "--runs", "2"]
+    return ["--model", str(folder / f"{model}.keras"), *few, "--out", str(out), *more]
 
 
-@pytest.mark.parametrize(("model", "flag"), [("own", "--import own_layers"), ("lambda", "--trust-model")])
-def test_a_model_runs_once_its_code_may_be_loaded(folder: Path, model: str, flag: str) -> None:
-    status, said, _ = run(folder, model)
-    assert (status, flag.split()[0] in said, len(said.splitlines())) == (2, True, 1)
-    status, said, done = run(folder, model, *flag.split())
-    assert status == 0, said
-    assert "grpc" in done.out
-    record = json.loads((folder / "-".join((model, *flag.split())) / "environment.json").read_text())
-    assert (record["complete"], record["experiment"]["imports"]) == (True, flag.split()[1:])
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "flag"), [("own", ["--import", "own_layers"]), ("lambda", ["--trust-model"])])
+def test_a_model_with_own_code_needs_its_flag(
+    model: str, flag: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(words(folder, model, tmp_path / "refused")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert flag[0] in last
+    assert run.main(words(folder, model, tmp_path / "out", *flag)) == 0
+    assert "grpc" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "environment.json").read_text())
+    assert (record["complete"], record["experiment"]["imports"]) == (True, flag[1:])
 
 
 def test_modules_are_given_by_several_flags_or_a_list(tmp_path: Path) -> None:
@@ -63,6 +75,8 @@ def test_modules_are_given_by_several_flags_or_a_list(tmp_path: Path) -> None:
     assert parse(["--spec", str(spec)])[0].imports == ("one", "two")
 
 
-def test_a_module_that_cannot_be_imported_is_named(folder: Path) -> None:
-    status, said, _ = run(folder, "own", "--import", "no_such_module")
-    assert (status, "no_such_module" in said) == (2, True)
+def test_a_module_that_cannot_be_imported_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(words(folder, "own", tmp_path / "out", "--import", "no_such_module")) == 2
+    assert "no_such_module" in capsys.readouterr().err.splitlines()[-1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import math
 import os
 import resource
@@ -10,11 +12,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from experiments import run
@@ -41,20 +44,55 @@ def assert_wire_bytes(frame: pd.DataFrame) -> None:
         assert (remote.loc[alone, "wire_bytes"] > remote.loc[alone, "payload_bytes"]).all()
 
 
+MATRIX = """
+title = "The first of two"
+transport = ["none", "rpyc", "rpyc-tuned", "grpc", "rest"]
+codec = ["raw", "tensorproto", "json"]
+mode = "submodel"
+flow = ["nested", "hub", "forward"]
+concurrency = [1, 3]
+servers = 2
+engine = "frozen"
+runs = 11
+"""
+SMALL = """
+title = "The second of two"
+transport = "none"
+mode = "submodel"
+servers = 2
+runs = 2
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ran the experiments of two files, one after the other."""
+
+    out: str
+    """Its standard output."""
+    processes: list[psutil.Process]
+    """The cluster of the first experiment."""
+    folders: tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def ended(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    root = tmp_path_factory.mktemp("two")
+    (root / "first.toml").write_text(MATRIX)
+    (root / "second.toml").write_text(SMALL)
+    specs, outs = (",".join(str(root / f"{name}{end}") for name in ("first", "second")) for end in (".toml", ""))
+    with Run("--model", model, "--spec", specs, "--out", outs) as going:
+        going.wait_for("node-1 ready")
+        processes = going.cluster()
+        status, last = going.finish()
+        assert status == 0, last
+    return Ended(going.out, processes, (root / "first", root / "second"))
+
+
 @pytest.mark.slow
-def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    going = started(
-        *("--model", model, "--transport", "none,rpyc,rpyc-tuned,grpc,rest", "--codec", "raw,tensorproto,json"),
-        *("--mode", "submodel", "--flow", "nested,hub,forward", "--concurrency", "1,3", "--servers", 2),
-        *("--engine", "frozen", "--runs", 11, "--out", out),
-    )
-    going.wait_for("node-1 ready")
-    processes = going.cluster()
-    status, last = going.finish()
-    assert status == 0, last
-    assert_gone(processes)
-    assert str(out) in going.out
+def test_a_matrix_over_real_processes(ended: Ended) -> None:
+    assert_gone(ended.processes)
+    out = ended.folders[0]
     frame = samples.read(out)
     # (none, rpyc, rpyc-tuned: raw; grpc: raw, tensorproto; rest: json) x 3 flows x 2 concurrencies, and local
     assert frame.groupby("cell").size().to_dict() == dict.fromkeys(frame["cell"].unique(), 11)
@@ -70,66 +108,91 @@ def test_a_matrix_over_real_processes(started: Callable[..., Run], model: Path, 
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_samples_and_leaves_nothing_running(
-    started: Callable[..., Run], model: Path, tmp_path: Path
-) -> None:
+def test_several_files_end_with_all_tables_and_the_places_of_their_reports(ended: Ended) -> None:
+    last = ended.out[ended.out.rindex("The first of two") :]  # its table is printed again at the end
+    places = [f"results: {folder} (begin with report.md)" for folder in ended.folders]
+    assert [last.count(text) for text in ("The second of two", "95 %", *places)] == [1, 2, 1, 1]
+    assert last.rstrip().endswith("\n".join(places))
+    assert all(environment.read(folder)["complete"] is True for folder in ended.folders)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_samples_and_leaves_nothing_running(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    going = started("--model", model, "--servers", 2, "--runs", 1_000_000, "--out", out)
-    going.wait_for("requests")
-    processes = going.cluster()
-    going.process.send_signal(signal.SIGINT)
-    assert going.finish() == (130, "error: interrupted")
+    with Run("--model", model, "--servers", 2, "--runs", 1_000_000, "--out", out) as going:
+        going.wait_for("requests")
+        processes = going.cluster()
+        going.process.send_signal(signal.SIGINT)
+        assert going.finish() == (130, "error: interrupted")
     assert_gone(processes)
     assert len(samples.read(out)) >= 1
     assert environment.read(out)["complete"] is False
     assert "INCOMPLETE" in (out / "report.md").read_text()
 
 
+class Watched(io.StringIO):
+    """A standard error that calls `act` after the first request, whose line has the word "requests" in it."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__()
+        self.act = act
+
+    def write(self, text: str) -> int:
+        if "requests" in text and "requests" not in self.getvalue():
+            self.act()
+        return super().write(text)
+
+
 @pytest.mark.slow
-def test_a_node_that_dies_ends_the_run_with_the_cause(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    going = started("--model", model, "--transport", "rpyc,grpc", "--servers", 2, "--runs", 1_000_000, "--out", out)
-    going.wait_for("requests")
-    processes = going.cluster()
-    next(process for process in processes if process.name() == "node-1").kill()
-    status, last = going.finish()
-    assert status == 1
-    assert last.startswith("error: node-1 was ended by SIGKILL")  # and what it said last, if anything
+def test_a_node_that_dies_ends_the_run_with_the_cause(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes: list[psutil.Process] = []
+
+    def kill() -> None:
+        (node,) = (child for child in psutil.Process().children(recursive=True) if child.name() == "node-1")
+        launcher = psutil.Process(node.ppid())
+        processes.extend([launcher, *launcher.children()])
+        node.kill()
+
+    monkeypatch.setattr(sys, "stderr", stream := Watched(kill))
+    words = ["--model", str(model), "--transport", "rpyc,grpc", "--servers", "2", "--runs", "1000000"]
+    assert run.main([*words, "--out", str(tmp_path / "out")]) == 1
+    assert stream.getvalue().splitlines()[-1].startswith("error: node-1 was ended by SIGKILL")
+    assert len(processes) == 4  # the launcher, the registry and two nodes
     assert_gone(processes)
-    assert len(samples.read(out)) >= 1
-    assert "SIGKILL" in environment.read(out)["failure"]
+    assert len(samples.read(tmp_path / "out")) >= 1
+    assert "SIGKILL" in environment.read(tmp_path / "out")["failure"]
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_nothing_behind(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     """No process, and no file in TMPDIR or /dev/shm, but for those that TensorFlow had open in the killed process."""
     out = tmp_path / "out"
     (temporary := tmp_path / "tmp").mkdir()
     shared = {path.name for path in Path("/dev/shm").iterdir()}
-    going = started(
-        *("--model", model, "--servers", 2, "--engine", "eager,tfserving", "--option", "tfserving.binary=none"),
-        *("--runs", 1_000_000, "--out", out),
-        env={**os.environ, "TMPDIR": str(temporary)},
-    )
-    going.wait_for("requests")
-    processes = going.cluster()
-    assert {process.name() for process in processes} >= {"model-server-0", "model-server-1"}
-    going.process.kill()
-    assert_gone(processes)
+    words = ("--model", model, "--servers", 2, "--engine", "eager,tfserving", "--option", "tfserving.binary=none")
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    with Run(*words, "--runs", 1_000_000, "--out", out, env=env) as going:
+        going.wait_for("requests")
+        processes = going.cluster()
+        assert {process.name() for process in processes} >= {"model-server-0", "model-server-1"}
+        going.process.kill()
+        assert_gone(processes)
     assert [path for path in temporary.iterdir() if not path.name.startswith("__autograph_generated_file")] == []
     assert {path.name for path in Path("/dev/shm").iterdir()} <= shared
     assert len(samples.read(out)) >= 1
     assert "INCOMPLETE" in report.build(out).read_text()
 
 
-@pytest.mark.slow
-def test_a_full_disk_is_one_clear_line(started: Callable[..., Run], model: Path, tmp_path: Path) -> None:
-    def small_files() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
-    out = tmp_path / "out"
-    going = started("--model", model, "--transport", "none", "--runs", 1000, "--out", out, preexec_fn=small_files)
-    status, last = going.finish()
+def test_a_full_disk_is_one_clear_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, (soft, hard) = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+    try:
+        status = run.main(["--model", str(model), "--transport", "none", "--runs", "1000", "--out", str(out)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    last = capsys.readouterr().err.splitlines()[-1]
     assert status == 1
     assert last.startswith("error: cannot write")
     assert "samples.csv" in last
@@ -179,42 +242,30 @@ def test_a_folder_that_holds_an_experiment_is_refused(
     assert (tmp_path / "out" / "samples.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("case", ["a folder that is taken", "a file for a folder", "no input", "an input of text"])
-def test_flags_and_files_are_checked_before_tensorflow_is_loaded(case: str, tmp_path: Path) -> None:
+MANY = """
+import json, sys
+from experiments import run
+for words in json.loads(sys.argv[1]):
+    print(run.main(words), "tensorflow" in sys.modules)
+"""
+
+
+def test_flags_and_files_are_checked_before_tensorflow_is_loaded(tmp_path: Path) -> None:
     taken, file = tmp_path / "taken", tmp_path / "file"
     taken.mkdir()
     for path in (taken / "samples.csv", file):
         path.touch()
-    words = {
-        "a folder that is taken": ["--out", str(taken)],
-        "a file for a folder": ["--out", str(file)],
-        "no input": ["--input", str(tmp_path / "nowhere.jpg"), "--out", str(tmp_path / "out")],
-        "an input of text": ["--input", __file__, "--out", str(tmp_path / "out")],
-    }[case]
-    code = "import sys; from experiments import run; run.main(sys.argv[1:]); print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-    assert done.stderr.startswith(f"error: {words[0]}")
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.slow
-def test_several_files_end_with_all_tables_and_the_places_of_their_reports(
-    started: Callable[..., Run], model: Path, tmp_path: Path
-) -> None:
-    names = ("first", "second")
-    for name in names:
-        text = f"title = 'The {name} of two'\nmode = 'submodel'\nservers = 2\nruns = 2\ntransport = 'none'"
-        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
-    specs, outs = (",".join(str(tmp_path / f"{name}{end}") for name in names) for end in (".toml", ""))
-    going = started("--model", model, "--spec", specs, "--out", outs)
-    assert going.finish()[0] == 0, going.lines
-    ended = going.out[going.out.rindex("The first of two") :]  # the table of the first is printed again at the end
-    places = [f"results: {tmp_path / name} (begin with report.md)" for name in names]
-    assert [ended.count(text) for text in ("The second of two", "Local", *places)] == [1, 2, 1, 1]
-    assert ended.rstrip().endswith("\n".join(places))
-    for name in names:
-        assert environment.read(tmp_path / name)["complete"] is True
+    cases = [
+        ["--out", str(taken)],
+        ["--out", str(file)],
+        ["--input", str(tmp_path / "nowhere.jpg"), "--out", str(tmp_path / "out")],
+        ["--input", __file__, "--out", str(tmp_path / "out")],
+    ]
+    command = [sys.executable, "-c", MANY, json.dumps(cases)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["2 False"] * len(cases)
+    for words, line in zip(cases, done.stderr.splitlines(), strict=True):
+        assert line.startswith(f"error: {words[0]}")
 
 
 def swapped(program: Program, operation: str) -> Program:

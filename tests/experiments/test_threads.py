@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import io
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,40 +14,28 @@ from experiments.threads import __main__ as threads
 from experiments.threads import report as threads_report
 
 ROOT = Path(__file__).parents[2]
-WIDE = {"COLUMNS": "120"}
-"""Room for the whole table."""
-CHAIN = ("--transport", "grpc", "--depth", "4", "--servers", "2")
+
+
+def observe(out: Path, when_full: str, timeout: str) -> str:
+    """Run the demonstration with a short chain into the folder `out`; its standard output."""
+    words = ["--transport", "grpc", "--depth", "4", "--servers", "2", "--when-full", when_full, "--timeout", timeout]
+    text = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
+        patch.setenv("COLUMNS", "120")  # room for the whole table
+        assert threads.main([*words, "--out", str(out)]) == 0
+    return text.getvalue()
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, subprocess.Popen[str]]]]:
-    """Two runs side by side, one for each `--when-full`: (results folder, process)."""
-    runs = {}
-    for full, seconds in (("wait", "4"), ("refuse", "30")):
-        out = tmp_path_factory.mktemp(full) / "out"
-        words = [*CHAIN, "--when-full", full, "--timeout", seconds, "--out", str(out)]
-        command = [sys.executable, "-m", "experiments.threads", *words]
-        env = {**os.environ, **WIDE}
-        runs[full] = out, subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=env)
-    yield runs
-    for _, process in runs.values():
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-@pytest.fixture(scope="module")
-def observed(started: dict[str, tuple[Path, subprocess.Popen[str]]]) -> tuple[Path, str]:
+def waited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The results folder of a run whose servers let calls wait, and its standard output."""
-    out, process = started["wait"]
-    text, _ = process.communicate()
-    assert process.returncode == 0
-    return out, text
+    out = tmp_path_factory.mktemp("wait") / "out"
+    return out, observe(out, "wait", "4")
 
 
 @pytest.mark.slow
-def test_too_few_workers_block_only_nested_calls(observed: tuple[Path, str]) -> None:
-    _, out = observed
+def test_too_few_workers_block_only_nested_calls(waited: tuple[Path, str]) -> None:
+    _, out = waited
     assert "predicted 2, observed 2" in out
     rows = {line.split()[0]: line for line in out.splitlines() if line.split() and line.split()[0].isdigit()}
     assert "blocks" in rows["1"]
@@ -59,9 +45,9 @@ def test_too_few_workers_block_only_nested_calls(observed: tuple[Path, str]) -> 
 
 @pytest.mark.slow
 def test_a_results_folder_has_samples_report_and_environment(
-    observed: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+    waited: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, _ = observed
+    folder, _ = waited
     assert {path.name for path in folder.iterdir()} == {"threads.csv", "report.md", "environment.json"}
     record = environment.read(folder)
     assert (record["complete"], record["failure"], record["predicted"]) == (True, "", 2)
@@ -101,14 +87,9 @@ def test_every_column_is_described() -> None:
 
 
 @pytest.mark.slow
-def test_servers_that_do_not_wait_refuse_calls_without_a_free_worker(
-    started: dict[str, tuple[Path, subprocess.Popen[str]]],
-) -> None:
-    out, process = started["refuse"]
-    text, _ = process.communicate()
-    assert process.returncode == 0
-    assert "refused" in text
-    outcomes = (out / files.THREADS).read_text()
+def test_servers_that_do_not_wait_refuse_calls_without_a_free_worker(tmp_path: Path) -> None:
+    assert "refused" in observe(tmp_path / "out", "refuse", "30")
+    outcomes = (tmp_path / "out" / files.THREADS).read_text()
     assert "1,nested,refused" in outcomes
     assert "blocks" not in outcomes
 

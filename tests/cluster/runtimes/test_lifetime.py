@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from experiments.store import samples
 from tests.cluster.runtimes.conftest import Left, usable
-from tests.experiments.conftest import model, started  # noqa: F401 - fixtures
+from tests.experiments.conftest import model  # noqa: F401 - a fixture
 from tests.running import ROOT, Run
 
 CLIENT = """
@@ -57,19 +56,17 @@ def test_nothing_is_left_behind_when_the_client_is_killed() -> None:
 
 @pytest.mark.slow
 def test_an_experiment_measures_runtimes_like_transports_and_ends_by_ctrl_c(
-    started: Callable[..., Run],  # noqa: F811
     model: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     usable("ray")
-    going = started(
-        *("--model", model, "--transport", "none,ray,ray-graph,tf-runtime", "--mode", "submodel", "--servers", 2),
-        *("--engine", "frozen", "--insecure", "on", "--threads", 1, "--runs", 2000, "--out", tmp_path / "out"),
-    )
-    going.wait_for("1000/10000 requests")
-    left = Left(going.process.pid)
-    going.process.send_signal(signal.SIGINT)
-    status, last = going.finish()
+    words = ("--model", model, "--transport", "none,ray,ray-graph,tf-runtime", "--mode", "submodel", "--servers", 2)
+    more = ("--engine", "frozen", "--insecure", "on", "--threads", 1, "--runs", 2000, "--out", tmp_path / "out")
+    with Run(*words, *more) as going:
+        going.wait_for("1000/10000 requests")
+        left = Left(going.process.pid)
+        going.process.send_signal(signal.SIGINT)
+        status, last = going.finish()
     assert status == 130, last
     left.assert_gone()
     frame = samples.read(tmp_path / "out")
