@@ -27,14 +27,15 @@ from transports.errors import UsageError
 if TYPE_CHECKING:
     from experiments.measure.prepare import Prepared
 
-    Beside = Callable[[Prepared, Path], AbstractContextManager[Callable[[int], None]]]
+    EachRound = Callable[[Prepared, Path], AbstractContextManager[Callable[[int], None]]]
 
 
-def execute(experiment: Experiment, folder: Path, argv: Sequence[str], beside: Beside | None = None) -> None:
+def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_round: EachRound | None = None) -> None:
     """Run `experiment`, all of whose cells are timed, and write its results into `folder`.
 
-    `argv` is recorded. Raises `UsageError`, `PartitionError`, `SplitbenchError` or `OSError`; what was measured until
-    then is kept. `beside` measures something else at the start of each round.
+    `argv` is recorded. `each_round` is opened for the run; what it gives is called with the number of each round before
+    its first request. Raises `UsageError`, `PartitionError`, `SplitbenchError` or `OSError`; what was measured until
+    then is kept.
     """
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:
@@ -50,12 +51,12 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], beside: B
         environment.begin(folder, experiment, argv, settings)
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
-        _measure(prepared, folder, progress, launcher, beside)
+        _measure(prepared, folder, progress, launcher, each_round)
     report.build(folder)
 
 
 def _measure(
-    prepared: Prepared, folder: Path, progress: Progress, launcher: Launcher | None, beside: Beside | None
+    prepared: Prepared, folder: Path, progress: Progress, launcher: Launcher | None, each_round: EachRound | None
 ) -> None:
     """Measure every cell. If that fails, report what was measured, with the reason."""
     from experiments.measure.runner import run
@@ -69,7 +70,7 @@ def _measure(
             replace_file(folder / files.PLAN.format(partition.name), partition.plan.to_json())
         writer = stack.enter_context(samples.Writer(folder))
         log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
-        more = {"each_round": stack.enter_context(beside(prepared, folder))} if beside else {}
+        more = {"each_round": stack.enter_context(each_round(prepared, folder))} if each_round else {}
         run(prepared, writer, progress, launcher, log, **more)
 
 

@@ -1,7 +1,7 @@
 """Rules of the whole suite: fast tests first, where random inputs come from, and which tests run side by side.
 
 `make test` runs two worker processes (pytest-xdist), each with whole files. A test marked `alone`, which counts what
-the whole machine does, waits until the other worker is between two tests, and the other worker waits for it.
+the whole machine does, starts when the other worker is between two tests, and that worker waits until it has ended.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no failure, and neither is chance: the profile `explore` draws other inputs each time.
+# No deadline: a busy machine must not fail a test. `steady` draws the same inputs each time, `explore` other ones.
 PROFILES = {"steady": True, "explore": False}
 for name, steady in PROFILES.items():
     settings.register_profile(
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give each worker the folder with the locks of this run, which goes with the run."""
+    """Give each worker the folder with the locks of this run. It is deleted at the end of the run."""
     config: pytest.Config = node.config
     if LOCKS not in config.stash:
         config.stash[LOCKS] = tempfile.mkdtemp(prefix="splitbench-tests-")
@@ -61,8 +61,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @contextlib.contextmanager
 def _turn(folder: Path, alone: bool) -> Iterator[None]:
-    """A lock of all workers: shared, or exclusive if `alone`. Workers pass the gate first, so that one that waits
-    for an exclusive turn is not overtaken for good."""
+    """A lock of all workers: shared, or exclusive if `alone`.
+
+    Each worker takes the gate first. So no other one can pass a worker that waits there for its exclusive turn."""
     with (folder / "turn").open("w") as turn, (folder / "gate").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""Models of every kind that people bring: masks, text, nested inputs, own layers, odd names, low precision.
+"""Models of the kinds that users have: masks, text, nested inputs, own layers, odd names, low precision.
 
 As in `tests.models`, two calls of a builder give the same model, and a wrong split changes its output visibly.
 """
@@ -65,7 +65,7 @@ def masked_attention() -> keras.Model:
 
 
 def masked_nested() -> keras.Model:
-    """A nested model makes a mask, another one receives it, and an explicit mask is an argument beside them."""
+    """One nested model makes a mask, another receives it, and a layer takes an explicit mask as an argument."""
     inner_words = _words("inner_words")
     encoder = keras.Model(inner_words, _dense(4, "wide", "tanh")(_embedding()(inner_words)), name="encoder")
     inner_x = keras.Input((6, 4), name="inner_x")
@@ -78,7 +78,7 @@ def masked_nested() -> keras.Model:
 
 
 def masked_sequential() -> keras.Model:
-    """Text of any length, as people write it."""
+    """Text of any length, as a `keras.Sequential`."""
     return keras.Sequential(
         [_words(length=None), _embedding(), _recurrent(layers.LSTM, 4, "lstm"), _dense(3, "head", None)], name="chain"
     )
@@ -129,7 +129,7 @@ def integers() -> keras.Model:
 
 
 def sentences() -> keras.Model:
-    """Strings that the client turns into numbers, a mask behind them, and a number beside them."""
+    """Strings that the client turns into numbers, a mask computed from these, and a numeric input."""
     text, x = keras.Input((), dtype="string", name="text"), keras.Input((3,), name="x")
     vectors = layers.TextVectorization(output_sequence_length=5, name="vectors")
     vectors.adapt(["the cat sat", "on the mat", "a dog"])
@@ -163,7 +163,7 @@ def odd_names() -> keras.Model:
 
 @keras.saving.register_keras_serializable("tests")
 class Scaled(layers.Layer):
-    """A layer of one's own, which makes a mask in its call and holds a layer."""
+    """A user's layer, which holds another layer and makes a mask."""
 
     def __init__(self, factor: float = 2.0, **options: Any) -> None:
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""A bound on seconds that a busy machine does not break."""
+"""A time limit that holds on a busy machine, too."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STEP = 0.01
-"""Seconds that the witness asks to sleep."""
+"""Seconds of a single sleep of `Lateness`."""
 
 
-class Witness(threading.Thread):
-    """Sleeps and wakes, and adds up by how much it woke late: for want of a core, or of the interpreter's lock."""
+class Lateness(threading.Thread):
+    """Sleeps again and again, and adds up how late it woke: while it waited for a core or the interpreter's lock."""
 
     def __init__(self) -> None:
-        super().__init__(name="witness", daemon=True)
+        super().__init__(name="lateness", daemon=True)
         self._over = threading.Event()
         self.late = 0.0
 
@@ -33,13 +33,13 @@ class Witness(threading.Thread):
 
 @contextmanager
 def in_time(seconds: float) -> Iterator[None]:
-    """What is inside takes less than `seconds`, beside what a thread with nothing to do loses meanwhile."""
-    witness = Witness()
-    witness.start()
+    """Assert that the block takes less than `seconds`, not counting how late an idle thread woke meanwhile."""
+    lateness = Lateness()
+    lateness.start()
     start = time.monotonic()
     try:
         yield
     finally:
         took = time.monotonic() - start
-        witness.stop()
-    assert took < seconds + witness.late, f"{took:.2f} s, of which {witness.late:.2f} s were waiting for a core"
+        lateness.stop()
+    assert took < seconds + lateness.late, f"{took:.2f} s, of which {lateness.late:.2f} s were waiting for a core"

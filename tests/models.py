@@ -1,7 +1,7 @@
 """Small models, one for each shape that a graph can have. A wrong split of any of them changes its output visibly.
 
-Every weight is drawn with its own seed and every layer is named, so that two calls of a builder, in one process or in
-two, give the same model. Weights keep activations of order one: outputs that are all alike would hide a broken split.
+Every weight has its own seed and every layer a name, so that two calls of a builder, in one process or in two, give the
+same model. Weights keep activations of order one: outputs that are all alike would hide a broken split.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def residual() -> keras.Model:
 
 
 def fork_join() -> keras.Model:
-    """Three branches whose joins (a difference, a concatenation) notice when their inputs are exchanged."""
+    """Three branches whose joins (a difference, a concatenation) give another result if their inputs are exchanged."""
     x = keras.Input((6,), name="x")
     stem = _dense(8, "stem", "tanh")(x)
     left, right, third = (_dense(8, name, "tanh")(stem) for name in ("left", "right", "third"))
@@ -77,7 +77,7 @@ def shared_layer() -> keras.Model:
 
 
 def multi_input() -> keras.Model:
-    """Two inputs of different shapes; the second one is awaited late."""
+    """Two inputs of different shapes; only a late layer takes the second one."""
     image = keras.Input((8, 8, 3), name="image")
     facts = keras.Input((5,), name="facts")
     seen = layers.GlobalAveragePooling2D(name="pool")(_conv(6, "look", strides=2)(image))
@@ -87,7 +87,7 @@ def multi_input() -> keras.Model:
 
 
 def multi_output() -> keras.Model:
-    """Two outputs, one of them in the middle: final, and yet with successors."""
+    """Two outputs, one of which later layers take as well."""
     x = keras.Input((6,), name="x")
     first = _dense(8, "first", "tanh")(x)
     middle = _dense(5, "middle", "tanh")(first)
@@ -112,7 +112,7 @@ def nested() -> keras.Model:
 
 
 def several_outputs() -> keras.Model:
-    """A layer and an operation with several output tensors, one of which nobody takes."""
+    """A layer and an operation with several output tensors, one of them unused."""
     x = keras.Input((5, 6), name="sequence")
     cell = layers.LSTM(
         4,
@@ -153,7 +153,7 @@ def structured() -> keras.Model:
 
 
 def fan_out() -> keras.Model:
-    """An input that is awaited all along the way, and a tensor that is made first and taken last."""
+    """An input that every stage takes, and a tensor that the first makes for the last."""
     x = keras.Input((6,), name="x")
     stem = _dense(6, "stem", "tanh")(x)
     deep = stem
@@ -200,7 +200,7 @@ def inputs_for(model: keras.Model, batch: int = 2, seed: int = 0) -> list[np.nda
 def flat_outputs(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """The answer of the model itself to `inputs` (in the order of `model.inputs`): its outputs in their order.
 
-    An output that the model gives twice is there once; one that is an input, or a string, is not there.
+    An output that the model gives twice is there once. Outputs that are inputs, or strings, are left out.
     """
     functional = model._functional if isinstance(model, keras.Sequential) else model
     by_input = {id(x): array for x, array in zip(model.inputs, inputs, strict=True)}

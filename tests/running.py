@@ -1,4 +1,4 @@
-"""Experiments as a person starts them: real processes, watched from outside."""
+"""Experiments as users start them: real processes, observed from outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Run:
-    """`python -m experiments.run` as a person starts it; its standard error is read line by line."""
+    """`python -m experiments.run` as a process, whose standard error is read line by line."""
 
     def __init__(self, *arguments: object, **options: Any) -> None:
         command = [sys.executable, "-m", "experiments.run", *map(str, arguments)]
@@ -26,7 +26,7 @@ class Run:
         self.lines: list[str] = []
 
     def wait_for(self, text: str) -> None:
-        """Read until a line has `text` in it."""
+        """Read standard error until a line has `text` in it."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line)
@@ -35,7 +35,7 @@ class Run:
         pytest.fail(f"{text!r} never came: {''.join(self.lines)}")
 
     def cluster(self) -> list[psutil.Process]:
-        """The launcher, and what it started: the registry and two nodes."""
+        """The launcher and its processes, among them the registry and two nodes."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         assert {process.name() for process in found} >= {"registry", "node-0", "node-1"}
         return found
@@ -44,7 +44,7 @@ class Run:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """End it, if it is still going on."""
+        """Kill it if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate()

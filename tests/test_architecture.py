@@ -1,4 +1,4 @@
-"""The rules between rooms: who may import whom, and what is imported only when it is chosen."""
+"""The rules between rooms: which may import which, and what is imported only when it is chosen."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def loaded_by(code: str) -> set[str]:
     return set(run.stdout.split())
 
 
-def test_saying_what_the_transports_are_imports_none_of_their_libraries() -> None:
+def test_describing_transports_imports_none_of_their_libraries() -> None:
     code = "import transports; print(*(transports.kind(name).title for name in transports.NAMES))"
     assert not loaded_by(code) & (LIBRARIES | HEAVY)
 
@@ -146,7 +146,7 @@ def test_flags_are_read_without_numpy() -> None:
     assert not loaded & (HEAVY | {"numpy", "pandas", "rich"})
 
 
-def test_the_libraries_of_model_servers_wait_until_one_is_chosen() -> None:
+def test_libraries_of_model_servers_are_imported_only_when_one_is_chosen() -> None:
     loaded = loaded_by(
         "import cluster.node_server, cluster.in_process, cluster.model_servers.servers, "
         "experiments.spec.flags, experiments.report"

@@ -71,7 +71,7 @@ READERS: Mapping[str, Callable[[list[str]], object]] = {
     "sizes": lambda words: study_of(sizes.read(words)).ways,
     "threads": reader(ThreadsOptions),
 }
-"""Command -> what reads its arguments and raises an error for those that it does not take."""
+"""Command -> function that reads its arguments, and raises an error for those that the command does not take."""
 LINES = [(name, words) for name, module in MODULES.items() for words in COMMANDS if program(words)[0] == module]
 
 

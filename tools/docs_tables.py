@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,19 +22,20 @@ from experiments.reports import engine_titles as engines
 from experiments.reports import faults, sections
 from experiments.reports.labels import column_title
 from experiments.reports.markdown import ABSENT, interval, number, table
+from experiments.reports.sections import Row
 from experiments.sizes import report as sizes_report
-from experiments.sizes.bench import MB, Study
+from experiments.sizes.measure import MB, Study
 from experiments.spec.experiment import Cell, local_of
 from experiments.store import environment, files, intervals, samples
 from experiments.store import faults as stored_faults
 from experiments.store.samples import cell_of
+from experiments.store.statistics import groups_of
 from experiments.threads import report as threads_report
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
 MARKED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end of table -->)", re.S)
 
-Row = Mapping[str, Any]
 Writer = Callable[[Row], str]
 Lines = list[str]
 
@@ -52,7 +52,7 @@ def fill(text: str) -> str:
 
 
 def by_column(folder: str, *more: str, **chosen: object) -> Lines:
-    """One column per cell whose settings match `chosen`, after a column for each local model they are compared with."""
+    """One column for each cell whose settings match `chosen`, after columns for the local models of these cells."""
     cells = {cell_of(row): row for row in _rows(folder)}
     split = [cell for cell in cells if cell != local_of(cell) and _is(cell, chosen)]
     order = dict.fromkeys([*map(local_of, split), *split])
@@ -86,7 +86,7 @@ def by_row(folder: str, *labels: str, against: Mapping[str, object] | None = Non
 
 def _against(folder: str, settings: Mapping[str, object]) -> Writer:
     """Writes the ratio of a cell's mean to the mean of the cell with the same flow and the given settings."""
-    groups = _cells(samples.read(REFERENCE / folder))
+    groups = groups_of(samples.read(REFERENCE / folder))
     seed = int(environment.read(REFERENCE / folder)["experiment"]["seed"])
 
     def write(row: Row) -> str:
@@ -108,7 +108,7 @@ def recoveries(folders: Mapping[str, str]) -> Lines:
     body = []
     for folder, nodes in folders.items():
         measured = samples.read(REFERENCE / folder)
-        cells = {cell.name: cell for cell in _cells(measured)}
+        cells = {cell.name: cell for cell in groups_of(measured)}
         for kill in faults.recoveries(stored_faults.read(REFERENCE / folder), measured):
             cell = cells[kill["cell"]]
             counts = [str(kill[name]) for name in ("failed", "attempts", "repeated")]
@@ -123,10 +123,6 @@ def by_size(folder: str, *sizes: float) -> Lines:
     kept = {key: value for key, value in found.items() if not sizes or key[1] in {size * MB for size in sizes}}
     ways = Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
     return [_short(text) for text in sizes_report.by_way(kept, ways)]
-
-
-def workers(folder: str) -> Lines:
-    return threads_report.table_of(REFERENCE / folder)
 
 
 def all_transports() -> Lines:
@@ -166,13 +162,7 @@ def all_runtimes() -> Lines:
 
 
 def _rows(folder: str) -> list[Row]:
-    summary = pd.read_csv(REFERENCE / folder / files.SUMMARY)
-    return [{str(name): value for name, value in row.items()} for row in summary.to_dict("records")]
-
-
-def _cells(measured: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
-    groups = (group for _, group in measured.groupby("cell"))
-    return {cell_of({str(name): value for name, value in group.iloc[0].items()}): group for group in groups}
+    return sections.records(pd.read_csv(REFERENCE / folder / files.SUMMARY))
 
 
 def _is(cell: Cell, chosen: Mapping[str, object]) -> bool:
@@ -203,7 +193,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "faults": partial(recoveries, {"faults": "1", "faults-replicas": "2"}),
     "sizes": partial(by_size, "sizes", 0.01, 0.1, 1, 8, 32),
     "sizes-large": partial(by_size, "sizes-large"),
-    "threads": partial(workers, "threads"),
+    "threads": lambda: threads_report.table_of(REFERENCE / "threads"),
     "transports": all_transports,
     "runtimes": all_runtimes,
 }
@@ -224,10 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stale = {page: new for page, old in texts.items() if (new := fill(old)) != old}
     for page, new in stale.items():
         if given.check:
-            print(
-                f"{page.relative_to(ROOT)} is out of date: run python -m tools.docs_tables",
-                file=sys.stderr,
-            )
+            print(f"{page.relative_to(ROOT)} is out of date: run python -m tools.docs_tables", file=sys.stderr)
         else:
             files.replace_file(page, new)
     return 1 if given.check and stale else 0

@@ -13,9 +13,10 @@ import numpy as np
 import transports
 from cluster.partition import Partition
 from experiments.measure.local import LocalModel
-from experiments.measure.prepare import Prepared, Tensors
+from experiments.measure.prepare import Prepared
 from experiments.sizes import echo
 from experiments.sizes.bare import BARE, BareConnection
+from experiments.sizes.measure import AnyConnection
 from experiments.spec.experiment import Cell
 from experiments.store import ladder, rows
 from experiments.store.ladder import Step
@@ -25,18 +26,19 @@ from transports.base import Array
 CALLS = 3
 """Timed calls of each step in a round, after one that does not count."""
 CLIENT = -1
+"""Stands for the client among the numbers of servers."""
 SOCKETS = "bare-tcp"
 
 Steps = Mapping[Cell, Mapping[str, Callable[[], float]]]
-"""For each cell, by the name of a rung, what measures it once and returns seconds."""
+"""Cell -> name of a rung -> function that measures it once and returns seconds."""
 
 
 @contextlib.contextmanager
 def measured(prepared: Prepared, folder: Path) -> Iterator[Callable[[int], None]]:
-    """Writes ladder.csv into `folder`. The context is called with the number of each round that begins."""
+    """Write ladder.csv into `folder`. What this gives measures every rung once; it takes the number of the round."""
     cells = [cell for cell in prepared.partitions if cell.transport != "none"]
     used = dict.fromkeys(cell.transport for cell in cells)
-    library = {name: bare for name in used for bare, its in BARE.items() if name in its.compared}
+    library = {name: alone for name in used for alone, its in BARE.items() if name in its.compared}
     names = dict.fromkeys([*used, SOCKETS, *library.values()])
     options = prepared.experiment.options
     with (
@@ -44,19 +46,19 @@ def measured(prepared: Prepared, folder: Path) -> Iterator[Callable[[int], None]
         ladder.writer(folder) as writer,
         contextlib.ExitStack() as stack,
     ):
-        lines = {name: stack.enter_context(BareConnection(name, found[name])) for name in names if name in BARE}
+        bare = {name: stack.enter_context(BareConnection(name, found[name])) for name in names if name in BARE}
         steps: dict[Cell, dict[str, Callable[[], float]]] = {}
         for cell in cells:
             connection = transports.make(cell.transport, options).connect(found[cell.transport], cell.codec)
             stack.callback(connection.close)
-            steps[cell] = _steps(prepared, cell, connection, lines, library)
-        chance = random.Random(prepared.experiment.seed)
-        yield lambda number: _round(steps, number, chance, writer)
+            steps[cell] = _steps(prepared, cell, connection, bare, library)
+        rng = random.Random(prepared.experiment.seed)
+        yield lambda number: _round(steps, number, rng, writer)
 
 
-def _round(steps: Steps, number: int, chance: random.Random, writer: rows.Writer) -> None:
+def _round(steps: Steps, number: int, rng: random.Random, writer: rows.Writer) -> None:
     pairs = [(cell, rung) for cell, rungs in steps.items() for rung in rungs]
-    chance.shuffle(pairs)
+    rng.shuffle(pairs)
     for cell, rung in pairs:
         once = steps[cell][rung]
         once()
@@ -68,12 +70,13 @@ def _steps(
     prepared: Prepared,
     cell: Cell,
     connection: Connection,
-    lines: Mapping[str, BareConnection],
+    bare: Mapping[str, BareConnection],
     library: Mapping[str, str],
 ) -> dict[str, Callable[[], float]]:
     partition, inputs = prepared.partitions[cell], prepared.inputs[cell.batch][0]
     model = LocalModel(cell.engine, prepared.program, partition.plan)
-    loads = [np.zeros(size, np.uint8) for trip in trips(partition, cell.flow, _sizes(model, inputs)) for size in trip]
+    sizes = {name: array.nbytes for name, array in model.tensors(inputs).items()}
+    loads = [np.zeros(size, np.uint8) for trip in trips(partition, cell.flow, sizes) for size in trip]
     timeout = prepared.experiment.timeout
 
     def in_a_row() -> float:
@@ -81,26 +84,21 @@ def _steps(
         model.infer(inputs)
         return time.perf_counter() - begun
 
-    def over(line: Connection | BareConnection) -> Callable[[], float]:
-        return lambda: sum(_one_way(line, load, timeout) for load in loads)
+    def over(connection: AnyConnection) -> Callable[[], float]:
+        return lambda: sum(_one_way(connection, load, timeout) for load in loads)
 
-    found = {"row": in_a_row, "sockets": over(lines[SOCKETS]), "transport": over(connection)}
+    found = {"row": in_a_row, "sockets": over(bare[SOCKETS]), "transport": over(connection)}
     if cell.transport in library:
-        found["library"] = over(lines[library[cell.transport]])
+        found["library"] = over(bare[library[cell.transport]])
     return found
 
 
-def _one_way(line: Connection | BareConnection, load: Array, timeout: float) -> float:
-    """Half of the seconds of an echo."""
+def _one_way(connection: AnyConnection, load: Array, timeout: float) -> float:
+    """Half of the seconds of an echo of `load`."""
     message = Message("echo", {}, {"x": load})
     begun = time.perf_counter()
-    line.call(message, timeout)
+    connection.call(message, timeout)
     return (time.perf_counter() - begun) / 2
-
-
-def _sizes(model: LocalModel, inputs: Tensors) -> dict[str, int]:
-    """The bytes of every tensor between stages."""
-    return {name: array.nbytes for name, array in model.tensors(inputs).items()}
 
 
 def trips(partition: Partition, flow: str, sizes: Mapping[str, int]) -> list[tuple[int, int]]:

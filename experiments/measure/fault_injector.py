@@ -15,7 +15,7 @@ from collections.abc import Callable
 from cluster.dispatcher import UNREACHABLE
 from cluster.errors import NoServer
 from experiments.spec.experiment import Cell
-from experiments.spec.kill import Kill
+from experiments.spec.schedule import Kill
 from experiments.store import rows
 from experiments.store.faults import Fault
 from transports.errors import ResourceExhausted, WireError
@@ -27,7 +27,7 @@ PAUSE = 0.1
 
 
 class FaultInjector:
-    """Carries out a `Kill` once in each cell, and tells the failures that it causes from other failures."""
+    """Carries out a `Kill` once in each cell, and distinguishes the failures that it causes from others."""
 
     def __init__(
         self, kill: Kill, replace: Callable[[str], None], log: rows.Writer, clock: Callable[[], float], patience: float

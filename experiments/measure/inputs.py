@@ -15,10 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from experiments.measure import memory
 from experiments.spec.experiment import PHOTOGRAPH
 from experiments.spec.schedule import VARIANTS
 from partitioning.graph import TensorInfo
@@ -79,7 +79,8 @@ def _upright(path: str | Path) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(path) as image:
-                _check_depth(image, path)
+                if image.mode.startswith(("I", "F")):  # Pillow would clip the values to 255 instead of scaling them
+                    raise UsageError(f"--input: {str(path)!r} has more than 8 bits a channel; give an image with 8")
                 return ImageOps.exif_transpose(image).convert("RGB")
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             limit = f"{Image.MAX_IMAGE_PIXELS} pixels at most"
@@ -88,11 +89,6 @@ def _upright(path: str | Path) -> Image.Image:
             raise UsageError(f"--input: {str(path)!r} is no image; give a JPEG or a PNG") from error
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
             raise UsageError(f"--input: {str(path)!r} cannot be decoded: {error}; give a whole image") from error
-
-
-def _check_depth(image: Image.Image, path: str | Path) -> None:
-    if image.mode.startswith(("I", "F")):  # Pillow would clip the values to 255 instead of scaling them
-        raise UsageError(f"--input: {str(path)!r} has more than 8 bits a channel; give an image with 8")
 
 
 def is_image(info: TensorInfo) -> bool:
@@ -118,12 +114,24 @@ def variants(
         shapes = ", ".join(f"{info.name} {info.dtype}{list(info.shape)}" for info in infos)
         raise UsageError(f"--input: the model takes no image (its inputs: {shapes}); leave --input out")
     values = sum(math.prod(_shape(info, batch=1)) for info in infos)
-    memory.check(f"--batch: an input of {batch} images, in {count} variants,", batch, count * VALUE * values, "images")
-    made: list[dict[str, Array]] = []
-    for variant in range(count):
-        numbers = (variant * len(infos) + place for place in range(len(infos)))
-        made.append({info.name: _tensor(info, path, batch, seed, next(numbers), limits) for info in infos})
-    return tuple(made)
+    check_memory(f"--batch: an input of {batch} images, in {count} variants,", batch, count * VALUE * values, "images")
+    return tuple(
+        {
+            info.name: _tensor(info, path, batch, seed, variant * len(infos) + place, limits)
+            for place, info in enumerate(infos)
+        }
+        for variant in range(count)
+    )
+
+
+def check_memory(what: str, count: float, each: int, unit: str) -> None:
+    """Raise `UsageError`, with the largest valid count, if `count` times `each` bytes are not free."""
+    free, needed = psutil.virtual_memory().available, count * each
+    if needed > free:
+        most = f"{free // each} {unit}"
+        raise UsageError(
+            f"{what} takes up to {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free; give at most {most}"
+        )
 
 
 def _tensor(info: TensorInfo, path: str | Path, batch: int, seed: int, number: int, limits: Mapping[str, int]) -> Array:
@@ -144,8 +152,7 @@ def _shape(info: TensorInfo, batch: int) -> tuple[int, ...]:
 def seeded(info: TensorInfo, batch: int, seed: int, limit: int = VOCABULARY) -> Array:
     """Values of the tensor's shape and dtype: standard normal, small integers, fair booleans, or words.
 
-    Integers are below `VOCABULARY`, and below `limit` if that is smaller.
-    The same seed gives the same numbers.
+    Integers are below `VOCABULARY`, and below `limit` if that is smaller. The same seed gives the same values.
     """
     shape = _shape(info, batch)
     generator = np.random.default_rng([seed, zlib.crc32(info.name.encode())])

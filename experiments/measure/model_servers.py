@@ -34,7 +34,7 @@ class Serving:
     settings: selection.Settings | None
     """None if no cell calls any."""
     cores: tuple[int, ...] = ()
-    """The servers are pinned to these in turn, each to the core of the first node that calls it; empty: to none.
+    """The servers are pinned to these cores in turn, each to the core of the first node that calls it; empty: to none.
 
     With `--replicas`, nodes on other cores call it too."""
 
@@ -48,7 +48,7 @@ class Serving:
         return cls(settings, tuple(cores()) if experiment.pin == "on" else ())
 
     def record(self) -> dict[str, Any] | None:
-        """Which server runs, without a path of this machine; None if none does."""
+        """The model server that runs, without a path of this machine; None without one."""
         if self.settings is None:
             return None
         if binary := self.settings.binary:
@@ -67,7 +67,7 @@ class Serving:
         launcher: Launcher | None,
         notify: Callable[[str], None],
     ) -> Iterator[ModelServers]:
-        """Start a model server for each server that shares the stages of `partitions`, and wait for none of them.
+        """Start a model server for each server that shares the stages of `partitions`; do not wait until it is ready.
 
         Raises `UsageError` for a stage that cannot be written as a SavedModel.
         """

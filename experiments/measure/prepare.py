@@ -5,6 +5,7 @@ Unusable values are refused here, before anything starts.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +51,7 @@ class Prepared:
     model_servers: Serving
 
     def chosen(self, *, remote: bool) -> list[Partition]:
-        """The partitions of nodes in other processes (`remote`) or in this one, each with the engines of its cells.
+        """The partitions that nodes in other processes (`remote`) or in this one hold, with the engines of their cells.
 
         The local model and runtimes need no node.
         """
@@ -72,7 +73,7 @@ class Prepared:
 
     @property
     def transports(self) -> tuple[str, ...]:
-        """The transports of the cells, each once; runtimes are none."""
+        """The transports of the cells, each once, without runtimes."""
         names = dict.fromkeys(cell.transport for cell in self.experiment.cells)
         return tuple(name for name in names if not runtimes.is_runtime(name))
 
@@ -92,8 +93,8 @@ def prepare(experiment: Experiment) -> Prepared:
         batches = sorted({cell.batch for cell in experiment.cells})
         whole = loaded.read()
         inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}
-        partitions = _Planner(whole, inputs[batches[0]][0]).partitions(experiment.cells)
-        _check_listed(partitions)
+        partitions = _partitions(whole, inputs[batches[0]][0], experiment.cells)
+        _check_json(partitions)
     except PartitionError as error:
         raise UsageError(str(error)) from error
     expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
@@ -117,41 +118,38 @@ def route_of(cell: Cell, partition: Partition) -> Route:
     )
 
 
-class _Planner:
-    """Makes each partition once for all cells that share it, and measures costs only for cuts that need them."""
+def _partitions(program: Program, sample: Tensors, cells: Sequence[Cell]) -> dict[Cell, Partition]:
+    """The partition of each cell; cells with equal keys share one.
 
-    def __init__(self, program: Program, sample: Tensors) -> None:
-        self._program = program
-        self._sample = sample
-        self._costs: dict[str, Mapping[str, float]] = {}
+    Its name is its mode, or its whole key if the mode has several partitions. The costs of operations are measured with
+    the inputs `sample`, once for each engine that needs them.
+    """
 
-    def partitions(self, cells: Sequence[Cell]) -> dict[Cell, Partition]:
-        """The partition of each cell. Its name is its mode, or all its settings if the mode has several partitions."""
-        words = {cell: _words(cell) for cell in cells}
-        alone = Counter(cell_words[0] for cell_words in set(words.values()))
-        names = {key: key[0] if alone[key[0]] == 1 else "-".join(key) for key in words.values()}
-        one_each = {key: cell for cell, key in words.items()}
-        made = {key: self._make(cell, names[key]) for key, cell in one_each.items()}
-        return {cell: made[words[cell]] for cell in cells}
+    @functools.cache
+    def costs_of(engine: str) -> Mapping[str, float]:
+        from partitioning import costs
 
-    def _make(self, cell: Cell, name: str) -> Partition:
-        costs = self._cost(local_engine(cell.engine)) if cell.cut in SLACKS and cell.mode == "submodel" else None
-        plan = make_plan(self._program.graph, cell.mode, cell.cut, cell.servers, costs)
+        return costs.measure(program, sample, engine)
+
+    keys = {cell: _partition_key(cell) for cell in cells}
+    modes = Counter(key[0] for key in set(keys.values()))
+    made: dict[tuple[str, ...], Partition] = {}
+    for cell, key in keys.items():
+        if key in made:
+            continue
+        measured = cell.mode == "submodel" and cell.cut in SLACKS
+        costs = costs_of(local_engine(cell.engine)) if measured else None
+        plan = make_plan(program.graph, cell.mode, cell.cut, cell.servers, costs)
         if cell.servers > len(plan.stages):
             text = f"--servers {cell.servers}: the plan {cell.mode!r} of this model has {len(plan.stages)} stages"
             raise UsageError(f"{text}; give at most as many servers")
-        return Partition(name, plan, PLACEMENTS[cell.placement](plan, cell.servers), ())
-
-    def _cost(self, engine: str) -> Mapping[str, float]:
-        from partitioning import costs
-
-        if engine not in self._costs:
-            self._costs[engine] = costs.measure(self._program, self._sample, engine)
-        return self._costs[engine]
+        name = cell.mode if modes[cell.mode] == 1 else "-".join(key)
+        made[key] = Partition(name, plan, PLACEMENTS[cell.placement](plan, cell.servers), ())
+    return {cell: made[key] for cell, key in keys.items()}
 
 
-def _words(cell: Cell) -> tuple[str, ...]:
-    """The settings that determine a partition: cells with equal words share one. Measured cuts depend on the engine."""
+def _partition_key(cell: Cell) -> tuple[str, ...]:
+    """The settings that determine a partition, the mode first. Measured cuts depend on the engine."""
     words = [cell.mode, f"s{cell.servers}", cell.placement]
     if cell.mode == "submodel":
         words.append(hashlib.sha256(cell.cut.encode()).hexdigest()[:8] if "+" in cell.cut else cell.cut)
@@ -182,7 +180,7 @@ def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
 
 
 def _check_steady(loaded: LoadedModel, program: Program, inputs: Tensors, expected: Tensors) -> None:
-    """Raises `UsageError` for a model that answers differently when it is called again with the same inputs."""
+    """Raise `UsageError` for a model that answers differently when it is called again with the same inputs."""
     from partitioning import costs
 
     again = _answer(loaded, program, inputs)
@@ -196,22 +194,22 @@ def _check_steady(loaded: LoadedModel, program: Program, inputs: Tensors, expect
     )
 
 
-def _check_listed(partitions: Mapping[Cell, Partition]) -> None:
-    """Raises `UsageError` if a tensor has to go over REST and JSON cannot hold its dtype."""
+def _check_json(partitions: Mapping[Cell, Partition]) -> None:
+    """Raise `UsageError` if JSON cannot hold the dtype of a tensor that goes to a model server over REST."""
     rest = [partition for cell, partition in partitions.items() if cell.engine == "tfserving-rest"]
     for partition in dict.fromkeys(rest):
         from tfserving.json_arrays import LISTED  # needs the extra `serving`
 
-        for name, wire in partition.plan.edges.items():
-            if wire.dtype not in LISTED:
+        for name, edge in partition.plan.edges.items():
+            if edge.dtype not in LISTED:
                 raise UsageError(
-                    f"--engine tfserving-rest: no {wire.dtype}, such as tensor {name!r}, goes over REST; "
+                    f"--engine tfserving-rest: JSON cannot hold tensor {name!r}, which is {edge.dtype}; "
                     "valid with --engine tfserving"
                 )
 
 
 def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> int:
-    """Workers that suffice for every cell. Raises `UsageError` if `--workers` is too small."""
+    """The workers of each server, enough for every cell. Raises `UsageError` if `--workers` is too small."""
     needed = {
         cell.name: cell.concurrency * workers_needed(partition, local_calls=cell.local_calls == "on", send=cell.send)
         for cell, partition in partitions.items()
@@ -223,7 +221,7 @@ def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> in
             f"--workers {experiment.workers}: cell {name} needs {most}, since its nested calls wait in {most} workers "
             f"of one server at once and would block for good; give --workers {most} or more, or leave it out"
         )
-    # One more than needed: a server may receive the next request before the last one has released its worker. At least
-    # enough for messages from all other servers at once, which wait for nothing.
+    # One more than needed: a server may receive the next request before the last one has released its worker. Messages
+    # may also arrive from all other servers at once; they wait for nothing.
     others = max(2 * cell.servers + cell.concurrency for cell in partitions)
     return experiment.workers or max(most, others) + 1

@@ -32,8 +32,7 @@ from experiments.measure.prepare import Prepared, route_of
 from experiments.measure.progress import Progress
 from experiments.measure.stopping import Stopping
 from experiments.spec.experiment import Cell, Experiment, local_of
-from experiments.spec.kill import Kill
-from experiments.spec.schedule import Block, blocks, warm_ups
+from experiments.spec.schedule import Block, Kill, blocks, warm_ups
 from experiments.store import rows
 from experiments.store.samples import Sample, Writer
 from transports.address import Address
@@ -47,7 +46,7 @@ Keep = Callable[[Sample], None]
 RECOVERY = 60.0
 """Seconds, besides two leases, within which a failure after a kill is expected."""
 ENDED = (ConnectError, ConnectionLost, NoServer)
-"""Errors of a request whose server has ended: only then does the search for the cause wait for its exit status."""
+"""Errors of a request whose server may have ended: only for these is its exit status awaited."""
 
 
 def run(
@@ -61,25 +60,27 @@ def run(
     """Measure every cell of `prepared`: a row of `samples` for each timed request.
 
     The row is written before the next request begins; with several requests in flight, as soon as one is answered.
-    `launcher` starts the processes; without it only cells over `none` can run. `faults` records the outcome of a
-    `kill`. Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a
-    failed request. Requests answered until then, or still in flight and answered later, are in `samples`. Nothing is
-    left running. The experiment's `until_stable` and `limit` may end it after a round. `each_round` is called
-    with the number of each round before its first block.
+    `launcher` starts the processes; without it only cells over `none` can run. `faults` records kills and the requests
+    that fail after them. `each_round` is called with the number of each round before its first block. The experiment's
+    `until_stable` and `limit` may end it after a round.
+
+    Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a failed
+    request. Requests answered until then, or still in flight and answered later, are in `samples`. Nothing is left
+    running.
     """
     experiment = prepared.experiment
-
-    def keep(sample: Sample) -> None:
-        samples.append(sample)
-        stopping.add(sample)
-        progress.advance(sample.cell.name, sample.seconds)
-
-    with _bench(prepared, progress, launcher, faults) as bench:
+    with _cell_runner(prepared, progress, launcher, faults) as runner:
         for cell in experiment.cells:
             progress.phase(f"checking {cell.name}")
-            bench.warm_up(cell)
+            runner.warm_up(cell)
         freeze_garbage()
         stopping, last = Stopping(experiment), -1
+
+        def keep(sample: Sample) -> None:
+            samples.append(sample)
+            stopping.add(sample)
+            progress.advance(sample.cell.name, sample.seconds)
+
         concurrency = [cell.concurrency for cell in experiment.cells]
         for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed, experiment.replicas):
             if block.round != last:
@@ -87,17 +88,17 @@ def run(
                     break
                 each_round(block.round)
                 last = block.round
-            bench.measure(block, keep)
+            runner.measure(block, keep)
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _CellRunner:
     """Makes the requests of cells, checks each answer, and finds the cause of a failure."""
 
     prepared: Prepared
     client: Client
     direct: Mapping[Cell, Callable[[Mapping[str, Array]], Answer]]
-    """What answers the cells that no node answers: the local model or a runtime."""
+    """Functions that answer the requests of cells without nodes: of the local model or a runtime."""
     launcher: Launcher | None
     cluster: Cluster | None
     fault_injector: FaultInjector | None
@@ -195,23 +196,20 @@ class _Bench:
         else:
             answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout, cell.repeats)
         seconds = time.perf_counter() - start
-        return (
-            seconds,
-            answer,
-            gate.check(answer.outputs, self.prepared.expected[cell.batch][variant], cell.name, partition),
-        )
+        expected = self.prepared.expected[cell.batch][variant]
+        return seconds, answer, gate.check(answer.outputs, expected, cell.name, partition)
 
 
 @contextlib.contextmanager
-def _bench(
+def _cell_runner(
     prepared: Prepared, progress: Progress, launcher: Launcher | None, faults: rows.Writer | None
-) -> Iterator[_Bench]:
-    """A client with everything that it talks to; on exit, all of it is gone."""
+) -> Iterator[_CellRunner]:
+    """Start the processes and handlers of all cells, and a client; on exit, all of them are gone."""
     experiment = prepared.experiment
-    carriers = {name: transports.make(name, experiment.options) for name in prepared.transports}
+    made = {name: transports.make(name, experiment.options) for name in prepared.transports}
     registries: dict[str, Address] = {}
     cluster: Cluster | None = None
-    # A call over `none` is a call: a chain of servers is a stack of Python frames, about ten for each hop.
+    # A message over `none` is a Python call: a chain of servers is a stack of about ten frames for each hop.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 20 * len(prepared.program.graph.operations)))
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(
@@ -221,10 +219,10 @@ def _bench(
             cluster = stack.enter_context(_cluster(prepared, progress, launcher, servers))
             registries |= cluster.registries
         if direct := prepared.chosen(remote=False):
-            local = InProcessCluster(direct, prepared.program, carriers["none"], servers.addresses(progress.phase))
+            local = InProcessCluster(direct, prepared.program, made["none"], servers.addresses(progress.phase))
             registries |= stack.enter_context(local).registries
-        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, registries)))
-        receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers, experiment.host)))
+        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(made, registries)))
+        receiver = stack.enter_context(contextlib.closing(ResultReceiver(made, experiment.host)))
         answers = {
             cell: LocalModel(cell.engine, prepared.program, partition.plan).infer
             for cell, partition in prepared.partitions.items()
@@ -233,12 +231,12 @@ def _bench(
         answers |= stack.enter_context(runtimes.started(prepared, launcher, progress.phase))
         began = time.perf_counter()
         fault_injector = _fault_injector(experiment, cluster, faults, lambda: time.perf_counter() - began)
-        yield _Bench(prepared, Client(dispatcher, receiver), answers, launcher, cluster, fault_injector, began)
+        yield _CellRunner(prepared, Client(dispatcher, receiver), answers, launcher, cluster, fault_injector, began)
 
 
 @contextlib.contextmanager
 def _cluster(prepared: Prepared, progress: Progress, launcher: Launcher, servers: ModelServers) -> Iterator[Cluster]:
-    """The processes that hold what no cell of this process holds. Their files are deleted once they have copies."""
+    """The processes of the cells with nodes in other processes. Exported files are deleted once the nodes have them."""
     experiment, remote = prepared.experiment, prepared.chosen(remote=True)
     with contextlib.ExitStack() as stack:
         with tempfile.TemporaryDirectory(prefix="splitbench-") as exports:

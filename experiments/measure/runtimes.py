@@ -1,4 +1,4 @@
-"""The runtimes of an experiment's cells: their processes, and what makes the requests of each cell."""
+"""The runtimes of an experiment's cells: their processes, and a function that answers the requests of each cell."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from experiments.measure.prepare import Prepared
 
 UNKNOWN = RequestStats(*[math.nan] * len(RequestStats.__struct_fields__))  # type: ignore[arg-type]
-"""The statistics of a request inside of which nothing is measured."""
+"""The statistics of a request: nothing is measured inside a runtime."""
 
 
 @contextlib.contextmanager
 def started(
     prepared: Prepared, launcher: Launcher | None, notify: Callable[[str], None]
 ) -> Iterator[Mapping[Cell, Callable[[Mapping[str, Array]], Answer]]]:
-    """What answers each cell over a runtime. On exit every process of the runtimes is gone.
+    """A function for each cell over a runtime that answers its requests. On exit all of their processes are gone.
 
     Raises `UsageError` for a stage that a runtime cannot execute.
     """

@@ -14,7 +14,7 @@ SETTINGS: Any = {"svg.hashsalt": "splitbench", "svg.fonttype": "none", "font.siz
 
 
 def comparison(summary: pd.DataFrame, labels: Sequence[str], title: str) -> str:
-    """How many times the local model's time each cell takes, its 95 % interval, and the source document's figure.
+    """Each cell's time as a multiple of the local model's, with its 95 % interval, and the source document's multiple.
 
     `labels`: a text for each row of `summary`. A row with an empty label, or without a ratio, is not drawn: the line at
     1 stands for the local models. Returns an empty text if no row is drawn. Raises `ModuleNotFoundError` if matplotlib
@@ -31,13 +31,13 @@ def comparison(summary: pd.DataFrame, labels: Sequence[str], title: str) -> str:
 def growth(summary: pd.DataFrame) -> str:
     """The median seconds of an echo by the size of its tensor, both logarithmic, a line for each way.
 
-    Raises `ModuleNotFoundError` if matplotlib is not installed.
+    Returns an empty text for an empty `summary`. Raises `ModuleNotFoundError` if matplotlib is not installed.
     """
-    return _svg((9, 5.5), lambda axes: _draw_growth(axes, summary))
+    return "" if summary.empty else _svg((9, 5.5), lambda axes: _draw_growth(axes, summary))
 
 
 def steps(rows: Sequence[Mapping[str, float]], labels: Sequence[str]) -> str:
-    """A bar for each row, whose pieces (name -> milliseconds) follow each other; negative pieces lead back, hatched.
+    """A bar for each row, with its pieces (name -> milliseconds) one after the other; negative pieces are hatched.
 
     Raises `ModuleNotFoundError` if matplotlib is not installed.
     """

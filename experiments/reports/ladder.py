@@ -1,19 +1,18 @@
-"""The section about a ladder: the steps from a local model to a request over a transport, and what they leave open."""
+"""The section about a ladder: the steps from a local model to a request over a transport, and what is not explained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from experiments.reports import charts
+from experiments.reports import charts, sections
 from experiments.reports.labels import Settings
 from experiments.reports.markdown import ABSENT, number, table
 from experiments.spec.experiment import Cell, local_of
 from experiments.store import files
-from experiments.store.files import replace_file
 from experiments.store.statistics import groups_of, none_of
 
 PIECES: Mapping[str, str] = {
@@ -25,6 +24,7 @@ PIECES: Mapping[str, str] = {
     "transport": "the same bytes over this project's transport, less its library (or sockets, without a library)",
     "not explained": "the request over the transport, less all of these",
 }
+DRAWN = "The steps of a request in milliseconds, a bar for each cell"
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,13 @@ def ladders(measured: pd.DataFrame, steps: pd.DataFrame) -> list[Ladder]:
 
 
 def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[str]:
-    """The section of report.md, whose picture is drawn; empty without steps."""
+    """The section of report.md, with its chart; empty without steps."""
     found = ladders(measured, steps)
     if not found:
         return []
     settings = Settings([ladder.cell for ladder in found])
     labels = [settings.label(ladder.cell) for ladder in found]
+    milliseconds = [{name: 1e3 * seconds for name, seconds in ladder.pieces.items()} for ladder in found]
     body = [[name, *(_piece(ladder, name) for ladder in found)] for name in PIECES]
     body.append(["request", *(f"{number(1e3 * ladder.seconds, 4)} (100 %)" for ladder in found)])
     return [
@@ -82,26 +83,18 @@ def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[s
         "",
         f"Where the milliseconds of a request go ({settings.constant}), as means over the rounds, and their share.",
         "",
-        *_picture(folder, found, labels),
+        *sections.picture(folder / files.LADDER_CHART, DRAWN, lambda: charts.steps(milliseconds, labels)),
+        "",
         *table(["Step (ms)", *labels], body),
         "",
         *(f"- **{name}**: {text}." for name, text in PIECES.items()),
         "",
-        "The bytes cross one after the other in an echo of another process, and half of each echo counts. Messages of "
-        "a request that overlap, waits for a core, and caches that processes take from each other are in what is not "
-        "explained.",
+        "The bytes cross one after the other in an echo of another process, and half of each echo counts. **Not "
+        "explained** includes messages of a request that overlap, waits for a core, and caches that processes take "
+        "from each other.",
     ]
 
 
 def _piece(ladder: Ladder, name: str) -> str:
     seconds = ladder.pieces.get(name)
     return ABSENT if seconds is None else f"{number(1e3 * seconds, 4)} ({100 * seconds / ladder.seconds:.1f} %)"
-
-
-def _picture(folder: Path, found: Sequence[Ladder], labels: Sequence[str]) -> list[str]:
-    rows = [{name: 1e3 * seconds for name, seconds in ladder.pieces.items()} for ladder in found]
-    try:
-        replace_file(folder / files.LADDER_CHART, charts.steps(rows, labels))
-    except ModuleNotFoundError:
-        return []
-    return [f"![The steps of a request in milliseconds, a bar for each cell]({files.LADDER_CHART})", ""]

@@ -44,7 +44,7 @@ def build(folder: Path) -> Path:
     else:
         outcome = [
             steadiness.outcome(experiment, measured, summary),
-            sections.chart(_draw(experiment, summary, folder, titles)),
+            _chart(experiment, summary, folder, titles),
             ladder.section(folder, measured, stored_ladder.read(folder)),
             *sections.groups(summary, titles),
             steadiness.same_cells(measured, experiment.seed),
@@ -72,17 +72,11 @@ def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
     return summary.assign(**values)
 
 
-def _draw(experiment: Experiment, summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> str:
-    """Draw the chart. Returns what is missing for it: the name of a package, `"a ratio to draw"`, or nothing."""
+def _chart(experiment: Experiment, summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> list[str]:
     cells = [cell_of(row) for row in sections.records(summary)]
     settings = Settings(cells, titles)
     labels = ["" if cell == local_of(cell) else settings.label(cell) for cell in cells]
     lines = [experiment.title, settings.constant, *settings.legend()]
     title = "\n".join(part for text in lines for part in textwrap.wrap(text, 110))
-    try:
-        chart = charts.comparison(summary, labels, title)
-    except ModuleNotFoundError as error:
-        return str(error.name)
-    if chart:
-        replace_file(folder / files.CHART, chart)
-    return "" if chart else "a ratio to draw"
+    description = "Time of a request in each cell, as a multiple of the local model's, with 95 % intervals"
+    return sections.picture(folder / files.CHART, description, lambda: charts.comparison(summary, labels, title))

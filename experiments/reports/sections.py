@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from experiments.reports.markdown import ABSENT, count, interval, line, number, 
 from experiments.reports.published import Figures, figures_for
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.spec.schedule import VARIANTS, lead, warm_ups
-from experiments.store import files
+from experiments.store.files import replace_file
 from experiments.store.samples import cell_of
 
 Row = Mapping[str, Any]
@@ -87,14 +88,19 @@ def overview(experiment: Experiment) -> list[str]:
     ]
 
 
-def chart(missing: str) -> list[str]:
-    if missing == "a ratio to draw":
+def picture(path: Path, description: str, draw: Callable[[], str]) -> list[str]:
+    """Draw an SVG text into the file `path`: the line that shows it, or that says which package drawing needs.
+
+    Nothing is written or shown if the text is empty.
+    """
+    try:
+        chart = draw()
+    except ModuleNotFoundError as error:
+        return [f"No chart: it needs {error.name}, which is in the extra `charts` (`pip install 'matplotlib>=3.9'`)."]
+    if not chart:
         return []
-    if missing:
-        return [f"No chart: it needs {missing}, which is in the extra `charts` (`pip install 'matplotlib>=3.9'`)."]
-    return [
-        f"![Time of a request in each cell, as a multiple of the local model's, with 95 % intervals]({files.CHART})"
-    ]
+    replace_file(path, chart)
+    return [f"![{description}]({path.name})"]
 
 
 def groups(summary: pd.DataFrame, titles: engines.Titles) -> list[list[str]]:

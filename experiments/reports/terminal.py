@@ -1,4 +1,4 @@
-"""The summary as a table for a terminal or a pipe, whatever its width."""
+"""The summary as a table for a terminal or a pipe of any width."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -17,11 +16,10 @@ from rich.text import Text
 
 from experiments.reports.labels import Settings
 from experiments.reports.markdown import ABSENT, number
+from experiments.reports.sections import Row, records
 from experiments.spec.experiment import Cell, local_of
 from experiments.store.samples import cell_of
 from experiments.store.statistics import none_of
-
-Row = Mapping[str, Any]
 
 
 def _interval(row: Row) -> str:
@@ -99,7 +97,7 @@ class SummaryTable:
 
 def render_table(summary: pd.DataFrame, titles: Mapping[str, str] = {}) -> SummaryTable:
     """`summary` for `Console.print`. `titles`: names of the engines that ran in model servers."""
-    rows = [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]
+    rows = records(summary)
     return SummaryTable(rows, Settings([cell_of(row) for row in rows], titles))
 
 

@@ -15,8 +15,8 @@ from experiments.reports import charts, sections
 from experiments.reports.labels import transport_title
 from experiments.reports.markdown import ABSENT, line, number, table
 from experiments.sizes.bare import BARE
-from experiments.sizes.bench import COLUMNS, MB, Study, Way, megabytes
 from experiments.sizes.growth import Curve, exponent, fit
+from experiments.sizes.measure import COLUMNS, MB, Study, Way, megabytes
 from experiments.store import environment, files, rows
 from experiments.store.files import replace_file
 from transports.errors import UsageError
@@ -106,18 +106,10 @@ def build(folder: Path) -> Path:
     samples = read(folder)
     summary = summarise(samples, study.ways)
     replace_file(folder / files.SUMMARY, summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    replace_file(folder / files.REPORT, _text(record, study, samples, summary, _chart(summary, folder)))
+    drawn = "Median seconds by the size of the tensor, a line for each transport"
+    chart = sections.picture(folder / files.SIZES, drawn, lambda: charts.growth(summary))
+    replace_file(folder / files.REPORT, _text(record, study, samples, summary, chart))
     return folder / files.REPORT
-
-
-def _chart(summary: pd.DataFrame, folder: Path) -> list[str]:
-    if summary.empty:
-        return []
-    try:
-        replace_file(folder / files.SIZES, charts.growth(summary))
-    except ModuleNotFoundError as error:
-        return sections.chart(str(error.name))
-    return [f"![Median seconds by the size of the tensor, a line for each transport]({files.SIZES})"]
 
 
 def _text(
@@ -125,6 +117,7 @@ def _text(
 ) -> str:
     found = medians(summary)
     ways = [way for way in study.ways if way.name in set(summary["way"])]
+    compared = [pair for pair in COMPARED if {*pair} <= {*ways}]
     settings = {"Seed": str(study.seed), "Memory": MEMORY[study.malloc], "Options": sections.pairs(study.options)}
     parts = [
         ["# How time grows with the message"],
@@ -134,12 +127,12 @@ def _text(
             "every transport and size has one turn, in shuffled order."
         ],
         chart,
-        _seconds(found, ways),
-        _left_out(record),
+        ["## Median seconds", "", *by_way(found, ways)] if found else ["Nothing was timed."],
+        [f"- {line(name)} was left out {line(reason)}." for name, reason in record.get("left_out", {}).items()],
         _growth(found, ways),
         _curves(found, ways),
-        _ratios(found, ways),
-        _bare(found, ways),
+        _ratios("Side by side", found, compared, _crossing(found, compared)),
+        _ratios("Beside each library alone", found, _bare_pairs(ways), [BARE_IS]),
         _wire(summary, ways),
         HOW_TO_READ,
         sections.machine(record, settings),
@@ -173,14 +166,6 @@ def _of(found: Medians, way: Way, size: int) -> float:
     return found.get((way.name, size), math.nan)
 
 
-def _seconds(found: Medians, ways: Sequence[Way]) -> list[str]:
-    return ["## Median seconds", "", *by_way(found, ways)] if found else ["Nothing was timed."]
-
-
-def _left_out(record: Mapping[str, Any]) -> list[str]:
-    return [f"- {line(name)} was left out {line(reason)}." for name, reason in record.get("left_out", {}).items()]
-
-
 def _growth(found: Medians, ways: Sequence[Way]) -> list[str]:
     """Exponents from each size to the next, and fitted over the large sizes."""
     sizes = _sizes(found)
@@ -203,7 +188,7 @@ def _curves(found: Medians, ways: Sequence[Way]) -> list[str]:
     curves = {way: curve for way in ways if (curve := fit(points[way]))}
     body = [[label, *(write(curve, points[way][-1][0]) for way, curve in curves.items())] for label, write in PARTS]
     head = ["Parts of the seconds", *(title(way) for way in curves)]
-    return [*table(head, body)] if curves else []
+    return table(head, body) if curves else []
 
 
 def _exponent(found: Medians, way: Way, sizes: Sequence[int]) -> str:
@@ -211,34 +196,28 @@ def _exponent(found: Medians, way: Way, sizes: Sequence[int]) -> str:
     return f"{exponent(points):.2f}" if len(points) > 1 else ABSENT
 
 
-def _ratios(found: Medians, ways: Sequence[Way]) -> list[str]:
-    pairs = [pair for pair in COMPARED if {*pair} <= {*ways}]
+def _ratios(heading: str, found: Medians, pairs: Sequence[tuple[Way, Way]], lines: Sequence[str]) -> list[str]:
+    """A section with the ratio of each pair by size, and then `lines`; empty without pairs."""
     if not pairs:
         return []
     columns = {f"{title(one)} / {title(other)}": partial(_ratio, found, one, other) for one, other in pairs}
-    ratios = _by_size("Ratio of medians", _sizes(found), columns)
-    return ["## Side by side", "", *ratios, "", *_crossing(found, pairs)]
+    return [f"## {heading}", "", *_by_size("Ratio of medians", _sizes(found), columns), "", *lines]
 
 
-def _bare(found: Medians, ways: Sequence[Way]) -> list[str]:
-    """Each transport over the echo of its library alone."""
+def _bare_pairs(ways: Sequence[Way]) -> list[tuple[Way, Way]]:
+    """Each transport, with the echo of its library alone."""
     names = {way.transport for way in ways} & BARE.keys()
-    pairs = [
+    return [
         (way, Way(name))
         for way in ways
         for name in sorted(names)
         if way.transport in BARE[name].compared and way.codec == "raw" and way.send != "stream"
     ]
-    if not pairs:
-        return []
-    columns = {f"{title(one)} / {title(other)}": partial(_ratio, found, one, other) for one, other in pairs}
-    ratios = _by_size("Ratio of medians", _sizes(found), columns)
-    return ["## Beside each library alone", "", *ratios, "", BARE_IS]
 
 
 BARE_IS = (
-    "A bare echo sends the bytes of the tensor by the library's own means, as its users write it, without method, "
-    "name, shape, dtype or limit: bare-grpc sends bytes without protobuf, bare-grpc-stub a generated message with one "
+    "A bare echo sends the bytes of the tensor with the library alone, as its users write it, without method, name, "
+    "shape, dtype or limit: bare-grpc sends bytes without protobuf, bare-grpc-stub a generated message with one "
     "bytes field, bare-rpyc uses RPyC's defaults, bare-rpyc-tuned neither compression nor small pieces."
 )
 

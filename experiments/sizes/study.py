@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transports
-from experiments.measure import memory
+from experiments.measure.inputs import check_memory
 from experiments.sizes import report
 from experiments.sizes.__main__ import REMOTE, SizesOptions
 from experiments.sizes.bare import BARE
-from experiments.sizes.bench import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
+from experiments.sizes.measure import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
 from experiments.store import environment, files, rows, samples
 from transports.errors import UsageError
 from transports.limits import MOST
@@ -75,7 +75,7 @@ def _options(texts: Sequence[str], ways: Sequence[Way]) -> dict[str, str]:
 def run(study: Study, folder: Path, argv: Sequence[str]) -> None:
     """Measure, and write a report even if an error ends the run."""
     most = study.sizes[-1]
-    memory.check(f"a tensor of {megabytes(most)} in both processes", most / MB, COPIES * MB, "MB")
+    check_memory(f"a tensor of {megabytes(most)} in both processes", most / MB, COPIES * MB, "MB")
     samples.claim(folder)
     environment.begin(folder, study.record(), argv)
     missing: dict[str, str] = {}

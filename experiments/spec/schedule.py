@@ -11,8 +11,10 @@ the servers if several requests are in flight, and reach a node that has replace
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 VARIANTS = 4
 """Different inputs that the requests of a cell cycle through."""
@@ -34,6 +36,27 @@ class Block:
     def numbers(self) -> list[int]:
         """The number of each request, in order; uncounted requests have numbers below zero."""
         return [*range(-self.lead, 0), *self.runs]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """The number of the node that an experiment kills, and the timed request of each cell before which it does so."""
+
+    node: int
+    request: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`"node-1@20"`, or `"1@20"`. Raises `ValueError`."""
+        found = re.fullmatch(r"(?:node-)?(\d{1,9})@(\d{1,9})", text)
+        if not found:
+            raise ValueError(f"{text!r} is not of the form NODE@REQUEST, for example node-1@20")
+        return cls(int(found[1]), int(found[2]))
+
+    @property
+    def name(self) -> str:
+        """The name of the node's process."""
+        return f"node-{self.node}"
 
 
 def warm_ups(asked: int, variants: int) -> int:
@@ -59,11 +82,11 @@ def blocks(concurrency: Sequence[int], runs: int, order: str, seed: int, replica
     """
     leads = [lead(each, replicas) for each in concurrency]
     rounds = 1 if order == "blocked" else -(-runs // longest(max(concurrency)))
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     cells = list(range(len(concurrency)))
     for number in range(rounds):
         if order != "blocked":
-            chance.shuffle(cells)
+            rng.shuffle(cells)
         part = range(runs * number // rounds, runs * (number + 1) // rounds)
         for place, cell in enumerate(cells):
             yield Block(number * len(cells) + place, number, cell, leads[cell], part)

@@ -15,15 +15,15 @@ import transports
 from cluster import runtimes
 from cluster.model_servers import selection
 from experiments.spec.experiment import PHOTOGRAPH, SETTINGS, Cell, Experiment, local_of
-from experiments.spec.kill import Kill
 from experiments.spec.paths import nameless, portable
+from experiments.spec.schedule import Kill
 from partitioning.engine_table import is_remote
 from partitioning.options import MODEL_FILES
 from transports.errors import UsageError
 from transports.limits import TLS_FILES
 
 OWN = ""
-"""In place of a codec: each transport's default, the first of `Transport.codecs`."""
+"""Stands for the default codec of each transport, the first of `Transport.codecs`."""
 
 FOR_NODES = (
     *("flow", "codec", "local_calls", "registry", "connections", "send", "repeats"),
@@ -32,7 +32,7 @@ FOR_NODES = (
 """Settings of nodes and of the messages between them, which have no effect on a runtime."""
 
 BUNDLED = f"{PHOTOGRAPH.name} (bundled)"
-"""How a record names the photograph of the package, wherever the package lies."""
+"""How a record names the photograph of the package."""
 
 
 def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...]:
@@ -113,12 +113,12 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
             raise UsageError(f"--option {key}: no {what} {name!r} in this experiment{transports.suggest(name, valid)}")
         transports.make(name, experiment.options)
     messages = [cell for cell in experiment.cells if not runtimes.is_runtime(cell.transport)]
-    wires = [cell for cell in messages if transports.load(cell.transport).addressing != "in-process"]
-    for name in dict.fromkeys(cell.transport for cell in wires):
+    remote = [cell for cell in messages if transports.load(cell.transport).addressing != "in-process"]
+    for name in dict.fromkeys(cell.transport for cell in remote):
         options = transports.make(name, experiment.options).options
         transports.check_host(experiment.host, options, experiment.insecure == "on")
     if experiment.kill:
-        _check_kill(experiment, wires)
+        _check_kill(experiment, remote)
     for name in ("until_stable", "limit"):
         if getattr(experiment, name) and experiment.turns == "blocked":
             flag = SETTINGS[name].flag
@@ -129,7 +129,7 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
 
 
 def _check_runtimes(experiment: Experiment) -> None:
-    """Raise `UsageError` for what the runtimes of the cells cannot do."""
+    """Raise `UsageError` for a setting that a runtime of a cell cannot have."""
     cells = [cell for cell in experiment.cells if runtimes.is_runtime(cell.transport)]
     for cell in cells:
         kind, where = runtimes.load(cell.transport), f"--transport {cell.transport}"
@@ -148,15 +148,15 @@ def _check_runtimes(experiment: Experiment) -> None:
         _check_defaults(experiment, cells[0])
 
 
-def _check_kill(experiment: Experiment, wires: Sequence[Cell]) -> None:
+def _check_kill(experiment: Experiment, remote: Sequence[Cell]) -> None:
     """Node N holds the portion N % M, where M is the largest number of servers; every cell must use that portion."""
     try:
         kill = Kill.parse(experiment.kill)
     except ValueError as error:
         raise UsageError(f"--kill: {error}") from None
-    if not wires:
+    if not remote:
         raise UsageError(f"--kill: there is no {kill.name}; with the transport none alone, no cell has nodes")
-    most, fewest = max(cell.servers for cell in wires), min(wires, key=lambda cell: cell.servers)
+    most, fewest = max(cell.servers for cell in remote), min(remote, key=lambda cell: cell.servers)
     nodes = range(experiment.replicas * most)
     hit = [f"node-{node}" for node in nodes if node % most < fewest.servers]
     if kill.name not in hit:

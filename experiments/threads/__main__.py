@@ -36,7 +36,7 @@ examples:
 
 exit status: 0 the prediction holds; 1 it does not, or the run failed; 2 a value cannot be used; 130 interrupted."""
 
-WIRES = tuple(name for name in transports.NAMES if name != "none")
+REMOTE = tuple(name for name in transports.NAMES if name != "none")
 DEEPEST = 100
 """Most layers of a chain; with one server, as many workers wait for each other."""
 
@@ -45,7 +45,7 @@ DEEPEST = 100
 class ThreadsOptions:
     """What the demonstration takes."""
 
-    transport: Annotated[str, option("what carries the tensors", valid=WIRES)] = "grpc"
+    transport: Annotated[str, option("what carries the tensors", valid=REMOTE)] = "grpc"
     depth: Annotated[int, option("layers in the chain", ge=1, le=DEEPEST)] = 12
     servers: Annotated[int, option("servers that share them", ge=1, le=DEEPEST)] = 3
     timeout: Annotated[float, option("time limit of a request", gt=0, le=DAY, unit="seconds")] = 2.0

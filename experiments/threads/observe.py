@@ -37,9 +37,9 @@ from transports.errors import DeadlineExceeded, ResourceExhausted, WireError
 def observe(
     chain: Chain, notify: Callable[[str], None], keep: Callable[[Outcome], None] = lambda _: None
 ) -> tuple[int, list[Outcome]]:
-    """(predicted minimum of workers, outcomes with one worker up to one more than that minimum).
+    """(predicted minimum of workers, outcomes of requests with one worker up to one more than that minimum).
 
-    `keep` is called with each outcome at once.
+    `notify` is called before each number of workers, `keep` with each outcome as soon as it is there.
     """
     with contextlib.ExitStack() as stack:
         launcher = stack.enter_context(LocalLauncher())
@@ -51,10 +51,9 @@ def observe(
         outcomes = []
         for workers in range(1, needed + 2):
             notify(f"{workers} of {needed + 1} workers")
-            wires = (chain.transport,)
-            settings = Settings(wires, chain.servers, folder, workers, threads=1, options=options)
+            settings = Settings((chain.transport,), chain.servers, folder, workers, threads=1, options=options)
             with Cluster(settings, launcher) as cluster:
-                for outcome in _ask(partition, inputs, cluster, workers, chain):
+                for outcome in _requests(partition, inputs, cluster, workers, chain):
                     keep(outcome)
                     outcomes.append(outcome)
         return needed, outcomes
@@ -74,18 +73,14 @@ def _exported(chain: Chain, folder: Path) -> tuple[Partition, Mapping[str, Array
     return partition, {name: np.ones((1, 4), np.float32) for name in plan.inputs}
 
 
-def _ask(
-    partition: Partition,
-    inputs: Mapping[str, Array],
-    cluster: Cluster,
-    workers: int,
-    chain: Chain,
+def _requests(
+    partition: Partition, inputs: Mapping[str, Array], cluster: Cluster, workers: int, chain: Chain
 ) -> Iterator[Outcome]:
     """One request in each flow. A blocked request ends once its deadline has passed at every server."""
     name = chain.transport
-    carriers = {name: transports.make(name)}
+    made = {name: transports.make(name)}
     for flow in sorted(FLOWS, key=lambda flow: FLOWS[flow].waits):  # flows that cannot block go first
-        dispatcher, receiver = Dispatcher(carriers, cluster.registries), ResultReceiver(carriers)
+        dispatcher, receiver = Dispatcher(made, cluster.registries), ResultReceiver(made)
         with contextlib.closing(dispatcher), contextlib.closing(receiver):
             begun = time.perf_counter()
             route = Route(partition.name, "eager", name, flow=flow)

@@ -1,4 +1,4 @@
-"""Results folders as a run leaves them, with the same figures on every machine."""
+"""Results folders as runs write them, with the same figures on every machine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def sample_of(cell: Cell, run: int, block: int, number: float) -> Sample:
 
 @dataclass(frozen=True)
 class Maker:
-    """Writes results folders below a test's own folder."""
+    """Writes results folders below `root`."""
 
     root: Path
 
@@ -69,7 +69,7 @@ class Maker:
         rounds: bool = True,
         **record: Any,
     ) -> Path:
-        """A folder of `runs` requests per cell, `block` at a time. Without `rounds` it is one of an earlier version."""
+        """A folder with `runs` requests of each cell, in blocks of `block`; without `rounds` by an earlier version."""
         experiment = Experiment(tuple(cells), runs=runs, kill=kill).with_locals()
         folder = self.root / name
         folder.mkdir(parents=True)

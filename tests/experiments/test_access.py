@@ -15,12 +15,11 @@ from cluster.result_receiver import ResultReceiver
 from experiments import run
 from experiments.spec.flags import parse
 from experiments.spec.settings import to_record
-from tests.models import residual
 from tests.transports.authority import Authority
 from transports.errors import UsageError
 from transports.limits import TLS_FILES
 
-WIRES = [name for name in transports.NAMES if transports.kind(name).secure == "tls"]
+SECURED = [name for name in transports.NAMES if transports.kind(name).secure == "tls"]
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +29,22 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [word for name in TLS_FILES for word in (f"--{name.replace('_', '-')}", files[name])]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("models") / "residual.keras"
-    residual().save(path)
-    return str(path)
-
-
 def test_a_shared_setting_reaches_every_transport_unless_an_option_overrides_it(tls: list[str]) -> None:
-    argv = ["--transport", ",".join(WIRES), "--max-message", "1000", "--option", f"{WIRES[0]}.max_message=2000", *tls]
+    argv = [
+        "--transport",
+        ",".join(SECURED),
+        "--max-message",
+        "1000",
+        "--option",
+        f"{SECURED[0]}.max_message=2000",
+        *tls,
+    ]
     options = parse(argv)[0].options
-    made = {name: transports.make(name, options).options for name in WIRES}
-    assert {name: limits.max_message for name, limits in made.items()} == {**dict.fromkeys(WIRES, 1000), WIRES[0]: 2000}
+    made = {name: transports.make(name, options).options for name in SECURED}
+    assert {name: limits.max_message for name, limits in made.items()} == {
+        **dict.fromkeys(SECURED, 1000),
+        SECURED[0]: 2000,
+    }
     assert all(limits.tls for limits in made.values())
 
 
@@ -57,7 +60,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("argv", "message"), REFUSED, ids=[" ".join(argv) for argv, _ in REFUSED])
-def test_an_open_or_unusable_address_or_limit_is_refused(argv: list[str], message: str) -> None:
+def test_unusable_hosts_certificates_and_limits_are_refused(argv: list[str], message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(argv)
     assert message in str(error.value)
@@ -69,7 +72,7 @@ def test_insecure_allows_an_open_host_and_warns(words: list[str], caplog: pytest
     assert "0.0.0.0 can be reached from other machines" in caplog.text
 
 
-def test_a_record_has_no_path_of_the_certificates(tls: list[str]) -> None:
+def test_a_record_has_no_folder_of_the_certificates(tls: list[str]) -> None:
     record = json.dumps(to_record(parse(tls)[0]))
     assert str(Path(tls[1]).parent) not in record
 
@@ -83,17 +86,26 @@ def test_the_client_receives_outputs_at_the_host_of_the_experiment() -> None:
 
 @pytest.mark.slow
 def test_an_experiment_under_tls(
-    tls: list[str], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tls: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--model", model, "--transport", ",".join(WIRES), "--mode", "submodel", "--flow", "nested,forward"]
+    flags = [
+        "--model",
+        str(model),
+        "--transport",
+        ",".join(SECURED),
+        "--mode",
+        "submodel",
+        "--flow",
+        "nested,forward",
+    ]
     flags += ["--servers", "2", "--runs", "2", "--engine", "frozen", "--out", str(tmp_path / "out"), *tls]
     assert run.main(flags) == 0, capsys.readouterr().err
     assert re.search(r"\| TLS +\| mutual \(", (tmp_path / "out" / "report.md").read_text())
 
 
 def test_a_message_above_the_limit_names_both_figures(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--model", model, "--transport", "none", "--mode", "submodel", "--servers", "2", "--max-message", "100"]
-    assert run.main([*flags, "--out", str(tmp_path / "out")]) == 1
+    flags = ["--model", str(model), "--transport", "none", "--mode", "submodel", "--servers", "2"]
+    assert run.main([*flags, "--max-message", "100", "--out", str(tmp_path / "out")]) == 1
     assert "take 768 bytes, above the limit of 100 bytes" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Scripted kills: the flag, the records, the report, and a real kill."""
+"""`--kill`: the flag, the records, the report, and a real kill."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from experiments.reports import report
 from experiments.reports.faults import recoveries
 from experiments.spec.experiment import Cell
 from experiments.spec.flags import parse
-from experiments.spec.kill import Kill
+from experiments.spec.schedule import Kill
 from experiments.store import faults, files, samples
-from tests.models import residual
 from transports.errors import (
     ConnectError,
     ConnectionLost,
@@ -69,7 +68,7 @@ def test_a_kill_without_a_target_is_refused(argv: list[str], message: str) -> No
     assert message in str(error.value)
 
 
-def test_a_kill_may_name_a_node_of_every_cell() -> None:
+def test_a_kill_may_name_a_node_that_every_cell_uses() -> None:
     flags = ["--mode", "whole,submodel", "--transport", "none,grpc", "--servers", "2", "--replicas", "2"]
     assert parse([*flags, "--kill", "node-2@3"])[0].kill == "node-2@3"
 
@@ -89,17 +88,17 @@ class Clock:
 def test_a_kill_happens_once_per_cell_and_explains_failures_for_a_while(tmp_path: Path) -> None:
     clock, killed = Clock(), []
     log = faults.writer(tmp_path)
-    script = FaultInjector(Kill(1, 3), killed.append, log, clock, patience=5.0)
-    script.before(CELL, 2)
-    assert not script.expected(CELL, UNREACHABLE)
+    injector = FaultInjector(Kill(1, 3), killed.append, log, clock, patience=5.0)
+    injector.before(CELL, 2)
+    assert not injector.expected(CELL, UNREACHABLE)
     for _ in range(2):
-        script.before(CELL, 3)
+        injector.before(CELL, 3)
     assert killed == ["node-1"]
-    assert script.expected(CELL, UNREACHABLE)
-    assert not script.expected(Cell("rpyc", "submodel"), UNREACHABLE)
-    script.failed(CELL, 3, 9.5, ConnectError("server 1: gone,\nreally"))
+    assert injector.expected(CELL, UNREACHABLE)
+    assert not injector.expected(Cell("rpyc", "submodel"), UNREACHABLE)
+    injector.failed(CELL, 3, 9.5, ConnectError("server 1: gone,\nreally"))
     clock.now += 6
-    assert not script.expected(CELL, UNREACHABLE)
+    assert not injector.expected(CELL, UNREACHABLE)
     log.close()
     rows = faults.read(tmp_path).drop(columns="cell").to_numpy().tolist()
     assert rows == [
@@ -113,8 +112,8 @@ def test_a_kill_happens_once_per_cell_and_explains_failures_for_a_while(tmp_path
     [
         (ConnectionLost("gone"), True),
         (DeadlineExceeded("late"), True),
-        (Draining("soon"), True),
-        (NoServer("nobody"), True),
+        (Draining("the server is ending"), True),
+        (NoServer("no server holds stage 's'"), True),
         (ResourceExhausted("full"), True),
         (StageFailed("a bug"), False),
         (MalformedMessage("a bug"), False),
@@ -123,9 +122,9 @@ def test_a_kill_happens_once_per_cell_and_explains_failures_for_a_while(tmp_path
 )
 def test_which_errors_a_kill_explains(error: WireError, expected: bool, tmp_path: Path) -> None:
     with faults.writer(tmp_path) as log:
-        script = FaultInjector(Kill(1, 0), lambda _: None, log, Clock(), patience=5.0)
-        script.before(CELL, 0)
-        assert script.expected(CELL, error) is expected
+        injector = FaultInjector(Kill(1, 0), lambda _: None, log, Clock(), patience=5.0)
+        injector.before(CELL, 0)
+        assert injector.expected(CELL, error) is expected
 
 
 def test_the_seconds_of_a_failure_exclude_the_replacement_of_the_node(tmp_path: Path) -> None:
@@ -143,9 +142,9 @@ def test_the_seconds_of_a_failure_exclude_the_replacement_of_the_node(tmp_path: 
         clock.now += 3
 
     with faults.writer(tmp_path) as log:
-        script = FaultInjector(Kill(1, 0), replace, log, stamped, patience=5.0)
-        failing = threading.Thread(target=script.failed, args=(CELL, 1, 9.0, UNREACHABLE))
-        killing = threading.Thread(target=script.before, args=(CELL, 0))
+        injector = FaultInjector(Kill(1, 0), replace, log, stamped, patience=5.0)
+        failing = threading.Thread(target=injector.failed, args=(CELL, 1, 9.0, UNREACHABLE))
+        killing = threading.Thread(target=injector.before, args=(CELL, 0))
         killing.start()
         assert begun.wait(10)
         failing.start()
@@ -170,8 +169,8 @@ def test_recoveries_by_hand(make_results: Maker) -> None:
         "cell": CELL.name,
         "node": "node-1",
         "request": 1,
-        "failed": 2,  # the second time of one that was under way at the kill, and one that was begun then
-        "attempts": 3,
+        "failed": 2,  # runs 2 and 3
+        "attempts": 3,  # the first failure of run 2 was before the kill
         "repeated": 2,
         "answered": 0.75,
         "undisturbed": 1.25,
@@ -195,7 +194,7 @@ def test_a_report_of_a_kill_compares_no_means(make_results: Maker) -> None:
 
 
 def test_a_failed_request_counts_as_disturbed_until_its_answer(make_results: Maker) -> None:
-    """Its last failed attempt ends earlier."""
+    """Not only until its last failed attempt."""
     folder = make_results([CELL], runs=0)
     (folder / files.SAMPLES).unlink()
     with samples.Writer(folder) as writer:
@@ -217,10 +216,9 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_is_killed_and_replaced_during_an_experiment(tmp_path: Path) -> None:
+def test_a_node_is_killed_and_replaced_during_an_experiment(model: Path, tmp_path: Path) -> None:
     """Without repeats its requests fail until another node has its portion; with repeats none fails."""
-    residual().save(tmp_path / "residual.keras")
-    flags = ["--model", tmp_path / "residual.keras", "--mode", "submodel", "--servers", 2, "--flow", "nested,forward"]
+    flags = ["--model", model, "--mode", "submodel", "--servers", 2, "--flow", "nested,forward"]
     flags += ["--runs", 12, "--kill", "node-1@4", "--lease", 1, "--repeats", "0,20", "--out", tmp_path / "out"]
     assert run.main([*map(str, flags)]) == 0
     frame = samples.read(tmp_path / "out")

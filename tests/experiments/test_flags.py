@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import transports
 from experiments.spec.experiment import CELL_FIELDS, PHOTOGRAPH, SETTINGS, Cell, Experiment, local_of
 from experiments.spec.flags import parse, parser
-from tests.experiments.generated import EXPERIMENTS
+from tests.experiments.common import EXPERIMENTS
 from transports.errors import UsageError
 
 
@@ -32,7 +32,7 @@ def test_the_first_example_of_the_documentation() -> None:
 
 
 def test_every_field_is_a_flag_with_help_and_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "500")  # or a word with a hyphen may be broken
+    monkeypatch.setenv("COLUMNS", "500")  # argparse breaks lines at hyphens
     text = " ".join(parser().format_help().split())
     for setting in SETTINGS.values():
         assert f"{setting.flag} " in text

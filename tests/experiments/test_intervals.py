@@ -14,7 +14,7 @@ from experiments.spec.experiment import Cell, local_of
 from experiments.store.intervals import Blocks, ratio_interval, seconds_of
 from experiments.store.samples import Sample, Writer, read
 from experiments.store.statistics import none_of, summarise
-from tests.experiments.summaries import frame, rows
+from tests.experiments.common import frame, rows
 
 GRPC = Cell()
 LOCAL = local_of(GRPC)
@@ -72,24 +72,24 @@ def test_an_interval_of_many_blocks_agrees_with_the_delta_method(tmp_path: Path)
     assert found["ratio_high"] == pytest.approx(ratio + 1.96 * error, abs=0.1 * error)
 
 
-def _units(chance: np.random.Generator, mean: float, blocks: int, shared: float, apart: bool) -> Blocks:
+def _units(rng: np.random.Generator, mean: float, blocks: int, shared: float, apart: bool) -> Blocks:
     """Ten samples per block, with noise of their own and noise shared by the block.
 
     `apart`: each sample counts as a block.
     """
-    level = 1 + shared * chance.standard_normal((blocks, 1))
-    seconds = mean * (level + 0.05 * chance.standard_normal((blocks, 10)))
+    level = 1 + shared * rng.standard_normal((blocks, 1))
+    seconds = mean * (level + 0.05 * rng.standard_normal((blocks, 10)))
     number = np.arange(blocks * 10) if apart else np.repeat(np.arange(blocks), 10)
     return seconds_of(pd.DataFrame({"seconds": seconds.ravel(), "block": number, "round": math.nan}))
 
 
 def _coverage(blocks: int, below: int, shared: float, apart: bool = False, times: int = 150) -> float:
     """How often the interval of a cell with `blocks` over one with `below` blocks contains the true ratio."""
-    chance = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     hits = 0
     for _ in range(times):
-        cell, local = (_units(chance, *what, shared, apart) for what in ((2.5, blocks), (1.0, below)))
-        low, high = ratio_interval(cell, local, chance)
+        cell, local = (_units(rng, *what, shared, apart) for what in ((2.5, blocks), (1.0, below)))
+        low, high = ratio_interval(cell, local, rng)
         hits += low <= 2.5 <= high
     return hits / times
 
@@ -152,17 +152,17 @@ def recorded() -> list[npt.NDArray[np.float64]]:
 @pytest.mark.parametrize("rounds", [5, 10])
 def test_intervals_over_recorded_noise_contain_one_when_a_cell_is_compared_with_itself(rounds: int) -> None:
     """An A/A experiment, 500 times: in each round two neighbouring blocks of one cell, in random order."""
-    chance, series = np.random.default_rng(7), recorded()
+    rng, series = np.random.default_rng(7), recorded()
     hits = 0
     for _ in range(500):
-        seconds = series[chance.integers(len(series))]
-        starts = chance.integers(len(seconds) - 9, size=rounds)
+        seconds = series[rng.integers(len(series))]
+        starts = rng.integers(len(seconds) - 9, size=rounds)
         blocks = np.array([[seconds[s : s + 5].sum(), seconds[s + 5 : s + 10].sum()] for s in starts])
-        first = chance.integers(2, size=rounds)
+        first = rng.integers(2, size=rounds)
         places = np.arange(rounds)
         sums = blocks[places, first], blocks[places, 1 - first]
         one, other = (Blocks(each, np.full(rounds, 5.0), places.astype(float)) for each in sums)
-        low, high = ratio_interval(one, other, chance)
+        low, high = ratio_interval(one, other, rng)
         hits += low <= 1 <= high
     assert len(series) > 50
     assert hits / 500 >= 0.93

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.reports.markdown import ABSENT, count, line, number, table
-from tests.experiments.markdown import tables_of
+from tests.experiments.common import tables_of
 
 
 @pytest.mark.parametrize(

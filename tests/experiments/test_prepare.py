@@ -52,7 +52,7 @@ RETURNED = {
 
 
 @pytest.mark.parametrize("name", RETURNED)
-def test_the_right_answers_are_of_the_outputs_that_servers_return(name: str, tmp_path: Path) -> None:
+def test_only_outputs_that_servers_return_are_expected(name: str, tmp_path: Path) -> None:
     made = _prepared(KINDS[name](), tmp_path)
     assert sorted(made.expected[1][0]) == RETURNED[name]
     assert all(set(partition.plan.inputs) <= set(made.inputs[1][0]) for partition in made.partitions.values())

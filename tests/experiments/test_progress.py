@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 
 class Gone(io.StringIO):
-    """A standard error that its reader has closed."""
+    """A standard error whose reader has closed it."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError

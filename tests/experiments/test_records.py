@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from experiments.sizes.bench import Study, Way
+from experiments.sizes.measure import Study, Way
 from experiments.spec.experiment import PHOTOGRAPH, Cell, Experiment
 from experiments.spec.settings import from_record, to_record
-from tests.experiments.generated import EXPERIMENTS
+from tests.experiments.common import EXPERIMENTS
 from transports.errors import UsageError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.reports import report
-from experiments.sizes import bench as sizes_bench
+from experiments.sizes import measure as sizes_measure
 from experiments.sizes import report as sizes_report
 from experiments.store import samples
 from experiments.store.files import CHART, ENVIRONMENT, REPORT, SAMPLES, SIZES, SUMMARY, THREADS
@@ -32,7 +32,7 @@ class Kind:
 
 KINDS = {
     "cell": Kind(samples.COLUMNS, report.build),
-    "way": Kind(sizes_bench.COLUMNS, sizes_report.build),
+    "way": Kind(sizes_measure.COLUMNS, sizes_report.build),
     "workers": Kind(threads_report.COLUMNS, threads_report.build),
 }
 """By the first column."""

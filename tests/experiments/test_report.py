@@ -26,7 +26,7 @@ from experiments.reports.terminal import render_table
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.spec.schedule import VARIANTS
 from experiments.store import samples
-from tests.experiments.markdown import tables_of
+from tests.experiments.common import tables_of
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Maker

@@ -1,4 +1,4 @@
-"""samples.csv: written rows are read back, whatever ends the writer."""
+"""samples.csv: written rows are read back, even if the writer was killed or the disk is full."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ REFUSED = {
         "'/nowhere' is no program that can be run",
     ),
     "an unknown option": (["tfserving", "tfserving.binray=x"], "did you mean 'binary'?"),
-    "no truth": (["tfserving", "tfserving.tensor_content=maybe"], "'maybe' is no bool"),
+    "no truth value": (["tfserving", "tfserving.tensor_content=maybe"], "'maybe' is no bool"),
     "bytes from the real server": (
         ["tfserving", "tfserving.tensor_content=true", "tfserving.binary={program}"],
         "with lists of values",
@@ -157,7 +157,7 @@ def test_without_the_extra_the_engine_is_refused(library: str, monkeypatch: pyte
     assert flags.parse(["--engine", "graph"])
 
 
-def test_the_local_model_executes_what_the_server_does() -> None:
+def test_the_local_model_of_a_model_server_uses_the_engine_graph() -> None:
     served = Cell("grpc", "submodel", engine="tfserving-rest", batch=8, concurrency=2)
     assert local_engine(served.engine) == "graph"
     assert local_of(served) == Cell("none", "whole", engine="graph", batch=8, servers=1)
@@ -174,7 +174,7 @@ def test_the_bundled_experiment_has_the_cells_to_compare_with() -> None:
         assert {none_of(cell), replace(cell, engine="graph")} <= set(experiment.cells)
 
 
-def test_the_whole_model_in_a_server_is_no_local_model() -> None:
+def test_the_whole_model_in_a_model_server_is_not_the_local_model() -> None:
     words = ["--transport", "none", "--mode", "whole", "--engine", "tfserving,graph", "--flow", "nested,hub"]
     experiment, _ = flags.parse([*words, "--concurrency", "1,2"])
     local = local_of(Cell(engine="graph"))

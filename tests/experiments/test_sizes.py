@@ -18,7 +18,7 @@ import transports
 from experiments.sizes import __main__ as sizes
 from experiments.sizes import echo
 from experiments.sizes import report as sizes_report
-from experiments.sizes.bench import COLUMNS, MB, Bench, Sample, Study, Way, predicted, ways_of
+from experiments.sizes.measure import COLUMNS, MB, EchoClient, Sample, Study, Way, predicted, ways_of
 from experiments.store import environment
 from experiments.store.rows import Writer
 from transports.errors import ConnectionLost
@@ -212,11 +212,11 @@ def test_an_echo_process_that_dies_is_named_as_the_cause() -> None:
     way = Way("rpyc-tuned")
     study = Study((way,), (4000,))
     with echo.process(way.transport) as (found, child), way.connect(found[way.transport], {}) as connection:
-        bench = Bench(study, {way: connection}, child)
+        client = EchoClient(study, {way: connection}, child)
         os.kill(child.pid, signal.SIGKILL)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # keeps its exit status readable
         with pytest.raises(ConnectionLost, match=r"^rpyc-tuned, 0\.004 MB: .*; the echo process ended with status -9"):
-            list(bench.turn(way, 4000, 0.1))
+            list(client.turn(way, 4000, 0.1))
 
 
 def test_an_echo_process_that_cannot_start_says_why() -> None:
@@ -256,7 +256,7 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     [
         ({1: 2, 2: 2, 4: 2}, {1: 1, 2: 3, 4: 4}, 2),
         ({1: 1, 2: 4, 4: 2}, {1: 2, 2: 3, 4: 4}, 4),  # faster at the smallest, slower in between
-        ({1: 1, 2: 1}, {1: 2, 2: 2, 4: 9}, 1),  # size 4 was measured of one only
+        ({1: 1, 2: 1}, {1: 2, 2: 2, 4: 9}, 1),  # only one of them was measured at size 4
         ({1: 1, 2: 4}, {1: 2, 2: 3}, None),
         ({1: 2}, {1: 2}, None),
         ({}, {1: 2}, None),

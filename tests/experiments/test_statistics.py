@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from experiments.spec.experiment import Cell, local_of
 from experiments.store.samples import Sample, Writer, read
 from experiments.store.statistics import COLUMNS, none_of, summarise
-from tests.experiments.summaries import frame, rows
+from tests.experiments.common import frame, rows
 
 GRPC = Cell()
 LOCAL = local_of(GRPC)

@@ -18,7 +18,7 @@ from experiments.store import samples
 from experiments.store.intervals import MIN_BLOCKS
 from experiments.store.samples import Sample
 from experiments.store.statistics import drifts, twins
-from tests.experiments.summaries import frame
+from tests.experiments.common import frame
 from transports.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ LOCAL = local_of(GRPC)
 
 def rounds_until_due(experiment: Experiment, noise: float, most: int = 40) -> int:
     """After how many rounds of three requests per cell the run would stop; `most` if not before."""
-    chance, stopping = np.random.default_rng(3), Stopping(experiment)
+    rng, stopping = np.random.default_rng(3), Stopping(experiment)
     for number in range(most):
         for cell, level in ((LOCAL, 1.0), (GRPC, 2.0)):
             for run_number in range(3):
-                seconds = level * float(np.exp(noise * chance.standard_normal()))
+                seconds = level * float(np.exp(noise * rng.standard_normal()))
                 stopping.add(Sample(cell, 3 * number + run_number, seconds, number, round=number))
         if stopping.due():
             return number + 1

@@ -3,8 +3,9 @@
 Rules:
   - One other process echoes over all transports, so that only the transport differs. A sample is one call: the tensor
     goes there and back, from an array in memory to an array in memory.
-  - First each way is tried from the smallest size upwards, and each echo is compared with the tensor that was sent. If
-    one call would take longer than `Study.longest`, this size and all larger ones are left out; the report says so.
+  - First each way is tried from the smallest size upwards, and each echo is compared with the tensor that was sent. A
+    size at which one call would take longer than `Study.longest`, and all larger sizes, are left out; the report says
+    so.
   - Then come the rounds. In a round every pair of way and size has one short turn, in shuffled order, so that drift of
     the machine affects all pairs alike. A turn starts with an uncounted call, unless a call takes very long.
   - The tensor is noise; zlib (RPyC's default) compresses it to nine tenths.
@@ -49,8 +50,7 @@ NOTICEABLE = 0.05
 """A call must take at least so many seconds to predict the time of a larger one."""
 COLUMNS = ("way", "transport", "codec", "send", "bytes", "round", "run", "seconds", "wire_bytes")
 
-
-Line = Connection | BareConnection
+AnyConnection = Connection | BareConnection
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Way:
     def name(self) -> str:
         return " ".join(filter(None, (self.transport, self.codec if self.codec != "raw" else "", self.send)))
 
-    def connect(self, address: transports.Address, options: Mapping[str, str]) -> Line:
+    def connect(self, address: transports.Address, options: Mapping[str, str]) -> AnyConnection:
         if self.transport in BARE:
             return BareConnection(self.transport, address)
         own = {f"{self.transport}.send": self.send} if self.send else {}
@@ -152,27 +152,27 @@ def measure(
         echo.process(*names, options=study.options, malloc=study.malloc) as (found, child),
         contextlib.ExitStack() as stack,
     ):
-        connections: dict[Way, Line] = {}
+        connections: dict[Way, AnyConnection] = {}
         for way in study.ways:
             connections[way] = way.connect(found[way.transport], study.options)
             stack.callback(connections[way].close)
-        bench = Bench(study, connections, child)
+        client = EchoClient(study, connections, child)
         expected: dict[tuple[Way, int], float] = {}
         for way in study.ways:
             notify(f"trying {way.name}")
-            expected |= dict(bench.attempts(way, left_out))
-        _rounds(bench, expected, writer)
+            expected |= dict(client.attempts(way, left_out))
+        _rounds(client, expected, writer)
 
 
-def _rounds(bench: Bench, expected: Mapping[tuple[Way, int], float], writer: rows.Writer) -> None:
-    pairs, chance = list(expected), random.Random(bench.study.seed)
+def _rounds(client: EchoClient, expected: Mapping[tuple[Way, int], float], writer: rows.Writer) -> None:
+    pairs, rng = list(expected), random.Random(client.study.seed)
     runs: Counter[tuple[Way, int]] = Counter()
-    total = bench.study.repeats * sum(_calls(seconds) for seconds in expected.values())
-    with Progress(total, [way.name for way in bench.study.ways]) as progress:
-        for number in range(bench.study.repeats):
-            chance.shuffle(pairs)
+    total = client.study.repeats * sum(_calls(seconds) for seconds in expected.values())
+    with Progress(total, [way.name for way in client.study.ways]) as progress:
+        for number in range(client.study.repeats):
+            rng.shuffle(pairs)
             for pair in pairs:
-                for seconds, crossed in bench.turn(*pair, expected[pair]):
+                for seconds, crossed in client.turn(*pair, expected[pair]):
                     way, size = pair
                     writer.append(Sample(way, size, number, runs[pair], seconds, crossed))
                     runs[pair] += 1
@@ -184,12 +184,10 @@ def _calls(expected: float) -> int:
     return max(1, min(CALLS, int(TURN / expected)))
 
 
-class Bench:
-    """Connections to the echo process, and the noise to send."""
+class EchoClient:
+    """Sends noise to the echo process, over a connection for each way."""
 
-    def __init__(
-        self, study: Study, connections: Mapping[Way, Connection | BareConnection], child: subprocess.Popen[str]
-    ) -> None:
+    def __init__(self, study: Study, connections: Mapping[Way, AnyConnection], child: subprocess.Popen[str]) -> None:
         self.study = study
         self._connections = connections
         self._child = child
@@ -198,7 +196,7 @@ class Bench:
         )
 
     def attempts(self, way: Way, left_out: Callable[[Way, str], None]) -> Iterator[tuple[tuple[Way, int], float]]:
-        """((way, size), seconds of a call) for each size below the first that takes too long."""
+        """((way, size), seconds of a call) for each size, ascending, until a call takes too long."""
         known: list[tuple[int, float]] = []
         for size in self.study.sizes:
             expected = predicted(known, size)
