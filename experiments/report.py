@@ -1,19 +1,21 @@
-"""`python -m experiments.report FOLDER`: derive summary.csv, report.md and comparison.svg of a results folder again."""
+"""`python -m experiments.report FOLDER`: derive tables, report and chart of a results folder again."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.cli import exit_status
 from partitioning.options import Parser
+from transports.errors import UsageError
 
 PROG = "python -m experiments.report"
 DESCRIPTION = """\
-Derive summary.csv, report.md and comparison.svg from samples.csv and environment.json (after kills, faults.csv too).
-The same samples give the same bytes. The place of the report is printed."""
+Derive tables, report and chart again from the measured files of any results folder: samples.csv or threads.csv,
+environment.json, faults.csv and ladder.csv. The same files give the same bytes. Prints the path of the report."""
 
 EPILOG = """\
 examples:
@@ -21,6 +23,9 @@ examples:
   %(prog)s results/mine
 
 exit status: 0 done; 1 a file cannot be written; 2 the folder holds no results."""
+
+BUILDERS: Mapping[str, str] = {"sizes": "experiments.sizes.report", "threads": "experiments.threads.report"}
+"""Kind of a record that is not an experiment's -> the module whose `build` derives its files."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -33,9 +38,13 @@ def _main(argv: Sequence[str] | None, prog: str) -> int:
     parser = Parser(prog, DESCRIPTION, EPILOG)
     parser.add_argument("folder", metavar="FOLDER", help="a results folder")
     folder = Path(parser.texts(argv)["folder"])
-    from experiments.reports.report import build  # pandas takes its time: not for --help
+    if not folder.is_dir():
+        raise UsageError(f"no folder {str(folder)!r}; give a folder that an experiment wrote")
+    from experiments.store import environment  # pandas takes its time: not for --help
 
-    print(build(folder))
+    record = environment.read(folder)["experiment"]
+    kind = record.get("kind", "") if isinstance(record, dict) else ""
+    print(importlib.import_module(BUILDERS.get(kind, "experiments.reports.report")).build(folder))
     return 0
 
 

@@ -21,13 +21,9 @@ from collections.abc import Callable
 
 import psutil
 
-import transports
 from experiments.spec.experiment import Cell
-from experiments.store.environment import LOOPBACK
+from experiments.store.environment import LOOPBACK, UNCOUNTED
 from partitioning.engine_table import is_remote
-
-UNCOUNTED = frozenset(name for name in transports.NAMES if name != "none" and not transports.kind(name).crosses_network)
-"""Transports between processes whose messages the interface does not see."""
 
 
 def sent() -> float:

@@ -8,6 +8,7 @@ from experiments.reports import engine_titles as engines
 from experiments.reports.markdown import line
 from experiments.spec.experiment import Experiment
 from experiments.spec.schedule import BLOCK, OVERLAPPING
+from experiments.store.environment import UNCOUNTED
 from experiments.store.intervals import MIN_BLOCKS, RESAMPLES
 
 _WIRE_IS = (
@@ -18,8 +19,7 @@ _WIRE_IS = (
     "counted. With model servers, Wire includes the bytes to and from them, but Payload only the tensors between "
     "client and nodes.",
 )
-
-
+_UNIX_IS = ("- Messages over Unix sockets do not cross the loopback interface: such a cell has no figure for Wire.",)
 _QUEUE_IS = (
     "- **Queue** is the mean time that the stages of a request waited for a free core; it is a part of Outside the "
     "stages.",
@@ -56,6 +56,7 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.T
         "- **Messages** (between handlers) and **Payload** (the bytes of their tensors; 1 MB = 1000000 bytes) are "
         "means per request. **Compute share** is the share of the time that requests spend in stages.",
         *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
+        *(_UNIX_IS if summary["transport"].isin(UNCOUNTED).any() else ()),
         *(_QUEUE_IS if summary["queue_seconds"].notna().any() else ()),
         "- **Throughput** is requests per second, from the first start to the last end of each block.",
         "- **Deviation** is the largest difference from the local model's output, divided by its largest value.",

@@ -34,6 +34,7 @@ from experiments.sizes import echo
 from experiments.sizes.bare import BARE, BareConnection
 from experiments.spec.paths import nameless
 from experiments.store import rows
+from experiments.store.environment import UNCOUNTED
 from transports import Connection, Message
 from transports.errors import MessageTooLarge, SplitbenchError, WireError
 from transports.process import MALLOC
@@ -226,7 +227,7 @@ class EchoClient:
     def _call(self, way: Way, size: int, check: bool = False) -> tuple[float, float]:
         sent = self._noise[: size // ITEM]
         message = Message("echo", {}, {"x": sent})
-        before = math.nan if way.transport in wire.UNCOUNTED else wire.sent()
+        before = math.nan if way.transport in UNCOUNTED else wire.sent()
         try:
             start = time.perf_counter()
             reply = self._connections[way].call(message, self.study.deadline)

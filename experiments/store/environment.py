@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+import transports
 from cluster.pinning import usable
 from experiments.spec.experiment import Experiment
 from experiments.spec.paths import anonymous
@@ -43,6 +44,8 @@ PRIVATE = re.compile(
 """Variables that are not recorded: Terraform's, which share TensorFlow's prefix, and those that may hold secrets."""
 LOOPBACK = ("lo", "lo0")
 """Names of the loopback interface on Linux and on other systems."""
+UNCOUNTED = frozenset(name for name in transports.NAMES if name != "none" and not transports.kind(name).crosses_network)
+"""Transports between processes whose messages do not cross the loopback interface."""
 log = logging.getLogger("splitbench.experiments")
 
 UNFINISHED = "the run did not finish: it is still going on, or it was killed before it could record why"

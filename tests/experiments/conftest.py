@@ -17,7 +17,7 @@ from experiments.store import files
 from experiments.store.samples import Sample, Writer
 from tests.models import residual
 
-LEVELS = {"none": 1.0, "grpc": 2.5, "rpyc": 4.5, "rpyc-tuned": 2.75}
+LEVELS = {"none": 1.0, "grpc": 2.5, "rpyc": 4.5, "rpyc-tuned": 2.75, "unix": 1.5}
 
 ENVIRONMENT: dict[str, Any] = {
     "complete": True,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from experiments.reports import report
+from experiments import report
 from experiments.sizes import measure as sizes_measure
-from experiments.sizes import report as sizes_report
 from experiments.store import samples
 from experiments.store.files import CHART, ENVIRONMENT, REPORT, SAMPLES, SIZES, SUMMARY, THREADS
 from experiments.threads import report as threads_report
@@ -21,21 +18,8 @@ REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/{ENVIRONMENT}"))
 DERIVED = (SUMMARY, REPORT, CHART, SIZES)
 
-
-@dataclass(frozen=True)
-class Kind:
-    """The columns of its samples, and the function that derives the other files."""
-
-    columns: tuple[str, ...]
-    build: Callable[[Path], Path]
-
-
-KINDS = {
-    "cell": Kind(samples.COLUMNS, report.build),
-    "way": Kind(sizes_measure.COLUMNS, sizes_report.build),
-    "workers": Kind(threads_report.COLUMNS, threads_report.build),
-}
-"""By the first column."""
+COLUMNS = {"cell": samples.COLUMNS, "way": sizes_measure.COLUMNS, "workers": threads_report.COLUMNS}
+"""First column of a results folder -> all columns of its kind."""
 ADDED = ("label", "queue_seconds", "round")
 """Columns that results measured before them lack."""
 
@@ -49,13 +33,13 @@ def header(folder: Path) -> tuple[str, ...]:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_every_column_was_measured(folder: Path) -> None:
     found = header(folder)
-    assert found == tuple(name for name in KINDS[found[0]].columns if name not in ADDED or name in found)
+    assert found == tuple(name for name in COLUMNS[found[0]] if name not in ADDED or name in found)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_derived_files_are_derived_from_the_samples(folder: Path, tmp_path: Path) -> None:
     made = shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(*DERIVED))
-    KINDS[header(folder)[0]].build(made)
+    assert report.main([str(made)]) == 0
     assert {path.name for path in made.iterdir()} == {path.name for path in folder.iterdir()}
     for path in (folder / name for name in (SUMMARY, REPORT)):
         assert not path.exists() or (made / path.name).read_bytes() == path.read_bytes(), path.name

@@ -145,6 +145,14 @@ def test_wire_bytes_are_shown_if_they_were_measured(make_results: Maker) -> None
     assert "**Wire** is the median" in text
 
 
+def test_a_cell_over_unix_sockets_has_no_wire_bytes(make_results: Maker) -> None:
+    folder = make_results([Cell(name) for name in ("grpc", "unix")])
+    text = build(_with_wire(folder, {"none": 0, "grpc": 10_000_000})).read_text(encoding="utf-8")
+    (layer, *_) = tables_of(text)
+    assert {row[0]: row[1:] for row in layer}["Wire (MB)"] == ["0", "10", ABSENT]
+    assert "- Messages over Unix sockets do not cross the loopback interface" in text
+
+
 def test_without_wire_bytes_the_report_does_not_mention_them(make_results: Maker) -> None:
     plain = build(make_results(LAYER)).read_text(encoding="utf-8")
     none = build(_with_wire(make_results(LAYER, name="none"), {"none": 0})).read_text(encoding="utf-8")
