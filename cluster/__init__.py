@@ -1,1 +1,1 @@
-"""Who talks to whom: registry, node, flows, launching and stopping processes."""
+"""The processes of a cluster and how they call each other: registry, nodes, flows, launchers, model servers."""

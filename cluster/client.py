@@ -1,7 +1,7 @@
 """The client: sends the model's inputs to the servers that await them, and returns the model's outputs.
 
-An inference changes nothing at the servers, so that a failed one may be retried. Each retry is a request with a new id,
-so late messages of an earlier attempt cannot mix with it.
+An inference changes nothing at the servers, so a failed one may be retried. Each retry is a request with a new id, so
+late messages of an earlier attempt cannot mix with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cluster.result_receiver import ResultReceiver
 from transports.base import Array
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-"""Seconds before the first retry; they double with each further one, up to the longest."""
+"""Seconds before the first retry; the pause doubles with each retry, up to the longest."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Answer:
 
     outputs: Mapping[str, Array]
     stats: RequestStats
-    """Of the attempt that succeeded."""
+    """Of the successful attempt alone."""
     repeats: int = 0
-    """Attempts that failed before it."""
+    """Attempts that failed."""
 
 
 class Client:
-    """Any number of clients may call one cluster: request ids are unique among them all."""
+    """Any number of clients may call one cluster, since no two of them use the same request id."""
 
     def __init__(self, dispatcher: Dispatcher, receiver: ResultReceiver) -> None:
         self._dispatcher = dispatcher
@@ -49,9 +49,9 @@ class Client:
     ) -> Answer:
         """Run `partition` on `inputs` (tensor name -> array, batch first) within `timeout` seconds.
 
-        A request that fails because a server cannot be reached, or that is not answered within its share of the time,
-        is retried up to `repeats` times with servers that the registry names then. Raises the `WireError` of the last
-        attempt, and `NoServer` when an output of the model is missing from the answer.
+        A request is retried up to `repeats` times if a server cannot be reached, or if no answer comes within the
+        attempt's share of the time; retries ask the registry again. Raises the `WireError` of the last attempt, and
+        `NoServer` if the answer lacks an output of the model.
         """
         number, deadline = next(self._numbers), time.monotonic() + timeout
         for attempt in range(repeats + 1):
@@ -59,9 +59,9 @@ class Client:
             name = f"{self._prefix}-{number}.{attempt}"
             request = Request(name, route, time.monotonic() + share, turn=number + attempt, attempt=attempt)
             try:
-                request, asked = self._dispatcher.pinned(request, partition)
+                request, pinning = self._dispatcher.pinned(request, partition)
                 outputs, stats = self._attempt(request, partition, inputs)
-                return Answer(outputs, stats + asked, repeats=attempt)
+                return Answer(outputs, stats + pinning, repeats=attempt)
             except (*UNREACHABLE, NoServer):
                 self._dispatcher.avoid(request)
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)

@@ -1,13 +1,14 @@
-"""What a process of a cluster is started with: one JSON document each, checked before anything is bound.
+"""The configurations of processes: one JSON document for each process, checked before it binds a port.
 
     {"kind": "registry", "servers": 2, "transports": ["grpc"]}
 
-`kind` says what runs: `registry`, `node`, `model-server`, `ray` or `tensorflow-server`. An unknown field, a value of
-another type and one out of range are refused with the path of the field.
+`kind` is `registry`, `node`, `model-server`, `ray` or `tensorflow-server`. Unknown fields, and values of another type
+or out of range, are refused with the path of the field.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -19,12 +20,12 @@ from transports.errors import UsageError
 
 
 class _Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What every process has."""
+    """The fields of every process."""
 
-    bind: Annotated[str, Meta(description="host name or address whose ports it binds", min_length=1)] = "127.0.0.1"
-    advertise: Annotated[str, Meta(description="address under which others reach it; empty: the one bound")] = ""
-    cores: Annotated[tuple[int, ...], Meta(description="cores that it may use; none named: every one")] = ()
-    folder: Annotated[str, Meta(description="where its files lie; a launcher sets it")] = "."
+    bind: Annotated[str, Meta(description="host name or address to bind", min_length=1)] = "127.0.0.1"
+    advertise: Annotated[str, Meta(description="address under which others reach the process; empty: `bind`")] = ""
+    cores: Annotated[tuple[int, ...], Meta(description="cores that the process may use; empty: all")] = ()
+    folder: Annotated[str, Meta(description="folder of its files; a launcher sets it")] = "."
     files: Annotated[
         dict[str, str], Meta(description="path below `folder` -> SHA-256; nothing else below it is loaded")
     ] = {}
@@ -37,33 +38,35 @@ class _Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class _Service(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """A process that serves messages over transports."""
 
-    transports: Annotated[tuple[str, ...], Meta(description="names; each gets a port of its own", min_length=1)] = (
-        "grpc",
-    )
-    port: Annotated[int, Meta(description="of the first transport, the next ones follow; 0: free ones", ge=0)] = 0
+    transports: Annotated[
+        tuple[str, ...], Meta(description="transports by name; each has its own port", min_length=1)
+    ] = ("grpc",)
+    port: Annotated[int, Meta(description="port of the first transport; the others take the next; 0: any", ge=0)] = 0
     workers: Annotated[int, Meta(description="calls handled at a time on each transport", ge=1)] = 16
-    options: Annotated[dict[str, str], Meta(description="NAME.KEY -> value: options of transports")] = {}
+    options: Annotated[dict[str, str], Meta(description="options of transports: NAME.KEY -> value")] = {}
     insecure: Annotated[bool, Meta(description="bind an address beyond this machine without TLS")] = False
 
 
 class RegistryConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="registry"):
-    """A registry: which nodes hold which portion, and where tensors are awaited."""
+    """A registry: which nodes hold which portion, and which tensors they await."""
 
     servers: Annotated[int, Meta(description="portions of the model", ge=1)]
     replicas: Annotated[int, Meta(description="nodes that may hold one portion", ge=1)] = 1
-    lease: Annotated[float, Meta(description="seconds until a node that is gone is absent", ge=LEAST_LEASE)] = 10.0
+    lease: Annotated[float, Meta(description="seconds until a node without heartbeats is dropped", ge=LEAST_LEASE)] = (
+        10.0
+    )
 
 
 class NodeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="node"):
     """A node: holds and executes one portion of the model. Its `files` are the exports of that portion."""
 
     registry: Annotated[dict[str, str], Meta(description="transport -> HOST:PORT of the registry")]
-    portion: Annotated[int | None, Meta(description="the portion to hold; null: one that has too few holders")] = None
-    patience: Annotated[float, Meta(description="seconds to wait for a portion that is not free yet", ge=0.0)] = 0.0
+    portion: Annotated[int | None, Meta(description="portion to hold; null: the one with the fewest holders")] = None
+    patience: Annotated[float, Meta(description="seconds to wait until the portion is free", ge=0.0)] = 0.0
     threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
     malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
     model_servers: Annotated[
-        tuple[dict[str, str], ...], Meta(description="for each server, interface -> HOST:PORT of its model server")
+        tuple[dict[str, str], ...], Meta(description="for each portion, interface -> HOST:PORT of its model server")
     ] = ()
 
 
@@ -71,8 +74,8 @@ class ModelServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fiel
     """A model server. Its `files` are the SavedModels: MODEL/VERSION/..."""
 
     models: Annotated[tuple[str, ...], Meta(description="names of the models to serve", min_length=1)]
-    binary: Annotated[str, Meta(description="a tensorflow_model_server; empty: the server of this project")] = ""
-    tensor_content: Annotated[bool, Meta(description="answer with bytes, not with lists of values")] = False
+    binary: Annotated[str, Meta(description="program to run; empty: the model server of this project")] = ""
+    tensor_content: Annotated[bool, Meta(description="answer with bytes instead of lists of values")] = False
     threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
     malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
 
@@ -80,11 +83,11 @@ class ModelServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fiel
 class RayConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="ray"):
     """A Ray cluster on one machine: the head node and its workers. Its `files` are the exports of every portion."""
 
-    token: Annotated[str, Meta(description="hexadecimal digits that a program must have to connect", min_length=32)]
+    token: Annotated[str, Meta(description="secret of those who may connect, in hexadecimal digits", min_length=32)]
 
 
 class TensorFlowServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensorflow-server"):
-    """A `tf.distribute.Server`. It listens on every address of the machine, whatever `bind` says."""
+    """A `tf.distribute.Server`. It ignores `bind` and listens on every address of the machine."""
 
     threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
     malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
@@ -94,7 +97,7 @@ Config = RegistryConfig | NodeConfig | ModelServerConfig | RayConfig | TensorFlo
 
 
 def parse(document: str | bytes) -> Config:
-    """The configuration in a JSON document. Raises `UsageError` with the path of the field that cannot be used."""
+    """The configuration in a JSON document. Raises `UsageError` with the path of the unusable field."""
     try:
         return msgspec.json.decode(document, type=Config)  # type: ignore[no-any-return]
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -102,7 +105,7 @@ def parse(document: str | bytes) -> Config:
 
 
 def addresses(field: str, texts: dict[str, str]) -> dict[str, Address]:
-    """The addresses in the field of that name. Raises `UsageError`."""
+    """The addresses in `texts` (name -> HOST:PORT). Raises `UsageError`, which begins with `field`."""
     try:
         return {name: Address.parse(text) for name, text in texts.items()}
     except ValueError as error:
@@ -110,15 +113,12 @@ def addresses(field: str, texts: dict[str, str]) -> dict[str, Address]:
 
 
 def teach() -> str:
-    """The fields of each kind of document, for a help text: a line each."""
+    """The fields of each kind of document, one on a line, for a help text."""
     lines = []
     for kind in get_args(Config):
         lines.append(f'\n"kind": "{kind.__struct_config__.tag}"')
-        for field in msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"].items():
-            name, schema = field
+        for name, schema in msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"].items():
             if "description" in schema:
-                default = (
-                    f" (default: {msgspec.json.encode(schema['default']).decode()})" if "default" in schema else ""
-                )
+                default = f" (default: {json.dumps(schema['default'])})" if "default" in schema else ""
                 lines.append(f"  {name:15} {schema['description']}{default}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Finds the servers that await tensors, and sends tensors there as a request's route says."""
+"""Finds the servers that await tensors, and sends the tensors there over a request's route."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from msgspec.structs import replace
 from cluster.errors import Draining, NoServer, StaleEpoch
 from cluster.leases import Holder
 from cluster.partition import Partition
-from cluster.registry import parse_holders
+from cluster.registry import fields_read, parse_holders, positive, text, whole
 from cluster.request import NO_STATS, Request, RequestStats, Route
 from transports.address import Address
 from transports.base import Array, Message, Transport
-from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, WireError
+from transports.errors import (
+    ConnectError,
+    ConnectionLost,
+    DeadlineExceeded,
+    MalformedMessage,
+    UsageError,
+    WireError,
+    suggest,
+)
 from transports.pool import Pool
 
 log = logging.getLogger("splitbench.cluster")
@@ -27,12 +35,13 @@ Holders = Mapping[int, tuple[Holder, ...]]
 """Portion -> the servers that hold it."""
 
 UNREACHABLE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Draining)
-"""Errors after which a server, or one behind it, may have moved."""
+"""Errors that may mean that the server, or one behind it, has been replaced."""
 
 FAILURE_NOTICE_TIMEOUT = 1.0
-"""Seconds that the notice of a failure to a client may take, however much time its request has left."""
+"""Seconds in which a client must take the notice that its request failed, even if the request has more time left."""
 
-ASKED = RequestStats(lookups=1)
+LOOKUP = RequestStats(lookups=1)
+"""Shared by lookups over kept connections: nearly all of them."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +49,21 @@ class Delivery:
     """Tensors that go to one server in one message."""
 
     server: int
-    """The portion that awaits them."""
+    """The portion whose stages await the tensors."""
     holder: Holder
     tensors: Mapping[str, Array]
 
 
 class _Answer(NamedTuple):
-    """What the registry answered, valid until `until` (monotonic clock): for as long as a lease lasts."""
+    """A cached answer of the registry, valid for as long as a lease lasts."""
 
     holders: Holders
     until: float
+    """On the monotonic clock."""
 
 
 class _Registry(NamedTuple):
-    """Settings of the registry that is reached over one transport, from its last answer."""
+    """The settings of a registry, from its last answer."""
 
     lease: float
     """Seconds."""
@@ -61,10 +71,10 @@ class _Registry(NamedTuple):
 
 
 class Dispatcher:
-    """One per process, used by many threads at once. Each transport may have a registry of its own."""
+    """Used by many threads of a process at once. The registries of two transports may differ."""
 
     def __init__(self, transports: Mapping[str, Transport], registries: Mapping[str, Address]) -> None:
-        """`transports` by name; `registries`: where the registry listens on each of them."""
+        """`transports` by name; `registries`: the address of the registry on each of them."""
         self._transports = transports
         self._addresses = registries
         self._registries: dict[str, _Registry] = {}
@@ -77,35 +87,35 @@ class Dispatcher:
     def pinned(self, request: Request, partition: Partition) -> tuple[Request, RequestStats]:
         """`request` with a replica chosen for each portion of `partition`, and the statistics of choosing.
 
-        Replicas take turns from request to request. Those that were `avoid`ed are skipped while another is there.
-        Without replicas, the request is returned as it is.
+        Replicas take turns from request to request; `avoid`ed ones are skipped unless a portion has no other. The
+        request is returned unchanged if there are no replicas, and before the registry's first answer.
         """
-        known = self._registries.get(request.route.transport)
-        if known is None or known.replicas < 2:
+        registry = self._registries.get(request.route.transport)
+        if registry is None or registry.replicas < 2:
             return request, NO_STATS
-        held, stats = self._ask(request, "who", "", range(partition.servers))
+        held, stats = self._look_up(request, "who", "", range(partition.servers))
         now = time.monotonic()
         pins = {}
         for server, holders in held.items():
-            there = [holder for holder in holders if self._avoided.get(holder.epoch, 0.0) <= now] or holders
-            pins[server] = there[request.turn % len(there)].epoch
+            usable = [holder for holder in holders if self._avoided.get(holder.epoch, 0.0) <= now] or holders
+            pins[server] = usable[request.turn % len(usable)].epoch
         return replace(request, pins=pins), stats
 
     def avoid(self, request: Request) -> None:
-        """Skip the replicas that `request`, which failed, was pinned to, for as long as a lease lasts."""
-        known = self._registries.get(request.route.transport)
+        """Skip the replicas to which the failed `request` was pinned, for as long as a lease lasts."""
+        registry = self._registries.get(request.route.transport)
         now = time.monotonic()
         with self._lock:
             self._avoided = {epoch: until for epoch, until in self._avoided.items() if now < until}
-            if known:
-                self._avoided |= dict.fromkeys(request.pins.values(), now + known.lease)
+            if registry:
+                self._avoided |= dict.fromkeys(request.pins.values(), now + registry.lease)
 
     def deliveries(
         self, request: Request, partition: Partition, leaving: Mapping[str, Array]
     ) -> Iterator[tuple[Delivery, RequestStats]]:
-        """The messages that bring each tensor to every server that awaits it, with the statistics of finding them.
+        """The messages that bring each tensor to every server that awaits it, with the statistics of the lookups.
 
-        Raises `NoServer` for a portion without a holder: a missing successor never means the end of the model.
+        Raises `NoServer` for a portion without a holder, since a missing successor does not mean the end of the model.
         """
         found: dict[str, Holders] = {}
         for server, names in partition.messages(tuple(leaving), request.route.local_calls, request.route.send):
@@ -113,8 +123,8 @@ class Dispatcher:
             for name in names:
                 if name not in found:
                     to = partition.destinations(name, request.route.local_calls)
-                    found[name], asked = self._ask(request, "where", name, to)
-                    stats += asked
+                    found[name], lookup = self._look_up(request, "where", name, to)
+                    stats += lookup
                 holder = _holder(request, found[name], server, name, partition)
             yield Delivery(server, holder, {name: leaving[name] for name in names}), stats
 
@@ -123,8 +133,8 @@ class Dispatcher:
     ) -> tuple[Message, RequestStats]:
         """Send `delivery`; returns the server's answer and the statistics of sending.
 
-        `carry`: statistics that travel with the message, where no answer brings them back. Raises a `WireError`; one
-        that says that the server cannot be reached names it.
+        `carry`: statistics that travel with the message, in flows whose answers carry none. Raises a `WireError`, which
+        names the server if it cannot be reached.
         """
         fields = request.fields()
         fields["epoch"] = delivery.holder.epoch
@@ -146,7 +156,7 @@ class Dispatcher:
         self.call(request, Address.parse(request.reply_to), message)
 
     def send_failure(self, request: Request, error: WireError) -> None:
-        """Tell the client's result receiver why there will be no outputs. A client that has gone is only logged."""
+        """Send the reason why there will be no outputs to the client's result receiver. If that fails, log it."""
         fields = {"request": request.id, "kind": error.kind, "text": str(error)}
         try:
             pool = self._pool(request.route)
@@ -169,47 +179,57 @@ class Dispatcher:
         reply, made = self._pool(request.route).call(address, message, left)
         return reply, int(made)
 
-    def _ask(
+    def _look_up(
         self, request: Request, method: str, tensor: str, servers: range | frozenset[int]
     ) -> tuple[Holders, RequestStats]:
-        """The registry's answer, and the statistics of asking.
+        """The registry's answer to `method`, and the statistics of the lookup.
 
-        A cached answer is used where the route allows it, unless it has expired or lacks one of `servers` or a pinned
-        replica. Retries always ask.
+        A cached answer is used if the route allows it, unless it has expired or lacks one of `servers` or a pinned
+        replica. Retries bypass the cache.
         """
         route = request.route
         key = (method, route.partition, tensor, route.transport)
-        if route.registry == "cached" and not request.attempt and (known := self._answers.get(key)):
+        if route.registry == "cached" and not request.attempt and (cached := self._answers.get(key)):
             pins = request.pins if method == "where" else {}
-            if time.monotonic() < known.until and _has(known.holders, servers, pins):
-                return known.holders, NO_STATS
+            if time.monotonic() < cached.until and _has(cached.holders, servers, pins):
+                return cached.holders, NO_STATS
+        if (address := self._addresses.get(route.transport)) is None:
+            hint = suggest(route.transport, self._addresses)
+            raise MalformedMessage(f"no registry over transport {route.transport!r}{hint}")
         question = Message(method, {"partition": route.partition, "tensor": tensor, "transport": route.transport})
-        reply, made = self.call(request, self._addresses[route.transport], question)
-        found = parse_holders(str(reply.fields["servers"]))
-        lease = float(reply.fields["ttl"])
-        self._registries[route.transport] = _Registry(lease, int(reply.fields["replicas"]))
+        reply, made = self.call(request, address, question)
+        with fields_read(f"the registry at {address} answered {method!r} with"):
+            found = parse_holders(text(reply.fields, "servers"))
+            lease, replicas = positive(reply.fields, "ttl"), whole(reply.fields, "replicas")
+        self._registries[route.transport] = _Registry(lease, replicas)
         self._answers[key] = _Answer(found, time.monotonic() + lease)
-        return found, RequestStats(lookups=1, connects=made) if made else ASKED
+        return found, RequestStats(lookups=1, connects=made) if made else LOOKUP
 
     def _forget(self, holder: Holder) -> None:
         """Drop every cached answer that names `holder`."""
-        for key, known in list(self._answers.items()):
-            if any(holder in holders for holders in known.holders.values()):
+        for key, cached in list(self._answers.items()):
+            if any(holder in holders for holders in cached.holders.values()):
                 self._answers.pop(key, None)
 
     def _pool(self, route: Route) -> Pool:
+        """The connections for `route`. Raises `MalformedMessage` for a transport or codec that this process lacks."""
         key = (route.transport, route.connections, route.codec)
         with self._lock:
             if self._closed:
-                raise ConnectError("this end is closed, and sends nothing more")
+                raise ConnectError("the dispatcher is closed")
             if key not in self._pools:
-                transport = self._transports[route.transport]
-                self._pools[key] = Pool(transport, mode=route.connections, codec=route.codec)
+                if (transport := self._transports.get(route.transport)) is None:
+                    hint = suggest(route.transport, self._transports)
+                    raise MalformedMessage(f"no transport {route.transport!r} in this process{hint}")
+                try:
+                    self._pools[key] = Pool(transport, mode=route.connections, codec=route.codec)
+                except UsageError as error:
+                    raise MalformedMessage(str(error)) from None
             return self._pools[key]
 
 
 def _has(holders: Holders, servers: range | frozenset[int], pins: Mapping[int, int]) -> bool:
-    """Whether each of `servers` has a holder and, where it is pinned, that one."""
+    """Whether `holders` has one for each of `servers` and, of a pinned server, the pinned one."""
     for server in servers:
         held = holders.get(server)
         if not held or (server in pins and all(holder.epoch != pins[server] for holder in held)):
@@ -218,12 +238,12 @@ def _has(holders: Holders, servers: range | frozenset[int], pins: Mapping[int, i
 
 
 def _holder(request: Request, found: Holders, server: int, tensor: str, partition: Partition) -> Holder:
-    """The holder of portion `server` for this request. Raises `NoServer` where there is none."""
+    """The holder of portion `server` for this request. Raises `NoServer` if there is none."""
     holders = found.get(server, ())
     pin = request.pins.get(server)
-    meant = [holder for holder in holders if pin in (None, holder.epoch)]
-    if not meant:
+    usable = [holder for holder in holders if pin in (None, holder.epoch)]
+    if not usable:
         stages = [stage.name for stage in partition.portion(server) if tensor in stage.inputs]
-        whom = "nobody holds" if pin is None or not holders else f"the pinned replica (epoch {pin}) no longer holds"
-        raise NoServer(f"{whom} stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
-    return meant[request.turn % len(meant)]
+        who = "no server holds" if pin is None or not holders else f"the pinned replica (epoch {pin}) no longer holds"
+        raise NoServer(f"{who} stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
+    return usable[request.turn % len(usable)]

@@ -1,15 +1,15 @@
-"""What can go wrong in a cluster, on top of the tree of `transports.errors`.
+"""The errors of a cluster, below those of `transports.errors`.
 
 SplitbenchError
 ├── ClusterDown         a process of the cluster ended, or never became ready
 ├── Tampered            a file is not the one that was exported
 └── WireError
-    ├── NoServer        nobody holds the stage that awaits a tensor
-    ├── NoPortion       every portion of the model is taken, or that one is
-    ├── StaleEpoch      meant for a server that was here before, or a lease that is over
-    ├── Draining        the server is about to end, and begins no new request
-    ├── NotAwaited      a tensor came that no stage of this server awaits
-    └── StageFailed     executing a stage raised
+    ├── NoServer        no server holds the stage that awaits a tensor
+    ├── NoPortion       the portion that a server claims, or every portion, is taken
+    ├── StaleEpoch      a message names the epoch of an earlier server, or a lease that has ended
+    ├── Draining        the server is shutting down and accepts no new request
+    ├── NotAwaited      no stage of the server awaits a tensor that arrived
+    └── StageFailed     a stage raised an exception
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transports.errors import SplitbenchError, WireError
 
 
 class ClusterDown(SplitbenchError):
-    """A process of the cluster ended, or never became ready; the text names it and quotes its last words."""
+    """A process of the cluster ended, or never became ready; the text names it and quotes the last line of its log."""
 
 
 class Tampered(SplitbenchError):

@@ -1,4 +1,4 @@
-"""Executing stages: what a server holds of a partition, and how many of its stages run at a time."""
+"""Executing stages: the shard of a partition that a server holds, and the number of stages that run at a time."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from transports.errors import DeadlineExceeded, MalformedMessage, WireError
 log = logging.getLogger("splitbench.cluster")
 
 Execute = Callable[[Sequence[Any], float], list[Any]]
-"""A stage under an engine: its inputs in order (arrays, or outputs of another stage), and the seconds that it may take
-where it waits for a model server -> its outputs in order, as the engine gives them."""
+"""A stage under an engine: its inputs in order (arrays, or outputs of another stage), and the seconds within which a
+model server has to answer -> its outputs in order, of the engine's own type."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What one server holds of one partition under one engine."""
+    """One server's part of one partition, under one engine."""
 
     partition: Partition
     server: int
     execute: Mapping[str, Execute]
     to_array: Callable[[Any], Array]
     remote: bool = False
-    """Whether model servers execute the stages, so that none of them needs a core of this process."""
+    """Whether model servers execute the stages, which then need no core of this process."""
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages of this server, in an order in which they can run."""
+        """The server's stages, in an order in which they can run."""
         return self.partition.portion(self.server)
 
     @cached_property
@@ -50,15 +50,15 @@ class Shard:
 
     @cached_property
     def _expected(self) -> Mapping[str, tuple[np.dtype[Any] | None, tuple[int | None, ...]]]:
-        """Tensor -> its dtype, None for one that no transport carries, and its shape with None for open extents."""
+        """Tensor -> its dtype (None if no transport carries it) and its shape (None for open extents)."""
         edges = self.partition.plan.edges
         return {name: (DTYPES.get(edges[name].dtype), edges[name].shape) for name in self.consumers}
 
     def check_arrival(self, name: str, tensor: Array) -> None:
-        """Raise `NotAwaited` for a tensor that no stage takes, `MalformedMessage` for another dtype or shape."""
+        """Raise `NotAwaited` if no stage takes the tensor, and `MalformedMessage` for a wrong dtype or shape."""
         expected = self._expected.get(name)
         if expected is None:
-            raise NotAwaited(f"tensor {name!r} came to server {self.server}, where no stage awaits it")
+            raise NotAwaited(f"no stage on server {self.server} awaits tensor {name!r}")
         dtype, shape = expected
         fits = len(shape) == tensor.ndim and all(map(_extent_fits, shape, tensor.shape))
         if tensor.dtype != dtype or not fits:
@@ -66,7 +66,7 @@ class Shard:
             raise MalformedMessage(f"tensor {name!r}: expected {edge.dtype}{list(edge.shape)}, {came} came")
 
     def run(self, stage: Stage, inputs: list[Any], seconds: float) -> list[Any]:
-        """The outputs of `stage`. Raises `StageFailed`, whose text names the exception's type alone; the log has it."""
+        """The outputs of `stage`. Raises `StageFailed` with the type of the exception alone; its text is in the log."""
         try:
             return self.execute[stage.name](inputs, seconds)
         except WireError:
@@ -82,20 +82,20 @@ def _extent_fits(expected: int | None, found: int) -> bool:
 
 
 class ExecutionSlots:
-    """At most as many stages execute at a time as the process may use cores, whichever flow their requests have.
+    """Limits the stages that execute at a time to the cores that the process may use, in every flow.
 
-    More would push each other's data out of the caches and count the wait for a core as compute. A thread that has a
-    stage to execute waits here for a slot; nothing is handed over to another thread.
+    More stages would evict each other's data from the caches, and time spent waiting for a core would count as compute.
+    A thread that has a stage to execute waits here for a slot and then executes the stage itself.
     """
 
     def __init__(self, capacity: Callable[[], int] = usable) -> None:
-        """`capacity`: slots there are at this moment; a process may be pinned after its start."""
+        """`capacity`: the current number of slots, which changes when the process is pinned."""
         self._capacity = capacity
         self._taken = 0
         self._freed = threading.Condition()
 
     def acquire(self, seconds: float) -> float:
-        """Take a slot; the seconds spent waiting. Raises `DeadlineExceeded` after `seconds` without one."""
+        """Take a slot; returns the seconds spent waiting. Raises `DeadlineExceeded` if none is free in `seconds`."""
         with self._freed:
             if self._taken < self._capacity():
                 self._taken += 1

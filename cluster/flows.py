@@ -1,11 +1,11 @@
-"""Flows: who sends a stage's outputs on. Each is a composition over `Dispatcher.send` and needs nothing of a transport.
+"""Flows: which process sends the outputs of a stage on, and how the model's outputs reach the client.
 
-`nested`    a server sends its outputs to every server that awaits them and answers its caller after these have
-            answered: the model's outputs come back up the stack of calls. A server that still misses an input answers
-            with no tensors. Each server on the stack occupies a worker until it is answered.
-`hub`       a server answers its caller with its outputs, and the client sends them on. No server calls another.
-`forward`   a server acknowledges a message, executes later and sends on; the model's outputs go to the client's result
-            receiver. No call waits for computation, so that consecutive requests overlap in the servers.
+`nested`    A server sends its outputs to every server that awaits them, and answers its caller after these servers have
+            answered. The model's outputs return up the stack of calls. A server that still lacks an input answers with
+            no tensors. Each server on the stack occupies a worker until it is answered.
+`hub`       A server answers its caller with its outputs, and the client sends them on. No server calls another.
+`forward`   A server acknowledges a message at once, and executes and sends its outputs later. The model's outputs go to
+            the client's result receiver. No call waits for computation, so consecutive requests overlap in the servers.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from cluster.queues import LOCAL
 from cluster.request import NO_STATS, Request, RequestStats
 from cluster.result_receiver import ResultReceiver
 from transports.base import Array, Message, as_wire_error
+from transports.errors import MalformedMessage
 
 Tensors = Mapping[str, Array]
 
 Steps = Generator[str, None, None]
-"""Work on a message after it was acknowledged. Each yield names the queue in which the next step runs: an address that
-is sent to, or `LOCAL`. An exception thrown in at a yield means that the queue rejected the step."""
+"""The work on a message after its acknowledgement. Each yield names the queue of the next step: the address to which it
+sends, or `LOCAL`. An exception thrown in at a yield means that the queue rejected the step."""
 
 
 @dataclass(frozen=True)
 class Produced:
-    """What executing stages at one server gave."""
+    """The results of the stages that a message completed at one server."""
 
     outputs: Tensors
     """Outputs of the model."""
@@ -43,7 +44,7 @@ class Produced:
 
 
 class Visit(Protocol):
-    """A message at a server, and what a flow can do with it there."""
+    """A message at a server, and the operations that a flow performs on it."""
 
     @property
     def request(self) -> Request: ...
@@ -56,29 +57,29 @@ class Visit(Protocol):
         """Execute every stage that the message's tensors complete."""
 
     def defer(self, steps: Steps) -> None:
-        """Run `steps` in their queues. Raises `ResourceExhausted` where too many messages wait already."""
+        """Run `steps` in their queues. Raises `ResourceExhausted` if too many messages wait already."""
 
     def add_carried_stats(self) -> None:
-        """Take over the statistics that the message carries, and count the message itself."""
+        """Add the statistics that the message carries, and count the message itself."""
 
     def add_stats(self, stats: RequestStats) -> None:
-        """Add statistics, which the next outgoing message of the request carries."""
+        """Add to the statistics that the next outgoing message of the request carries."""
 
     def take_stats(self) -> RequestStats:
-        """The statistics added since this was last called."""
+        """Remove and return the statistics added so far."""
 
 
 class Flow(ABC):
     """The client's part and a server's part."""
 
     waits: bool = False
-    """Whether a server waits in a call until other servers have computed."""
+    """Whether a server's call to another one lasts until that server has computed."""
 
     @abstractmethod
     def ask(
         self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
     ) -> tuple[Tensors, RequestStats]:
-        """Send the model's inputs; returns the model's outputs and the request's statistics."""
+        """Send the model's inputs and return the model's outputs, with the statistics of the request."""
 
     @abstractmethod
     def answer(self, visit: Visit) -> Message:
@@ -125,13 +126,15 @@ class Forward(Flow):
     ) -> tuple[Tensors, RequestStats]:
         with receiver.expect(request, partition.plan.outputs) as pending:
             total = NO_STATS
-            for delivery, asked in dispatcher.deliveries(pending.request, partition, inputs):
+            for delivery, lookups in dispatcher.deliveries(pending.request, partition, inputs):
                 _, stats = dispatcher.send(pending.request, delivery, carry=NO_STATS)
-                total += asked + RequestStats(connects=stats.connects)
+                total += lookups + RequestStats(connects=stats.connects)
             outputs, stats = pending.outputs()
             return outputs, total + stats
 
     def answer(self, visit: Visit) -> Message:
+        if not visit.request.reply_to:
+            raise MalformedMessage("a request in the flow 'forward' needs the field 'reply_to': where its outputs go")
         visit.defer(self._steps(visit))
         return Message("accepted", NO_STATS.fields())
 
@@ -144,15 +147,15 @@ class Forward(Flow):
             visit.add_carried_stats()
             produced = visit.run()
             visit.add_stats(produced.stats)
-            for delivery, asked in visit.dispatcher.deliveries(request, visit.partition, produced.leaving):
-                visit.add_stats(asked)
+            for delivery, lookups in visit.dispatcher.deliveries(request, visit.partition, produced.leaving):
+                visit.add_stats(lookups)
                 yield str(delivery.holder.address)
                 _, sent = visit.dispatcher.send(request, delivery, carry=visit.take_stats())
                 visit.add_stats(RequestStats(connects=sent.connects))
             if produced.outputs:
                 yield request.reply_to
                 visit.dispatcher.send_result(request, produced.outputs, visit.take_stats())
-        except Exception as error:  # no call waits for these steps: without a notice the client waits for its deadline
+        except Exception as error:  # no caller would see it: without a notice the client waits until its deadline
             failure = as_wire_error(error)
             yield request.reply_to
             visit.dispatcher.send_failure(request, failure)
@@ -161,13 +164,13 @@ class Forward(Flow):
 def _gather(
     request: Request, partition: Partition, leaving: Tensors, dispatcher: Dispatcher
 ) -> tuple[Tensors, RequestStats]:
-    """Send `leaving`, one message after the other, and gather the answers."""
+    """Send `leaving`, one message after the other, and gather the tensors and statistics of the answers."""
     outputs: dict[str, Array] = {}
     total = NO_STATS
-    for delivery, asked in dispatcher.deliveries(request, partition, leaving):
+    for delivery, lookups in dispatcher.deliveries(request, partition, leaving):
         reply, stats = dispatcher.send(request, delivery)
         outputs.update(reply.tensors)
-        total += asked + stats + RequestStats.of(reply)
+        total += lookups + stats + RequestStats.of(reply)
     return outputs, total
 
 

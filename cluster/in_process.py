@@ -1,4 +1,4 @@
-"""The cluster of the transport `none`: the same registry and nodes, in this process, called directly."""
+"""The cluster of the transport `none`: a registry and nodes in this process, which call each other directly."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class InProcessCluster:
         transport: Transport,
         model_servers: Sequence[Mapping[str, Address]] = (),
     ) -> None:
-        """`model_servers`: for each server, the addresses of its model server by interface."""
+        """`model_servers`: for each portion, the addresses of its model server by interface."""
         self._partitions = partitions
         self._program = program
         self._model_clients = ModelServerClients(model_servers)
         self._transports = {transport.name: transport}
-        self._stack = contextlib.ExitStack()
         self.registries: Mapping[str, Address] = {}
 
     def __enter__(self) -> InProcessCluster:
-        self._stack.callback(self._model_clients.close)
-        servers = max(partition.servers for partition in self._partitions)
-        registry = Registry(Leases(servers, ttl=math.inf))  # the nodes end with the registry
-        self.registries = addresses(serve_all(registry.handle, self._transports, LOOPBACK, 1, self._stack))
-        for _ in range(servers):
-            node = NodeServer(self._transports, self.registries, self._load, workers=1)
-            self._stack.callback(node.close)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._model_clients.close)
+            servers = max(partition.servers for partition in self._partitions)
+            registry = Registry(Leases(servers, ttl=math.inf))  # the nodes end with the registry
+            self.registries = addresses(serve_all(registry.handle, self._transports, LOOPBACK, 1, undo))
+            for _ in range(servers):
+                undo.callback(NodeServer(self._transports, self.registries, self._load, workers=1).close)
+            self._stack = undo.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a cluster, a registry and its nodes, started through any launcher (`cluster.launchers`)."""
+"""A registry and its nodes as processes, started by any launcher (`cluster.launchers`)."""
 
 from __future__ import annotations
 
@@ -16,48 +16,49 @@ from transports.address import Address
 
 @dataclass(frozen=True)
 class Host:
-    """Where processes run. `name` is the launcher's name for it."""
+    """A machine on which processes run."""
 
     name: str = ""
+    """The launcher's name for it."""
     bind: str = "127.0.0.1"
-    """The address that is bound there."""
+    """The address that processes bind there."""
     advertise: str = ""
-    """The address under which others reach it; empty: the one bound."""
+    """The address under which others reach it; empty: `bind`."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a cluster consists of, and how its processes run."""
+    """The processes of a cluster, and how they run."""
 
     transports: tuple[str, ...]
     servers: int
     """Portions of the model."""
     exports: Path
-    """What `cluster.partition.export` wrote. It may be deleted once the cluster has been entered."""
+    """The folder that `cluster.partition.export` wrote. It may be deleted once the cluster has been entered."""
     workers: int
     threads: int = 0
     malloc: str = "keep"
     options: Mapping[str, str] = field(default_factory=dict)
-    """Of the transports: NAME.KEY -> value."""
+    """Options of transports: NAME.KEY -> value."""
     replicas: int = 1
     """Nodes for each portion of the model."""
     lease: float = 10.0
-    """Seconds until a node that is gone is absent from the registry."""
+    """Seconds after which the registry drops a node that sends no heartbeats."""
     model_servers: Sequence[Mapping[str, Address]] = ()
-    """For each server, the addresses of its model server by interface: for the engines that call one."""
+    """For each portion, the addresses of its model server by interface; empty: no engine needs one."""
     hosts: Sequence[Host] = (Host(),)
-    """The nodes take them in turn; the registry runs on the first."""
+    """Nodes are distributed over them in turn; the registry runs on the first."""
     insecure: bool = False
-    """Whether an address beyond this machine may be bound without TLS."""
+    """Whether processes may bind an address beyond this machine without TLS."""
     cores: Sequence[int] = ()
-    """Cores that the nodes take in turn, one each; empty: every node may use all."""
+    """Nodes are pinned to one of these cores each, in turn; empty: every node may use all cores."""
 
 
 class Cluster:
     """A registry and `settings.replicas` nodes for each server, all of them ready. A context manager.
 
-    `node-<i>` holds portion `i`; the second node with that portion is `node-<i + servers>`, and so on. Entering raises
-    `ClusterDown`, with the name of the process and the last line of its log, if one ends before it is ready.
+    `node-<i>` holds portion `i`; its replicas are `node-<i + servers>`, `node-<i + 2 * servers>`, and so on. Entering
+    raises `ClusterDown`, with the name of the process and the last line of its log, if one ends before it is ready.
     """
 
     def __init__(
@@ -94,9 +95,9 @@ class Cluster:
             notify(f"{name} ready")
 
     def replace(self, name: str) -> None:
-        """Kill the node `name` and start another in its place, which takes the portion once its lease has run out.
+        """Kill the node `name` and start a new one. Returns before the new node is ready (`wait_ready`).
 
-        Returns at once: the new node has to load its portion, and the old one's lease has to end.
+        The new node takes the portion when the lease of the old one has run out.
         """
         self._launcher.kill([name])
         self._launcher.start(self._orders[name])
@@ -112,7 +113,7 @@ class Cluster:
             transports=settings.transports,
             options=dict(settings.options),
             insecure=settings.insecure,
-            # Every node and the client have one question open at a time, and there may be several clients.
+            # Nodes and clients each have one or two calls open at a time.
             workers=2 * len(self.nodes) + 8,
             servers=settings.servers,
             replicas=settings.replicas,

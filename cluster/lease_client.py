@@ -1,4 +1,4 @@
-"""A server's lease: taken at its start, kept by heartbeats, given back at its end."""
+"""The lease of a server on its portion: taken when the server starts, kept by heartbeats, given back at the end."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from cluster.errors import NoPortion, StaleEpoch
-from cluster.registry import PREFIX, positive, whole
+from cluster.registry import PREFIX, fields_read, positive, whole
 from transports.address import Address
 from transports.base import Message, Transport
-from transports.errors import MalformedMessage, WireError
+from transports.errors import WireError
 from transports.pool import Pool
 from transports.process import StopSignal
 
 log = logging.getLogger("splitbench.cluster")
 
-BEATS = 5
+HEARTBEATS = 5
 """Heartbeats within the life of a lease, so that three in a row may be lost."""
-ANSWER = 30.0
-"""Seconds that the registry may take to answer while a server starts."""
-BEAT = 1.0
-"""Seconds that it may take to answer a heartbeat."""
+START_TIMEOUT = 30.0
+"""Seconds within which the registry has to answer while a server starts."""
+HEARTBEAT_TIMEOUT = 1.0
+"""Seconds within which the registry has to answer a heartbeat, at most."""
 RETRY = 0.2
-"""Seconds between two attempts to get a portion that is not free yet."""
+"""Seconds between two attempts to take a portion that is not free yet."""
 
 
 Stop = threading.Event | StopSignal
-"""What ends a server: set by a signal, or by the server itself when it has lost its portion."""
+"""Ends a server once it is set: by a signal, or by the server itself when it has lost its portion."""
 
 
 class LeaseClient:
-    """Registers at `registry` over `transport`, and again if another registry starts at that address.
+    """Registers at `registry` over `transport`, and again whenever a new registry starts at that address.
 
     A lease that ran out (the process was stopped, the network failed) is taken again, under another epoch. If another
-    server has taken the portion meanwhile, `lost` is called once with the reason, and the heartbeats end.
+    server has taken the portion meanwhile, `lost` is called once with the error, and the heartbeats end.
+
+    `server` is the index of the portion; `epoch` is the number that messages to this server have to name.
     """
 
     def __init__(
@@ -66,27 +68,25 @@ class LeaseClient:
         self._lock = threading.Lock()
         with contextlib.ExitStack() as undo:
             undo.callback(self._pool.close)
-            self.server, self.epoch, ttl = self._first(claim, time.monotonic() + patience, stop or self._over)
+            self.server, self.epoch, ttl = self._take(claim, time.monotonic() + patience, stop or self._over)
             undo.pop_all()
-        """Index of the portion, and the epoch that messages to this server have to name."""
-        self._answer = min(BEAT, ttl / BEATS)
-        self._thread = threading.Thread(target=self._beat, args=(ttl / BEATS,), name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._beat, args=(ttl / HEARTBEATS,), name="heartbeat", daemon=True)
         if ttl < math.inf:
             self._thread.start()
 
     def report(self, awaited: Mapping[str, Iterable[str]]) -> None:
-        """Report the awaited tensors (partition -> tensors) to this registry, and to any that takes its place."""
+        """Report the awaited tensors (partition -> tensors) to the registry, and to every new one at its address."""
         with self._lock:
             self._awaited = {partition: "\n".join(tensors) for partition, tensors in awaited.items()}
             self._reported = False
-            self._keep(ANSWER)
+            self._keep(START_TIMEOUT)
 
     def leave(self) -> None:
         """Give the portion back, so that this server gets no more requests. An absent registry is no error."""
         self._over.set()
         with self._lock:
             try:
-                self._ask(Message("leave", {"epoch": self.epoch}), BEAT)
+                self._ask(Message("leave", {"epoch": self.epoch}), HEARTBEAT_TIMEOUT)
             except WireError as error:
                 log.info("epoch %d could not be given back to the registry: %s", self.epoch, error)
 
@@ -97,52 +97,48 @@ class LeaseClient:
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _first(self, claim: int | None, until: float, stop: Stop) -> tuple[int, int, float]:
+    def _take(self, claim: int | None, until: float, stop: Stop) -> tuple[int, int, float]:
+        """Portion, epoch and life of the first lease."""
         while True:
             try:
-                return self._register({} if claim is None else {"server": claim}, ANSWER)
+                return self._register({} if claim is None else {"server": claim}, START_TIMEOUT)
             except NoPortion:
                 if time.monotonic() > until or stop.wait(RETRY):
                     raise
 
-    def _register(self, known: Mapping[str, int], timeout: float) -> tuple[int, int, float]:
-        fields = self._ask(Message("register", {**self._addresses, **known}), timeout).fields
-        try:
+    def _register(self, claim: Mapping[str, int], timeout: float) -> tuple[int, int, float]:
+        fields = self._ask(Message("register", {**self._addresses, **claim}), timeout).fields
+        with fields_read(f"the registry at {self._registry} answered 'register' with"):
             return whole(fields, "server"), whole(fields, "epoch"), positive(fields, "ttl")
-        except (KeyError, ValueError) as error:
-            text = f"the registry at {self._registry} answered 'register' with {type(error).__name__}: {error}"
-            raise MalformedMessage(text) from None
-
-    def _report(self, timeout: float) -> None:
-        for partition, tensors in self._awaited.items():
-            self._ask(Message("report", {"epoch": self.epoch, "partition": partition, "tensors": tensors}), timeout)
-        self._reported = True
 
     def _beat(self, interval: float) -> None:
+        """Send a heartbeat every `interval` seconds, until the client closes or its portion is lost."""
+        timeout = min(HEARTBEAT_TIMEOUT, interval)
         due = time.monotonic() + interval
         while not self._over.wait(max(0.0, due - time.monotonic())):
             due = max(due, time.monotonic() - interval) + interval
             try:
                 with self._lock:
                     if not self._over.is_set():
-                        self._keep(self._answer)
+                        self._keep(timeout)
             except NoPortion as error:
                 self._lost(error)
                 return
             except WireError as error:
-                log.warning(
-                    "the registry at %s does not answer; the next heartbeat tries again: %s", self._registry, error
-                )
+                log.warning("a heartbeat to the registry at %s failed, the next one follows: %s", self._registry, error)
 
     def _keep(self, timeout: float) -> None:
-        """Renew the lease; if the registry has no such lease, register and report again."""
+        """Renew the lease. If the registry has no such lease, register and report again."""
         try:
             self._ask(Message("renew", {"epoch": self.epoch}), timeout)
         except StaleEpoch:
             self._reported = False
             _, self.epoch, _ = self._register({"server": self.server, "epoch": self.epoch}, timeout)
         if not self._reported:
-            self._report(timeout)
+            for partition, tensors in self._awaited.items():
+                report = Message("report", {"epoch": self.epoch, "partition": partition, "tensors": tensors})
+                self._ask(report, timeout)
+            self._reported = True
 
     def _ask(self, question: Message, timeout: float) -> Message:
         return self._pool.call(self._registry, question, timeout)[0]

@@ -1,12 +1,12 @@
-"""Which server holds which portion of the model, and until when. No I/O: `cluster.registry` is the protocol.
+"""Leases: which server holds which portion of the model, and until when. No I/O: `cluster.registry` is the protocol.
 
 Rules:
-  - Each lease has an *epoch*, a number that is used once. A server that lost its lease gets another epoch. Messages
-    name the epoch of their receiver, and nodes reject messages for an earlier one.
-  - An epoch is the time in microseconds since 1970, and above the last. A registry that has just started thus tells
-    two kinds of unknown epoch apart: one before its start was given by an earlier registry, and its holder may keep
-    it; a later one was its own, has run out, and is refused.
-  - A lease that is not renewed within `ttl` seconds ends, and its server is absent from then on.
+  - Each lease has an *epoch*, a number that is used once. Messages name the epoch of their receiver, and nodes reject
+    messages for another epoch.
+  - An epoch is the time in microseconds since 1970, and larger than the one before. So a registry that was restarted
+    can tell which unknown epochs an earlier registry gave: those before its start. Their servers may keep them. All
+    other unknown epochs belong to leases that have ended, and their servers get new epochs.
+  - A lease ends if it is not renewed within `ttl` seconds. The registry then no longer names its server.
   - A portion may have several holders (`replicas`). A server that claims no portion gets the one with the fewest.
 """
 
@@ -22,7 +22,7 @@ from cluster.errors import NoPortion, StaleEpoch
 from transports.address import Address
 
 LEAST_LEASE = 0.2
-"""Seconds. The heartbeats of a shorter lease would take more time than some requests."""
+"""Seconds of the shortest lease: heartbeats that are more frequent would slow requests down."""
 
 
 class Holder(NamedTuple):
@@ -63,8 +63,8 @@ class Leases:
     def take(self, addresses: Mapping[str, Address], claim: int | None = None, epoch: int = 0) -> Lease:
         """A lease for the server at `addresses`: of portion `claim`, or of the one that has the fewest holders.
 
-        `epoch` is that of the server's last lease; it keeps that epoch if another registry gave it. An earlier server
-        at one of the addresses loses its lease. Raises `NoPortion` if the portion has enough holders.
+        `epoch` is that of the server's last lease; the server keeps it if an earlier registry gave it. An earlier
+        server at one of the addresses loses its lease. Raises `NoPortion` if the portion has enough holders.
         """
         with self._lock:
             self._drop(lease.epoch for lease in self._live() if set(lease.addresses.values()) & set(addresses.values()))
@@ -75,12 +75,12 @@ class Leases:
             return lease
 
     def renew(self, epoch: int) -> None:
-        """Extend a lease by `ttl` seconds. Raises `StaleEpoch` for one that has ended, or was never given here."""
+        """Let a lease last another `ttl` seconds. Raises `StaleEpoch` if there is no such lease."""
         with self._lock:
             self._find(epoch).expires = self._clock() + self.ttl
 
     def leave(self, epoch: int) -> None:
-        """End a lease. One that has ended already is no error."""
+        """End a lease, if it has not ended yet."""
         with self._lock:
             self._drop([epoch])
 
@@ -118,7 +118,7 @@ class Leases:
     def _find(self, epoch: int) -> Lease:
         lease = next((lease for lease in self._live() if lease.epoch == epoch), None)
         if lease is None:
-            raise StaleEpoch(f"there is no lease of epoch {epoch} here: it ran out, or another registry gave it")
+            raise StaleEpoch(f"no lease has the epoch {epoch}: it has ended, or an earlier registry gave it")
         return lease
 
     def _place(self, claim: int | None) -> int:

@@ -1,7 +1,7 @@
-"""The files of an export by SHA-256: a process loads what its document names, and nothing else.
+"""The files of an export by SHA-256: a process loads only the files that its document names.
 
-Files are read again after they were verified, so their folder must belong to the user alone. What this finds are
-folders that were mixed up, files that were damaged or changed on the way, and leftovers.
+Files are verified first and read later, so their folder must belong to the user alone. The verification detects folders
+that were mixed up, files that were damaged or changed on the way, and leftovers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def of_portion(files: Mapping[str, str], server: int) -> dict[str, str]:
-    """Those of `files` that the node of portion `server` needs, of every partition (`cluster.partition`)."""
+    """The part of `files` that the node of portion `server` needs, of every partition (`cluster.partition`)."""
     needed = ("partition.json", f"server-{server}")
     return {name: sha256 for name, sha256 in files.items() if PurePosixPath(name).parts[1] in needed}
 
@@ -27,7 +27,7 @@ def of_portion(files: Mapping[str, str], server: int) -> dict[str, str]:
 def verify(folder: Path, files: Mapping[str, str], below: str = "") -> None:
     """Compare the file or folder `below` (empty: everything in `folder`) with its entries in `files`.
 
-    Raises `Tampered` for a file that has changed, is missing, or is not among `files`.
+    Raises `Tampered` for a file that has changed, is missing, or has no entry.
     """
     expected = {name: sha for name, sha in files.items() if not below or name == below or name.startswith(f"{below}/")}
     found = {name: _digest(folder / name) for name in _files(folder, folder / below)}

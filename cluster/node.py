@@ -1,7 +1,7 @@
 """A node: holds a shard of each partition, keeps inputs until a stage has them all, executes stages, sends outputs on.
 
-It depends on no transport. `Node.handle` is a handler that several transports may serve at once, and a `Dispatcher`
-sends for it. Several requests, of several clients, may be in flight at a time.
+Several transports may serve `Node.handle` at once. The node sends through a `Dispatcher`. Several requests, of several
+clients, may be in flight at a time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhaus
 log = logging.getLogger("splitbench.cluster")
 
 WAITING = 256
-"""Acknowledged messages that may wait at a node; the next is refused, so that memory stays bounded under any load."""
+"""Acknowledged messages that may wait at a node. Further ones are refused, so that memory stays bounded."""
 WAITING_FOR_ADDRESS = WAITING // 4
-"""Of these, messages that may wait for one address, so that a silent one leaves room for the others."""
+"""Messages that may wait for one address, so that an address that does not answer leaves room for the others."""
 
 
 class Node:
@@ -41,7 +41,7 @@ class Node:
     def __init__(
         self, shards: Mapping[tuple[str, str], Shard], dispatcher: Dispatcher, epoch: Callable[[], int] = lambda: 0
     ) -> None:
-        """`epoch`: that of the server's lease at this moment. Messages for any other epoch are rejected."""
+        """`epoch`: the current epoch of the server's lease. Messages that name another epoch are rejected."""
         self._shards = shards
         self._epoch = epoch
         self.dispatcher = dispatcher
@@ -54,53 +54,50 @@ class Node:
         """Answer `infer` as the request's flow does. Raises a `WireError`."""
         if message.method != "infer":
             raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer'")
-        meant, held = message.fields.get("epoch"), self._epoch()
-        if meant != held:
-            raise StaleEpoch(f"the message is meant for the holder of epoch {meant}; this server's is {held}")
+        named, held = message.fields.get("epoch"), self._epoch()
+        if named != held:
+            raise StaleEpoch(f"the message names epoch {named}, and this server has epoch {held}")
         request = Request.of(message.fields)
-        flow = FLOWS.get(request.route.flow)
-        if flow is None:
-            raise MalformedMessage(f"no flow {request.route.flow!r}: there are {', '.join(FLOWS)}")
-        shard = self._shards.get((request.route.partition, request.route.engine))
+        route = request.route
+        shard = self._shards.get((route.partition, route.engine))
         if shard is None:
-            held_of = f"partition {request.route.partition!r} under engine {request.route.engine!r}"
-            raise NotAwaited(f"this server holds nothing of {held_of}")
+            raise NotAwaited(f"this server has no stage of partition {route.partition!r} with engine {route.engine!r}")
         for name, tensor in message.tensors.items():
             shard.check_arrival(name, tensor)
         self.requests.enter(request)
         try:
-            return flow.answer(_Visit(self, request, shard, message))
+            return FLOWS[route.flow].answer(_Visit(self, request, shard, message))
         finally:
             self.requests.leave(request)
 
     def defer(self, request: Request, steps: Steps) -> None:
-        """Run `steps` of `request` in their queues. Raises `ResourceExhausted` where too many messages wait."""
+        """Run `steps` of `request` in their queues. Raises `ResourceExhausted` if too many messages wait."""
         if not self._room.acquire(blocking=False):
-            raise ResourceExhausted(f"{WAITING} messages wait at this server already")
+            raise ResourceExhausted(f"{WAITING} messages already wait at this server")
         self.requests.enter(request)
         self._advance(request, steps, None)
 
     def drain(self, seconds: float) -> None:
-        """Begin no new request, and wait up to `seconds` until those in flight have left."""
+        """Accept no new request, and wait up to `seconds` until those in flight have left."""
         self.requests.drain(seconds)
 
     def close(self) -> None:
-        """Start nothing more that waits, and notify the clients, in one short time for all of them."""
+        """Drop the messages that wait for their stages, and notify the clients: `FAILURE_NOTICE_TIMEOUT` in all."""
         for task in self._queues.take_back(LOCAL):
-            task(Draining("the server ended before it came to this request"))
+            task(Draining("the server ended before it executed this request"))
         self._queues.close(FAILURE_NOTICE_TIMEOUT)
 
     def _advance(self, request: Request, steps: Steps, rejected: WireError | None) -> None:
-        """Run the next step, or throw in why its queue rejected it; then put the step after it into its queue."""
+        """Run the next step, or throw `rejected`, the error of its queue, in; then queue the step after it."""
         try:
             queue = next(steps) if rejected is None else steps.throw(rejected)
         except StopIteration:
             self._leave(request)
-        except Exception as lost:  # even the notice to the client failed
-            log.warning("request %s was given up: %s", request.id, lost)
+        except Exception as error:  # the notice to the client failed, too
+            log.warning("request %s was given up: %s", request.id, error)
             self._leave(request)
         else:
-            # A notice of failure is not refused for want of room: the client has no other way to learn of it.
+            # A full queue does not refuse a notice of failure: the client has no other way to learn of it.
             self._queues.put(queue, partial(self._advance, request, steps), refusable=rejected is None)
 
     def _leave(self, request: Request) -> None:
@@ -109,7 +106,7 @@ class Node:
 
 
 class _Visit:
-    """A message at this server: the `flows.Visit` of one call."""
+    """The `flows.Visit` of one message."""
 
     def __init__(self, node: Node, request: Request, shard: Shard, message: Message) -> None:
         self.request = request
@@ -120,9 +117,9 @@ class _Visit:
         self._message = message
 
     def run(self) -> Produced:
-        """Execute every stage that the message completes and, with local calls, those that these complete.
+        """Execute every stage that the message completes and, with local calls, the stages that these complete.
 
-        Only tensors that leave this server, and outputs of the model, become arrays.
+        Only tensors that leave this server and outputs of the model are converted to arrays.
         """
         request, shard, plan = self.request, self._shard, self.partition.plan
         local_calls = request.route.local_calls

@@ -1,4 +1,4 @@
-"""A node with its servers and its lease: in a process of its own, or for the transport `none` in this one."""
+"""A node with its transports and its lease, in a process of its own or, for the transport `none`, in this one."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 Shards = Mapping[tuple[str, str], Shard]
 FLUSH = 0.25
-"""Least seconds that a transport has to send the last answers when a server ends."""
+"""Seconds that a transport has at least to send the last answers when a server ends."""
 LOOPBACK = Address("127.0.0.1", 0)
-"""Any free port, reached from this machine alone."""
+"""Any free port, which only this machine can reach."""
 
 
 def serve_all(
     handler: Handler, transports: Mapping[str, Transport], at: Address, workers: int, stack: contextlib.ExitStack
 ) -> dict[str, Server]:
-    """Serve `handler` on every transport until `stack` closes: on the port of `at` and the next ones; 0: on free ones.
+    """Serve `handler` on every transport until `stack` closes, on the port of `at` and the next ones (0: free ones).
 
-    Raises `UsageError` if there are not so many ports, and `ConnectError` if one cannot be bound.
+    Raises `UsageError` if there are too few ports, and `ConnectError` if one cannot be bound.
     """
     if at.port and not 0 < at.port <= LAST_PORT - len(transports) + 1:
-        raise UsageError(f"port {at.port}: {len(transports)} transports take that many ports, up to {LAST_PORT}")
+        raise UsageError(f"port {at.port}: {len(transports)} transports take that many ports; the last is {LAST_PORT}")
     return {
         name: stack.enter_context(transport.serve(handler, at.host, at.port and at.port + place, workers))
         for place, (name, transport) in enumerate(transports.items())
@@ -52,12 +52,12 @@ def serve_all(
 
 
 def addresses(servers: Mapping[str, Server]) -> dict[str, Address]:
-    """The address that each of `servers` has bound."""
+    """The address of each of `servers`."""
     return {name: server.address for name, server in servers.items()}
 
 
 class NodeServer:
-    """Serves, registers, loads the portion that the registry gives, reports the tensors it awaits, keeps the lease."""
+    """Serves a node, takes a portion from the registry, loads it, reports the awaited tensors, and keeps the lease."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class NodeServer:
         patience: float = 0.0,
         stop: Stop | None = None,
     ) -> None:
-        """`load`: index of the portion -> its shards. `at` is bound; others reach it under the host name `advertise`
-        (empty: the one bound). `claim` and `patience`: see `LeaseClient`. `stop` ends the server; the server sets it
-        itself when it has lost its portion.
+        """`load`: index of a portion -> its shards. `at`: the address to bind. `advertise`: the host name under which
+        others reach it (empty: that of `at`). `claim` and `patience`: see `LeaseClient`. `stop`: ends the wait for a
+        portion; it is set when the server loses its portion.
 
-        Raises `NoPortion` if every portion is taken.
+        Raises `NoPortion` if the portion, or every portion, is taken.
         """
         self._stack = contextlib.ExitStack()
         self._stop: Stop = stop or threading.Event()
@@ -87,6 +87,7 @@ class NodeServer:
             shards: dict[tuple[str, str], Shard] = {}
             dispatcher = Dispatcher(transports, registries)
             self._stack.callback(dispatcher.close)
+            # Until the first lease there is no epoch, and 0 is none.
             self._node = Node(shards, dispatcher, lambda: self._lease_client.epoch if self._lease_client else 0)
             self._stack.callback(self._node.close)
             self._servers = serve_all(self._node.handle, transports, at, workers, self._stack)
@@ -109,21 +110,21 @@ class NodeServer:
 
     @property
     def server(self) -> int:
-        """The index of the portion that this server holds."""
+        """The index of the portion."""
         assert self._lease_client is not None
         return self._lease_client.server
 
     def finish(self, seconds: float) -> None:
-        """Finish the requests under way, within about `seconds`, and give the portion back.
+        """Finish the requests in flight, within about `seconds`, and give the portion back.
 
-        Raises the `WireError` that took the portion away, if one did.
+        Raises the error with which the registry refused the lease, if the server has lost its portion.
         """
         assert self._lease_client is not None
         deadline = Deadline.after(seconds)
         self._node.drain(seconds)
         if self._lost is None:
             self._lease_client.leave()
-        for server in self._servers.values():  # which may still be sending the last answers
+        for server in self._servers.values():  # they may still be sending the last answers
             server.drain(max(FLUSH, deadline.left()))
         if self._lost:
             raise self._lost
@@ -140,9 +141,9 @@ class NodeServer:
 def make_shards(
     partition: Partition, server: int, program: Callable[[], Program], model_clients: ModelServerClients
 ) -> Shards:
-    """The stages of `server` under each engine of `partition`; none if the partition has fewer servers.
+    """The shard of `server` under each engine of `partition`; none if the partition has fewer servers.
 
-    `program` is called only for engines that execute stages in this process; the others take `model_clients`.
+    `program` is called only if an engine executes stages in this process; other engines use `model_clients`.
     """
     names = partition.engines if server < partition.servers else ()
     made: dict[tuple[str, str], Shard] = {}
@@ -161,7 +162,7 @@ def _local_shard(partition: Partition, engine: str, server: int, program: Progra
 
     def executed(stage: Stage) -> Execute:
         execute = engines.build(engine, program, stage)
-        return lambda inputs, remaining: execute(inputs)  # nothing to wait for
+        return lambda inputs, seconds: execute(inputs)  # it waits for no model server
 
     return Shard(
         partition, server, {stage.name: executed(stage) for stage in partition.portion(server)}, engines.to_array
@@ -169,9 +170,10 @@ def _local_shard(partition: Partition, engine: str, server: int, program: Progra
 
 
 def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clients: ModelServerClients) -> Shards:
-    """The shards of `server` from `folder` (`cluster.partition`), in which only `files` (path -> SHA-256) are loaded.
+    """The shards of `server` from `files` (path -> SHA-256) in `folder` (`cluster.partition`).
 
-    Raises `Tampered` for a file that has changed, is missing, or is not among `files`, before it is read.
+    Raises `Tampered`, before it reads a file, if the file has changed, is missing, or has no entry in `files`; and
+    `PartitionError` for a file that cannot be used.
     """
     from partitioning import archive
 

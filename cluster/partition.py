@@ -1,21 +1,22 @@
-"""A plan with its placement, and the files by which its portions travel from the launcher to the servers.
+"""A plan with its placement, and the files that hold its portions.
 
     FOLDER/<partition>/partition.json     the plan, the placement and the engines
     FOLDER/<partition>/server-<i>/        the operations and weights of server i (`partitioning.archive`)
 
-A node reads these from the folder that its launcher named; a peer never sends a path or a model.
+A node reads them below the folder that its launcher named. No message carries a path or a model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partitioning.engine_table import is_remote
+from partitioning.errors import PartitionError
 from partitioning.placement import Placement
 from partitioning.plan import Plan, Stage
 
@@ -45,7 +46,7 @@ class Partition:
         return tuple(dict.fromkeys(tensor for stage in self.portion(server) for tensor in stage.inputs))
 
     def destinations(self, tensor: str, local_calls: bool) -> frozenset[int]:
-        """The servers to which `tensor` is sent. With `local_calls`, its own server needs no message."""
+        """The servers to which `tensor` is sent. With `local_calls`, these exclude the server that produces it."""
         producer = self.plan.edges[tensor].producer
         if producer is None or not local_calls:
             return self.consumers[tensor]
@@ -69,12 +70,12 @@ class Partition:
 
     @cached_property
     def _messages(self) -> dict[tuple[tuple[str, ...], bool, str], list[tuple[int, tuple[str, ...]]]]:
-        """Answers of `messages`: the same few tensors leave a server with every request."""
+        """Cached results of `messages`, since the same few tensors leave a server in every request."""
         return {}
 
     @cached_property
-    def consumers(self) -> dict[str, frozenset[int]]:
-        """Tensor -> the servers with a stage that awaits it: the document's list, by server."""
+    def consumers(self) -> Mapping[str, frozenset[int]]:
+        """Tensor -> the servers with a stage that awaits it."""
         return {
             name: frozenset(self.placement[stage] for stage in edge.consumers) for name, edge in self.plan.edges.items()
         }
@@ -100,8 +101,12 @@ def export(program: Program, partition: Partition, folder: Path) -> None:
 
 
 def read_partitions(files: Iterable[Path]) -> Iterator[Partition]:
-    """The partition in each `partition.json`."""
+    """The partition in each `partition.json`. Raises `PartitionError` for a file that holds none."""
     for path in sorted(files):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        plan = Plan.from_json(json.dumps(record["plan"]))
-        yield Partition(path.parent.name, plan, record["placement"], tuple(record["engines"]))
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            plan = Plan.from_json(json.dumps(record["plan"]))
+            yield Partition(path.parent.name, plan, record["placement"], tuple(record["engines"]))
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{path} holds no partition ({type(error).__name__}: {error}); export it again"
+            raise PartitionError(text) from error

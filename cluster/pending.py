@@ -1,7 +1,7 @@
-"""The inputs of a request at one server, kept until each stage has all of its own. Pure: no lock, no clock, no I/O.
+"""The inputs of a request at one server, kept until each stage has all its inputs. Pure: no lock, no clock, no I/O.
 
-A tensor that arrives twice counts once while one of its stages waits. Nothing is remembered of a request whose stages
-have all started: senders send once, and a retry has a new id.
+A tensor that arrives again while a stage waits is ignored. A request is forgotten once all its stages have started:
+servers send each tensor once, and a retry has a new id.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def consumers_of(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
 
 
 class PendingInputs:
-    """Values by stage and tensor. Values are opaque: two are compared only if a tensor arrives twice."""
+    """Values by stage and tensor. Values are compared only if a tensor arrives twice, and not read otherwise."""
 
     def __init__(self, consumers: Consumers, stages: int) -> None:
-        """`stages`: how many stages the server has."""
+        """`stages`: the number of the server's stages."""
         self._consumers = consumers
         self._stages = stages
         self._values: dict[str, dict[str, Any]] = {}
@@ -53,11 +53,15 @@ class PendingInputs:
         return len(self._started) == self._stages
 
     def put(self, tensors: Mapping[str, Any]) -> list[Ready]:
-        """Store `tensors` and take out every stage that now has all of its inputs.
+        """Store `tensors`, then remove and return every stage that has all its inputs.
 
         Raises `MalformedMessage`, and stores nothing, if a tensor arrives again with other bytes while a stage waits.
         """
-        self._check_repeats(tensors)
+        for stage_name, held in self._values.items():
+            for tensor in held.keys() & tensors.keys():
+                if not _same(held[tensor], tensors[tensor]):
+                    text = f"tensor {tensor!r} came twice for stage {stage_name!r}, with other bytes"
+                    raise MalformedMessage(text)
         ready = []
         for tensor, value in tensors.items():
             for stage in self._consumers[tensor]:
@@ -71,12 +75,6 @@ class PendingInputs:
                     ready.append(Ready(stage, [held[name] for name in stage.inputs]))
         return ready
 
-    def _check_repeats(self, tensors: Mapping[str, Any]) -> None:
-        for stage, held in self._values.items():
-            for tensor in held.keys() & tensors.keys():
-                if not _same(held[tensor], tensors[tensor]):
-                    raise MalformedMessage(f"tensor {tensor!r} came twice for stage {stage!r}, with other bytes")
-
 
 def cascade(
     put: Callable[[Mapping[str, Any]], list[Ready]],
@@ -88,8 +86,8 @@ def cascade(
 ) -> None:
     """Execute every stage that `tensors` complete.
 
-    With `local_calls`, the outputs are also put in as inputs of the server's own stages, without a message: the
-    document's local call. `put` is that of the request's `PendingInputs`.
+    With `local_calls`, outputs also become inputs of the server's other stages, without a message. `put` is
+    `PendingInputs.put` of the request.
     """
     ready = deque(put(tensors))
     while ready:

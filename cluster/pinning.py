@@ -1,4 +1,4 @@
-"""Which cores a process may use. A pipeline of one-core servers is compared with one core, too."""
+"""The cores that a process may use. A pipeline of servers with one core each is compared with a model on one core."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from transports.errors import UsageError
 
 
 def usable() -> int:
-    """The number of cores that this process may use at this moment, as far as the system tells."""
+    """The number of cores that this process may use now (all cores if the system cannot restrict them)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores() -> list[int]:
-    """The cores that this process may use. Raises `UsageError` if the system does not tell."""
+    """The cores that this process may use. Raises `UsageError` if the system cannot restrict them."""
     if not hasattr(os, "sched_getaffinity"):
         raise UsageError("--pin on: this system cannot pin a process to a core; leave it off")
     return sorted(os.sched_getaffinity(0))
 
 
 def pin(allowed: Collection[int]) -> None:
-    """Let every thread of this process run on the cores `allowed` alone; threads that it starts later follow.
+    """Restrict every thread of this process, and those that it starts later, to the cores `allowed`.
 
     Raises `UsageError` for a core that this process may not use.
     """

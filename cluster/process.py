@@ -1,12 +1,12 @@
-"""A process of a cluster: a registry, a node or another server, as one JSON document describes it (`cluster.config`).
+"""A process of a cluster: a registry, a node or another server, described by one JSON document (`cluster.config`).
 
-It binds its ports, prints one line `READY name=HOST:PORT ...` once others may call it, and ends on SIGTERM, on Ctrl-C,
-or (`--until-eof`) when its standard input closes. A node that is ended gives its portion back, refuses new requests,
-and finishes those under way.
+It binds its ports, prints one line `READY name=HOST:PORT ...` when others may call it, and ends on SIGTERM, on Ctrl-C,
+or (`--until-eof`) when its standard input closes. A node that ends refuses new requests, finishes those in flight, and
+gives its portion back.
 
     echo '{"kind": "registry", "servers": 2, "transports": ["grpc"]}' | python -m cluster.process --config -
 
-exit status: 0 ended as ordered; 1 failed; 2 the document cannot be used.
+exit status: 0 ended by a signal or the end of input; 1 failed; 2 the document cannot be used.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cluster.config import Config, ModelServerConfig, NodeConfig, RayConfig, Reg
 from cluster.leases import Leases
 from cluster.pinning import pin
 from cluster.registry import Registry
+from partitioning.errors import PartitionError
 from partitioning.silence import silenced
 from transports.address import Address
 from transports.base import Transport
@@ -31,17 +32,16 @@ from transports.errors import SplitbenchError, UsageError
 from transports.process import StopSignal, keep_memory, ready_line
 
 DRAIN = 3.0
-"""Seconds that requests under way have to finish when a node is ended."""
-Announce = Callable[[Mapping[str, Address]], None]
+"""Seconds in which a node that ends finishes the requests in flight."""
 Finish = Callable[[], None]
-"""What a process still has to do when it is ended."""
+"""The work that a process does before it ends."""
 
 
-def run(config: Config, announce: Announce, until_eof: bool = False) -> int:
-    """Run the process that `config` describes until it is ended; its exit status.
+def run(config: Config, announce: Callable[[Mapping[str, Address]], None], until_eof: bool = False) -> int:
+    """Run the process that `config` describes until it ends; its exit status.
 
-    `announce` takes the addresses under which others reach it, once they may. Raises `SystemExit` with the status of a
-    program that ran on behalf of `config` and ended by itself.
+    Calls `announce` with the addresses under which others reach the process, when they may call it. Raises `SystemExit`
+    with the status of a program that a model server runs, if that program ended by itself.
     """
     stop = StopSignal(until_eof)
     try:
@@ -52,7 +52,7 @@ def run(config: Config, announce: Announce, until_eof: bool = False) -> int:
             announce({name: config.advertised(address.port) for name, address in found.items()})
             stop.wait()
             finish()
-    except SplitbenchError as error:
+    except (SplitbenchError, PartitionError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, UsageError) else 1
     return 0
@@ -75,7 +75,7 @@ def _node(config: NodeConfig, stack: contextlib.ExitStack, stop: StopSignal) -> 
     chosen = _transports(config)
     registries = documents.addresses("registry", config.registry)
     if missing := chosen.keys() - registries:
-        raise UsageError(f"registry: where does it listen over {', '.join(sorted(missing))}? give NAME and HOST:PORT")
+        raise UsageError(f"registry: no address over {', '.join(sorted(missing))}; give NAME and HOST:PORT of each")
     servers = [documents.addresses("model_servers", server) for server in config.model_servers]
     tune(config.threads, config.malloc)
     model_clients = stack.enter_context(contextlib.closing(ModelServerClients(servers)))
@@ -124,11 +124,11 @@ PROGRAMS = {
     RayConfig: _ray,
     TensorFlowServerConfig: _tensorflow_server,
 }
-"""Kind of document -> what runs. It serves until the stack closes, and returns the addresses that it has bound."""
+"""Kind of document -> the function that serves until the stack closes; it returns the addresses that it has bound."""
 
 
 def _transports(config: RegistryConfig | NodeConfig) -> dict[str, Transport]:
-    """The transports by name. Raises `UsageError`, also if one would listen beyond this machine without TLS."""
+    """The transports by name. Raises `UsageError` for one that cannot be used, or may not bind `config.bind`."""
     made = {name: transports.make(name, config.options) for name in config.transports}
     for transport in made.values():
         transports.check_host(config.bind, transport.options, config.insecure)
@@ -136,11 +136,11 @@ def _transports(config: RegistryConfig | NodeConfig) -> dict[str, Transport]:
 
 
 def tune(threads: int, malloc: str) -> dict[str, int | str]:
-    """Set up this process for executing stages, before TensorFlow runs; returns the settings, for the record.
+    """Prepare this process for executing stages, before TensorFlow runs; returns the settings that are in force.
 
-    `threads`: within an operation and between operations; 0 leaves the choice to TensorFlow (one a core).
-    `malloc`: with `keep`, the C library keeps freed memory. By default it returns every block of a tensor's size to the
-    kernel and takes a new one for the next message, whose pages then have to be faulted in one by one.
+    `threads`: within an operation and between operations; 0 leaves the choice to TensorFlow (one per core).
+    `malloc`: with `keep`, the C library keeps freed memory. With `default` it returns every block of a tensor's size to
+    the kernel and takes a new one for the next message, which costs a page fault for each page.
     """
     with silenced():
         import tensorflow as tf
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--until-eof", action="store_true", help="end when standard input closes")
     given = parser.parse_args(argv)
     if given.config == "-" and given.until_eof:
-        parser.error("--until-eof: standard input has ended once the document was read from it; give a FILE")
+        parser.error("--until-eof: reading the document from standard input ends the input; give a FILE")
     try:
         config = documents.parse(sys.stdin.read() if given.config == "-" else Path(given.config).read_bytes())
     except (OSError, UsageError) as error:

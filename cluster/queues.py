@@ -1,4 +1,4 @@
-"""Queues by destination: a slow destination blocks only its own queue (flow `forward`)."""
+"""Destination queues (flow `forward`): a slow destination blocks only its own queue."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from cluster.errors import Draining
 from transports.errors import ResourceExhausted, WireError
 
 Task = Callable[[WireError | None], None]
-"""Called with None when its turn comes, or with the reason why it will never come."""
+"""Called once: with None to run, or with the error because of which it will not run."""
 
 LOCAL = ""
-"""The queue of work that this server does itself: it waits for the registry or a model server at most."""
+"""The queue of the stages that this server executes."""
 
 
 class DestinationQueues:
-    """A queue for each address that is sent to, in which one task runs at a time, in order, and one `LOCAL` queue.
+    """A queue for each destination address, which runs one task at a time, in order, and the queue `LOCAL`.
 
-    `LOCAL` runs several tasks at a time and is not bounded here: the node bounds the messages in all queues together.
-    A queue has no thread while it is empty.
+    `LOCAL` runs several tasks at a time and has no bound of its own: the node bounds the messages in all queues
+    together. An empty queue occupies no thread.
     """
 
     def __init__(self, local: Callable[[], int], bound: int, threads: int) -> None:
-        """`local`: tasks of `LOCAL` at a time. `bound`: tasks that may wait for one address. `threads`: of all."""
+        """`local`: tasks of `LOCAL` at a time. `bound`: tasks that may wait for one address. `threads`: at most."""
         self._local = local
         self._bound = bound
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="node")
@@ -35,13 +35,13 @@ class DestinationQueues:
         self._changed = threading.Condition()
 
     def put(self, queue: str, task: Task, *, refusable: bool = True) -> None:
-        """Run `task` in its turn. It is refused at once, by a call with the reason, where the queues are closed or no
-        thread can be started, and, if it is `refusable`, where its queue is full."""
+        """Run `task` in its turn. It is called with an error at once if the queues are closed, if no thread can be
+        started, or if it is `refusable` and its queue is full."""
         if (refusal := self._put(queue, task, refusable)) is not None:
             task(refusal)
 
     def take_back(self, queue: str) -> list[Task]:
-        """The tasks that wait in `queue`, which then wait no more."""
+        """Remove and return the tasks that wait in `queue`."""
         with self._changed:
             waiting = self._waiting.get(queue, deque())
             taken = list(waiting)
@@ -49,7 +49,7 @@ class DestinationQueues:
             return taken
 
     def close(self, seconds: float) -> None:
-        """Wait up to `seconds` until every task has run; then start no more, and forget those that wait."""
+        """Wait up to `seconds` until every task has run; then drop those that wait, and accept no more."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running, seconds)
             self._open = False
@@ -60,10 +60,10 @@ class DestinationQueues:
     def _put(self, queue: str, task: Task, refusable: bool) -> WireError | None:
         with self._changed:
             if not self._open:
-                return Draining("this server has ended, and begins nothing more")
+                return Draining("this server has ended")
             waiting = self._waiting.setdefault(queue, deque())
             if refusable and queue != LOCAL and len(waiting) >= self._bound:
-                return ResourceExhausted(f"{self._bound} messages wait for {queue} already")
+                return ResourceExhausted(f"{self._bound} messages already wait for {queue}")
             running = self._running.get(queue, 0)
             waiting.append(task)
             if running < (self._local() if queue == LOCAL else 1):
@@ -82,7 +82,7 @@ class DestinationQueues:
             task(None)
 
     def _next(self, queue: str) -> Task | None:
-        """The next task; None where the queue is empty, and then this thread no longer counts as running it."""
+        """The next task. None if the queue is empty: then this thread no longer counts as running it."""
         with self._changed:
             if self._waiting[queue]:
                 return self._waiting[queue].popleft()

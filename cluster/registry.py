@@ -1,4 +1,4 @@
-"""The registry: which nodes hold which portion of the model, and where each tensor is awaited.
+"""The registry: which nodes hold which portion of the model, and which tensors they await.
 
 The protocol, over any transport (`Registry.handle`):
 
@@ -9,19 +9,20 @@ The protocol, over any transport (`Registry.handle`):
     where      partition, tensor, transport                           -> servers, ttl, replicas
     who        partition, transport                                   -> servers, ttl, replicas
 
-`servers` is "0=EPOCH@HOST:PORT,... 3=...": the nodes that await the tensor (`where`), or all that are ready (`who`).
-`replicas` is the number of nodes that may hold one portion. `ttl` is the life of a lease in seconds: a node renews its
-lease within that time, and a client may keep an answer for that long.
+`servers` is "0=EPOCH@HOST:PORT,... 3=...": by portion, the nodes that await the tensor (`where`), or those that are
+ready for the partition (`who`). `replicas` is the number of nodes that may hold one portion. `ttl` is the life of a
+lease in seconds: nodes renew their leases within that time, and clients may cache answers for that long.
 
 Several portions may await one tensor, and several nodes may hold one portion, so an answer is always a *list*. The
-registry holds addresses and names; it loads no model, and no tensor passes through it. A new registry learns everything
-from the nodes (`cluster.lease_client`).
+registry stores addresses and names alone; no tensor passes through it. Nodes register again at a registry that was
+restarted (`cluster.lease_client`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from cluster.leases import Holder, Leases
 from transports.address import Address
@@ -30,7 +31,7 @@ from transports.errors import MalformedMessage
 
 PREFIX = "transport."
 SEPARATORS = frozenset(" ,=@\t\r\n")
-"""Characters that no host name has and that separate the parts of `servers`."""
+"""Characters that are illegal in a host name, since they separate the parts of `servers`."""
 
 
 class Registry:
@@ -48,16 +49,14 @@ class Registry:
         }
 
     def handle(self, message: Message) -> Message:
-        """The handler that transports serve. Raises `MalformedMessage` for another method and for unusable fields."""
+        """The handler that transports serve. Raises `MalformedMessage` for an unknown method or unusable fields."""
         if message.method not in self._methods:
-            raise MalformedMessage(f"the registry has no method {message.method!r}: {', '.join(self._methods)}")
-        try:
+            raise MalformedMessage(f"the registry has no method {message.method!r}; valid: {', '.join(self._methods)}")
+        with fields_read(f"{message.method!r} has"):
             return self._methods[message.method](message.fields)
-        except (KeyError, ValueError) as error:
-            raise MalformedMessage(f"{message.method!r}: {type(error).__name__}: {error}") from None
 
     def _register(self, fields: Mapping[str, Scalar]) -> Message:
-        addresses = {key.removeprefix(PREFIX): dialled(text(fields, key)) for key in fields if key.startswith(PREFIX)}
+        addresses = {key.removeprefix(PREFIX): _address(text(fields, key)) for key in fields if key.startswith(PREFIX)}
         if not addresses:
             raise ValueError(f"no field {PREFIX}NAME gives an address")
         claim = whole(fields, "server") if "server" in fields else None
@@ -91,7 +90,7 @@ class Registry:
 
 
 def parse_holders(servers: str) -> dict[int, tuple[Holder, ...]]:
-    """`"0=7@127.0.0.1:7000,9@127.0.0.1:7009 3=8@127.0.0.1:7003"` -> portion to its holders.
+    """`"0=7@127.0.0.1:7000,9@127.0.0.1:7009 3=8@127.0.0.1:7003"` -> the holders by portion.
 
     Raises `MalformedMessage`.
     """
@@ -104,7 +103,16 @@ def parse_holders(servers: str) -> dict[int, tuple[Holder, ...]]:
 
 def _parse_holder(holder: str) -> Holder:
     epoch, _, address = holder.partition("@")
-    return Holder(int(epoch), dialled(address))
+    return Holder(int(epoch), _address(address))
+
+
+@contextlib.contextmanager
+def fields_read(where: str) -> Iterator[None]:
+    """Raise `MalformedMessage`, which begins with `where`, if a field is missing or unusable inside the block."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        raise MalformedMessage(f"{where} {type(error).__name__}: {error}") from None
 
 
 def whole(fields: Mapping[str, Scalar], name: str) -> int:
@@ -131,9 +139,9 @@ def text(fields: Mapping[str, Scalar], name: str) -> str:
     return value
 
 
-def dialled(address: str) -> Address:
-    """An address that others can dial. Raises `ValueError`: for no port, and for characters that no host name has."""
-    found = Address.parse(address)
+def _address(text: str) -> Address:
+    """The address to which others can connect. Raises `ValueError` for port 0 and for one of the `SEPARATORS`."""
+    found = Address.parse(text)
     if not found.port or SEPARATORS.intersection(found.host):
-        raise ValueError(f"{address[:100]!r} is no address that can be dialled")
+        raise ValueError(f"{text[:100]!r} is no address to connect to")
     return found

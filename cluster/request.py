@@ -1,31 +1,39 @@
-"""A request as it travels: its id, its route, the time that it has left, and the statistics collected so far."""
+"""A request as messages carry it: its id, its route, the time that it has left, and its statistics so far."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
+from cluster.flow_table import FLOW_NAMES
+from transports.address import Address
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 from transports.limits import DAY
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a request travels. The client decides it, and it is the same at every hop."""
+    """How a request travels: chosen by the client, and the same at every hop."""
 
     partition: str
     engine: str
     transport: str
     codec: str = ""
     """Empty: the default codec of the transport."""
-    flow: str = "nested"
+    flow: Annotated[str, Meta(pattern=f"^({'|'.join(FLOW_NAMES)})$")] = "nested"
     local_calls: bool = True
-    registry: str = "cached"
-    connections: str = "pooled"
-    send: str = "bundle"
+    """Whether neighbouring stages on one server call each other without a message."""
+    registry: Annotated[str, Meta(pattern="^(cached|per-hop)$")] = "cached"
+    """Whether answers of the registry are cached, or each hop asks again."""
+    connections: Annotated[str, Meta(pattern="^(pooled|per-hop)$")] = "pooled"
+    """Whether connections are kept, or each hop opens a new one."""
+    send: Annotated[str, Meta(pattern="^(bundle|tensor)$")] = "bundle"
+    """One message for each server, or one for each tensor and server."""
 
 
 @lru_cache(maxsize=1024)
@@ -35,25 +43,28 @@ def _encode(route: Route) -> str:
 
 @lru_cache(maxsize=1024)
 def _decode(text: str) -> Route:
-    """Raises `msgspec.MsgspecError` for anything but a JSON object with the fields of `Route`."""
+    """Raises `msgspec.MsgspecError` unless `text` is a JSON object with the fields of `Route` and valid values."""
     return msgspec.json.decode(text, type=Route, strict=True)
 
 
+_check_address = lru_cache(maxsize=1024)(Address.parse)
+
+
 class RequestStats(msgspec.Struct, frozen=True):
-    """What a request cost at all the servers that it reached."""
+    """The costs of a request, summed over the client and all servers."""
 
     messages: int = 0
-    """Messages that carried tensors between client and servers, answers not counted."""
+    """Messages with tensors between client and servers, without their answers."""
     payload: int = 0
-    """Bytes of tensors in those messages and in the answers to them."""
+    """Bytes of the tensors in these messages and in their answers."""
     lookups: int = 0
-    """Questions to the registry."""
+    """Lookups at the registry."""
     connects: int = 0
     """Connections opened."""
     compute: float = 0.0
-    """Seconds in which stages were executing, summed over the servers."""
+    """Seconds in which stages executed."""
     queued: float = 0.0
-    """Seconds in which stages were ready and waited for a free core, summed over the servers."""
+    """Seconds in which stages were ready and waited for a free core."""
 
     def __add__(self, other: RequestStats) -> RequestStats:
         if other is NO_STATS:
@@ -75,7 +86,7 @@ class RequestStats(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, message: Message) -> RequestStats:
-        """The statistics in the fields of `message`. Raises `MalformedMessage` where one is missing or no number."""
+        """The statistics in the fields of `message`. Raises `MalformedMessage` if one is missing or no number."""
         try:
             values = [message.fields[name] for name in _STATS]
         except KeyError as missing:
@@ -90,7 +101,7 @@ NO_STATS = RequestStats()
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One attempt at an inference. A retry is a request of its own with a new id."""
+    """One attempt at an inference. A retry is another request, with a new id."""
 
     id: str
     route: Route
@@ -99,16 +110,16 @@ class Request(msgspec.Struct, frozen=True):
     reply_to: str = ""
     """Address of the client's result receiver (flow `forward`)."""
     turn: int = 0
-    """Number of the inference, by which replicas of a portion take turns."""
+    """Number of the inference, by which the replicas of a portion take turns."""
     attempt: int = 0
     """Attempts that failed before this one. Retries bypass the registry cache."""
     pins: Mapping[int, int] = msgspec.field(default_factory=dict)
-    """Portion -> epoch of the replica that serves this request. The client chooses once, so that all inputs of a stage
+    """Portion -> epoch of the replica that serves this request. The client chooses it, so that all inputs of a stage
     reach the same replica."""
 
     @property
     def remaining(self) -> float:
-        """Seconds until the deadline. Messages carry these seconds, since the clocks of two processes differ."""
+        """Seconds until the deadline. Messages carry them, since the clocks of two processes differ."""
         return self.deadline - time.monotonic()
 
     def fields(self) -> dict[str, Scalar]:
@@ -130,16 +141,18 @@ class Request(msgspec.Struct, frozen=True):
     def of(cls, fields_: Mapping[str, Scalar]) -> Request:
         """The request in the fields of a message.
 
-        Raises `MalformedMessage` for a missing or wrong field, and for a deadline that is no number or beyond a day.
+        Raises `MalformedMessage` for a missing or wrong field, and for a deadline more than a day away.
         """
         try:
             remaining = float(fields_["remaining"])
+            if reply_to := str(fields_.get("reply_to", "")):
+                _check_address(reply_to)
             pairs = (pair.split("=") for pair in str(fields_["pins"]).split()) if "pins" in fields_ else ()
             request = cls(
                 str(fields_["request"]),
                 _decode(str(fields_["route"])),
                 time.monotonic() + remaining,
-                str(fields_.get("reply_to", "")),
+                reply_to,
                 int(fields_["turn"]),
                 int(fields_["attempt"]),
                 {int(server): int(epoch) for server, epoch in pairs},
@@ -147,5 +160,5 @@ class Request(msgspec.Struct, frozen=True):
         except (KeyError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             raise MalformedMessage(f"these fields describe no request: {type(error).__name__}: {error}") from None
         if not -DAY <= remaining <= DAY:
-            raise MalformedMessage(f"a request has {remaining} seconds left: give a number up to {DAY}")
+            raise MalformedMessage(f"a request has {remaining} seconds left; valid: up to {DAY}")
         return request

@@ -1,10 +1,10 @@
 """The requests in flight at a server: their messages, waiting inputs and statistics, under one lock.
 
 Rules:
-  - A request is here while a message of it is being handled, or while a stage waits for another of its inputs.
-  - At its deadline everything that waits is forgotten, so that an input that never comes holds no memory. Deadlines are
-    in one heap: an expired request costs O(log n) once, and nothing is swept per message.
-  - Once the server drains, only messages of requests that are here already may enter.
+  - A request is in flight while one of its messages is handled or queued, and while a stage waits for an input.
+  - At its deadline its waiting inputs are dropped, so that a join whose other input never comes holds no memory.
+    Deadlines are in one heap: an expired request costs O(log n) once, and no message sweeps the table.
+  - Once the server drains, only messages of requests in flight are accepted.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from cluster.pending import Consumers, PendingInputs, Ready
 from cluster.request import NO_STATS, Request, RequestStats
 
 SLACK = 1024
-"""Deadlines of requests that have left may stay in the heap: this many, or as many as there are requests."""
+"""The heap may hold this many deadlines of requests that have left, or as many as there are requests in flight."""
 
 
 @dataclass
 class _InFlight:
     deadline: float
     messages: int = 0
-    """Messages of the request that are being handled or are queued here."""
+    """Messages that are being handled or queued."""
     pending: dict[object, PendingInputs] = field(default_factory=dict)
-    """By shard."""
+    """Shard -> its waiting inputs."""
     stats: RequestStats = NO_STATS
     """Statistics to attach to the next outgoing message (flow `forward`)."""
 
 
 class RequestTable:
-    """In-flight requests by id. Any number of threads may use it."""
+    """The requests in flight, by id. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -56,19 +56,19 @@ class RequestTable:
             return request in self._requests
 
     def enter(self, request: Request) -> None:
-        """Count a message of `request`. Raises `Draining` if the server drains and the request is not here yet."""
+        """Count a message of `request`. Raises `Draining` if the server drains and the request is not in flight."""
         with self._changed:
             self._evict()
             entry = self._requests.get(request.id)
             if self._draining and not (entry and (entry.messages or entry.pending)):
-                raise Draining("this server is about to end, and begins no new request")
+                raise Draining("this server is shutting down and accepts no new request")
             if entry is None:
                 entry = self._requests[request.id] = _InFlight(request.deadline)
                 heapq.heappush(self._deadlines, (request.deadline, request.id))
             entry.messages += 1
 
     def leave(self, request: Request) -> None:
-        """One message fewer; the request is forgotten with its last one, unless something of it waits."""
+        """Count one message fewer. The request leaves the table with its last message, unless an input waits."""
         with self._changed:
             entry = self._requests[request.id]
             entry.messages -= 1
@@ -81,7 +81,7 @@ class RequestTable:
     def put(
         self, request: Request, shard: object, consumers: Consumers, stages: int, tensors: Mapping[str, Any]
     ) -> list[Ready]:
-        """`PendingInputs.put` for `request`, which has a message here, at `shard`."""
+        """`PendingInputs.put` of `request` at `shard`. A message of the request must have entered."""
         with self._changed:
             pending = self._requests[request.id].pending
             inputs = pending.setdefault(shard, PendingInputs(consumers, stages))
@@ -96,14 +96,14 @@ class RequestTable:
             self._requests[request.id].stats += stats
 
     def take_stats(self, request: Request) -> RequestStats:
-        """The statistics added since this was last called."""
+        """Remove and return the statistics added so far."""
         with self._changed:
             entry = self._requests[request.id]
             stats, entry.stats = entry.stats, NO_STATS
             return stats
 
     def drain(self, seconds: float) -> None:
-        """Let no new request in, and wait up to `seconds` until those that are here have left or expired."""
+        """Accept no new request, and wait up to `seconds` until those in flight have left or expired."""
         until = self._clock() + seconds
         with self._changed:
             self._draining = True
@@ -115,7 +115,7 @@ class RequestTable:
                 self._changed.wait(min(left, max(0.0, expires) + 0.001))
 
     def _evict(self) -> None:
-        """Forget what waits of requests whose deadline has passed."""
+        """Drop the waiting inputs and statistics of requests whose deadline has passed."""
         now = self._clock()
         while self._deadlines and self._deadlines[0][0] < now:
             _, name = heapq.heappop(self._deadlines)

@@ -1,4 +1,4 @@
-"""Receives the model's outputs in the flow `forward`, where no call returns them: at an address of the client's own."""
+"""Receives the model's outputs in the flow `forward`, in which no call returns them: the client serves an address."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transports.base import Array, Message, Server, Transport
 from transports.errors import DeadlineExceeded, MalformedMessage, WireError, from_kind
 
 WORKERS = 16
-"""Results that may arrive at a time: each is only stored."""
+"""Results received at a time; receiving only stores them."""
 
 
 @dataclass
 class PendingResult:
-    """What a client waits for. `request` holds the address to which results go."""
+    """The outputs for which a client waits. `request.reply_to` is the address to which servers send them."""
 
     request: Request
     names: Sequence[str]
@@ -29,8 +29,10 @@ class PendingResult:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def outputs(self) -> tuple[Mapping[str, Array], RequestStats]:
-        """All the outputs, and the request's statistics. Raises the error that a server reported, or
-        `DeadlineExceeded`."""
+        """Wait for all outputs; returns them with the request's statistics.
+
+        Raises the error that a server reported, or `DeadlineExceeded`.
+        """
         with self.changed:
             if not self.changed.wait_for(lambda: self.error or not self._missing(), max(0.0, self.request.remaining)):
                 missing = ", ".join(self._missing())
@@ -40,7 +42,7 @@ class PendingResult:
             return self.found, self.stats
 
     def take(self, message: Message) -> None:
-        """Store what `message` brings: outputs, or the reason why there will be none. Raises `MalformedMessage`."""
+        """Store the outputs or the error in `message`. Raises `MalformedMessage`."""
         stats = NO_STATS if message.method == "failed" else RequestStats.of(message)
         with self.changed:
             if message.method == "failed":
@@ -55,7 +57,7 @@ class PendingResult:
 
 
 class ResultReceiver:
-    """Serves on a transport from the first request that expects results over it."""
+    """Starts to serve on a transport at the first request that expects results over it."""
 
     def __init__(self, transports: Mapping[str, Transport], host: str = "127.0.0.1") -> None:
         self._transports = transports

@@ -1,8 +1,8 @@
-"""The workers that a server needs so that nested calls cannot block it, predicted from the partition alone.
+"""The workers that a server needs so that nested calls cannot block it, computed from the partition alone.
 
-In the flow `nested` a server occupies a worker for each call that it waits in. A server that is called again from
-further down the stack needs another one, and with fewer workers than the deepest such stack it blocks for good. The
-prediction walks the calls in the order in which nodes make them; it sends nothing and executes nothing.
+In the flow `nested` each call that waits for another server occupies a worker. A server that is called again from
+further down the stack needs another worker, and with fewer workers than the deepest such stack it blocks for good. The
+function follows the calls in the order in which nodes make them; it sends nothing and executes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from partitioning.plan import Stage
 
 
 def workers_needed(partition: Partition, *, local_calls: bool, send: str) -> int:
-    """The most calls that any server has open at once for one request in the flow `nested`."""
+    """The largest number of calls that one server has open at once, for one request in the flow `nested`."""
     portions = [partition.portion(server) for server in range(partition.servers)]
     consumers = [consumers_of(stages) for stages in portions]
     pending = [PendingInputs(of, len(stages)) for of, stages in zip(consumers, portions, strict=True)]

@@ -1,4 +1,4 @@
-"""Where the processes of a cluster run, and how they are started, watched and ended there."""
+"""Launchers: they start, watch and end the processes of a cluster."""
 
 from cluster.launchers.base import HINDSIGHT, Launcher, Order
 from cluster.launchers.local import LocalLauncher

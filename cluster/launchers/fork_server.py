@@ -1,15 +1,15 @@
-"""A process that has TensorFlow loaded and forks the processes of a cluster: `python -m cluster.launchers.fork_server`.
+"""A process that has loaded TensorFlow and forks the processes of a cluster: `python -m cluster.launchers.fork_server`.
 
-Loading TensorFlow takes a process seconds of both cores; forked processes have it at once and share its memory. That
-is safe because nothing of TensorFlow has run yet, and because this process starts no thread: one loop reads orders,
-reaps children and passes events on. A child is in a session of its own and has its own log and sockets.
+Loading TensorFlow takes seconds of processor time; forked processes have it at once and share its memory. Forking is
+safe because TensorFlow has not run yet, and because this process starts no thread: one loop reads orders, reaps
+children and writes events. Each child has its own session, log and sockets.
 
     standard input    orders, a line of JSON each (`Store`, `Start`, `Signal`, `Tail`)
     standard output   events, a line of JSON each (`Ready`, `Ended`, `Tailed`)
 
-Both may be the two ends of a connection to another machine. The output is moved to another descriptor before any
-library is loaded, so that what a library prints goes to a log. At the end of the input every child is ended, and FOLDER
-is deleted. If this process is killed, each child sees its own standard input close, ends, and deletes FOLDER.
+Both may be the ends of a connection to another machine. The events are written to a copy of the descriptor, made before
+any library is loaded; what libraries print goes to the log. At the end of the input this process ends every child and
+deletes FOLDER. If it is killed, the standard input of each child closes, and the child ends and deletes FOLDER.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from transports.address import Address
 
 PRELOADED = ("tensorflow", "partitioning.archive", "partitioning.engines", "cluster.node_server", "cluster.process")
 GRACE = 5.0
-"""Seconds that a child has to end by itself before it is killed."""
+"""Seconds in which a child has to end before it is killed."""
 TAIL = 2048
-"""Bytes of a log that are passed on."""
+"""Bytes at the end of a log that an event carries."""
 ATOMIC = 4096 if sys.platform == "linux" else 512
-"""PIPE_BUF: a write of so many bytes is never mixed with another process's."""
+"""PIPE_BUF: writes of up to so many bytes are never interleaved with those of another process."""
 MARK = b"events of the fork server:"
-"""The line before the first event: what was printed before it (by a shell, at the start of the interpreter) is none."""
+"""The line before the first event. Lines before it were printed by a shell, or at the start of the interpreter."""
 CHUNK = 2**18
 """Bytes of a file in one order."""
 
 
 class Store(Struct, frozen=True, tag=True):
-    """Bytes of the content with that SHA-256, from `offset` on; the pieces come in sequence."""
+    """A piece of the content with that SHA-256, at `offset`; the pieces come in sequence."""
 
     sha256: str
     offset: int
@@ -54,7 +54,7 @@ class Store(Struct, frozen=True, tag=True):
 
 
 class Start(Struct, frozen=True, tag=True):
-    """Start a process with the files that its document names; their contents have been stored."""
+    """Start a process with the files in its document, whose contents have been stored."""
 
     name: str
     config: Config
@@ -90,14 +90,14 @@ Event = Ready | Ended | Tailed
 
 
 def main(folder: Path) -> int:
-    """Serve until the input ends or SIGTERM comes; then end the children that are left."""
+    """Serve until the input ends or SIGTERM comes; then end the children."""
     events = os.dup(1)
     os.dup2(2, 1)
     os.write(events, b"\n" + MARK + b"\n")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for part in ("contents", "files", "logs", "tmp"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    os.environ["TMPDIR"] = str(folder / "tmp")  # TensorFlow leaves files there when a process ends at once
+    os.environ["TMPDIR"] = str(folder / "tmp")  # TensorFlow leaves files there when a process is killed
     for module in PRELOADED:
         importlib.import_module(module)
     try:
@@ -108,7 +108,7 @@ def main(folder: Path) -> int:
 
 
 class ForkServer:
-    """The loop. `folder` takes contents, files and logs; `events` is the descriptor for events."""
+    """The loop. `folder` holds contents, files and logs; `events` is the descriptor for events."""
 
     def __init__(self, folder: Path, events: int) -> None:
         self._folder = folder
@@ -128,7 +128,7 @@ class ForkServer:
         self._selector.register(self._woken, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Carry out orders until they end."""
+        """Carry out orders until the input ends, then end the children."""
         while self._wait(None):
             pass
         self._selector.unregister(0)
@@ -140,14 +140,19 @@ class ForkServer:
                 self._wait(left)
 
     def _wait(self, timeout: float | None) -> bool:
-        """Handle what comes within `timeout` seconds; False at the end of the input and on SIGTERM."""
+        """Handle input and signals that come within `timeout` seconds; False at the end of input and on SIGTERM."""
         going = True
         for key, _ in self._selector.select(timeout):
             if key.fd == 0:
                 going &= self._read()
             else:
                 going &= signal.SIGTERM not in os.read(self._woken, 4096)
-        self._reap()
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            name = self._children.pop(pid)
+            self._tell(Ended(name, os.waitstatus_to_exitcode(status), self._tail(name)))
         return going
 
     def _read(self) -> bool:
@@ -183,7 +188,7 @@ class ForkServer:
         self._children[pid] = name
 
     def _become(self, name: str, config: Config, log: Path) -> None:
-        """In the child: take its place among the processes, run, and leave without the parent's clean-up."""
+        """In the child: detach from the parent's session and descriptors, run, and exit without its clean-up."""
         status = 1
         try:
             os.setsid()
@@ -195,10 +200,13 @@ class ForkServer:
             for new, old in ((self._lifeline, 0), (written, 1), (written, 2)):
                 os.dup2(new, old)
             with contextlib.suppress(OSError):
-                Path("/proc/self/comm").write_text(name)  # what `ps` and `top` show; only Linux has it
+                Path("/proc/self/comm").write_text(name)  # the name in `ps` and `top`; only Linux has it
             from cluster import process
 
-            status = process.run(config, lambda addresses: self._ready(name, addresses), until_eof=True)
+            def announce(addresses: Mapping[str, Address]) -> None:
+                self._tell(Ready(name, {key: str(address) for key, address in addresses.items()}))
+
+            status = process.run(config, announce, until_eof=True)
         except SystemExit as ended:
             status = int(ended.code or 0)
         except BaseException:
@@ -210,23 +218,12 @@ class ForkServer:
                 shutil.rmtree(self._folder, ignore_errors=True)
             os._exit(status)
 
-    def _ready(self, name: str, addresses: Mapping[str, Address]) -> None:
-        self._tell(Ready(name, {key: str(address) for key, address in addresses.items()}))
-
-    def _reap(self) -> None:
-        while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            name = self._children.pop(pid)
-            self._tell(Ended(name, os.waitstatus_to_exitcode(status), self._tail(name)))
-
     def _signal(self, name: str, number: int) -> None:
-        """To the process and its own children. A process that is not there any more has no use for it."""
+        """Send a signal to the process and its children, unless the process has ended."""
         for pid in [pid for pid, child in self._children.items() if child == name]:
             try:
                 os.killpg(pid, number)
-            except (ProcessLookupError, PermissionError):  # it has no group of its own yet
+            except (ProcessLookupError, PermissionError):  # before the child has called setsid()
                 os.kill(pid, number)
 
     def _tail(self, name: str) -> str:

@@ -25,23 +25,24 @@ from transports.address import Address
 PIPE = 2**20
 """Bytes that the pipe for orders holds."""
 ANSWER = 2.0
-"""Seconds that the fork server may take to pass the end of a log on."""
+"""Seconds within which the fork server has to answer with the end of a log."""
 
 
 @dataclass
 class _Process:
     title: str
     addresses: Mapping[str, Address] | None = None
-    """None until it is ready."""
+    """None until the process is ready."""
     status: int | None = None
-    """None until it has ended; negative: the signal that ended it."""
+    """None until the process has ended; negative: the signal that ended it."""
     tail: str | None = None
+    """The end of its log; None while an answer of the fork server is awaited."""
     expected: bool = False
-    """Whether its end was ordered, and is no failure."""
+    """Whether its end is no failure, since it was ordered."""
 
 
 class LocalLauncher(Launcher):
-    """Forks processes that have TensorFlow loaded. Entering returns at once: TensorFlow loads meanwhile."""
+    """Forks processes that have TensorFlow loaded. Entering returns before TensorFlow is loaded."""
 
     def __init__(self) -> None:
         self._news = threading.Condition()
@@ -59,11 +60,11 @@ class LocalLauncher(Launcher):
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C reaches only this program, which then ends the others in order
+            start_new_session=True,  # Ctrl-C reaches only this program, which then ends the others
             env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
         )
         assert self._fork_server.stdin is not None
-        with contextlib.suppress(AttributeError, OSError):  # Linux: files are handed over in fewer turns
+        with contextlib.suppress(AttributeError, OSError):  # Linux: files are copied in fewer writes
             fcntl.fcntl(self._fork_server.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
         self._reader = threading.Thread(target=self._read, name="launcher", daemon=True)
         self._reader.start()
@@ -72,7 +73,7 @@ class LocalLauncher(Launcher):
     def __exit__(self, *exc: object) -> None:
         assert self._fork_server.stdin is not None
         self._fork_server.stdin.close()
-        if not self._processes:  # it may still be loading TensorFlow, and would look at its input only then
+        if not self._processes:  # while the fork server loads TensorFlow, it does not read its input
             self._fork_server.terminate()
         try:
             self._fork_server.wait(3 * GRACE)
@@ -106,11 +107,11 @@ class LocalLauncher(Launcher):
             if process.addresses is not None:
                 return process.addresses
             self._raise_failure()
-        raise ClusterDown(f"{process.title} is not ready after {START:.0f} s{_last_words(self.tail(name))}")
+        raise ClusterDown(f"{process.title} is not ready after {START:.0f} s{_last_line(self.tail(name))}")
 
     def signal(self, name: str, number: Signals) -> None:
         self._send(Signal(name, number))
-        self.tail(name)  # orders are carried out in sequence: once this one is answered, the signal was sent
+        self.tail(name)  # orders are carried out in sequence: after this answer, the signal has been sent
 
     def stop(self, names: Sequence[str]) -> None:
         self._end(names, SIGTERM)
@@ -157,13 +158,13 @@ class LocalLauncher(Launcher):
             self.check()
 
     def _end(self, names: Sequence[str], number: Signals) -> None:
-        """Signal those of `names` that run, and wait until they have ended, for `GRACE` seconds."""
+        """Signal the running processes among `names`, and wait up to `GRACE` seconds until they have ended."""
         with self._news:
             going = [name for name in names if name in self._running()]
             for name in names:
                 if name in self._processes:
                     self._processes[name].expected = True
-        with contextlib.suppress(ClusterDown):  # then nothing runs any more
+        with contextlib.suppress(ClusterDown):  # if the fork server has ended, no process runs
             for name in going:
                 self._send(Signal(name, number))
         with self._news:
@@ -178,10 +179,10 @@ class LocalLauncher(Launcher):
     def _raise_failure(self) -> None:
         for each in self._processes.values():
             if each.status is not None and not each.expected:
-                raise ClusterDown(f"{each.title} {_ending(each.status)}{_last_words(each.tail or '')}")
+                raise ClusterDown(f"{each.title} {_ending(each.status)}{_last_line(each.tail or '')}")
         if self._broken:
             self._log.seek(0)
-            raise ClusterDown(f"launcher {_ending(self._fork_server.wait())}{_last_words(self._log.read())}")
+            raise ClusterDown(f"launcher {_ending(self._fork_server.wait())}{_last_line(self._log.read())}")
 
     def _read(self) -> None:
         assert self._fork_server.stdout is not None
@@ -212,7 +213,7 @@ def _ending(status: int) -> str:
     return f"was ended by {Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
-def _last_words(log: str) -> str:
-    """The last line of a log, as the end of a sentence; empty if there is none."""
+def _last_line(log: str) -> str:
+    """The last line of a log, as the end of an error text; empty if there is none."""
     lines = log.strip().splitlines()
     return f": {lines[-1]}" if lines else ""

@@ -1,7 +1,7 @@
-"""Stages that model servers execute, as a node holds them.
+"""The node's side of stages that model servers execute.
 
-A node with such an engine gathers the inputs of a stage as every node does, calls its model server, and hands the
-outputs on. It computes nothing and loads no weights.
+A node gathers the inputs of a stage as with any engine, calls its model server, and sends the outputs on. It executes
+no stage and loads no weights.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ServedStage:
 
 
 class ModelServerClients:
-    """Kept connections to model servers. `servers`: for each server, the addresses of its model server by interface."""
+    """Kept connections to model servers. `servers`: for each portion, its model server's addresses by interface."""
 
     def __init__(self, servers: Sequence[Mapping[str, Address]] = ()) -> None:
         self._servers = servers
@@ -50,7 +50,7 @@ class ModelServerClients:
         self._lock = threading.Lock()
 
     def stages(self, partition: Partition, engine: str, server: int) -> dict[str, ServedStage]:
-        """The stages of one server, by name. Raises `UsageError` if that server has no model server."""
+        """The stages of one server, by name. Raises `UsageError` if the engine has no model server for them."""
         served = Served.of(partition.plan, partition.name)
         client = self._client(engine, server)
         return {stage.name: ServedStage(client, served, stage) for stage in partition.portion(server)}
@@ -63,10 +63,10 @@ class ModelServerClients:
             client.close()
 
     def _client(self, engine: str, server: int) -> Predictor:
-        if server >= len(self._servers):
-            raise UsageError(f"engine {engine!r} calls a model server, and none is named for server {server}")
+        interface = INTERFACES[engine]
+        if server >= len(self._servers) or interface not in self._servers[server]:
+            raise UsageError(f"engine {engine!r}: no model server over {interface} is named for server {server}")
         with self._lock:
             if (engine, server) not in self._clients:
-                interface = INTERFACES[engine]
                 self._clients[engine, server] = tfserving.connect(interface, self._servers[server][interface])
             return self._clients[engine, server]

@@ -1,4 +1,4 @@
-"""What runs in the process of a model server: the server of this project, or a program in its place."""
+"""The process of a model server: it runs the model server of this project, or starts a program that serves instead."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from transports.address import Address
 from transports.process import MALLOPT, StopSignal
 
 GRACE = 10.0
-"""Seconds that a program has to end by itself before it is killed."""
+"""Seconds in which a program has to end before it is killed."""
 PR_SET_PDEATHSIG = 1
 
 
 def serve(
     config: ModelServerConfig, stack: contextlib.ExitStack, stop: StopSignal
 ) -> tuple[Mapping[str, Address], Callable[[], None]]:
-    """Serve the models until `stack` closes: the addresses by interface, and what ends with the program's own status.
+    """Serve the models until `stack` closes. Returns once every model is available.
 
-    Returns once every model is available. Raises `Tampered` for files that are not those of `config`, `UsageError` for
-    models that cannot be served, a `WireError` for a program that does not serve them, and `SystemExit` for one that
-    ends before.
+    Returns the addresses by interface, and a function to call at the end, which raises `SystemExit` with the status of
+    the program, if one was started. Raises `Tampered` for files that are not those of `config`, `UsageError` for models
+    that cannot be served, a `WireError` if the program does not serve them, and `SystemExit` if it ends before.
     """
     folder = Path(config.folder).absolute()
     verify(folder, config.files)
@@ -67,7 +67,7 @@ def _program(
 
         def exit_with_it() -> None:
             if stop.wait(0):
-                status = program.returncode or 0  # None while it still runs: then the end was ordered
+                status = program.returncode or 0  # None while the program runs, because this process was stopped
                 raise SystemExit(status if status >= 0 else 128 - status)
 
         with Client(Address(config.bind, grpc)) as client:
@@ -110,10 +110,10 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _reserved_ports(host: str) -> Iterator[tuple[int, int]]:
-    """Two free ports, which the system gives to no other program inside the block, but which a program may bind.
+    """Two free ports, which the system assigns to no other program during the block, but which a program may bind.
 
-    The real server takes no port 0, needs seconds until it binds, and would share a port with another server. Each
-    socket here is bound alone, then lets others bind its port too, and never listens.
+    The real server does not accept port 0, binds its ports only after seconds, and would share a port with another
+    server. Each socket here is bound first, then allows others to bind its port too, and never listens.
     """
     with socket.socket() as first, socket.socket() as second:
         for held in (first, second):

@@ -1,7 +1,7 @@
-"""Which model server executes the stages of an engine. Imports neither TensorFlow nor the official stubs.
+"""The choice of the model server that executes stages. Imports neither TensorFlow nor the official stubs.
 
-The engines `tfserving` and `tfserving-rest` have the same stages in the same servers, called over gRPC and over REST.
-The real server runs if it is named or on PATH; otherwise the server of this project runs, under a name of its own.
+The engines `tfserving` and `tfserving-rest` call the same stages in the same model servers, over gRPC and over REST.
+The real server runs if it is named or on PATH; otherwise the server of this project runs, under a different name.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from transports.errors import UsageError
 BINARY = "tensorflow_model_server"
 REAL, OURS = "TF Serving", "TFS-compatible"
 OWNER = "tfserving"
-"""NAME in `--option NAME.KEY=VALUE`, for both engines: they share their servers."""
+"""NAME in `--option NAME.KEY=VALUE`, for both engines, since they share their model servers."""
 BUILT_IN = "none"
-"""The `binary` that stands for the server of this project, whatever is on PATH."""
-
+"""The value of `binary` that selects the server of this project, even if the real one is on PATH."""
 
 INTERFACES: Mapping[str, str] = {"tfserving": "grpc", "tfserving-rest": "rest"}
 """Engine -> the interface of the model server that it calls."""
@@ -31,26 +30,26 @@ class ServingOptions:
     """`--option tfserving.KEY=VALUE`, for both engines."""
 
     binary: str = ""
-    """Name or path of the program that serves; `none`: the server of this project; empty: the real one on PATH, or else
-    the server of this project."""
+    """Name or path of the program; `none`: the server of this project; empty: the real one on PATH, or else the server
+    of this project."""
     tensor_content: bool = False
-    """Answer with bytes, which the real server cannot: it answers with lists of values."""
+    """Answer with bytes. The real server always answers with lists of values."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Which model server runs, and how, apart from its models."""
+    """The model server that runs, and its settings, apart from its models."""
 
     binary: str | None = None
     """The program; None: the server of this project."""
     tensor_content: bool = False
     threads: int = 0
-    """Of TensorFlow; 0: its own choice."""
+    """TensorFlow's threads; 0: its own choice."""
     malloc: str = "keep"
 
     @property
     def kind(self) -> str:
-        """The name of the server in every table."""
+        """The name of the server in tables."""
         return REAL if self.binary else OURS
 
 
@@ -66,7 +65,7 @@ def find_binary(named: str | None = None) -> str | None:
 
 
 def choose(engines: Collection[str], option: Mapping[str, str]) -> Settings | None:
-    """The server for those of `engines` that run in one; None if none does.
+    """The model server for the remote ones among `engines`; None if all are local.
 
     Raises `UsageError` for a missing library, and for an `option` (NAME.KEY -> value) that has no effect.
     """
@@ -79,13 +78,11 @@ def choose(engines: Collection[str], option: Mapping[str, str]) -> Settings | No
     try:
         binary = None if options.binary == BUILT_IN else find_binary(options.binary or None)
     except UsageError as error:
-        raise UsageError(
-            f"--option {OWNER}.binary: {error}, or {BUILT_IN} for the server that comes with this"
-        ) from None
+        raise UsageError(f"--option {OWNER}.binary: {error}, or {BUILT_IN} for the server of this project") from None
     if options.tensor_content and binary:
         raise UsageError(
-            f"--option {OWNER}.tensor_content: {binary} answers with lists of values, always; "
-            f"valid with our server: --option {OWNER}.binary={BUILT_IN}"
+            f"--option {OWNER}.tensor_content: {binary} always answers with lists of values; valid with the server "
+            f"of this project: --option {OWNER}.binary={BUILT_IN}"
         )
     if options.tensor_content and OWNER not in served:
         raise UsageError(f"--option {OWNER}.tensor_content: over REST no tensor has bytes; valid with --engine {OWNER}")
@@ -93,5 +90,5 @@ def choose(engines: Collection[str], option: Mapping[str, str]) -> Settings | No
 
 
 def title(engine: str, kind: str) -> str:
-    """How tables call one of `INTERFACES` whose stages ran in servers of that kind."""
+    """The name in tables of an engine whose stages ran in model servers of that kind."""
     return f"{kind} over REST" if INTERFACES[engine] == "rest" else kind

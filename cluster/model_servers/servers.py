@@ -1,4 +1,4 @@
-"""The model servers of an experiment, one for each server that shares the stages, started through a launcher."""
+"""The model servers of an experiment, one for each server of the partition, started through a launcher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from partitioning.program import Program
 
 Models = Mapping[str, Path]
-"""Name of a model -> the folder in which MODEL/VERSION/ lies."""
+"""Name of a model -> the folder that holds MODEL/VERSION/."""
 
 
 def export(partitions: Mapping[Partition, Program], folder: Path) -> list[Models]:
@@ -40,14 +40,14 @@ def export(partitions: Mapping[Partition, Program], folder: Path) -> list[Models
 class ModelServers:
     """A model server for each item of `held`, called `model-server-<i>`.
 
-    A context manager: entering starts them all and returns as soon as their models are handed over, so that the files
-    may be deleted then. On exit every server is gone.
+    A context manager: entering starts them all and returns once their models are copied; the files may be deleted then.
+    On exit every model server has ended.
     """
 
     def __init__(
         self, settings: Settings, launcher: Launcher | None, held: Sequence[Models], cores: Sequence[int] = ()
     ) -> None:
-        """`launcher`: needed if there are any. `cores`: the servers take them in turn, one each; empty: all."""
+        """`launcher`: None only if `held` is empty. `cores`: the servers take one each, in turn; empty: all cores."""
         self.names = [f"model-server-{number}" for number in range(len(held))]
         self._settings = settings
         self._launcher = launcher
@@ -68,7 +68,7 @@ class ModelServers:
         self._close()
 
     def addresses(self, notify: Callable[[str], None] = lambda text: None) -> tuple[Mapping[str, Address], ...]:
-        """For each server, its addresses by interface, once every model is available. Raises `ClusterDown`."""
+        """For each server, its addresses by interface. Waits until all models are available. Raises `ClusterDown`."""
         for name in self.names[len(self._ready) :]:
             assert self._launcher is not None
             self._ready += (self._launcher.addresses(name),)

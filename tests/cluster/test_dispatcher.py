@@ -19,6 +19,8 @@ from cluster.registry import Registry
 from cluster.request import Request, Route
 from tests.cluster.plans import chain, partition
 from transports.address import Address
+from transports.base import Message, Scalar
+from transports.errors import MalformedMessage
 
 CUT = partition(chain(2), [0, 1])
 OUTPUT = {"a0": np.zeros((1, 2), np.float32)}
@@ -92,7 +94,7 @@ def test_a_portion_that_nobody_holds_is_not_remembered_as_such(leases: Leases, d
     for epoch, _ in leases.who(CUT.name, "none")[1]:
         leases.leave(epoch)
     asked = request(0, attempt=1)
-    with pytest.raises(NoServer, match="nobody holds stage 'a1'"):
+    with pytest.raises(NoServer, match="no server holds stage 'a1'"):
         port_of(dispatchers[0], asked)
     _join(leases, 5, 1)
     assert port_of(dispatchers[0], request(0)) == 5
@@ -128,3 +130,23 @@ def test_replicas_of_one_registry_take_turns_whatever_another_registry_answers(l
         assert set(pinned.pins) == {0, 1}
         unpinned, _ = made.pinned(replace(request(1), route=Route(CUT.name, "eager", "grpc")), CUT)
         assert not unpinned.pins
+
+
+WRONG: dict[str, dict[str, Scalar]] = {
+    "nothing": {},
+    "no list": {"servers": 3, "ttl": 1.0, "replicas": 1},
+    "no time": {"servers": "", "ttl": 0.0, "replicas": 1},
+    "a text": {"servers": "", "ttl": "soon", "replicas": 1},
+    "no count": {"servers": "", "ttl": 1.0, "replicas": 1.5},
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_malformed_answer_of_the_registry_is_refused(case: str) -> None:
+    transport = transports.make("none")
+    with (
+        transport.serve(lambda message: Message("holders", WRONG[case]), "here", 0, 1) as server,
+        contextlib.closing(Dispatcher({"none": transport}, {"none": server.address})) as dispatcher,
+        pytest.raises(MalformedMessage, match="answered 'where' with"),
+    ):
+        port_of(dispatcher, request(0))

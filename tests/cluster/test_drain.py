@@ -74,7 +74,7 @@ def test_who_asks_the_registry_is_not_sent_there_any_more() -> None:
     with Nodes(2, {"a0": lambda inputs, _: [inputs[0]], "a1": lambda inputs, _: [inputs[0]]}, cut) as nodes:
         _, last = nodes.start(), nodes.start()
         last.finish(20.0)
-        with pytest.raises(NoServer, match="nobody holds stage 'a1' \\(server 1\\), which awaits tensor 'a0'"):
+        with pytest.raises(NoServer, match="no server holds stage 'a1' \\(server 1\\), which awaits tensor 'a0'"):
             nodes.client().infer(cut, nodes.route(cut, "nested"), INPUTS, 20.0)
 
 
@@ -96,7 +96,7 @@ def test_a_client_is_told_of_the_end_whoever_else_takes_no_word() -> None:
         with receiver.expect(nodes.request(cut, 5.0), cut.plan.outputs) as awaited:
             send(dispatcher, awaited.request, cut, SMALL)
             ending = threads.submit(host.close)
-            with pytest.raises(Draining, match="before it came to this request"):
+            with pytest.raises(Draining, match="before it executed this request"):
                 awaited.outputs()
         gate.open.set()
         ending.result()

@@ -110,7 +110,7 @@ def test_requests_name_the_missing_stage_until_a_killed_node_is_replaced(single:
     single.ask(flow)
     old = single.launcher.addresses("node-1")
     single.launcher.kill(["node-1"])
-    errors = single.ask_until(flow, says="nobody holds stage 'stage-1'")
+    errors = single.ask_until(flow, says="no server holds stage 'stage-1'")
     single.cluster.replace("node-1")
     errors += single.ask_until(flow)
     assert {type(error) for error in errors} <= {ConnectError, ConnectionLost, NoServer}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import re
@@ -13,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import transports
 from cluster.dispatcher import Dispatcher
 from cluster.execution import Shard
 from cluster.node import Node
@@ -20,6 +22,7 @@ from cluster.partition import Partition
 from cluster.request import Request, RequestStats, Route
 from cluster.result_receiver import PendingResult, ResultReceiver
 from tests.cluster.plans import chain, fork, partition
+from transports.address import Address
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 from transports.serving import answer
@@ -68,6 +71,10 @@ def test_a_request_without_a_deadline_is_refused(node: Node, remaining: float) -
     assert not len(node.requests)
 
 
+def _route(**fields: str) -> str:
+    return json.dumps({"partition": "near", "engine": "eager", "transport": "none", **fields})
+
+
 GOOD: Mapping[str, Scalar] = asked(NEAR, "good", 20.0).fields() | {"epoch": 0}
 WRONG: Mapping[str, Mapping[str, Scalar | None]] = {
     "no request": {"request": None},
@@ -84,7 +91,12 @@ WRONG: Mapping[str, Mapping[str, Scalar | None]] = {
     "pins no numbers": {"pins": "0=first"},
     "pins without a number": {"pins": "0"},
     "pins of three": {"pins": "0=1=2"},
-    "another flow": {"route": '{"partition": "near", "engine": "eager", "transport": "none", "flow": "sideways"}'},
+    "another flow": {"route": _route(flow="sideways")},
+    "another way to ask the registry": {"route": _route(registry="sometimes")},
+    "another way to connect": {"route": _route(connections="sometimes")},
+    "another way to send": {"route": _route(send="sometimes")},
+    "reply_to no address": {"reply_to": "nowhere"},
+    "nowhere to send the outputs": {"route": _route(flow="forward")},
 }
 
 
@@ -116,3 +128,20 @@ def test_a_result_with_malformed_statistics_is_refused(fields: Mapping[str, Scal
 
 def _expected() -> PendingResult:
     return PendingResult(asked(NEAR, "here", 20.0), ["a0"])
+
+
+@pytest.mark.parametrize("fields", [{"transport": "smoke"}, {"codec": "morse"}])
+def test_a_route_that_this_process_cannot_send_over_is_refused(
+    fields: Mapping[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The outputs of stage `a0` would go to server 1 over that transport."""
+    carrier = transports.make("none")
+    cut = partition(chain(2), [0, 1])
+    shard = Shard(cut, 0, {"a0": lambda inputs, _: [inputs[0]]}, np.asarray)
+    dispatcher = Dispatcher({"none": carrier}, {"none": Address("here", 1)})
+    route = {"partition": cut.name, "engine": "eager", "transport": "none", "flow": "nested", **fields}
+    request = GOOD | {"route": json.dumps(route)}
+    with contextlib.closing(Node({(cut.name, "eager"): shard}, dispatcher)) as node, contextlib.closing(dispatcher):
+        reply = answer(node.handle, Message("infer", request, {"x": TENSOR}))
+    assert (reply.method, reply.fields["kind"]) == ("error", "malformed")
+    assert not caplog.records

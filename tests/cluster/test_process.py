@@ -115,7 +115,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (REGISTRY | {"servers": 0}, "at `$.servers`"),
     (REGISTRY | {"cores": [99999]}, "may not use core 99999"),
     (REGISTRY | {"bind": "0.0.0.0"}, "tls_cert"),
-    (NODE | {"registry": {"rest": "127.0.0.1:7000"}}, "registry: where does it listen over grpc?"),
+    (NODE | {"registry": {"rest": "127.0.0.1:7000"}}, "registry: no address over grpc"),
     (NODE | {"registry": {"grpc": "127.0.0.1:70000"}}, "'127.0.0.1:70000' is no address"),
     (NODE | {"model_servers": [{"grpc": "nowhere"}]}, "model_servers: 'nowhere' is no address"),
 ]

@@ -148,9 +148,13 @@ def test_an_address_without_a_server_is_named(
             stage([x], 5.0)
 
 
-def test_a_server_without_a_model_server_is_named(partitions: Mapping[str, Partition]) -> None:
-    with pytest.raises(UsageError, match="none is named for server 2"):
-        ModelServerClients([{}, {}]).stages(partitions["sequential-submodel"], "tfserving", 2)
+@pytest.mark.parametrize("server", [1, 2])
+def test_a_server_without_a_model_server_of_the_engine_is_named(
+    partitions: Mapping[str, Partition], server: int
+) -> None:
+    clients = ModelServerClients([{}, {"rest": Address("127.0.0.1", 1)}])
+    with pytest.raises(UsageError, match=f"no model server over grpc is named for server {server}"):
+        clients.stages(partitions["sequential-submodel"], "tfserving", server)
 
 
 def test_a_model_server_that_dies_is_named(launcher: LocalLauncher, tmp_path: Path, cases: Mapping[str, Case]) -> None:
