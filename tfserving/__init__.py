@@ -1,6 +1,6 @@
-"""The official TensorFlow Serving API: a compatible server (`tfserving.server`), its wire formats and its clients.
+"""The official TensorFlow Serving API: a compatible model server (`tfserving.server`), its wire formats, its clients.
 
-Importing this loads neither TensorFlow, NumPy nor the official stubs.
+Importing this package loads neither TensorFlow, NumPy nor the official stubs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ _LIBRARIES: Mapping[str, str] = {
     "orjson": "'orjson>=3.10'",
     "h11": "'h11>=0.16'",
 }
-"""Imported library -> its requirement for pip: the extra `serving`."""
+"""Imported library -> its requirement for pip, as in the extra `serving`."""
 
 
 class Predictor(Protocol):
-    """A client of a model server, over any interface."""
+    """A client of a model server, over either interface."""
 
     def predict(
         self, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, str], timeout: float
     ) -> dict[str, Array]:
-        """`outputs` (key -> dtype) of the model's default signature, as read-only arrays. Raises a `WireError`."""
+        """The `outputs` (key -> dtype) of the model's default signature as read-only arrays, within `timeout` seconds.
+
+        Raises a `WireError`.
+        """
         ...
 
     def close(self) -> None: ...
@@ -45,5 +48,5 @@ def connect(interface: str, address: Address) -> Predictor:
 
 
 def missing_libraries() -> list[str]:
-    """What has to be installed first, as requirements for pip."""
-    return [words for library, words in _LIBRARIES.items() if importlib.util.find_spec(library) is None]
+    """The libraries that are not installed, as requirements for pip."""
+    return [requirement for name, requirement in _LIBRARIES.items() if importlib.util.find_spec(name) is None]

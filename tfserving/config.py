@@ -1,8 +1,8 @@
-"""The models that a server holds: from flags, or from a `ModelServerConfig` in protobuf's text form."""
+"""The models of a server: from flags, or from a `ModelServerConfig` in protobuf's text form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from transports.errors import UsageError
 
 @dataclass(frozen=True)
 class Model:
-    """A model, the folder of its versions, and the versions that are served, lowest first.
+    """A model, the folder of its versions, and the versions to serve, lowest first.
 
-    Raises `UsageError` if the folder of one of them holds no SavedModel.
+    Raises `UsageError` if the folder of a version holds no SavedModel.
     """
 
     name: str
@@ -26,20 +26,20 @@ class Model:
     def __post_init__(self) -> None:
         for version in self.versions:
             if not (file := self.folder / str(version) / "saved_model.pb").is_file():
-                raise UsageError(f"model {self.name!r}: {file} is not there; write it with tf.saved_model.save")
+                raise UsageError(f"model {self.name!r}: {file} does not exist; write it with tf.saved_model.save")
 
     @classmethod
-    def latest(cls, name: str, folder: Path, count: int = 1) -> Model:
-        """The `count` highest versions, TensorFlow Serving's default policy. Raises `UsageError` if there is none."""
-        return cls(name, folder, tuple(_present(name, folder)[-count:]))
+    def latest(cls, name: str, folder: Path) -> Model:
+        """The highest version, TensorFlow Serving's default policy. Raises `UsageError` if there is none."""
+        return cls(name, folder, (_present(name, folder)[-1],))
 
 
 def read_config(path: Path) -> tuple[Model, ...]:
-    """The models of a `ModelServerConfig`. Raises `UsageError` for another file, and for one without models."""
+    """The models of a `ModelServerConfig`. Raises `UsageError` for a file that holds none, or the same one twice."""
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelServerConfig())
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; name a file that is there") from error
+        raise UsageError(f"{path}: {error.strerror}; name a file that can be read") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no ModelServerConfig in text form: {error}") from error
     models = tuple(_model(entry) for entry in config.model_config_list.config)
@@ -63,21 +63,19 @@ def _model(entry: pb.ModelConfig) -> Model:
     if not folder.is_absolute():
         raise UsageError(f"model {entry.name!r}: base_path must be absolute, and is {entry.base_path!r}")
     policy = entry.model_version_policy
-    if policy.HasField("specific"):
-        return Model(entry.name, folder, _chosen(entry.name, folder, policy.specific.versions))
+    present = _present(entry.name, folder)
     if policy.HasField("all"):
-        return Model(entry.name, folder, tuple(_present(entry.name, folder)))
-    return Model.latest(entry.name, folder, policy.latest.num_versions or 1)
-
-
-def _chosen(name: str, folder: Path, versions: Sequence[int]) -> tuple[int, ...]:
-    present = _present(name, folder)
-    if missing := set(versions).difference(present):
-        raise UsageError(f"model {name!r} has no version {min(missing)} below {folder}; there: {present}")
-    return tuple(sorted(set(versions)))
+        return Model(entry.name, folder, tuple(present))
+    if not policy.HasField("specific"):
+        return Model(entry.name, folder, tuple(present[-(policy.latest.num_versions or 1) :]))
+    chosen = set(policy.specific.versions)
+    if missing := chosen.difference(present):
+        raise UsageError(f"model {entry.name!r} has no version {min(missing)} below {folder}; there: {present}")
+    return Model(entry.name, folder, tuple(sorted(chosen)))
 
 
 def _present(name: str, folder: Path) -> list[int]:
+    """The versions of the model, lowest first. Raises `UsageError` if there is none."""
     versions = [int(path.name) for path in folder.glob("*") if path.is_dir() and path.name.isdecimal()]
     if not versions:
         raise UsageError(f"no version of model {name!r} below {folder}: a SavedModel lies in {folder}/<number>/")

@@ -1,7 +1,7 @@
 """A client of a model server over gRPC, with the official stubs.
 
-Requests carry their tensors as `tensor_content`; answers are read in both forms. Refusals of the server and errors of
-gRPC are raised as errors of `transports.errors`.
+Requests carry their tensors as `tensor_content`; answers are read in both forms. Errors of the server and of gRPC are
+raised as errors of `transports.errors`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTIONS = (
     *CHANNEL_OPTIONS,
 )
 POLL = 0.05
-"""Seconds between two calls for the state of a model that is being loaded: the protocol has no notification."""
+"""Seconds between two calls for the state of a model that is being loaded; the protocol has no notification."""
 
 END = get_model_status_pb2.ModelVersionStatus.END
 AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
@@ -48,7 +48,7 @@ class Client:
     def wait_available(self, model: str, timeout: float, check: Callable[[], None] = lambda: None) -> None:
         """Return once a version of `model` is AVAILABLE.
 
-        `check` is called before each call, to raise if the server's process has ended. Raises `ConnectError` if the
+        `check` runs before each call, and may raise if the server's process has ended. Raises `ConnectError` if the
         server does not answer within `timeout` seconds, `DeadlineExceeded` if the model is not loaded by then, and
         `RemoteError` if loading failed.
         """
@@ -66,7 +66,7 @@ class Client:
             time.sleep(POLL)
 
     def _state(self, model: str, timeout: float) -> int | None:
-        """The state of the version that is nearest to being served; None if the server does not answer yet."""
+        """The state of the version that will be served first; None if the server does not answer yet."""
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = model
         try:

@@ -1,4 +1,4 @@
-"""The gRPC interface of the server: the official services, answered by `tfserving.predict`."""
+"""The gRPC interface of the server: the official services, implemented by `tfserving.predict`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from transports.errors import ConnectError
 OPTIONS = (
     ("grpc.max_receive_message_length", LIMIT),
     ("grpc.max_send_message_length", LIMIT),
-    ("grpc.so_reuseport", 0),  # else a second server could bind the same port and take half of the calls
+    ("grpc.so_reuseport", 0),  # otherwise a second server could bind the same port and get half of the calls
 )
 
 
 class GrpcServer:
     """Serves `models` at `host`:`port` (0: a free one), and handles up to `workers` requests at a time.
 
-    `content`: answer with `tensor_content` instead of lists of values. Raises `ConnectError` for a port that cannot be
+    `content`: answer with `tensor_content` instead of lists of values. Raises `ConnectError` if the port cannot be
     bound.
     """
 
@@ -43,12 +43,12 @@ class GrpcServer:
         self._server.start()
 
     def close(self) -> None:
-        """Stop serving, without waiting for requests under way."""
+        """Stop serving, without waiting for requests in flight."""
         self._server.stop(None).wait()
 
 
 class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """Classify, Regress and MultiInference are left to the official base class, which answers UNIMPLEMENTED."""
+    """For Classify, Regress and MultiInference the official base class answers UNIMPLEMENTED."""
 
     def __init__(self, models: Models, content: bool) -> None:
         self._models = models

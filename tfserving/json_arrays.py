@@ -1,4 +1,4 @@
-"""Arrays in JSON: through orjson, and through `json` for values that orjson cannot write or read (NaN, infinity)."""
+"""Arrays in JSON: by orjson, or by `json` for values that orjson cannot write or read (NaN, infinity)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 from transports.base import Array
 
 LISTED = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "float32", "float64")
-"""dtypes that a model server reads from JSON (`util/json_tensor.cc`)."""
+"""The dtypes that a model server reads from JSON (`util/json_tensor.cc`)."""
 
 
 def parse(data: bytes | bytearray) -> Any:
@@ -20,18 +20,18 @@ def parse(data: bytes | bytearray) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data)  # which reads NaN and the infinities, and has clear error texts
+        return json.loads(data)  # reads NaN and the infinities, and has clear error texts
 
 
 def write(document: Any, arrays: Iterable[Array]) -> bytes:
-    """`document`, with `arrays` or parts of them in the place of lists, as JSON. Floats get their shortest form."""
+    """`document`, in which `arrays` or parts of them stand for lists, as JSON. Floats have their shortest form."""
     if all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
         return orjson.dumps(document, _contiguous, orjson.OPT_SERIALIZE_NUMPY)
     return json.dumps(document, default=_listed, separators=(",", ":")).encode()
 
 
 def _contiguous(value: Any) -> Any:
-    """An array that orjson does not take as it is: one that is not C-contiguous, or has no dimension."""
+    """A form that orjson accepts of an array that is not C-contiguous, or has no dimension."""
     return np.ascontiguousarray(value) if np.ndim(value) else value.item()
 
 

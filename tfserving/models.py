@@ -18,12 +18,12 @@ from transports.errors import UsageError
 
 DEFAULT = "serving_default"
 SERVE = "serve"
-"""The tag of the graph that servers load."""
+"""The tag of the graph that model servers load."""
 
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """A function that requests can call, with the `dtypes` of its inputs and its `outputs`, in their orders."""
+    """A function that requests can call: the `dtypes` of its inputs and the names of its `outputs`, in order."""
 
     name: str
     dtypes: Mapping[str, tf.DType]
@@ -31,9 +31,9 @@ class Signature:
     function: Any
 
     def run(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
-        """The outputs `wanted`, in that order. `tfserving.predict` has checked the `inputs`."""
+        """The outputs `wanted`, in that order. The caller has checked the `inputs`."""
         tensors = [tf.convert_to_tensor(inputs[name], dtype) for name, dtype in self.dtypes.items()]
-        # Flat: a call by name rebuilds structures, which takes a third of the time of a small stage.
+        # A call by name would rebuild structures, which takes a third of the time of a small stage.
         results = self.function.inference_fn.call_flat(*tensors, *self.function.captured_inputs)
         by_name = dict(zip(self.outputs, results, strict=True))
         return {name: _array(by_name[name]) for name in wanted}
@@ -41,7 +41,7 @@ class Signature:
 
 @dataclass(frozen=True, eq=False)
 class Version:
-    """A loaded SavedModel. `definitions` are the signatures in the file; `loaded` keeps their variables alive."""
+    """A loaded SavedModel. `definitions`: its `SignatureDef`s by name. `loaded` keeps its variables alive."""
 
     model: str
     number: int
@@ -59,7 +59,7 @@ class Version:
 
 @dataclass(frozen=True, eq=False)
 class Models:
-    """Every loaded version by model and number."""
+    """Every loaded version, by model and number."""
 
     versions: Mapping[str, Mapping[int, Version]]
 
@@ -70,11 +70,11 @@ class Models:
         if spec.WhichOneof("version_choice") == "version_label":
             raise invalid(f"Unrecognized servable version label: {spec.version_label}")
         versions = self.versions.get(spec.name, {})
-        number, asked = max(versions, default=-1), f"Latest({spec.name})"
+        number, requested = max(versions, default=-1), f"Latest({spec.name})"
         if spec.HasField("version"):
-            number, asked = int(spec.version.value), f"Specific({spec.name}, {spec.version.value})"
+            number, requested = int(spec.version.value), f"Specific({spec.name}, {spec.version.value})"
         if number not in versions:
-            raise not_found(f"Servable not found for request: {asked}")
+            raise not_found(f"Servable not found for request: {requested}")
         return versions[number]
 
     def numbers(self, spec: Any) -> list[int]:
@@ -90,7 +90,7 @@ class Models:
 
 
 def load(models: Sequence[Model]) -> Models:
-    """Load all models. Raises `UsageError` for a folder without a SavedModel that can be served."""
+    """Load all models. Raises `UsageError` for a SavedModel that cannot be served."""
     return Models(
         {model.name: {number: _load(model.name, number, model.folder) for number in model.versions} for model in models}
     )
@@ -99,33 +99,25 @@ def load(models: Sequence[Model]) -> Models:
 def _load(model: str, number: int, base: Path) -> Version:
     folder = base / str(number)
     try:
-        definitions = _definitions(folder / "saved_model.pb")
         loaded = tf.saved_model.load(str(folder), tags=[SERVE])
+        saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+        served = next(graph for graph in saved.meta_graphs if SERVE in graph.meta_info_def.tags)
     # TensorFlow raises almost any exception for a broken SavedModel.
     except Exception as error:
-        raise UsageError(f"model {model!r}: {folder} is no SavedModel to serve: {error}") from error
+        raise UsageError(f"model {model!r}: {folder} holds no SavedModel to serve: {error}") from error
     signatures = {name: _signature(name, function) for name, function in loaded.signatures.items()}
-    return Version(model, number, signatures, definitions, loaded)
-
-
-def _definitions(path: Path) -> Mapping[str, Any]:
-    """The `SignatureDef`s of the graph that is served, for GetModelMetadata."""
-    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    graphs = [graph for graph in saved.meta_graphs if SERVE in graph.meta_info_def.tags]
-    return dict(graphs[0].signature_def)
+    return Version(model, number, signatures, dict(served.signature_def), loaded)
 
 
 def _signature(name: str, function: Any) -> Signature:
-    # The order of a loaded function's inputs has no public name. Its outputs are sorted by name.
-    taken = list(function._arg_keywords)
     specs = function.structured_input_signature[1]
-    return Signature(
-        name, {key: specs[key].dtype for key in taken}, tuple(sorted(function.structured_outputs)), function
-    )
+    # No public name gives the order of a loaded function's inputs. Its outputs are sorted by name.
+    dtypes = {key: specs[key].dtype for key in function._arg_keywords}
+    return Signature(name, dtypes, tuple(sorted(function.structured_outputs)), function)
 
 
 def _array(tensor: Any) -> Array:
-    """The tensor as an array; it shares the memory if NumPy has the type."""
+    """The tensor as an array, which shares its memory if NumPy has the dtype."""
     known = np.dtype(tensor.dtype.as_numpy_dtype).kind in "biufc"
     array: Array = np.asarray(tensor if known else tensor.numpy())
     return array

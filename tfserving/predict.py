@@ -1,4 +1,4 @@
-"""The services of the model server, for both interfaces.
+"""The services of the model server, the same for gRPC and REST.
 
 The checks, their order and the texts of refusals are TensorFlow Serving's
 (`servables/tensorflow/predict_util.cc`, `get_model_metadata_impl.cc`, `model_servers/get_model_status_impl.cc`).
@@ -38,12 +38,20 @@ def predict(models: Models, request: Any, *, content: bool) -> Any:
 
 
 def run(signature: Signature, inputs: Mapping[str, Array], output_filter: Sequence[str] = ()) -> dict[str, Array]:
-    """The outputs that the filter names; all if it is empty. Raises `Refusal`, and any error of TensorFlow."""
-    wanted = _wanted(output_filter, signature.outputs)
+    """The outputs that the filter names (empty: all). Raises `Refusal`, and any error of TensorFlow."""
+    for place, name in enumerate(output_filter):
+        if name not in signature.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {name} "
+                f"Outputs expected to be in the set {_braces(signature.outputs)}."
+            )
+        if name in output_filter[:place]:
+            raise invalid(f"duplicate output tensor alias: {name}")
     for position, (name, dtype) in enumerate(signature.dtypes.items()):
-        if (came := tf.as_dtype(inputs[name].dtype)) != dtype:
-            raise invalid(f"Expects arg[{position}] to be {_word(dtype)} but {_word(came)} is provided (input {name})")
-    return signature.run(inputs, wanted)
+        if (found := tf.as_dtype(inputs[name].dtype)) != dtype:
+            words = f"to be {_word(dtype)} but {_word(found)} is provided"
+            raise invalid(f"Expects arg[{position}] {words} (input {name})")
+    return signature.run(inputs, output_filter or signature.outputs)
 
 
 def metadata(models: Models, request: Any) -> Any:
@@ -79,18 +87,18 @@ def _spec(request: Any) -> Any:
     return request.model_spec
 
 
-def _check_names(came: Collection[str], expected: Collection[str]) -> None:
-    if set(came) == set(expected):
+def _check_names(sent: Collection[str], expected: Collection[str]) -> None:
+    if set(sent) == set(expected):
         return
-    extra, missing = set(came).difference(expected), set(expected).difference(came)
-    if len(came) != len(expected):
+    extra, missing = set(sent).difference(expected), set(expected).difference(sent)
+    if len(sent) != len(expected):
         raise invalid(
-            f"input size does not match signature: {len(came)}!={len(expected)} len({_braces(came)}) != "
+            f"input size does not match signature: {len(sent)}!={len(expected)} len({_braces(sent)}) != "
             f"len({_braces(expected)}). Sent extra: {_braces(extra)}. Missing but required: {_braces(missing)}."
         )
     raise invalid(
         f"Signature input alias: {min(missing)} not found in request and no default value provided. "
-        f"Inputs expected to be in the request {_braces(came)}"
+        f"Inputs expected to be in the request {_braces(sent)}"
     )
 
 
@@ -99,18 +107,6 @@ def _input(name: str, proto: Any) -> Array:
         return decode(name, proto)
     except WireError as error:
         raise invalid(f"tensor parsing error: {name} ({error})") from error
-
-
-def _wanted(output_filter: Sequence[str], outputs: Sequence[str]) -> Sequence[str]:
-    for place, name in enumerate(output_filter):
-        if name not in outputs:
-            raise invalid(
-                f"output tensor alias not found in signature: {name} "
-                f"Outputs expected to be in the set {_braces(outputs)}."
-            )
-        if name in output_filter[:place]:
-            raise invalid(f"duplicate output tensor alias: {name}")
-    return output_filter or outputs
 
 
 def _braces(names: Iterable[str]) -> str:

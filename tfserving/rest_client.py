@@ -1,8 +1,7 @@
 """A client of a model server over REST: column format, kept connections.
 
-JSON has no types and no bytes: an array becomes nested lists of decimals, each in its shortest form. orjson writes and
-reads them, as RapidJSON does in the real server; with a slower library the lists would be measured and not the
-interface. `json` handles NaN and the infinities, which JSON does not have.
+JSON has no types and no bytes, so an array becomes nested lists of decimals, each in its shortest form. orjson is as
+fast with them as RapidJSON is in the real server; a slower library would dominate what is measured.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ ERRORS: Mapping[int, type[WireError]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: ConnectionLost,
     HTTPStatus.GATEWAY_TIMEOUT: DeadlineExceeded,
 }
-"""HTTP status of an answer -> the error that is raised for it; any other: `RemoteError`."""
+"""HTTP status of an answer -> the error to raise; for any other status: `RemoteError`."""
 
 
 class RestClient:
-    """Kept connections to a model server, one for each thread that calls at the same time. A context manager."""
+    """Kept connections to a model server, one for each call at the same time. Thread-safe. A context manager."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -55,15 +54,15 @@ class RestClient:
     def predict(
         self, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, str], timeout: float = 30.0
     ) -> dict[str, Array]:
-        """`outputs` (key -> dtype) of the model's signature `serving_default`, as read-only arrays.
+        """All `outputs` (key -> dtype) of the model's signature `serving_default`, as read-only arrays.
 
-        They must be all outputs of the signature: over REST there is no filter. Raises a `WireError`.
+        The REST interface cannot select outputs. Raises a `WireError`.
         """
         deadline = Deadline.after(timeout)
         for name, array in inputs.items():
             if array.dtype.name not in json_arrays.LISTED:
                 valid = ", ".join(json_arrays.LISTED)
-                raise MalformedMessage(f"input {name!r}: no {array.dtype.name} goes over REST; valid: {valid}")
+                raise MalformedMessage(f"input {name!r}: REST carries no {array.dtype.name}; valid: {valid}")
         body = json_arrays.write({"inputs": inputs}, inputs.values())
         answer = self._content(*self._post(f"/v1/models/{quote(model)}:predict", body, deadline))
         if not isinstance(answer, dict) or "outputs" not in answer:
@@ -85,7 +84,7 @@ class RestClient:
         self.close()
 
     def _post(self, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
-        """Status and body of the answer. If the server has closed a kept connection, a new one is made, once."""
+        """Status and body of the answer. If the server has closed a kept connection, repeats the call on a new one."""
         with self._mapped():
             if kept := self._take():
                 with contextlib.suppress(EOFError, OSError):
@@ -107,8 +106,8 @@ class RestClient:
             self._give_back(stream, keep)
 
     def _head(self, path: str, body: bytes) -> h11.Request:
-        said = {"Host": str(self.address), "Content-Type": "application/json", "Content-Length": str(len(body))}
-        return h11.Request(method="POST", target=path, headers=list(said.items()))
+        fields = {"Host": str(self.address), "Content-Type": "application/json", "Content-Length": str(len(body))}
+        return h11.Request(method="POST", target=path, headers=list(fields.items()))
 
     def _content(self, status: int, data: bytearray) -> Any:
         try:
@@ -116,8 +115,8 @@ class RestClient:
         except (ValueError, RecursionError):
             raise MalformedMessage(f"{self.address}: the answer is no JSON") from None
         if status != HTTPStatus.OK:
-            words = content.get("error", content) if isinstance(content, dict) else content
-            raise ERRORS.get(status, RemoteError)(f"{self.address}: HTTP {status}: {words}")
+            text = content.get("error", content) if isinstance(content, dict) else content
+            raise ERRORS.get(status, RemoteError)(f"{self.address}: HTTP {status}: {text}")
         return content
 
     def _array(self, key: str, named: Any, dtype: str) -> Array:
@@ -138,7 +137,7 @@ class RestClient:
         except (EOFError, OSError) as error:
             raise ConnectionLost(f"{self.address} closed the connection: {error}") from None
         except h11.ProtocolError as error:
-            raise RemoteError(f"{self.address} speaks no HTTP: {error}") from None
+            raise RemoteError(f"{self.address}: the answer is no HTTP: {error}") from None
 
     def _dial(self, deadline: Deadline) -> HttpStream:
         if not deadline.left():
@@ -161,7 +160,7 @@ class RestClient:
         stream.sock.close()
 
     def _forget_idle(self) -> None:
-        """Close the other kept connections, which are as old."""
+        """Close the kept connections: the server has probably closed them, too."""
         with self._lock:
             idle, self._idle = self._idle, []
         for stream in idle:

@@ -1,10 +1,10 @@
-"""The JSON of the REST interface <-> arrays (https://www.tensorflow.org/tfx/serving/api_rest, `util/json_tensor.cc`).
+"""Arrays in the JSON of the REST interface (https://www.tensorflow.org/tfx/serving/api_rest, `util/json_tensor.cc`).
 
     row      {"instances": [x, ...]} or [{"a": x, "b": y}, ...]   answered by {"predictions": [...]}
     column   {"inputs": x} or {"a": x, "b": y}                    answered by {"outputs": ...}
 
-Rules: an input without a name must be the only one; bytes are `{"b64": "..."}`, as are strings of outputs whose names
-end in `_bytes`; a number must fit its type without loss, so 1.5 is no integer and `true` is no number.
+Rules: only a single input may have no name. Bytes are `{"b64": "..."}`, and so are strings of outputs whose names end
+in `_bytes`. A number must fit its type without loss: 1.5 is no integer and `true` is no number.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read_inputs(document: Mapping[str, Any], dtypes: Dtypes) -> tuple[str, dict[
 
 
 def write_outputs(form: str, outputs: Mapping[str, Array]) -> bytes:
-    """The answer, in the form of its request. Raises `Refusal` for tensors that JSON cannot hold."""
+    """The answer, in the form of its request. Raises `Refusal` for tensors that JSON cannot represent."""
     listed = {name: _listed(name, array) for name, array in outputs.items()}
     written = _written_rows(outputs, listed) if form == ROW else _alone(listed)
     return json_arrays.write({ANSWERS[form]: written}, outputs.values())
@@ -133,7 +133,7 @@ def _dtype(name: str, dtypes: Dtypes) -> tf.DType:
 
 
 def _tensor(value: Any, dtype: tf.DType) -> Array:
-    """A value or nested lists as an array. Level by level, since an image has a hundred thousand values."""
+    """A value or nested lists as an array. Lists are checked level by level: an image has a hundred thousand values."""
     if dtype.name not in READERS:
         raise unimplemented(f"Conversion of JSON Value: {_shown(value)} to type: {dtype.name}")
     shape = _shape(value)
@@ -149,7 +149,7 @@ def _tensor(value: Any, dtype: tf.DType) -> Array:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """The shape by the first value at every level; the others are checked later."""
+    """The shape by the first value at every level; `_tensor` checks the others."""
     shape = []
     while isinstance(value, list):
         shape.append(len(value))
@@ -172,7 +172,7 @@ def _numbers(values: list[Any], kinds: set[type], dtype: tf.DType, valid: set[ty
         if type(value) not in valid:
             raise invalid(f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {word}")
     try:
-        with np.errstate(over="ignore"):  # refused below
+        with np.errstate(over="ignore"):  # checked below
             array: Array = np.array(values, dtype.as_numpy_dtype)
     except OverflowError as error:
         raise invalid(f"JSON Value: {_shown(values)} is not of expected type: {word}: {error}") from error
@@ -222,7 +222,7 @@ READERS: Mapping[str, Reader] = {
     "string": _strings,
     **{name: _reader({int}, name) for name in ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")},
 }
-"""dtype -> reader of a flat list. TensorFlow Serving reads no other dtypes from JSON (`json_arrays.LISTED`)."""
+"""dtype -> reader of a flat list. TensorFlow Serving reads no other dtypes from JSON."""
 
 
 def _written_rows(outputs: Mapping[str, Array], listed: Mapping[str, Any]) -> list[Any]:

@@ -1,8 +1,8 @@
 """`python -m tfserving.server`: a model server that answers as TensorFlow Serving does, over `tf.saved_model`.
 
-It prints one line `READY grpc=HOST:PORT rest=HOST:PORT` once every model is loaded, and ends on SIGTERM, on Ctrl-C, or
-(`--until-eof`) when its standard input closes. The flags have the names that `tensorflow_model_server` gives them; port
-0 is a free one. It does not watch folders for new versions, and has no batching, no classify and no regress.
+It prints one line `READY grpc=HOST:PORT rest=HOST:PORT` when every model is loaded, and ends on SIGTERM, on Ctrl-C, or
+(`--until-eof`) when its standard input closes. The flags have the names of `tensorflow_model_server`'s. It does not
+watch folders for new versions, and has no batching, no classify and no regress.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, get_type_hints
 
 from tfserving.config import Model, read_config
 from transports import check_host
@@ -27,34 +28,41 @@ WORKERS = 4 * (os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class Options:
-    """What a server holds, where it listens, and how it runs: the flags of the command line."""
+    """The flags of the command line, each with its arguments for `argparse`."""
 
-    model_config_file: Path | None = None
-    """A `ModelServerConfig` in text form; None: the one model below `model_base_path`."""
-    model_base_path: Path | None = None
-    model_name: str = "default"
-    host: str = "127.0.0.1"
-    insecure: bool = False
-    """Bind a `host` beyond this machine; nothing is encrypted."""
-    port: int = 8500
-    """Of gRPC; 0: a free one."""
-    rest_api_port: int | None = None
-    """0: a free one; None: no REST."""
-    grpc_max_threads: int = WORKERS
-    """Requests handled at a time."""
-    rest_api_num_threads: int = WORKERS
-    tensorflow_session_parallelism: int = 0
-    """Threads; 0: one a core."""
-    malloc: str = "keep"
-    tensor_content: bool = False
-    """Answer with bytes; the real server answers with lists of values."""
+    model_base_path: Annotated[
+        Path | None, {"type": Path, "metavar": "FOLDER", "help": "one model: the folder of its versions"}
+    ] = None
+    model_config_file: Annotated[
+        Path | None, {"type": Path, "metavar": "FILE", "help": "several models: a ModelServerConfig in text form"}
+    ] = None
+    model_name: Annotated[str, {"metavar": "NAME", "help": "name of the model in --model_base_path"}] = "default"
+    host: Annotated[str, {"help": "address to bind; the real server binds all"}] = "127.0.0.1"
+    insecure: Annotated[
+        bool, {"action": "store_true", "help": "bind a --host beyond this machine; nothing is encrypted"}
+    ] = False
+    port: Annotated[int, {"type": int, "help": "port of gRPC; 0: a free one"}] = 8500
+    rest_api_port: Annotated[
+        int | None, {"type": int, "metavar": "PORT", "help": "port of REST; 0: a free one; None: no REST"}
+    ] = None
+    grpc_max_threads: Annotated[int, {"type": int, "metavar": "N", "help": "requests at a time over gRPC"}] = WORKERS
+    rest_api_num_threads: Annotated[int, {"type": int, "metavar": "N", "help": "requests at a time over REST"}] = (
+        WORKERS
+    )
+    tensorflow_session_parallelism: Annotated[
+        int, {"type": int, "metavar": "N", "help": "threads; 0: one per core"}
+    ] = 0
+    malloc: Annotated[str, {"choices": MALLOC, "help": "keep freed memory for the next message, or return it"}] = "keep"
+    tensor_content: Annotated[
+        bool, {"action": "store_true", "help": "answer with bytes; the real server answers with lists of values"}
+    ] = False
 
 
 def serve(options: Options, stack: contextlib.ExitStack) -> Mapping[str, Address]:
-    """Load every model and serve until `stack` closes; the address that each interface has bound.
+    """Load every model and serve until `stack` closes; returns the address of each interface.
 
-    Raises `UsageError` for models that cannot be served and a host that may not be bound, `ConnectError` for a port
-    that cannot be bound. TensorFlow is loaded only once the models were found, so that a wrong flag is refused at once.
+    Raises `UsageError` for models that cannot be served and for a host that may not be bound, and `ConnectError` for a
+    port that cannot be bound. Models are looked up before TensorFlow is loaded, so a wrong flag is refused at once.
     """
     check_host(options.host, Limits(), options.insecure)
     if options.model_config_file:
@@ -80,7 +88,7 @@ def serve(options: Options, stack: contextlib.ExitStack) -> Mapping[str, Address
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: 0 ended by a signal, 1 a port cannot be bound, 2 a value cannot be used."""
+    """The command line; the exit status: 0 ended by a signal, 1 a port cannot be bound, 2 a value cannot be used."""
     given = vars(_parser().parse_args(argv))
     stop = StopSignal(given.pop("until_eof"))
     try:
@@ -94,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _configure(threads: int, malloc: str) -> None:
-    """Set TensorFlow's threads (0: its own choice), and keep freed memory, before TensorFlow runs."""
+    """Set TensorFlow's threads (0: its own choice) and what happens to freed memory, before TensorFlow runs."""
     import tensorflow as tf
 
     if malloc == "keep":
@@ -104,28 +112,22 @@ def _configure(threads: int, malloc: str) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description, and adds the defaults."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tfserving.server",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model_base_path", type=Path, metavar="FOLDER", help="one model: the folder of its versions")
-    which.add_argument("--model_config_file", type=Path, metavar="FILE", help="several: a ModelServerConfig as text")
-    add("--model_name", default="default", metavar="NAME", help="name of that one model (%(default)s)")
-    add("--host", default="127.0.0.1", help="address to bind; the real server binds all (%(default)s)")
-    add("--insecure", action="store_true", help="bind a --host beyond this machine; nothing is encrypted")
-    add("--port", type=int, default=8500, help="of gRPC (%(default)s)")
-    add("--rest_api_port", type=int, default=None, metavar="PORT", help="of REST (none)")
-    add("--grpc_max_threads", type=int, default=WORKERS, metavar="N", help="requests at a time (%(default)s)")
-    add("--rest_api_num_threads", type=int, default=WORKERS, metavar="N", help="requests at a time (%(default)s)")
-    add("--tensorflow_session_parallelism", type=int, default=0, metavar="N", help="threads; 0: one a core (0)")
-    add("--malloc", choices=MALLOC, default="keep", help="keep freed memory for the next message, or not (%(default)s)")
-    add("--tensor_content", action="store_true", help="answer with bytes; the real server answers with lists of values")
-    add("--until-eof", action="store_true", help="end when standard input closes")
+    models = parser.add_mutually_exclusive_group(required=True)
+    for name, hint in get_type_hints(Options, include_extras=True).items():
+        group = models if name in ("model_base_path", "model_config_file") else parser
+        group.add_argument(f"--{name}", default=getattr(Options, name), **hint.__metadata__[0])
+    parser.add_argument("--until-eof", action="store_true", help="end when standard input closes")
     return parser
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger("splitbench.serving")
 
 
 class Refusal(Exception):
-    """The status and text that a request is answered with. It stays in the server, so it is no `WireError`."""
+    """The status and text of the answer to a refused request. It never crosses the wire, so it is no `WireError`."""
 
     def __init__(self, code: StatusCode, text: str) -> None:
         super().__init__(text)
@@ -33,13 +33,13 @@ failed_precondition: Callable[[str], Refusal] = partial(Refusal, StatusCode.FAIL
 unimplemented: Callable[[str], Refusal] = partial(Refusal, StatusCode.UNIMPLEMENTED)
 
 CODES: Mapping[int, StatusCode] = {code.value[0]: code for code in StatusCode}
-"""Number of an error of TensorFlow -> gRPC status: both use the same numbers."""
+"""Number of a TensorFlow error -> gRPC status; both use the same numbers."""
 
 
 def of_exception(error: Exception) -> Refusal:
     """The refusal for an exception that a handler raised.
 
-    The text of an unexpected exception only goes to the log: it may hold paths.
+    The text of an unexpected exception goes to the log alone, since it may contain paths.
     """
     if isinstance(error, Refusal):
         return error

@@ -1,10 +1,10 @@
-"""`tensorflow.TensorProto` <-> arrays, in both of its forms. Imports no TensorFlow.
+"""Arrays as `tensorflow.TensorProto`, in both of its forms. Imports no TensorFlow.
 
-    tensor_content   the bytes of the elements: the clients write this
-    *_val            a list of values: TensorFlow Serving answers with this (`Tensor::AsProtoField`)
+    tensor_content   the bytes of the elements: clients write this form
+    *_val            a list of values: TensorFlow Serving answers in this form (`Tensor::AsProtoField`)
 
-The encoding of a packed list of floats is the bytes of its elements, too, so it is written and read as bytes. Value by
-value in Python, the 0.3 MB of a cut would take milliseconds, and the server would look slower than it is.
+A packed list of floats is encoded as the bytes of its elements, too, so it is written and read as bytes. Converting it
+value by value in Python would take milliseconds for the 0.3 MB of a cut, and slow the measured server down.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from transports.protobuf_wire import field
 from transports.wire import incoming, outgoing
 
 LIMIT = 2**31 - 1
-"""INT32_MAX: bytes of the largest message that TensorFlow Serving takes and protobuf can write."""
-
+"""INT32_MAX: bytes of the largest message that TensorFlow Serving accepts and protobuf can write."""
 STRING = 7
 """DT_STRING."""
-
 CONTENT = 4
+"""Number of the field `tensor_content`."""
 PACKED: Mapping[str, int] = {"float32": 5, "float64": 6, "complex64": 9, "bool": 11, "complex128": 12}
 """dtype -> number of the field whose packed values have the same bytes as the elements of an array."""
 
@@ -35,7 +34,7 @@ PACKED: Mapping[str, int] = {"float32": 5, "float64": 6, "complex64": 9, "bool":
 def encode_into(proto: Any, array: Array, *, content: bool) -> None:
     """Write `array` into the empty `proto`: as `tensor_content`, or as a list of values.
 
-    Byte strings (dtype object) are always a list. Raises `MalformedMessage` for a dtype that the protocol has not.
+    Byte strings (dtype object) are always a list. Raises `MalformedMessage` for a dtype that the protocol lacks.
     """
     for extent in array.shape:
         proto.tensor_shape.dim.add().size = extent
@@ -66,7 +65,7 @@ def decode(name: str, proto: Any) -> Array:
 
 
 def _check_size(name: str, shape: tuple[int, ...], proto: Any) -> None:
-    """Refuse impossible sizes: a list may be shorter than its tensor, so a few bytes can describe a huge one."""
+    """Refuse impossible sizes. A list may be shorter than its tensor, so a few bytes can describe a huge one."""
     if any(extent < 0 for extent in shape) or proto.tensor_shape.unknown_rank:
         raise MalformedMessage(f"tensor {name!r}: {shape} is no shape")
     itemsize = np.dtype(VALUES[NAMES[proto.dtype]][1]).itemsize if proto.dtype in NAMES else 1
@@ -77,7 +76,7 @@ def _check_size(name: str, shape: tuple[int, ...], proto: Any) -> None:
 def _strings(name: str, shape: tuple[int, ...], values: list[bytes]) -> Array:
     count = math.prod(shape)
     if len(values) > count:
-        raise MalformedMessage(f"tensor {name!r}: {shape} has {count} elements, {len(values)} came")
+        raise MalformedMessage(f"tensor {name!r}: {shape} has {count} elements, and {len(values)} came")
     values += [values[-1] if values else b""] * (count - len(values))
     array = np.empty(count, object)
     array[:] = values
@@ -85,7 +84,7 @@ def _strings(name: str, shape: tuple[int, ...], values: list[bytes]) -> Array:
 
 
 def _packed(proto: Any) -> bytes | None:
-    """The bytes of a full list of values, cut out of the serialised message; None if there is no such list."""
+    """The bytes of a complete list of values, cut out of the serialised message; None if there is no such list."""
     dtype = NAMES.get(proto.dtype, "")
     if dtype not in PACKED or proto.tensor_content:
         return None
@@ -93,7 +92,7 @@ def _packed(proto: Any) -> bytes | None:
     nbytes = len(getattr(proto, name)) * np.dtype(stored).itemsize
     if not nbytes or nbytes != math.prod(dim.size for dim in proto.tensor_shape.dim) * np.dtype(dtype).itemsize:
         return None
-    # The list is the last field, since the numbers of the others are smaller. Checked, since a peer may send anything.
+    # The list is the last field, since the numbers of the others are smaller, unless the peer sent unknown fields.
     data: bytes = proto.SerializeToString()
     start = len(data) - nbytes
     head, values = field(PACKED[dtype], [data[start:]])
