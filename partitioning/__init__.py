@@ -1,1 +1,1 @@
-"""What is split: a Keras graph, its `Plan` of `Stage`s, and something executable for each stage."""
+"""Splitting a model: a Keras graph, its `Plan` of `Stage`s, and an executable for each stage."""

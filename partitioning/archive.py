@@ -1,13 +1,13 @@
-"""Archives: a portion of a model as files, written by the process that splits it and read by the one that runs it.
+"""Archives: a portion of a model as files, which another process reads and executes.
 
-    operations.json   graph, argument templates and the configuration of each Keras object, by the object's number
+    operations.json   graph, argument templates, and the configuration of each Keras object, numbered in order
     arrays.npz        `OBJECT/LAYER/KEY`: a variable of a layer in an object; `constant/k`: an array among the arguments
     assets/           `OBJECT/LAYER/`: the files that a layer writes itself (vocabularies)
 
-Rules: no pickle; an object that several operations share is written once; arrays of dtypes that NumPy does not define
-(bfloat16) are written as unsigned integers, their names in `operations.json`. Reading imports the modules that the
-portion names, and runs pickled lambdas only if the model was loaded with trust. Neither is a protection: load only
-archives that you exported yourself.
+Rules: There is no pickle. An object that several operations share is written once. Arrays of dtypes that NumPy does not
+define (bfloat16) are written as unsigned integers; `operations.json` has their dtypes. Reading imports the modules
+that the portion names, and runs pickled lambdas only if the model was loaded with trust. None of this makes a foreign
+archive safe: load only archives that you exported yourself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from partitioning.errors import PartitionError, import_modules, one_line
-from partitioning.graph import ITEMSIZES, Graph, TensorInfo
+from partitioning.graph import ITEMSIZES, Graph
 from partitioning.keras_internals import sublayers
 from partitioning.program import Program
 from partitioning.steps import Masks, Step, TensorRef, fill
@@ -59,10 +59,10 @@ class _Record(msgspec.Struct):
 
 
 def export(program: Program, operations: Iterable[str], folder: Path) -> None:
-    """Write the portion of the program that these operations make. The folder is made if necessary.
+    """Write the portion of the program with these operations. Makes the folder if necessary.
 
-    Raises `PartitionError` for an operation that the program has not, for a Keras object that cannot be written, and
-    for a folder that cannot be written.
+    Raises `PartitionError` for an operation that the program lacks, and for an object or a folder that cannot be
+    written.
     """
     portion = program.portion(operations)
     arrays: Arrays = {}
@@ -85,26 +85,27 @@ def export(program: Program, operations: Iterable[str], folder: Path) -> None:
 
 
 def load(folder: Path) -> Program:
-    """The program written in the folder. Raises `PartitionError`, with the file's name, for one that is not usable."""
+    """The program in the folder. Raises `PartitionError`, which names the file, if a file cannot be used."""
     with _blaming(folder / OPERATIONS):
         decoded = json.loads((folder / OPERATIONS).read_text())
         if decoded["format"] != FORMAT:
             raise ValueError(f"format {decoded['format']}, not {FORMAT}; export it again with this version")
         record = msgspec.convert(decoded, _Record, str_keys=True)
     import_modules(record.imports)
-    with _blaming(folder / ARRAYS):
-        arrays = _arrays(folder / ARRAYS, record.dtypes)
+    with _blaming(folder / ARRAYS), np.load(folder / ARRAYS, allow_pickle=False) as file:
+        arrays = {name: file[name].view(getattr(ml_dtypes, dtype, dtype)) for name, dtype in record.dtypes.items()}
     with _blaming(folder / OPERATIONS):
         safe = not record.trust
         objects = [keras.saving.deserialize_keras_object(item, safe_mode=safe) for item in record.objects]
         steps = {item.name: _step(item, objects, arrays, safe) for item in record.steps}
         _check(record.graph, steps)
-        # Assets first: a vocabulary may set the extent of a weight.
+        # Assets come first, since a vocabulary may determine the shape of a weight.
         for number, operation in enumerate(objects):
             for place, layer in enumerate(sublayers(operation)):
                 if (folder / ASSETS / f"{number}/{place}").is_dir():
                     layer.load_assets(str(folder / ASSETS / f"{number}/{place}"))
-        _build(steps.values(), record.graph)
+        for step in steps.values():
+            _build(step, record.graph)
     with _blaming(folder / ARRAYS):
         for number, operation in enumerate(objects):
             _restore(number, operation, arrays)
@@ -113,12 +114,12 @@ def load(folder: Path) -> Program:
 
 @contextmanager
 def _blaming(path: Path) -> Iterator[None]:
-    """Report any failure inside as a failure of this file."""
+    """Raise any error in the block as a `PartitionError` that names this file."""
     try:
         yield
     except FileNotFoundError as error:
-        raise PartitionError(f"{path} is not there; export the portion of the model again") from error
-    # Keras raises nearly anything for a configuration that it cannot use, and so does zipfile for a broken archive.
+        raise PartitionError(f"{path} does not exist; export the portion of the model again") from error
+    # Keras raises almost any exception for a broken configuration, and so does zipfile for a broken archive.
     except Exception as error:
         raise PartitionError(f"{path} is not a usable portion of a model: {one_line(error)}") from error
 
@@ -137,7 +138,7 @@ def _serialised(step: Step) -> Any:
 
 
 def _saved(step: Step, number: int, folder: Path) -> Arrays:
-    """The variables of the step's layers as each layer saves them; the assets of layers are written to files."""
+    """The variables of the step's layers, in each layer's own format. Writes the layers' assets to files."""
     arrays: Arrays = {}
     for place, layer in enumerate(sublayers(step.operation)):
         store: dict[str, Any] = {}
@@ -151,7 +152,7 @@ def _saved(step: Step, number: int, folder: Path) -> Arrays:
 
 
 def _step_record(step: Step, number: int, arrays: Arrays) -> _Step:
-    """`arrays` is extended by the arrays among the arguments."""
+    """The record of a step. Adds the arrays among its arguments to `arrays`."""
     try:
         arguments = keras.saving.serialize_keras_object(_encoded((step.args, dict(step.kwargs)), arrays))
         json.dumps(arguments)
@@ -163,7 +164,7 @@ def _step_record(step: Step, number: int, arrays: Arrays) -> _Step:
 
 
 def _encoded(value: Any, arrays: Arrays) -> Any:
-    """The template with tensors and arrays as small dictionaries; Keras writes the rest (tuples, slices, ...)."""
+    """The template with a small dictionary for each tensor and array; Keras encodes the rest (tuples, slices, ...)."""
     if isinstance(value, TensorRef):
         return {"$tensor": value.name}
     if isinstance(value, np.ndarray | np.generic) or keras.ops.is_tensor(value) or isinstance(value, keras.Variable):
@@ -198,7 +199,7 @@ def _step(record: _Step, objects: Sequence[Any], arrays: Mapping[str, Array], sa
 
 
 def _check(graph: Graph, steps: Mapping[str, Step]) -> None:
-    """Raises `ValueError` where graph and steps contradict each other."""
+    """Raise `ValueError` if graph and steps contradict each other."""
     described = {operation.name: (operation.inputs, operation.outputs) for operation in graph.operations}
     if described != {name: (step.inputs, step.outputs) for name, step in steps.items()}:
         raise ValueError("its steps are not the operations of its graph")
@@ -212,38 +213,28 @@ def _check(graph: Graph, steps: Mapping[str, Step]) -> None:
                 raise ValueError(f"tensor {name!r} of step {step.name!r} is not described")
 
 
-def _build(steps: Iterable[Step], graph: Graph) -> None:
-    """Make the weights of layers that their configuration alone did not build, by a symbolic call."""
-    for step in steps:
-        if all(layer.built for layer in sublayers(step.operation)):
-            continue
-        args, kwargs = fill((step.args, dict(step.kwargs)), lambda tensor: _symbolic(graph.tensors[tensor.name]))
+def _build(step: Step, graph: Graph) -> None:
+    """Make the weights that layers do not make from their configuration alone, by a symbolic call."""
+
+    def symbolic(tensor: TensorRef) -> Any:
+        info = graph.tensors[tensor.name]
+        return keras.KerasTensor(info.shape, info.dtype)
+
+    if not all(layer.built for layer in sublayers(step.operation)):
+        args, kwargs = fill((step.args, dict(step.kwargs)), symbolic)
         step.operation(*args, **kwargs)
-
-
-def _symbolic(info: TensorInfo) -> Any:
-    return keras.KerasTensor(info.shape, info.dtype)
 
 
 def _restore(number: int, operation: Any, arrays: Arrays) -> None:
     for place, layer in enumerate(sublayers(operation)):
         prefix = f"{number}/{place}/"
         store = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-        if len(store) != len(layer._trainable_variables) + len(layer._non_trainable_variables) and not store:
-            raise ValueError(f"no weights of layer {layer.name!r}")
         if store:
             layer.load_own_variables(store)
+        elif layer._trainable_variables or layer._non_trainable_variables:
+            raise ValueError(f"no weights of layer {layer.name!r}")
 
 
 def _plain(array: Array) -> Array:
-    """The array in a dtype that NumPy can write: the bits of other dtypes as unsigned integers of the same size."""
+    """The array with a dtype that NumPy can write: the bits of other dtypes as unsigned integers of the same size."""
     return array if array.dtype.kind in "biufc" else array.view(f"u{array.dtype.itemsize}")
-
-
-def _arrays(path: Path, dtypes: Mapping[str, str]) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name].view(_dtype(dtype)) for name, dtype in dtypes.items()}
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    return np.dtype(getattr(ml_dtypes, name, name))

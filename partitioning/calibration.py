@@ -1,11 +1,11 @@
-"""Calibration: change the weights of an untrained model such that activations stay of order one in all layers.
+"""Calibration: changes the weights of an untrained model so that activations stay of order one in all layers.
 
-One forward pass with real data, layer after layer: a batch normalisation gets the statistics of the data; a layer that
-is linear in its kernel is rescaled to an output of standard deviation one before its activation, and its bias, if any,
-centres each channel. (Layer-sequential unit-variance initialisation, Mishkin & Matas 2016; centring as in Salimans &
-Kingma 2016.)
+The layers run once, in order, on real data. A batch normalisation gets the statistics of the data. A layer that is
+linear in its kernel is rescaled to an output of standard deviation one before its activation, and its bias, if any, is
+shifted so that each channel has mean zero. (Layer-sequential unit-variance initialisation, Mishkin & Matas 2016;
+centring as in Salimans & Kingma 2016.)
 
-In the untrained MobileNetV3, activations shrink to 1e-7, and every class has the probability 0.001 for any image.
+Without it, activations of MobileNetV3 shrink to 1e-7, and every class has the probability 0.001 for any image.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from partitioning.steps import fill
 Array = npt.NDArray[Any]
 
 VIEWS = 4
-"""Images to calibrate with: each unit of a dense layer needs more than one value."""
+"""The least number of images to calibrate with: each unit of a dense layer needs more than one value."""
 
 LEAST_SPREAD = 0.1
-"""Least ratio of a layer's centred spread to its magnitude; below it, images differ by little more than rounding."""
+"""The least ratio of a layer's spread to its magnitude: with a smaller one, images differ by little beyond rounding."""
 
 LINEAR = (
     keras.layers.Conv1D,
@@ -61,15 +61,18 @@ def calibrate(program: Program, inputs: Sequence[Array]) -> None:
             args, kwargs = fill((step.args, dict(step.kwargs)), lambda tensor: values[tensor.name])
             _fit(step.operation, args, kwargs)
         values.update(zip(step.outputs, step.call(values.__getitem__), strict=True))
-        _let_go(values, uses, operation.inputs)
+        uses.subtract(operation.inputs)
+        for name in operation.inputs:
+            if not uses[name]:
+                del values[name]
 
 
 def views(images: Array | None, shape: Sequence[int | None], seed: int) -> Array:
     """At least `VIEWS` float32 images in 0..255 of a model's input shape (batch, height, width, channels).
 
-    They are the images, resized, and then their quarters; without images, dead leaves, which have the spectrum and the
-    edges of photographs (Lee, Mumford & Huang 2001). After a calibration with noise, a photograph would be far outside
-    the calibrated range, and all its class probabilities would be 0 or 1.
+    They are the given images and their quarters, resized. Without images they are generated as dead leaves, which have
+    the spectrum and the edges of photographs (Lee, Mumford & Huang 2001). With noise instead, a photograph would lie
+    far outside the calibrated range, and all its class probabilities would be 0 or 1.
     """
     size = tuple(extent or 224 for extent in shape[1:3])
     if images is None:
@@ -97,7 +100,7 @@ def _dead_leaves(size: tuple[int, ...], channels: int, seed: int) -> Array:
 
 
 def _radii(draw: np.random.Generator, extent: int, count: int = 400) -> Array:
-    """Radii, largest first, with a density of 1 / radius ** 3: all sizes cover the same area."""
+    """Radii, largest first, with the density 1 / radius ** 3, so that all sizes cover the same area."""
     smallest, largest = extent / 80, extent / 2
     portions = draw.uniform(largest**-2.0, smallest**-2.0, count)
     return np.sort(portions**-0.5)[::-1]
@@ -105,13 +108,6 @@ def _radii(draw: np.random.Generator, extent: int, count: int = 400) -> Array:
 
 def _resized(images: Array, size: tuple[int, ...]) -> Array:
     return np.asarray(keras.ops.image.resize(images.astype("float32"), size, interpolation="bilinear"))
-
-
-def _let_go(values: dict[str, Any], uses: Counter[str], names: Sequence[str]) -> None:
-    uses.subtract(names)
-    for name in names:
-        if not uses[name]:
-            del values[name]
 
 
 def _fit(layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -134,7 +130,7 @@ def _set_statistics(layer: Any, x: Any) -> None:
 
 
 def _rescale(layer: Any, kernel: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Divide kernel and bias by the spread of the layer's output, which is linear in the two."""
+    """Divide kernel and bias by the spread of the layer's output, which is linear in both."""
     with _linear(layer):
         result = np.asarray(keras.ops.cast(layer(*args, **kwargs), "float32"))
     bias, spread = getattr(layer, "bias", None), float(result.std())
@@ -149,7 +145,7 @@ def _rescale(layer: Any, kernel: Any, args: Sequence[Any], kwargs: Mapping[str, 
 
 @contextmanager
 def _linear(layer: Any) -> Iterator[None]:
-    """The layer without its activation, where it has one."""
+    """Remove the layer's activation, if it has one, during the block."""
     activation: Callable[..., Any] | None = getattr(layer, "activation", None)
     if activation is not None:
         layer.activation = keras.activations.linear

@@ -1,6 +1,6 @@
-"""The part of a model that stays at the client: operations on strings, and outputs that need no operation.
+"""The part of a model that runs at the client: operations on strings, and outputs that need no operation.
 
-A plan covers the rest. Strings cannot cross a cut: servers take the tensors that the client's operations make of them.
+A plan covers the rest. Strings cannot cross a cut; the client's operations convert them to the tensors of servers.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ STRING = "string"
 
 @dataclass(frozen=True)
 class ClientSide:
-    """The model as a client sees it.
+    """The model's inputs and outputs, and the operations that run at the client.
 
-    `inputs` and `outputs` are the model's own, flat and in its order; outputs are repeated where the model repeats
-    them. `structure` holds the inputs' names in the lists and dictionaries in which the model takes them. `before` and
-    `after` are the operations that run at the client. `limits`: input of indices -> the number of rows that an
-    embedding has for them.
+    `inputs` and `outputs` are flat and in the model's order; outputs are repeated if the model repeats them.
+    `structure` holds the inputs' names in the lists and dictionaries that the model takes. `before` and `after` are the
+    operations that run before and after the servers. `limits`: input of indices -> rows of its smallest embedding.
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -39,16 +38,16 @@ class ClientSide:
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def prepare(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The model's inputs together with what the client makes of them, by tensor name."""
+        """The model's inputs and the results of `before`, by tensor name."""
         return _run(self.before, inputs)
 
     def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The model's outputs by name, from its inputs and from what the servers returned."""
+        """The model's outputs by name, from its inputs and the servers' outputs."""
         values = _run(self.after, {**self.prepare(inputs), **outputs})
         return {name: values[name] for name in self.outputs}
 
     def answer(self, model: keras.Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name of `model` itself, called as a whole in its own structure, without any code from here."""
+        """The outputs by name of `model` itself, called as a whole by Keras alone."""
         given = keras.tree.map_structure(lambda name: inputs[name], self.structure)
         flat = keras.tree.flatten(model(given, training=False))
         return {name: np.asarray(value) for name, value in zip(self.outputs, flat, strict=True)}
@@ -59,8 +58,9 @@ def split(
 ) -> tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]:
     """The steps that run before, at and after the servers.
 
-    Before: operations on strings that come from the model's inputs, and all that these need. After: other operations
-    that take or make strings, and all that needs their results. Raises `PartitionError` where that is contradictory.
+    Before: operations on strings of the model's inputs, and all operations on which these depend. After: operations
+    that take or make other strings, and all operations that depend on them. Raises `PartitionError` if an operation
+    would have to run both before and after, and if none is left for the servers.
     """
     strings = {name for name, info in tensors.items() if info.dtype == STRING}
     from_client = strings.intersection(inputs)
@@ -81,10 +81,12 @@ def split(
             late.add(step.name)
             behind.update(step.outputs)
     if both := [step.name for step in steps if step.name in early & late]:
-        raise PartitionError(f"operation {both[0]!r} takes strings of the model's inputs and of its layers: not split")
+        raise PartitionError(
+            f"operation {both[0]!r} takes strings of the model's inputs and of its layers; such a model is not split"
+        )
     at_servers = tuple(step for step in steps if step.name not in early | late)
     if not at_servers:
-        raise PartitionError("the model has no operation that a server could run: those on strings stay at the client")
+        raise PartitionError("the model has no operation that a server could run: those on strings run at the client")
     before, after = (tuple(step for step in steps if step.name in names) for names in (early, late))
     return before, at_servers, after
 

@@ -1,8 +1,9 @@
-"""The cost of each operation: seconds, measured in this process, for the engine that will run it.
+"""The cost of each operation under an engine: seconds, measured in this process.
 
-`eager` times each operation by itself. For a compiled engine each operation becomes a compiled function, and the time
-of an empty function with as many tensors is subtracted. That ignores what compiling several operations together saves;
-the shares are accurate enough for balancing. Operations that differ only in names and weights are timed once.
+With `eager`, each operation is timed by itself. With a compiled engine, each operation is compiled to a function, and
+the time of an empty function with as many tensors is subtracted. Compiling several operations together saves time that
+this does not measure, but the shares are accurate enough for balancing. Operations that differ only in names and
+weights are timed once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from partitioning.program import Program
 from partitioning.steps import TensorRef, fill
 
 LEAST = 1e-6
-"""Least cost of an operation in seconds: smaller differences from an empty function are noise."""
+"""The least cost of an operation in seconds: smaller differences from an empty function are noise."""
 
 Call = Callable[[], object]
 
@@ -36,7 +37,7 @@ def measure(
 ) -> dict[str, float]:
     """Operation -> seconds of its fastest call in `repeats` rounds through all of them, at least `LEAST`.
 
-    The fastest call is the least disturbed one, since other work on the machine only adds time. `inputs` are arrays by
+    Other work on the machine only adds time, so the fastest call is the least disturbed one. `inputs` are arrays by
     name, or in the order of `program.graph.inputs`; their batch is measured. Raises `PartitionError` for inputs that an
     operation cannot take.
     """
@@ -53,7 +54,7 @@ def measure(
 
 
 def unsteady(program: Program, inputs: Mapping[str, Any]) -> list[str]:
-    """The operations that give other results when they are called again with equal tensors: they sample or keep state.
+    """The operations whose results differ between two calls with equal tensors: they sample or keep a state.
 
     `inputs` are arrays by name. Raises `PartitionError` as `measure` does.
     """
@@ -68,7 +69,7 @@ def unsteady(program: Program, inputs: Mapping[str, Any]) -> list[str]:
 
 
 def _all_values(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Every tensor of the program, computed once."""
+    """The value of every tensor of the program."""
     values = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
     for operation in program.graph.operations:
         try:
@@ -90,7 +91,8 @@ def _call(engine: str, program: Program, operation: Operation, values: Mapping[s
 
 
 def _alike(program: Program, operation: Operation, engine: str) -> Hashable:
-    """Equal for operations that cost the same: kind, configuration, arguments and the shapes of their tensors."""
+    """A key that is equal for operations of the same kind, configuration, arguments and tensor shapes: they cost the
+    same."""
     step = program.steps[operation.name]
     if engine == "eager" or not isinstance(step.operation, keras.Layer):
         return operation.name
@@ -112,7 +114,7 @@ def _one_each(program: Program, keys: Mapping[str, Hashable]) -> Iterator[Operat
 
 
 def _floors(counts: set[int]) -> dict[Hashable, Call]:
-    """For each number of tensors, a call of a compiled function that takes so many and does nothing."""
+    """For each number of tensors, a call of a compiled function that takes so many tensors and does nothing."""
     return {("floor", count): _empty_call(count) for count in counts}
 
 
@@ -124,7 +126,7 @@ def _empty_call(count: int) -> Call:
 
 
 def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, float]:
-    """Seconds of each fastest call; measured in rounds, so that a disturbance of the machine affects all calls."""
+    """Seconds of each call's fastest run. Calls are timed in rounds, so that a disturbance affects all of them."""
     fastest = dict.fromkeys(calls, math.inf)
     for call in calls.values():
         call()
@@ -139,7 +141,7 @@ def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, floa
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection inside: with a model in the process, one takes about 170 ms."""
+    """Disable garbage collection during the block: with a model in the process, one takes about 170 ms."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The engines by name: how each executes a stage, and where. Imports no TensorFlow.
+"""The engines by name. Imports no TensorFlow.
 
 `partitioning.engines` builds the local ones; `cluster.model_servers` calls the remote ones.
 """
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Engine:
-    """How a stage is executed."""
+    """A way to execute a stage."""
 
     description: str
-    """For a report: a sentence without its subject."""
+    """A clause for reports."""
     remote: bool = False
-    """Whether a model server executes the stage, so that the node needs no weights."""
+    """Whether a model server executes the stage; the node then needs no weights."""
     local: str = ""
-    """For a remote engine: the local engine that executes the same SavedModel function in the caller's process."""
+    """Of a remote engine: the local engine that executes the same function in the caller's process."""
 
 
 ENGINES: Mapping[str, Engine] = {
@@ -33,10 +33,10 @@ ENGINES: Mapping[str, Engine] = {
 
 
 def is_remote(name: str) -> bool:
-    """Whether model servers execute the stages of that engine. An unknown name is not remote."""
+    """Whether model servers execute the stages of that engine. False for an unknown name."""
     return name in ENGINES and ENGINES[name].remote
 
 
 def local_engine(name: str) -> str:
-    """The engine with which one process does what `name` does: `name` itself unless it is remote."""
+    """The engine that does in one process what `name` does: `name` itself unless it is remote."""
     return ENGINES[name].local if is_remote(name) else name

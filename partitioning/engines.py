@@ -1,8 +1,8 @@
-"""Engines: how a stage is executed. `eager` runs operation by operation, `graph` and `frozen` run a compiled function.
+"""The local engines: `eager` runs operation by operation, `graph` and `frozen` run a compiled function.
 
-Rule for compiled functions: they are called flat, with their tensors in order. `ConcreteFunction.__call__` tries a
-structured signature first, and where that does not fit (a frozen function has none) it formats every tensor into an
-error text at each call before it falls back.
+Compiled functions are called flat, with their tensors in order. `ConcreteFunction.__call__` would try a structured
+signature first; if that does not fit (a frozen function has none), it formats every tensor into an error text at each
+call before it falls back.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from partitioning.program import Program
 
 
 class Executable(Protocol):
-    """A stage that can run."""
+    """A stage, ready to run."""
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         """`stage.outputs` from `stage.inputs`, in their orders: TensorFlow tensors from tensors or arrays.
 
-        An array may be a read-only view. It must not be written to while the result is in use: where its memory is
-        aligned as TensorFlow wants it, the tensor shares it.
+        Arrays may be read-only views. They must not be written to while a result is in use: a tensor shares the memory
+        of an array that is aligned for TensorFlow.
         """
         ...
 
 
 def build(engine: str, program: Program, stage: Stage) -> Executable:
-    """The stage, ready to run on the engine of that name.
+    """The stage, ready to run under the engine of that name.
 
     Raises `PartitionError` for an unknown name and for a stage that the engine cannot run.
     """
@@ -70,7 +70,7 @@ def _graph(program: Program, stage: Stage) -> Executable:
 
 def _frozen(program: Program, stage: Stage) -> Executable:
     traced = _traced(program, stage)
-    if not traced.captured_inputs:  # Without variables there is nothing to freeze.
+    if not traced.captured_inputs:  # There is no variable to freeze.
         return _Compiled(program, stage, traced, ())
     try:
         constant = convert_variables_to_constants_v2(traced)
@@ -87,7 +87,7 @@ def _frozen(program: Program, stage: Stage) -> Executable:
 class _Compiled:
     """Calls the flat function inside a concrete one, without matching a signature or rebuilding a structure.
 
-    This saves a third of the call of a small stage. It keeps the program alive, whose variables the function captures.
+    This saves a third of the time of a small stage. `_program` keeps the variables alive that the function captures.
     """
 
     def __init__(self, program: Program, stage: Stage, concrete: Any, captured: Sequence[Any]) -> None:

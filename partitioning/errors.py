@@ -1,4 +1,4 @@
-"""Errors that a person can act on, their texts, and the import of a person's modules. Imports no TensorFlow."""
+"""`PartitionError`, helpers for its texts, and the import of a user's modules. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 
 class PartitionError(ValueError):
-    """A model, plan, file or name that cannot be used; the text gives the reason and what would work."""
+    """A model, plan, file or name cannot be used; the text gives the reason and what would work."""
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:
-    """`"; did you mean 'Conv_1'?"`, or an empty text where no valid word is similar. Case does not count."""
+    """`"; did you mean 'Conv_1'?"`, or an empty text if no valid word is similar. Case is ignored."""
     names = {name.lower(): name for name in valid}
     near = difflib.get_close_matches(word.lower(), names, n=1)
     return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def one_line(error: BaseException, most: int = 200) -> str:
-    """Kind and text of an error on one line of at most `most` characters.
+    """Type and text of an error on one line of at most `most` characters.
 
-    Of an error in traced code, whose text begins with a stack, the last line.
+    The text of an error in traced code begins with a stack; its last line is used.
     """
     text = str(error).strip()
     text = text.splitlines()[-1] if text.startswith("in user code") else text
@@ -32,7 +32,7 @@ def one_line(error: BaseException, most: int = 200) -> str:
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import the modules that register a model's own classes, also from the working directory.
+    """Import modules that register a model's own classes, also from the working directory.
 
     Raises `PartitionError` for a module that cannot be imported.
     """

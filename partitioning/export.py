@@ -29,19 +29,18 @@ examples:
   the first of them alone:
     tensorflow_model_server --port=8500 --model_name=stage-0 --model_base_path=$PWD/served/stage-0
 
-The inputs and outputs of a signature have the names of the plan's tensors, escaped where TensorFlow does not allow
-them; plan.json maps one to the other. server-<i>.config lists the stages that --placement gives to server i.
+The inputs and outputs of a signature have the names of the plan's tensors, with illegal characters escaped; plan.json
+has both names. server-<i>.config lists the stages that --placement gives to server i.
 
 exit status: 0 done; 2 a value cannot be used; 130 interrupted."""
 
 
 def export(program: Program, plan: Plan, folder: Path, placement: Placement | None = None, family: str = "") -> Served:
-    """Write every stage of `plan` as a SavedModel below `folder`, which is made if necessary; returns all names.
+    """Write every stage of `plan` as a SavedModel below `folder`, which is made if necessary; returns their names.
 
-    The signature `serving_default` of a stage takes and gives tensors of the plan's shapes and dtypes; an extent that
-    the plan leaves open stays open. Without a placement, one server holds every stage. `family` begins the names of
-    the models (`Served.of`). Raises `PartitionError` for a folder that is not empty or cannot be written, and for a
-    stage that cannot be written.
+    The signature `serving_default` of a stage has the plan's shapes and dtypes; open extents stay open. Without a
+    placement, one server holds every stage. `family` is a prefix of the models' names (`Served.of`). Raises
+    `PartitionError` for a folder that is not empty or cannot be written, and for a stage that cannot be written.
     """
     check_empty(folder)
     served = Served.of(plan, family)
@@ -55,7 +54,7 @@ def export(program: Program, plan: Plan, folder: Path, placement: Placement | No
 
 
 def check_empty(folder: Path) -> None:
-    """Raises `PartitionError` unless `folder` is empty or does not exist."""
+    """Raise `PartitionError` unless `folder` is empty or does not exist."""
     if folder.exists() and not folder.is_dir():
         raise PartitionError(f"{folder} is no folder; name one that is empty or does not exist")
     if folder.is_dir() and any(folder.iterdir()):
@@ -69,7 +68,7 @@ def _save(program: Program, stage: Stage, served: Served, folder: Path) -> None:
 
     holder = tf.Module()
     function = _traced(program, stage, served)
-    # TensorFlow saves the variables and tables that a function uses only if the saved object refers to them.
+    # TensorFlow saves variables and tables of a function only if the saved object refers to them.
     holder.variables_held = list(function.graph.variables)
     holder.tables_held = [table for name in stage.operations for table in resources(program.steps[name].operation)]
     try:
@@ -80,7 +79,7 @@ def _save(program: Program, stage: Stage, served: Served, folder: Path) -> None:
 
 
 def _traced(program: Program, stage: Stage, served: Served) -> Any:
-    """The stage as a function of named tensors, as signatures require."""
+    """The stage as a function of named tensors, which signatures require."""
     import tensorflow as tf
 
     run = program.function(stage)
@@ -99,9 +98,9 @@ def _traced(program: Program, stage: Stage, served: Served) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(PlanOptions):
-    """A plan, and where its stages go."""
+    """A plan, and the folder for its stages."""
 
-    to: Annotated[str, option("where to write: an empty folder, or one to make", metavar="FOLDER", min_length=1)]
+    to: Annotated[str, option("folder to write to: empty, or to be made", metavar="FOLDER", min_length=1)]
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m partitioning.export") -> int:
@@ -114,7 +113,7 @@ def _export(options: ExportOptions) -> None:
     check_empty(folder)
     made = planned(options)
     export(made.program, made.plan, folder, made.placement)
-    print(f"{len(made.plan.stages)} stages in {folder}; one server for all of them takes {folder / CONFIG}")
+    print(f"{len(made.plan.stages)} stages in {folder}; {folder / CONFIG} configures one server for all of them")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The graph of a model as plain records: what strategies cut and plans describe. Imports no TensorFlow."""
+"""The graph of a model as plain records, which strategies cut. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ITEMSIZES: Mapping[str, int] = {
     **{f"{kind}int{bits}": bits // 8 for kind in ("", "u") for bits in (8, 16, 32, 64)},
     **{f"float{bits}": bits // 8 for bits in (16, 32, 64)},
 }
-"""The dtypes that a plan admits, and the bytes of one element. A transport may carry fewer."""
+"""The dtypes that a plan admits -> the bytes of one element. Transports may carry fewer dtypes."""
 
 
 class TensorInfo(Struct, frozen=True, forbid_unknown_fields=True):
-    """One value that flows through the graph. An extent that the model leaves open (the batch) is `None`."""
+    """A tensor of the graph. An extent that the model leaves open (the batch) is `None`."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -32,9 +32,9 @@ class TensorInfo(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Operation(Struct, frozen=True, forbid_unknown_fields=True):
-    """One call of a layer, or of a Keras operation that is not a layer. A layer that is called twice is two operations.
+    """One call of a layer, or of a Keras operation that is no layer. A layer that is called twice is two operations.
 
-    `kind` is the name of its class; `inputs` and `outputs` are names of tensors.
+    `kind` is the name of the class; `inputs` and `outputs` are names of tensors.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Operation(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Graph(Struct, frozen=True, forbid_unknown_fields=True):
-    """Operations in an order in which they can run, and the tensors between them by name.
+    """Operations in an order in which they can run, and their tensors by name.
 
-    The graph's inputs are tensors that no operation produces. `inputs` and `outputs` are in the model's own order.
+    No operation produces the graph's inputs. `inputs` and `outputs` are in the model's order.
     """
 
     operations: tuple[Operation, ...]

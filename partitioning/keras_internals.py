@@ -1,8 +1,8 @@
-"""Every use of Keras 3 that is not public, in one place: how a symbolic tensor was made, masks, scopes, tables.
+"""Every use of Keras 3 that is not public: the calls behind symbolic tensors, masks, scopes, lookup tables.
 
 Keras records every symbolic call as a node, and gives each symbolic tensor the history `(operation, node_index,
-tensor_index)`. No public name leads from a tensor to its call, or tells a functional model from a subclassed one.
-Read on Keras 3.15: `keras/src/ops/node.py`, `ops/function.py`, `models/functional.py`, `models/sequential.py`,
+tensor_index)`. No public name leads from a tensor to its call, or distinguishes functional models from subclassed ones.
+Written for Keras 3.15: `keras/src/ops/node.py`, `ops/function.py`, `models/functional.py`, `models/sequential.py`,
 `layers/layer.py`, `backend/common/masking.py`.
 """
 
@@ -28,9 +28,9 @@ _COUNTERS = "object_name_uids"
 
 @dataclass(frozen=True)
 class Call:
-    """One symbolic call: what was called with which arguments, and the symbolic tensors that it returned, flat.
+    """One symbolic call: the operation, its arguments, and the symbolic tensors that it returned, flat.
 
-    `index` counts the calls of the operation, in the order in which they were written.
+    `index` counts the calls of the operation in the order in which they were made.
     """
 
     operation: Any
@@ -41,22 +41,22 @@ class Call:
 
     @property
     def inputs(self) -> list[Any]:
-        """The symbolic tensors among the arguments, in the arguments' order, with repetitions."""
+        """The symbolic tensors among the arguments, in their order, with repetitions."""
         flat = keras.tree.flatten((self.args, dict(self.kwargs)))
         return [value for value in flat if isinstance(value, keras.KerasTensor)]
 
 
 def call_of(tensor: Any) -> Call:
-    """The call that made a symbolic tensor. For an input it is the call of its `InputLayer`, without arguments."""
+    """The call that returned a symbolic tensor. For an input, it is the call of its `InputLayer`, without arguments."""
     operation, index, _ = tensor._keras_history
     node = operation._inbound_nodes[index]
     return Call(operation, index, node.arguments.args, node.arguments.kwargs, tuple(node.outputs))
 
 
 def calls_between(inputs: Iterable[Any], outputs: Iterable[Any]) -> list[Call]:
-    """Every call that leads from the inputs to the outputs, in an order in which they can run, branch by branch.
+    """Every call between the inputs and the outputs, in an order in which they can run, branch by branch.
 
-    Depth first from the outputs, without recursion: NASNetLarge is a thousand operations deep.
+    The search is depth first from the outputs. It uses no recursion, since NASNetLarge is a thousand operations deep.
     """
     done = {id(tensor) for tensor in inputs}
     calls: list[Call] = []
@@ -77,9 +77,9 @@ def calls_between(inputs: Iterable[Any], outputs: Iterable[Any]) -> list[Call]:
 
 
 def is_functional(operation: Any) -> bool:
-    """Whether the operation is a model whose `call` only runs its symbolic graph.
+    """Whether the operation is a model whose `call` runs its symbolic graph and does nothing else.
 
-    A built `Sequential` holds such a graph. A subclass with a `call` of its own may do anything else.
+    A built `Sequential` has such a graph. A subclass with its own `call` may do anything.
     """
     if isinstance(operation, keras.Sequential):
         return type(operation).call is keras.Sequential.call and operation._functional is not None
@@ -87,17 +87,17 @@ def is_functional(operation: Any) -> bool:
 
 
 def functional_of(model: Any) -> Any:
-    """The functional model that `model` is, or that a `Sequential` holds."""
+    """The functional model inside a `Sequential`; any other `model` itself."""
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
 def input_structure(model: Any) -> Any:
-    """A functional model's symbolic inputs, in the lists and dictionaries in which it takes them."""
+    """A functional model's symbolic inputs, in the lists and dictionaries that it takes."""
     return functional_of(model)._inputs_struct
 
 
 def execution_order(model: Any) -> dict[tuple[int, int], int]:
-    """`(id of the operation, index of the call)` -> its place in the order in which Keras runs the model."""
+    """`(id of the operation, index of the call)` -> the call's position in the order in which Keras runs the model."""
     depths = functional_of(model)._nodes_by_depth
     nodes = (node for depth in sorted(depths, reverse=True) for node in depths[depth])
     keys = ((id(node.operation), node.operation._inbound_nodes.index(node)) for node in nodes)
@@ -105,7 +105,7 @@ def execution_order(model: Any) -> dict[tuple[int, int], int]:
 
 
 def mask_of(tensor: Any) -> Any:
-    """The implicit mask that Keras attached to a tensor, symbolic or not; `None` where there is none."""
+    """The implicit mask that Keras attached to a tensor, symbolic or not; `None` if there is none."""
     return backend.get_keras_mask(tensor)
 
 
@@ -115,9 +115,9 @@ def set_mask(tensor: Any, mask: Any) -> None:
 
 
 def needs_trace(operation: Any) -> bool:
-    """Whether only a trace shows what the operation gives.
+    """Whether the operation must be traced to know its results.
 
-    It may attach a mask that none of its inputs had, or be an encoding layer, whose recorded dtypes are often wrong.
+    It may attach a mask that none of its inputs has, or be an encoding layer, whose recorded dtypes are often wrong.
     """
     for layer in sublayers(operation):
         if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
@@ -131,10 +131,10 @@ def needs_trace(operation: Any) -> bool:
 
 
 def inference_kwargs(operation: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The recorded keyword arguments, such that a direct call does what it does in `model(x, training=False)`.
+    """The keyword arguments with which a direct call does the same as in `model(x, training=False)`.
 
-    In that call Keras replaces the recorded or default `training` by `False` (a preprocessing layer's default is
-    `True`). Operations that take no `training`, or for which it is off by default, keep their arguments.
+    There Keras replaces the recorded or default `training` by `False` (the default of preprocessing layers is `True`).
+    Operations that take no `training`, or for which it is off by default, keep their arguments.
     """
     parameter = inspect.signature(operation.call).parameters.get("training")
     trains = parameter is not None and parameter.default not in (None, False, inspect.Parameter.empty)
@@ -142,7 +142,7 @@ def inference_kwargs(operation: Any, kwargs: Mapping[str, Any]) -> dict[str, Any
 
 
 def sublayers(operation: Any) -> list[Any]:
-    """A layer and all layers inside it; nothing for an operation that is not a layer."""
+    """A layer and all layers inside it; empty for an operation that is no layer."""
     return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
 
 
@@ -154,9 +154,9 @@ def resources(operation: Any) -> list[Any]:
 
 @contextmanager
 def legal_scopes(operations: Iterable[Any]) -> Iterator[None]:
-    """Give layers names that a TensorFlow graph accepts as scopes, and their own names back at the end.
+    """Give layers names that are legal scopes of a TensorFlow graph during the block.
 
-    Keras allows any name, opens a scope of that name in every call, and a graph refuses some of them.
+    Keras allows any name, and opens a scope of that name in every call.
     """
     layers = {id(layer): layer for operation in operations for layer in sublayers(operation)}
     with _renamed(layers.values(), "name"):
@@ -193,7 +193,7 @@ def is_keras_operation(name: str) -> bool:
 def download_target(error: BaseException) -> str | None:
     """The file that `keras.utils.get_file` was about to write when it raised `error`.
 
-    Its messages name the address alone, and for some models (NASNet) the file has another name.
+    Keras's messages name only the address, and for some models (NASNet) the file has another name.
     """
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "get_file" and "download_target" in frame.f_locals:
@@ -203,10 +203,10 @@ def download_target(error: BaseException) -> str | None:
 
 @contextmanager
 def fresh_names() -> Iterator[None]:
-    """Restart the counters of generated names inside, so that a model's operations have the same names at every load.
+    """Restart the counters of generated names in the block, so that a model gets the same names at every load.
 
-    The process's own counters continue afterwards. (The public `keras.utils.clear_session` would also drop the global
-    data type policy and TensorFlow's kernel caches.)
+    Afterwards the process's counters continue. (The public `keras.utils.clear_session` would also drop the global data
+    type policy and TensorFlow's kernel caches.)
     """
     before = global_state.get_global_attribute(_COUNTERS)
     global_state.set_global_attribute(_COUNTERS, None)

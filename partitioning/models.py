@@ -1,7 +1,7 @@
-"""Loading a model: a name in `keras.applications`, or a file. Every load makes the model afresh.
+"""Loading a model: by its name in `keras.applications`, or from a file. Every load makes a new model.
 
-Randomly initialised weights are calibrated (see `partitioning.calibration`): in an untrained deep model activations
-shrink until all outputs are alike, and a comparison of outputs would not detect a wrong partition.
+Randomly initialised weights are calibrated (`partitioning.calibration`): in an untrained deep model activations shrink
+until all outputs are alike, and a comparison of outputs would not detect a wrong partition.
 """
 
 from __future__ import annotations
@@ -34,22 +34,21 @@ Images = npt.NDArray[Any]
 SHAPES: Mapping[str, tuple[int, int, int]] = dict.fromkeys(
     ["MobileNetV3Large", "MobileNetV3Small", "MobileNet", "MobileNetV2"], (224, 224, 3)
 )
-"""The size that the weights were trained with, for models whose height and width Keras leaves open or guesses."""
+"""The image size of the pretrained weights, for models for which Keras leaves it open or guesses it."""
 
 PATIENCE = 20.0
 """Seconds without data after which a download fails."""
 
 MESSAGE = 300
-"""Characters of the longest error text about a file."""
+"""The most characters of an error text about a file."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, how its inputs are made, and how it was loaded.
+    """A model, the preprocessing of its inputs, and the settings with which it was loaded.
 
     `preprocess` takes float32 RGB images in 0..255, (batch, height, width, 3), and does not change its argument. For a
-    model from a file it only copies: such a model preprocesses images itself, or takes 0..255.
-    `input_shapes` are those of `model.inputs`, in order, with `None` for the batch.
+    model from a file it only copies: such a model takes images in 0..255.
     """
 
     name: str
@@ -60,6 +59,7 @@ class LoadedModel:
 
     @property
     def input_shapes(self) -> tuple[tuple[int | None, ...], ...]:
+        """The shapes of `model.inputs`, in order, with `None` for the batch."""
         return tuple(tuple(tensor.shape) for tensor in self.model.inputs)
 
     def read(self) -> Program:
@@ -80,8 +80,8 @@ def load(
 
     `weights` are `random` (drawn with `seed`, which also seeds this process's global generators, and calibrated) or
     `imagenet`. `calibrate_with` are RGB images in 0..255 of any size, (batch, height, width, 3), to calibrate with;
-    the default is generated images. `imports` are modules to import first: they register the classes of the file.
-    `trust` runs code that is pickled in the file (Lambda layers). Raises `PartitionError` that says what to do.
+    None: generated images. `imports` are modules to import first, which register the classes of the file. `trust` runs
+    code that is pickled in the file (Lambda layers). Raises `PartitionError`.
     """
     if weights not in ("random", "imagenet"):
         raise PartitionError(
@@ -95,11 +95,8 @@ def load(
 
 def application_names() -> list[str]:
     """Every model in `keras.applications`."""
-    return sorted(name for name, value in vars(keras.applications).items() if _is_builder(name, value))
-
-
-def _is_builder(name: str, value: Any) -> bool:
-    return name[:1].isupper() and inspect.isfunction(value)
+    members = vars(keras.applications).items()
+    return sorted(name for name, value in members if name[:1].isupper() and inspect.isfunction(value))
 
 
 def _application(name: str, weights: str, seed: int, images: Images | None) -> LoadedModel:
@@ -117,16 +114,11 @@ def _application(name: str, weights: str, seed: int, images: Images | None) -> L
         else:
             keras.utils.set_random_seed(seed)
             model = build(weights=None, **options)
-    loaded = LoadedModel(name, model, _preprocessing(build))
+    preprocess_input = importlib.import_module(build.__module__).preprocess_input  # Keras defines both in one module
+    loaded = LoadedModel(name, model, lambda images: np.asarray(preprocess_input(images.astype("float32", copy=True))))
     if weights == "random":
         calibrate(read(model), [loaded.preprocess(views(images, model.inputs[0].shape, seed))])
     return loaded
-
-
-def _preprocessing(build: Callable[..., Any]) -> Callable[[Images], Images]:
-    """The `preprocess_input` beside the builder, in the module where Keras defines both."""
-    preprocess = importlib.import_module(build.__module__).preprocess_input
-    return lambda images: np.asarray(preprocess(images.astype("float32", copy=True)))
 
 
 def _pretrained(name: str, build: Callable[[], keras.Model]) -> keras.Model:
@@ -142,7 +134,7 @@ def _pretrained(name: str, build: Callable[[], keras.Model]) -> keras.Model:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Limit Keras's downloads, which have no timeout of their own, by the process-wide default."""
+    """Set the process-wide default timeout during the block: Keras's downloads have none of their own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -159,11 +151,11 @@ def _from_file(path: Path, imports: tuple[str, ...], trust: bool) -> LoadedModel
     except (OSError, ValueError):  # For a name that no file can have.
         present = False
     if not present:
-        raise _refused(path, "is not there")
+        raise _refused(path, "does not exist")
     try:
         with fresh_names():
             model = keras.saving.load_model(path, compile=False, safe_mode=not trust)
-    # A file can break in as many ways as it has parts, and Keras has no error of its own for it.
+    # Keras raises almost any exception for a broken file.
     except Exception as error:
         raise _refused(path, _reason(path, str(error))) from error
     if not isinstance(model, keras.Model):
@@ -172,14 +164,14 @@ def _from_file(path: Path, imports: tuple[str, ...], trust: bool) -> LoadedModel
 
 
 def _refused(path: Path, reason: str) -> PartitionError:
-    """`reason` is kept whole where it can be: the beginning of a long path is left out first."""
+    """The error for `path`, on at most `MESSAGE` characters; the beginning of a long path is left out first."""
     text, room = str(path), max(40, MESSAGE - 1 - len(reason))
     text = text if len(text) <= room else f"...{text[3 - room :]}"
     return PartitionError(f"{text} {reason}"[:MESSAGE])
 
 
 def _reason(path: Path, message: str) -> str:
-    """Why Keras could not load the file, on one line."""
+    """Why Keras cannot load the file, on one line."""
     version, config = _described(path)
     if config is None:
         form = "the .keras format (a zip archive)" if path.suffix == ".keras" else "the HDF5 format of a whole model"
@@ -203,7 +195,7 @@ def _reason(path: Path, message: str) -> str:
 
 
 def _described(path: Path) -> tuple[str, str | None]:
-    """The Keras version that wrote the file, and its model's configuration as JSON; `None` where it holds none."""
+    """The Keras version that wrote the file, and the model's configuration as JSON; `None` if the file has none."""
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as file:

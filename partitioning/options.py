@@ -1,8 +1,8 @@
-"""Options of command lines. Each is declared once, on a field of a dataclass:
+"""Options of command lines. Each is declared once, as a field of a dataclass:
 
     runs: Annotated[int, option("timed requests in each cell", "schedule", "client", ge=1, le=10**7)] = 50
 
-The flag, the key in a file, the checks with their error texts, and the tables of the documentation derive from that.
+The flag, the key in a file, the checks with their error texts, and the tables of the documentation derive from it.
 This module imports neither numpy nor TensorFlow, so that `--help` stays fast.
 """
 
@@ -24,7 +24,7 @@ Noun = TypeVar("Noun")
 Split = Callable[[Any, str], list[Any]]
 
 SWITCH = ("on", "off")
-"""Valid values of an option whose flag alone means `on`."""
+"""The valid values of an option whose flag without a value means `on`."""
 WRONG: Mapping[type, str] = {str: "is no text; write it in quotes", int: "is no whole number", float: "is no number"}
 METAVARS: Mapping[object, str] = {
     int: "N",
@@ -38,35 +38,35 @@ METAVARS: Mapping[object, str] = {
 
 @dataclass(frozen=True)
 class Option:
-    """A field that a person sets."""
+    """A field that users set."""
 
     name: str
     kind: type
     """`str`, `int` or `float`."""
     default: Any
-    """`MISSING` for an option that has to be given."""
+    """`MISSING` if the option is required."""
     range: msgspec.Meta
     """The smallest and largest value, or the least length of a text."""
     group: str
     """The heading under which `--help` lists it."""
     concerns: tuple[str, ...]
-    """What the option changes: client, nodes, registry, transports, model servers, report."""
+    """The parts that the option changes: client, nodes, registry, transports, model servers, report."""
     several: bool = False
-    """Whether a comma separates several values."""
+    """Whether the option may have several values, separated by commas."""
     repeat: bool = False
     """Whether the flag may be given more than once; its raw value is a list of texts."""
     valid: Collection[str] = ()
-    """All valid values; empty where any value of the type within the range is valid."""
+    """All valid values; empty: every value of the type within the range."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Older value that is still accepted -> the value that replaces it."""
     unit: str = ""
     shown: str = ""
-    """What `--help` gives as the default, where that is not the value itself."""
+    """The default in `--help`; empty: the default value itself."""
     metavar: str = ""
     word: str = ""
-    """What the flag and the key of a file are called, where that is not the field's name."""
+    """The name of the flag and of the key in a file; empty: the field's name."""
     split: Split | None = None
-    """Makes a list of raw values of a raw value, where a comma alone does not separate them."""
+    """Splits a raw value into a list of raw values; None: at commas."""
 
     @property
     def flag(self) -> str:
@@ -82,7 +82,7 @@ class Option:
 
     @property
     def bounds(self) -> str:
-        """The range in words, with its unit; empty where there is none."""
+        """The range in words, with its unit; empty if there is none."""
         low, high = self.range, self.range.le
         least = f"more than {low.gt}" if low.gt is not None else "" if low.ge is None else str(low.ge)
         if not least or high is None:
@@ -92,9 +92,9 @@ class Option:
         return f"{words} {self.unit}".strip()
 
     def values(self, raw: Any, where: str) -> tuple[Any, ...]:
-        """The values in `raw`, a text or what a TOML file holds, checked, each once.
+        """The checked values in `raw` (a text, or a value of a TOML file), each once.
 
-        Raises `PartitionError`, which begins with `where` and ends with what would be valid.
+        Raises `PartitionError`, which begins with `where` and ends with the valid values.
         """
         items = self._items(raw, where)
         if not items:
@@ -143,9 +143,9 @@ def hint(word: str, valid: Iterable[str]) -> str:
 
 
 def option(help: str, group: str = "", concerns: str = "client", **facts: Any) -> msgspec.Meta:
-    """What `Annotated` says of a field that a person sets: `ge`, `gt`, `le`, `min_length`, and fields of `Option`.
+    """The annotation of a field that users set: `ge`, `gt`, `le`, `min_length`, and fields of `Option`.
 
-    `concerns` names one or several of client, nodes, registry, transports, model servers and report.
+    `concerns`: see `Option`, separated by commas.
     """
     limits = {name: facts.pop(name) for name in ("ge", "gt", "le", "min_length") if name in facts}
     facts |= {"group": group, "concerns": tuple(concerns.split(", "))}
@@ -155,7 +155,7 @@ def option(help: str, group: str = "", concerns: str = "client", **facts: Any) -
 def options_of(noun: type[Any], *, several: bool = False) -> dict[str, Option]:
     """The options among the fields of the dataclass `noun`, by name.
 
-    `several`: each may have several values; a field that holds a tuple may in any case.
+    `several`: every option may have several values, not only those whose field is a tuple.
     """
     hints = get_type_hints(noun, include_extras=True)
     found = {}
@@ -169,7 +169,7 @@ def options_of(noun: type[Any], *, several: bool = False) -> dict[str, Option]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads flags as text. Raises `PartitionError` for an unknown flag, a repeated one, and one without its value."""
+    """Reads flags as text. Raises `PartitionError` for a flag that is unknown, repeated, or lacks its value."""
 
     def __init__(self, prog: str, description: str, epilog: str, usage: str | None = None) -> None:
         super().__init__(
@@ -183,7 +183,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_options(self, options: Iterable[Option], axes: Collection[str] = ()) -> None:
-        """A flag for each option, under the heading of its group; `axes`: names of those that make a matrix."""
+        """Add a flag for each option, under the heading of its group. `axes`: names of those that make a matrix."""
         groups: dict[str, argparse._ArgumentGroup] = {}
         for item in options:
             if item.group not in groups:
@@ -199,7 +199,7 @@ class Parser(argparse.ArgumentParser):
             )
 
     def texts(self, argv: Sequence[str] | None) -> dict[str, Any]:
-        """The texts of the flags that were given, by name."""
+        """The text of each given flag, by the option's name."""
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
             word, flags = unknown[0].partition("=")[0], [flag for flag in self._option_string_actions if flag != "-h"]
@@ -207,7 +207,7 @@ class Parser(argparse.ArgumentParser):
         return vars(namespace)
 
     def read(self, noun: type[Noun], argv: Sequence[str] | None) -> Noun:
-        """A `noun` with the values of the flags: a tuple of them for a field that holds one."""
+        """A `noun` with the values of the flags."""
         options = options_of(noun)
         self.add_options(options.values())
         texts = self.texts(argv)
@@ -219,7 +219,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """Stores a value and refuses a second one: to keep the last one silently would run the wrong experiment."""
+    """Stores a value and refuses a second one; silently keeping the last one would run the wrong experiment."""
 
     def __init__(self, *names: Any, several: bool, **settings: Any) -> None:
         super().__init__(*names, **settings)
@@ -232,7 +232,7 @@ class Once(argparse.Action):
 
 
 def _cuts(raw: Any, where: str) -> list[Any]:
-    """`"equal,balanced"` is two cuts, `"a,b"` is one cut at two operations, and each item of a list is a cut."""
+    """The cuts in `raw`: `"equal,balanced"` is two cuts, `"a,b"` is one cut at two operations; a list holds cuts."""
     if isinstance(raw, list):
         return [cut for item in raw for cut in _cuts(item, where)] or [""]
     if not isinstance(raw, str):
@@ -248,7 +248,7 @@ def _cuts(raw: Any, where: str) -> list[Any]:
 
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
-"""Endings of the files that hold a model."""
+"""Suffixes of the files that hold a model."""
 SPLIT = "how the model is split"
 INPUT = "model and input"
 
@@ -261,7 +261,7 @@ Model = Annotated[
 Imports = Annotated[
     tuple[str, ...],
     option(
-        "module to import first in every process, such as one that registers the classes of the model's layers",
+        "module to import first in every process, for example to register classes of the model's layers",
         *(INPUT, "client, nodes, model servers"),
         metavar="MODULE",
         min_length=1,

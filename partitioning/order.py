@@ -1,8 +1,8 @@
-"""The order in which operations run: any topological order is right, and some need fewer bytes at a cut.
+"""The order in which operations run. Every topological order is correct; some send fewer bytes at cuts than others.
 
-A group of neighbouring operations sends the tensors that later ones need. An order branch by branch holds one result
-for each finished branch, an order by depth runs short branches late, and a greedy one frees the most bytes a step.
-Which is the narrowest depends on the model, so all three are compared. Imports no TensorFlow.
+A group of neighbouring operations sends the tensors that later groups need. An order branch by branch keeps one result
+for each finished branch; an order by depth runs short branches late; a greedy order frees the most bytes in each step.
+Which order is the narrowest depends on the model, so all three are compared. Imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from partitioning.graph import Operation, TensorInfo
 
 
 def needed(operations: Sequence[Operation], outputs: Collection[str]) -> list[Operation]:
-    """The operations, given in a runnable order, on which some output depends."""
+    """The part of `operations` (in a runnable order) on which some output depends."""
     wanted = set(outputs)
     kept = []
     for operation in reversed(operations):
@@ -25,10 +25,11 @@ def needed(operations: Sequence[Operation], outputs: Collection[str]) -> list[Op
 
 
 def narrow_order(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) -> list[Operation]:
-    """The narrowest of the order given (runnable, branch by branch), by depth, and greedy; ties keep the given one.
+    """The narrowest of three orders: the given one (runnable, branch by branch), by depth, and greedy.
 
-    Narrow means few bytes summed over all places to cut: 447, 406 and 392 MB for the three on InceptionV3, 736, 891 and
-    644 on NASNetMobile, and the same for all on MobileNetV3Large.
+    The narrowest has the fewest bytes, summed over all places to cut: 447, 406 and 392 MB for the three orders of
+    InceptionV3, 736, 891 and 644 MB for those of NASNetMobile, and the same for all three of MobileNetV3Large. Of equal
+    orders it is the first.
     """
     orders = [list(operations), _by_depth(operations), _greedy(operations, tensors)]
     return min(orders, key=lambda order: sum(alive(order, tensors)))
@@ -54,7 +55,7 @@ def alive(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) ->
 
 
 def _by_depth(operations: Sequence[Operation]) -> list[Operation]:
-    """By the number of operations that follow, as `keras.Function` runs them."""
+    """The operations by the number of those that follow, in the order of `keras.Function`."""
     follow: dict[str, int] = {}
     depths = []
     for operation in reversed(operations):
@@ -67,7 +68,7 @@ def _by_depth(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _greedy(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) -> list[Operation]:
-    """Always the runnable operation that adds the fewest bytes to those held (list scheduling)."""
+    """List scheduling: the next operation is the runnable one that adds the fewest bytes to those held."""
     made = {tensor for operation in operations for tensor in operation.outputs}
     uses = Counter(tensor for operation in operations for tensor in operation.inputs)
     waiting = {index: made.intersection(operation.inputs) for index, operation in enumerate(operations)}

@@ -1,4 +1,4 @@
-"""Placements: which server holds which stage. Imports no TensorFlow."""
+"""Placements: the server of each stage. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Placement = Mapping[str, int]
 """Stage name -> index of its server."""
 
 BLOCK = 9
-"""Neighbouring stages in a block of `block-cyclic`. On five servers, blocks of nine of MobileNetV3Large's operations
-make 41 messages a request and enter each server five times, as the source document's per-layer implementation does."""
+"""Neighbouring stages in a block of `block-cyclic`. With five servers and one stage per operation of MobileNetV3Large,
+blocks of nine take 41 messages per request and enter each server five times, as in the source document."""
 
 
 def contiguous(plan: Plan, servers: int) -> Placement:
@@ -25,7 +25,7 @@ def round_robin(plan: Plan, servers: int) -> Placement:
 
 
 def block_cyclic(plan: Plan, servers: int) -> Placement:
-    """Blocks of `BLOCK` neighbouring stages, dealt to the servers in turn, so that requests enter each server often.
+    """Blocks of `BLOCK` neighbouring stages, distributed to the servers in turn.
 
     Blocks are shorter in a plan with few stages, so that every server holds one.
     """

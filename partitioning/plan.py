@@ -1,14 +1,15 @@
-"""Plans: which operations make which stage, and which tensors cross between stages. Imports no TensorFlow.
+"""Plans: the operations of each stage, and the tensors that cross between stages. Imports no TensorFlow.
 
-A cut is two lists of tensor names: what a stage takes and what it gives. The rest of an edge (shape, dtype, producer,
-consumers) is derived from the graph. `Plan.outputs` names the final tensors; a stage without successors is not
-necessarily final, since its successors may be down.
+A cut is two lists of tensor names: the inputs and the outputs of a stage. The other fields of an edge (shape, dtype,
+producer, consumers) are derived from the graph. `Plan.outputs` names the model's outputs: a stage without successors is
+not necessarily the last one, since its successors may be down.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
@@ -19,11 +20,11 @@ from partitioning.graph import ITEMSIZES, Graph, TensorInfo
 
 
 class PlanError(PartitionError):
-    """A plan that could not run; the text names the stage and the tensor."""
+    """A plan could not run; the text names the stage and the tensor."""
 
 
 class Stage(Struct, frozen=True, forbid_unknown_fields=True):
-    """A unit of execution: the tensors that it takes, those that others take from it, and its operations in order."""
+    """A unit of execution: the tensors that it takes, those that others take from it, and its operations, in order."""
 
     name: str
     inputs: tuple[str, ...]
@@ -39,7 +40,7 @@ class Edge(TensorInfo, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(Struct, frozen=True, dict=True):
-    """A runnable partition. Stages are in an order in which they can run.
+    """A partition of a graph into stages, which are in an order in which they can run.
 
     The constructor raises `PlanError` for a plan that could not run: a cycle, a missing producer, an unused output.
     """
@@ -58,7 +59,7 @@ class Plan(Struct, frozen=True, dict=True):
 
     @cached_property
     def by_name(self) -> Mapping[str, Stage]:
-        """The stages by their names."""
+        """The stages by name."""
         return {stage.name: stage for stage in self.stages}
 
     def to_json(self) -> str:
@@ -66,7 +67,7 @@ class Plan(Struct, frozen=True, dict=True):
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read what `to_json` wrote; older files call the edges `wires`. Raises `PlanError` for any other text."""
+        """The plan in `text`, which `to_json` wrote; older files call the edges `wires`. Raises `PlanError`."""
         try:
             record = json.loads(text)
             if isinstance(record, dict) and "wires" in record:
@@ -78,11 +79,41 @@ class Plan(Struct, frozen=True, dict=True):
             raise PlanError(f"this is no plan: {error}") from error
 
 
+@dataclass(frozen=True)
+class Cut:
+    """The tensors that one stage sends, or the model's inputs (`stage` is `None`)."""
+
+    stage: str | None
+    edges: tuple[Edge, ...]
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """The stages that take one of the tensors, each once."""
+        return tuple(dict.fromkeys(name for edge in self.edges for name in edge.consumers))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes at batch 1. A tensor counts once for each stage that takes it, since it is sent to each of them."""
+        return sum(edge.nbytes * len(edge.consumers) for edge in self.edges)
+
+
+def cut_table(plan: Plan) -> tuple[Cut, ...]:
+    """The model's inputs, then the outputs of each stage, in the plan's order."""
+    producers: Sequence[str | None] = [None, *(stage.name for stage in plan.stages)]
+    return tuple(Cut(name, tuple(edge for edge in plan.edges.values() if edge.producer == name)) for name in producers)
+
+
+def sent_bytes(plan: Plan) -> int:
+    """Bytes between stages in one request at batch 1, without the model's inputs and outputs."""
+    return sum(cut.nbytes for cut in cut_table(plan) if cut.stage is not None)
+
+
 def build_plan(graph: Graph, numbers: Sequence[int], mode: str) -> Plan:
     """The plan in which the operation `graph.operations[i]` belongs to stage `numbers[i]`.
 
-    Stage numbers are any integers; stages are ordered and named by them (`stage-00`, or the operation's own name
-    where it is alone). Raises `PlanError` for an output that is also an input, since no stage produces it.
+    Stage numbers are any integers. Stages are ordered by them and named `stage-00`, `stage-01`, ...; in the mode
+    `layer`, a stage of one operation has the name of the operation. Raises `PlanError` if an output of the graph is
+    also an input, since no stage produces it.
     """
     if len(numbers) != len(graph.operations):
         raise PlanError(f"{len(numbers)} stage numbers for {len(graph.operations)} operations")
@@ -173,7 +204,7 @@ def _check_outputs(plan: Plan) -> None:
 
 
 def _check_edges(plan: Plan) -> None:
-    """Edges repeat what the stages say, so a plan from a file may contradict itself."""
+    """Edges repeat information of the stages, so a plan from a file may contradict itself."""
     producers = {tensor: stage.name for stage in plan.stages for tensor in stage.outputs}
     consumers: dict[str, tuple[str, ...]] = dict.fromkeys(producers, ())
     for stage in plan.stages:

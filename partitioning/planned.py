@@ -1,4 +1,4 @@
-"""The plan that a command line describes: its options, and the model, costs and placement that they lead to."""
+"""The plan that a command line describes: its options, and the model, costs and placement that result from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COSTS = ("none", "eager", "graph", "frozen")
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What describes a plan."""
+    """The options that determine a plan."""
 
     model: Model = "MobileNetV3Large"
     imports: Imports = ()
@@ -49,7 +49,7 @@ Options = TypeVar("Options", bound=PlanOptions)
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and all that it was made of. `costs`: operation -> seconds, where they were measured."""
+    """A plan, its program and its placement. `costs`: operation -> seconds, if they were measured."""
 
     program: Program
     plan: Plan
@@ -58,7 +58,7 @@ class Planned:
 
 
 def main_of(parser: Parser, noun: type[Options], argv: Sequence[str] | None, work: Callable[[Options], None]) -> int:
-    """Do `work` with the `noun` that `argv` describes; the exit status: 0 done, 2 refused, 130 interrupted.
+    """Call `work` with the options in `argv`, as a `noun`; the exit status: 0 done, 2 refused, 130 interrupted.
 
     A refusal is one line on standard error.
     """
@@ -74,9 +74,9 @@ def main_of(parser: Parser, noun: type[Options], argv: Sequence[str] | None, wor
 
 
 def planned(options: PlanOptions) -> Planned:
-    """Load the model, cut it and place it as `options` say, and write the plan to `options.json`, if given.
+    """Load the model, cut it and place the stages; write the plan to `options.json`, if given.
 
-    Raises `PartitionError` for a value that cannot be used; if the model is not needed to know, before it is loaded.
+    Raises `PartitionError` for a value that cannot be used, before the model is loaded if possible.
     """
     costs_of = options.costs or ("eager" if options.cut in SLACKS else "none")
     if options.cut in SLACKS and costs_of == "none":
@@ -85,20 +85,18 @@ def planned(options: PlanOptions) -> Planned:
 
     program = _program(options)
     costs = _measured(program, costs_of) if costs_of != "none" else None
-    servers = _servers(options)
+    servers = 1 if options.mode == "whole" else options.servers
     plan = make_plan(program.graph, options.mode, options.cut, servers, costs)
-    if options.cut not in CUTS:
+    if options.cut not in CUTS:  # the named operations determine the number of groups
         servers = min(servers, len(plan.stages))
     if servers > len(plan.stages):
         raise PartitionError(f"--servers {servers}: this plan has {len(plan.stages)} stages; give at most as many")
     if options.json:
-        _write(Path(options.json), plan)
+        try:
+            Path(options.json).write_text(plan.to_json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise PartitionError(f"--json {options.json}: {error.strerror}") from error
     return Planned(program, plan, PLACEMENTS[options.placement](plan, servers), costs)
-
-
-def _servers(options: PlanOptions) -> int:
-    """One for a whole model. Cuts at named operations need no more servers than there are groups."""
-    return 1 if options.mode == "whole" else options.servers
 
 
 def _program(options: PlanOptions) -> Program:
@@ -112,7 +110,7 @@ def _program(options: PlanOptions) -> Program:
 
 
 def _measured(program: Program, costs_of: str) -> Mapping[str, float]:
-    """Seconds of each operation on the engine `costs_of`, with seeded random inputs: the values do not matter."""
+    """Seconds of each operation under the engine `costs_of`, with random inputs, whose values do not matter."""
     import numpy as np
 
     from partitioning import costs
@@ -121,10 +119,3 @@ def _measured(program: Program, costs_of: str) -> Mapping[str, float]:
     draw = np.random.default_rng(0)
     inputs = {info.name: draw.random([extent or 1 for extent in info.shape]).astype(info.dtype) for info in infos}
     return costs.measure(program, inputs, costs_of)
-
-
-def _write(path: Path, plan: Plan) -> None:
-    try:
-        path.write_text(plan.to_json() + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PartitionError(f"--json {path}: {error.strerror}") from error

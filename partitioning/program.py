@@ -1,8 +1,8 @@
-"""Programs: the graph of a Keras model together with a step for each of its operations.
+"""Programs: the graph of a Keras model, with a step for each of its operations.
 
-Stages call the model's own operations, in order. No `keras.Model` is made per stage: calling one costs a few tenths of
-a millisecond, and making one appends nodes to its layers. Reading leaves a functional or Sequential model unchanged;
-models inside it are flattened.
+A stage calls the model's own operations, in order. Stages are no `keras.Model`s: calling one costs a few tenths of a
+millisecond, and making one appends nodes to its layers. Reading does not change the model; models inside it are
+flattened.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from partitioning.tracing import trace
 
 @dataclass(frozen=True)
 class Program:
-    """A graph and a step for each of its operations, by name: what servers run.
+    """The operations that servers run: a graph, and a step for each operation, by name.
 
     `client` is the rest of the model, `None` in a portion. A process that loads a portion imports the modules `imports`
-    first, and accepts pickled code in it where `trust` is set.
+    first, and runs pickled code in it if `trust` is set.
     """
 
     graph: Graph
@@ -51,10 +51,10 @@ class Program:
     trust: bool = False
 
     def function(self, stage: Stage) -> StageFunction:
-        """The function that computes `stage.outputs` from `stage.inputs`, both in the order of their names.
+        """The function that computes `stage.outputs` from `stage.inputs`, in their orders.
 
-        It takes and gives TensorFlow tensors, eagerly or inside a `tf.function`. A tensor is released after its last
-        use. Raises `PartitionError` where the program cannot run the stage.
+        It takes and returns TensorFlow tensors, eagerly or inside a `tf.function`. A tensor is released after its last
+        use. Raises `PartitionError` if the program cannot run the stage.
         """
         for name in stage.operations:
             if name not in self.steps:
@@ -63,7 +63,7 @@ class Program:
 
     @contextmanager
     def tracing(self, stage: Stage) -> Iterator[None]:
-        """Trace the stage's function inside: names of layers are legal scopes, and any failure a `PartitionError`."""
+        """In the block, names of layers are legal scopes, and any exception becomes a `PartitionError`."""
         try:
             with legal_scopes(self.steps[name].operation for name in stage.operations):
                 yield
@@ -72,7 +72,8 @@ class Program:
             raise PartitionError(text) from error
 
     def portion(self, operations: Iterable[str]) -> Program:
-        """The program of these operations alone: its inputs are what they need, its outputs what others need."""
+        """The program of these operations alone: its inputs are the tensors that they need, its outputs those that
+        other operations need. Raises `PartitionError` for an operation that the program lacks."""
         wanted = set(operations)
         if missing := wanted.difference(self.steps):
             raise PartitionError(f"no operation {sorted(missing)[0]!r} in this program")
@@ -90,19 +91,19 @@ class Program:
 
 @dataclass(frozen=True)
 class _Value:
-    """The name of a symbolic tensor in the graph, and the shape that it has at this place of the model."""
+    """The name of a symbolic tensor in the graph, and its shape and dtype at this place of the model."""
 
     name: str
     spec: Any
 
 
 _Scope = dict[int, _Value]
-"""`id` of a symbolic tensor -> its value. Each call of a nested model has its own scope: its tensors are others."""
+"""`id` of a symbolic tensor -> its value. Each call of a nested model has its own scope."""
 
 
 @dataclass
 class _Sink:
-    """The steps and tensors read so far. `ranks`: a step's place in the order in which Keras runs the model."""
+    """The steps and tensors read so far. `ranks`: the steps' positions in the order in which Keras runs the model."""
 
     steps: list[Step] = field(default_factory=list)
     ranks: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -120,20 +121,20 @@ class _Sink:
 def read(model: keras.Model, imports: Sequence[str] = (), *, trust: bool = False) -> Program:
     """The program of a functional or a built Sequential model, which is not changed.
 
-    An operation has the name of its layer; the second call of a shared layer is `dense#1`, an operation of a nested
-    model is `outer/inner`. A tensor has the name of its operation, the k-th of several `name:k`, an input of the model
-    that of its `InputLayer`, and the implicit mask of the tensor `x` is `x:mask`. Operations on which no output depends
-    are left out. `imports` and `trust` are those with which the model was loaded.
+    An operation has the name of its layer; the second call of a shared layer is `dense#1`, and an operation of a nested
+    model is `outer/inner`. A tensor has the name of its operation, or `name:k` if it is the k-th of several; an input
+    of the model has the name of its `InputLayer`, and the implicit mask of the tensor `x` is `x:mask`. Operations on
+    which no output depends are left out. `imports` and `trust` are those with which the model was loaded.
 
-    Raises `PartitionError` for a model that has no such graph, that answers differently to equal inputs, or whose
-    tensors cannot cross a cut.
+    Raises `PartitionError` for a model that has no such graph, that keeps a state between requests, or whose tensors
+    cannot cross a cut.
     """
     _check_model(model)
     sink, scope = _Sink(), _Scope()
     for tensor in model.inputs:
         name = call_of(tensor).operation.name
         scope[id(tensor)] = _Value(name, tensor)
-        # For inputs only: Keras also marks the result of `x * 0.5` as sparse.
+        # Only inputs are checked, since Keras also marks the result of `x * 0.5` as sparse.
         if tensor.sparse or tensor.ragged:
             raise PartitionError(f"input {name!r} is sparse or ragged; only dense tensors can cross a cut")
         sink.add_tensor(name, tensor)
@@ -143,17 +144,16 @@ def read(model: keras.Model, imports: Sequence[str] = (), *, trust: bool = False
     structure = keras.tree.map_structure(lambda tensor: scope[id(tensor)].name, input_structure(model))
     steps = _traced(sink, inputs)
     alive = {op.name for op in needed([_record(step) for step in steps], outputs)}
-    parts = split([step for step in steps if step.name in alive], sink.tensors, inputs)
-    client = ClientSide(
-        tuple(sink.tensors[name] for name in inputs), outputs, structure, parts[0], parts[2], _limits(steps, inputs)
-    )
-    return Program(*_at_servers(parts[1], client, sink.tensors), client, tuple(imports), trust)
+    before, at_servers, after = split([step for step in steps if step.name in alive], sink.tensors, inputs)
+    infos = tuple(sink.tensors[name] for name in inputs)
+    client = ClientSide(infos, outputs, structure, before, after, _limits(steps, inputs))
+    return Program(*_at_servers(at_servers, client, sink.tensors), client, tuple(imports), trust)
 
 
 def _at_servers(
     steps: Sequence[Step], client: ClientSide, tensors: Mapping[str, TensorInfo]
 ) -> tuple[Graph, dict[str, Step]]:
-    """The graph of the steps that servers run, and these steps in its order."""
+    """The graph of the steps that servers run, and these steps in the graph's order."""
     made = {name for step in steps for name in step.outputs}
     early = {name for step in client.before for name in step.outputs}
     late = [name for step in client.after for name in step.inputs]
@@ -169,7 +169,7 @@ def _at_servers(
 
 
 def _limits(steps: Sequence[Step], inputs: Sequence[str]) -> dict[str, int]:
-    """Input -> the rows of the smallest embedding that takes it."""
+    """Input of indices -> the rows of the smallest embedding that takes it."""
     limits: dict[str, int] = {}
     for step in steps:
         rows = [layer.input_dim for layer in sublayers(step.operation) if isinstance(layer, keras.layers.Embedding)]
@@ -179,7 +179,7 @@ def _limits(steps: Sequence[Step], inputs: Sequence[str]) -> dict[str, int]:
 
 
 def _traced(sink: _Sink, inputs: Sequence[str]) -> list[Step]:
-    """The steps in the order in which they were read, with implicit masks and true dtypes where a trace finds them."""
+    """The steps in the order in which they were read; a trace, if one is needed, adds masks and corrects dtypes."""
     if not any(needs_trace(step.operation) for step in sink.steps):
         return sink.steps
     ranked = sorted(sink.steps, key=lambda step: sink.ranks[step.name])
@@ -210,9 +210,18 @@ def _read_graph(model: keras.Model, scope: _Scope, prefix: str, rank: tuple[int,
 
 
 def _read_step(call: Call, scope: _Scope, name: str, sink: _Sink) -> None:
-    _check_stateless(name, call.operation)
+    for layer in sublayers(call.operation):
+        if getattr(layer, "stateful", False):
+            raise PartitionError(
+                f"layer {layer.name!r} of operation {name!r} ({type(layer).__name__}) keeps a state from request to "
+                "request (stateful=True), so its answers depend on earlier requests; build it with stateful=False"
+            )
+
+    def reference(value: Any) -> Any:
+        return TensorRef(scope[id(value)].name) if isinstance(value, keras.KerasTensor) else value
+
     kwargs = inference_kwargs(call.operation, call.kwargs)
-    args, kwargs = keras.tree.map_structure(lambda value: _reference(value, scope), (call.args, kwargs))
+    args, kwargs = keras.tree.map_structure(reference, (call.args, kwargs))
     taken = tuple(dict.fromkeys(scope[id(x)].name for x in call.inputs))
     single = len(call.outputs) == 1
     given = tuple(name if single else f"{name}:{index}" for index in range(len(call.outputs)))
@@ -222,12 +231,8 @@ def _read_step(call: Call, scope: _Scope, name: str, sink: _Sink) -> None:
     sink.steps.append(Step(name, call.operation, args, kwargs, taken, given))
 
 
-def _reference(value: Any, scope: _Scope) -> Any:
-    return TensorRef(scope[id(value)].name) if isinstance(value, keras.KerasTensor) else value
-
-
 def _specs(call: Call, scope: _Scope) -> Sequence[Any]:
-    """Shapes of a call's outputs: as recorded, unless a nested model is called with another shape than its own."""
+    """The specs of a call's outputs: recomputed if a nested model is called with a shape other than its own."""
     if all(tuple(scope[id(x)].spec.shape) == tuple(x.shape) for x in call.inputs):
         return call.outputs
     swap = {id(x): scope[id(x)].spec for x in call.inputs}
@@ -237,10 +242,9 @@ def _specs(call: Call, scope: _Scope) -> Sequence[Any]:
 
 
 def _can_flatten(call: Call, scope: _Scope) -> bool:
-    """Whether a nested model takes its inputs unchanged (rank, dtype, no mask); else it stays one operation."""
-    if not is_functional(call.operation) or any(
-        value is not None for key, value in call.kwargs.items() if key != "training"
-    ):
+    """Whether a nested model takes its inputs unchanged (rank, dtype, no mask). If not, it stays one operation."""
+    passed = [value for key, value in call.kwargs.items() if key != "training" and value is not None]
+    if passed or not is_functional(call.operation):
         return False
     own, given = call.operation.inputs, call.inputs
     if len(call.args) != 1 or len(own) != len(given) or not _same_structure(call.args[0], call.operation):
@@ -249,7 +253,7 @@ def _can_flatten(call: Call, scope: _Scope) -> bool:
 
 
 def _same_structure(given: Any, model: keras.Model) -> bool:
-    """Whether the model takes the flat values in `given` in their order: it selects from other dictionaries by name."""
+    """Whether the model takes the flat values of `given` in their order. It selects from dictionaries by name."""
     if not isinstance(given, dict):
         return True
     try:
@@ -260,10 +264,10 @@ def _same_structure(given: Any, model: keras.Model) -> bool:
 
 
 def _names(calls: Sequence[Call]) -> list[str]:
-    """The operation's name, and `name#k` for its k-th further call in the order in which the calls were written.
+    """The names of calls: that of the operation, and `name#k` for its k-th further call.
 
-    Keras records an implicit mask that a layer reads as an argument, and the operations that make it: the last of these
-    has the name `x:mask`, where `x` is the first layer that attaches the mask.
+    If Keras has recorded an implicit mask as an argument, the operations that compute it are among the calls. The last
+    of them is named `x:mask`, where `x` is the first layer that attaches the mask.
     """
     indices: dict[int, list[int]] = {}
     for call in calls:
@@ -291,15 +295,6 @@ def _check_model(model: Any) -> None:
         )
     if not is_functional(model):
         raise PartitionError(
-            f"the model {model.name!r} ({type(model).__name__}) has a call() of its own and its graph is not known; "
+            f"the model {model.name!r} ({type(model).__name__}) has its own call(), so its graph is unknown; "
             "write it with the functional API: keras.Model(inputs, outputs)"
         )
-
-
-def _check_stateless(name: str, operation: Any) -> None:
-    for layer in sublayers(operation):
-        if getattr(layer, "stateful", False):
-            raise PartitionError(
-                f"layer {layer.name!r} of operation {name!r} ({type(layer).__name__}) keeps a state from request to "
-                "request (stateful=True), so its answers depend on earlier requests; build it with stateful=False"
-            )

@@ -1,12 +1,12 @@
-"""The names of a plan's stages and tensors where stages are SavedModels in a model server. Imports no TensorFlow.
+"""The names of a plan's stages and tensors in a model server, whose models are the stages. Imports no TensorFlow.
 
-    FOLDER/plan.json         the plan, and under `serving` the names below
+    FOLDER/plan.json         the plan, and under `serving` these names
     FOLDER/<model>/1/        a stage as a SavedModel
-    FOLDER/models.config     for one server that holds every stage
-    FOLDER/server-<i>.config for the i-th of several servers that share the stages
+    FOLDER/models.config     configuration of one model server that holds every stage
+    FOLDER/server-<i>.config configuration of the i-th of several model servers
 
-Names such as `a/b:1` (a tensor) and `a/b` (a stage) are no legal keys of signatures or names of models. `escape` maps
-them to legal names, one to one, and leaves most legal names as they are.
+Names such as `a/b:1` (a tensor) and `a/b` (a stage) are illegal as keys of signatures and names of models. `escape`
+maps them to legal names, one to one, and leaves most legal names unchanged.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -32,7 +33,7 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class Served:
-    """A plan with its stages' names as models, and its tensors' names as keys of signatures."""
+    """A plan; `models`: stage -> name of its model; `keys`: tensor -> its key in signatures."""
 
     plan: Plan
     models: Mapping[str, str]
@@ -40,7 +41,7 @@ class Served:
 
     @classmethod
     def of(cls, plan: Plan, family: str = "") -> Self:
-        """Name the stages and tensors of `plan`. A `family` without a dot keeps plans apart that share a server."""
+        """Name the stages and tensors of `plan`. The prefix `family` distinguishes plans that share a model server."""
         before = f"{model_name(family)}." if family else ""
         return cls(
             plan,
@@ -49,27 +50,28 @@ class Served:
         )
 
     def model_folder(self, folder: Path, stage: Stage) -> Path:
-        """The folder of the stage's model, of which there is one version, below `folder`."""
+        """The folder of the stage's SavedModel, its model's only version, below `folder`."""
         return folder / self.models[stage.name] / VERSION
 
     def write(self, folder: Path, placement: Placement) -> None:
-        """Write the plan with these names, and the configuration files of the servers. Raises `OSError`."""
+        """Write the plan with these names, and the configurations of the model servers. Raises `OSError`."""
         record = msgspec.to_builtins(self.plan) | {"serving": {"models": self.models, "keys": self.keys}}
         (folder / PLAN).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (folder / CONFIG).write_text(config_of(dict.fromkeys(self.models.values(), folder)), encoding="utf-8")
-        for server in sorted(set(placement.values())):
-            (folder / server_config(server)).write_text(
-                config_of(self.held(server, placement, folder)), encoding="utf-8"
-            )
+        configs = {CONFIG: dict.fromkeys(self.models.values(), folder)}
+        configs |= {
+            f"server-{server}.config": self.held(server, placement, folder) for server in set(placement.values())
+        }
+        for name, models in configs.items():
+            (folder / name).write_text(config_of(models), encoding="utf-8")
 
     def held(self, server: int, placement: Placement, folder: Path) -> dict[str, Path]:
-        """The models of `server`, each with `folder`, below which it lies."""
+        """The models of `server` by name, each with the folder that contains it."""
         stages = (stage.name for stage in self.plan.stages if placement[stage.name] == server)
         return {self.models[stage]: folder for stage in stages}
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read what `write` wrote. Raises `PartitionError` where the folder holds no plan with such names."""
+        """The plan and names that `write` wrote to `folder`. Raises `PartitionError` if there are none."""
         path = folder / PLAN
         try:
             text = path.read_text(encoding="utf-8")
@@ -93,43 +95,35 @@ class _Names(msgspec.Struct):
     keys: dict[str, str]
 
 
-def server_config(server: int) -> str:
-    """The name of the file for the `server`-th of several servers."""
-    return f"server-{server}.config"
-
-
 def config_of(models: Mapping[str, Path]) -> str:
-    """A `ModelServerConfig` in protobuf's text form: model -> the folder below which it lies.
+    """A `ModelServerConfig` in protobuf's text form. `models`: name -> the folder that contains the model.
 
-    It holds absolute paths, as servers require, so a folder that is moved needs a new one.
+    Model servers require absolute paths, so a folder that is moved needs a new configuration.
     """
+    quoted = partial(json.dumps, ensure_ascii=False)
     entries = (
-        f"  config {{ name: {_quoted(model)} base_path: {_quoted(str(folder.absolute() / model))} "
+        f"  config {{ name: {quoted(model)} base_path: {quoted(str(folder.absolute() / model))} "
         'model_platform: "tensorflow" }\n'
         for model, folder in models.items()
     )
     return f"model_config_list {{\n{''.join(entries)}}}\n"
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
 def signature_key(tensor: str) -> str:
-    """The tensor's name as a key of a signature, which TensorFlow requires to be a legal parameter name in Python."""
+    """The tensor's name as a key of a signature, which must be a legal name of a Python parameter."""
     key = escape(tensor, r"[^A-Za-z0-9_]|^[^A-Za-z]")
     return escape(key, "^.") if keyword.iskeyword(key) or key in RESERVED else key
 
 
 def model_name(stage: str) -> str:
-    """The stage's name as the name of a model, which is part of a path and of a URL."""
+    """The stage's name as the name of a model, which is part of paths and URLs."""
     return escape(stage, r"[^A-Za-z0-9_.-]|^\.")
 
 
 RESERVED = frozenset({"self"})
-"""Parameters of the methods that pass a signature's inputs on by name."""
+"""Parameters of TensorFlow's own methods that take a signature's inputs by name."""
 
 
 def escape(name: str, illegal: str) -> str:
-    """`name` with each Z and each character that `illegal` matches replaced by its hexadecimal code between two Z."""
+    """`name`, in which each Z and each match of `illegal` is replaced by its hexadecimal code between two Z."""
     return re.sub(f"Z|{illegal}", lambda found: f"Z{ord(found[0]):x}Z", name)

@@ -1,4 +1,4 @@
-"""`python -m partitioning.show`: the plan of a model, before anything runs."""
+"""`python -m partitioning.show`: prints the plan of a model without running it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from partitioning.cuts import Cut, cut_table, sent_bytes
 from partitioning.options import Parser
 from partitioning.placement import Placement
-from partitioning.plan import Plan
+from partitioning.plan import Cut, Plan, cut_table, sent_bytes
 from partitioning.planned import PlanOptions, main_of, planned
 
 if TYPE_CHECKING:
@@ -22,15 +21,15 @@ examples:
     %(prog)s --model InceptionV3 --mode submodel --servers 5
   groups of equal cost, where few bytes cross:
     %(prog)s --mode submodel --servers 5 --cut balanced --costs frozen
-  every operation, its name and what it sends (names are what --cut takes):
+  every operation by name, with the tensors that it sends; --cut takes these names:
     %(prog)s --mode layer
   your own cuts; each name is the first operation of a new group:
     %(prog)s --mode submodel --cut expanded_conv_4_expand,expanded_conv_11_expand
   your own model, and the plan as a file:
     %(prog)s --model mine.keras --mode submodel --servers 3 --json plan.json
 
-Bytes are those of one request at batch 1. A tensor that two stages consume is counted twice. Neighbouring stages on
-one server hand it over without a message.
+Bytes are those of one request at batch 1. A tensor that two stages consume counts twice. Between neighbouring stages on
+one server it needs no message.
 
 exit status: 0 done; 2 a value cannot be used; 130 interrupted."""
 
@@ -45,7 +44,7 @@ def _show(options: PlanOptions) -> None:
 
     made = planned(options)
     console = Console()
-    if not console.is_terminal:  # A pipe has no width, and names are there to be copied.
+    if not console.is_terminal:  # A pipe has no width, and names should stay on one line.
         console = Console(width=160)
     console.print(_table(f"{options.model}, {options.mode}", made.plan, made.placement, made.costs))
     operations, stages = len(made.program.graph.operations), len(made.plan.stages)
@@ -63,23 +62,17 @@ def _table(title: str, plan: Plan, placement: Placement, costs: Mapping[str, flo
     if shares:
         table.add_column("cost", justify="right")
     for cut in cut_table(plan):
-        row = _input_row(cut) if cut.stage is None else _row(cut, plan, placement)
-        table.add_row(*row, *([shares.get(cut.stage or "", "")] if shares else []))
+        stage_cells = ["(input)", "", ""]
+        if cut.stage is not None:
+            name, operations = cut.stage, plan.by_name[cut.stage].operations
+            label = name if name == operations[0] else f"{name}\nfrom {operations[0]}"
+            stage_cells = [label, str(placement[name]), str(len(operations))]
+        table.add_row(*stage_cells, *_given(cut, plan.outputs), *([shares.get(cut.stage or "", "")] if shares else []))
     return table
 
 
-def _input_row(cut: Cut) -> list[str]:
-    return ["(input)", "", "", *_given(cut, ())]
-
-
-def _row(cut: Cut, plan: Plan, placement: Placement) -> list[str]:
-    stage = plan.by_name[cut.stage or ""]
-    label = stage.name if stage.name == stage.operations[0] else f"{stage.name}\nfrom {stage.operations[0]}"
-    return [label, str(placement[stage.name]), str(len(stage.operations)), *_given(cut, plan.outputs)]
-
-
 def _given(cut: Cut, outputs: Sequence[str]) -> list[str]:
-    """Names, sizes with shapes, and consumers of the tensors, each a text with a line for each tensor."""
+    """The cells with the names, shapes and sizes, and consumers of the tensors, one tensor on a line."""
     names = [edge.name for edge in cut.edges]
     sizes = [
         f"{'x'.join('?' if e is None else str(e) for e in edge.shape)}  {_size(edge.nbytes)}" for edge in cut.edges

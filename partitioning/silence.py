@@ -1,4 +1,4 @@
-"""Import TensorFlow without the lines that its native code writes to standard error whatever the log level is."""
+"""Import TensorFlow without the lines that its native code writes to standard error at any log level."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Discard what is written to file descriptor 2; if an exception ends the block, write it all the same."""
+    """Hold back the output to file descriptor 2 during the block; drop it, unless an exception ends the block."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:

@@ -1,8 +1,8 @@
-"""Steps: how one operation is executed, and how the steps of a stage become one function.
+"""Steps, which execute one operation each, and the function that executes the steps of a stage.
 
-A step calls the model's own Keras object with the arguments recorded when the model was built. All that can be computed
-beforehand (the slot of each tensor, the shape of the arguments, the last use of a tensor) is computed once, so that a
-call adds about a microsecond to the operation.
+A step calls the model's own Keras object with the arguments recorded when the model was built. The slot of each tensor,
+the shape of the arguments and the last use of each tensor are computed once, so that a call adds about a microsecond to
+the operation.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ValueOf = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class TensorRef:
-    """The place of a tensor in an argument template."""
+    """Stands for a tensor in an argument template."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Masks:
-    """The implicit masks of an operation, each of which is a tensor with a name of its own."""
+    """The implicit masks of an operation. Each mask is a tensor with its own name."""
 
     taken: Mapping[str, str]
     """Tensor that the operation takes -> the mask that it reads from it."""
@@ -44,9 +44,9 @@ class Masks:
 
 @dataclass(frozen=True)
 class Step:
-    """An operation that can be executed: `operation(*args, **kwargs)` once every `TensorRef` in them is filled in.
+    """An executable operation: `operation(*args, **kwargs)`, in which tensors replace every `TensorRef`.
 
-    `operation` is a Keras layer or operation; steps of a shared layer hold the same object. `masks` is `None` in a
+    `operation` is a Keras layer or operation; the steps of a shared layer hold the same object. `masks` is `None` in a
     model without implicit masks; otherwise `inputs` and `outputs` include the masks' names.
     """
 
@@ -65,7 +65,7 @@ class Step:
         return results if self.masks is None else [*results, *(mask_of(results[index]) for index in self.masks.given)]
 
     def _argument(self, name: str, value_of: ValueOf) -> Any:
-        """The tensor with exactly the mask that the operation reads, on a copy where another step may see it too."""
+        """The tensor with exactly the mask that the operation reads; a copy, if the mask would change."""
         value = value_of(name)
         if self.masks is None:
             return value
@@ -92,7 +92,7 @@ def chain(stage: Stage, steps: Sequence[Step]) -> StageFunction:
 
 
 def fill(template: Any, value_of: Callable[[TensorRef], Any]) -> Any:
-    """The template with every `TensorRef` replaced; lists, tuples and dictionaries are walked, all else is constant."""
+    """The template with every `TensorRef` in its lists, tuples and dictionaries replaced."""
     if isinstance(template, TensorRef):
         return value_of(template)
     if isinstance(template, list):
@@ -126,7 +126,7 @@ def _slots_of(stage: Stage, user: str, names: Iterable[str], slots: Mapping[str,
 
 
 def _caller(step: Step, slots: Mapping[str, int]) -> Callable[[list[Any]], Any]:
-    """The call of the operation with the values in their slots; the usual shapes of arguments have a shortcut."""
+    """The call of the operation with the values in their slots; frequent shapes of arguments have a shortcut."""
     operation, args = step.operation, step.args
     if not step.kwargs and step.masks is None and args:
         if len(args) == 1 and isinstance(args[0], TensorRef):

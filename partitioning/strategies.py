@@ -1,7 +1,7 @@
-"""Strategies: from a graph to a stage number for each operation. All edges are derived. Imports no TensorFlow.
+"""Strategies: functions from a graph to a stage number for each operation. Imports no TensorFlow.
 
-A strategy only groups operations; `partitioning.plan.build_plan` makes the plan. Each group holds neighbours in the
-graph's order, so no strategy can make a cycle.
+`partitioning.plan.build_plan` makes the plan from the numbers. Each group consists of neighbours in the graph's order,
+so no strategy can make a cycle.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def whole(graph: Graph) -> Numbers:
 
 
 def layer(graph: Graph) -> Numbers:
-    """One stage for each operation, including Keras operations that are not layers."""
+    """One stage for each operation, including Keras operations that are no layers."""
     return tuple(range(len(graph.operations)))
 
 
@@ -38,7 +38,7 @@ def equal(graph: Graph, n: int) -> Numbers:
 
 
 def at_cuts(graph: Graph, names: Sequence[str]) -> Numbers:
-    """A new group begins at each operation named. Raises `PartitionError` for a name that cannot begin one."""
+    """A new group begins at each named operation. Raises `PartitionError` for a name that cannot begin one."""
     order = {operation.name: index for index, operation in enumerate(graph.operations)}
     for name in names:
         if name not in order:
@@ -64,7 +64,7 @@ def balanced(graph: Graph, n: int, costs: Mapping[str, float], slack: float = SL
     _check_groups(graph, n)
     total = np.concatenate([[0.0], np.cumsum([max(0.0, costs[op.name]) for op in graph.operations])])
     limit = max(_smallest_bottleneck(total, n), slack * total[-1] / n)
-    # Sums of floats in another order differ in the last digits, and a limit below the bottleneck has no solution.
+    # Sums of floats depend on their order in the last digits, and a limit below the bottleneck has no solution.
     return _numbers_of(_cheapest_cuts(total, n, limit * (1 + 1e-9), _traffic(graph)), len(graph.operations))
 
 
@@ -98,7 +98,7 @@ def _submodel(graph: Graph, cut: str, groups: int, costs: Mapping[str, float] | 
 
 
 def _names(cut: str, known: Sequence[str]) -> list[str]:
-    """The names joined in `cut`. Names may contain the separators; raises `PartitionError` where that is ambiguous."""
+    """The names joined in `cut`. Names may contain the separators. Raises `PartitionError` if `cut` is ambiguous."""
     pieces = re.split(r"\s*[+,]\s*", cut.strip())
     names = {tuple(re.split(r"\s*[+,]\s*", name.strip())): name for name in known}
     readings: list[list[list[str]]] = [[[]]]
@@ -133,12 +133,12 @@ def _smallest_bottleneck(total: Floats, n: int) -> float:
 
 
 def _ends(group: int, n: int, size: int) -> range:
-    """The ends of group number `group` that leave an operation for every group before and after it."""
+    """The possible ends of group number `group`: every group before and after it needs an operation."""
     return range(group + 1, size - (n - 1 - group))
 
 
 def _traffic(graph: Graph) -> npt.NDArray[np.int64]:
-    """`[i, j]`: what a group of the operations `i..j-1` takes from earlier ones, as bytes * 2**20 + tensors.
+    """`[i, j]`: the traffic to a group of the operations `i..j-1` from earlier ones, as bytes * 2**20 + tensors.
 
     A tensor is sent once to each group that consumes it.
     """
@@ -148,7 +148,7 @@ def _traffic(graph: Graph) -> npt.NDArray[np.int64]:
     previous: dict[str, int] = {}
     for end, operation in enumerate(graph.operations):
         for tensor in operation.inputs:
-            # Groups that begin after the tensor was made and after its previous use take it here for the first time.
+            # For groups that begin after the tensor's operation and after its previous use, this use is the first.
             first = max(made.get(tensor, -1), previous.get(tensor, -1)) + 1
             taken[first : end + 1, end + 1] += (graph.tensors[tensor].nbytes << 20) + 1
             previous[tensor] = end
@@ -156,7 +156,7 @@ def _traffic(graph: Graph) -> npt.NDArray[np.int64]:
 
 
 def _cheapest_cuts(total: Floats, n: int, limit: float, taken: npt.NDArray[np.int64]) -> list[int]:
-    """The first operation of each group, for groups within the limit that take the least in all."""
+    """The first operation of each group, for groups within the cost limit that have the least traffic in all."""
     size = len(total)
     worst = np.iinfo(np.int64).max // 2
     lowest = np.searchsorted(total, total - limit, side="left")

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 MODES = ("whole", "layer", "submodel")
 SLACKS: Mapping[str, float] = {"balanced": 1.05, "narrow": 1.5}
-"""Cuts found by search -> the most expensive group's limit, as a multiple of an even share of the cost.
+"""Cuts found by search -> the cost limit of a group, as a multiple of an even share.
 
-Requests in a pipeline wait for the slowest server, so a pipeline needs even groups. A single request takes the sum of
-all groups in any case, and gains only from few bytes."""
+A pipeline is as fast as its slowest server, so it needs even groups. A single request takes the sum of all groups in
+any case, and gains only from fewer bytes."""
 CUTS = ("equal", *SLACKS)
-"""Cuts that are computed; any other cut names the first operations of groups."""
+"""Cuts that are computed. Any other cut names the first operations of groups."""

@@ -1,10 +1,10 @@
-"""Implicit masks as tensors with names of their own, so that they can cross a cut.
+"""Turns implicit masks into tensors with their own names, so that they can cross a cut.
 
-Keras attaches a mask (`Embedding(mask_zero=True)`, `Masking`) to a tensor as an attribute, later layers read it there,
-and attention layers remove it from their arguments. Attributes do not cross a cut, and which layer sees which mask
-depends on the order in which Keras runs the model. Keras records only some masks as arguments of layers (those of
-layers with one tensor and no other argument); these are tensors of the graph already. For the others, the steps are
-traced once in Keras's order, and each one records the masks that it reads and attaches.
+Keras attaches a mask (`Embedding(mask_zero=True)`, `Masking`) to a tensor as an attribute. Later layers read it there,
+and attention layers remove it from their arguments. Attributes do not cross a cut, and the mask that a layer reads may
+depend on the order in which Keras runs the model. Keras records some masks as arguments (those of layers with one
+tensor and no other argument), and these are tensors of the graph already. To find the others, the steps are traced once
+in Keras's order, and each step's masks are recorded.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from partitioning.steps import Masks, Step, fill
 def trace(
     steps: Sequence[Step], inputs: Sequence[str], tensors: Mapping[str, TensorInfo]
 ) -> tuple[list[Step], dict[str, TensorInfo]]:
-    """The steps (in the order in which Keras runs them) with their masks, and tensors by name to add or correct.
+    """The steps (in the order in which Keras runs them) with their masks, and all tensors by name, with true dtypes.
 
-    The mask that an operation attaches to its output `x` is the tensor `x:mask`. `inputs` are the model's, which have
-    no masks. Raises `PartitionError` for a model that TensorFlow cannot trace.
+    The mask that an operation attaches to its output `x` is the tensor `x:mask`. `inputs` are the model's inputs, which
+    have no masks. Raises `PartitionError` for a model that TensorFlow cannot trace.
     """
     found: dict[str, Masks] = {}
     infos = dict(tensors)
@@ -54,13 +54,13 @@ def trace(
 
 
 def _traced(step: Step, values: dict[str, Any], labels: dict[int, str], infos: dict[str, TensorInfo]) -> Masks:
-    """Run one step on the tensors of a graph, as Keras would, and report its masks.
+    """Run one step on the tensors of a graph, as Keras would, and return its masks.
 
-    `values` (tensors by name) is extended. `labels`: id of a graph tensor -> its name, for values and masks.
+    Adds the results to `values` (tensors by name). `labels`: id of a graph tensor -> its name, for values and masks.
     """
     objects = {id(values[name]): values[name] for name in step.inputs}
     own = {key: mask_of(value) for key, value in objects.items()}
-    # The step reads copies of the masks: a copy without consumers shows that it did not use the mask.
+    # The step reads copies of the masks. If a copy has no consumers, the step did not use the mask.
     copies = {key: tf.identity(mask) for key, mask in own.items() if mask is not None}
     for key, copy in copies.items():
         set_mask(objects[key], copy)

@@ -111,8 +111,8 @@ def _age(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "no operations": ("operations.json", Path.unlink, "operations.json is not there; export"),
-    "no arrays": ("arrays.npz", Path.unlink, "arrays.npz is not there; export"),
+    "no operations": ("operations.json", Path.unlink, "operations.json does not exist; export"),
+    "no arrays": ("arrays.npz", Path.unlink, "arrays.npz does not exist; export"),
     "short operations": ("operations.json", _truncate, "operations.json is not a usable portion"),
     "short arrays": ("arrays.npz", _truncate, "arrays.npz is not a usable portion"),
     "empty record": ("operations.json", lambda path: path.write_text("{}"), "operations.json is not a usable portion"),

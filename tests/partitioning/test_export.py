@@ -154,7 +154,8 @@ def test_the_command_line(keras_file: str, tmp_path: Path, capsys: pytest.Captur
     folder = tmp_path / "to"
     flags = ["--model", keras_file, "--servers", "3", "--json", str(tmp_path / "plan.json"), "--to", str(folder)]
     assert run(*flags) == 0
-    assert capsys.readouterr().out == f"3 stages in {folder}; one server for all of them takes {folder}/models.config\n"
+    out = f"3 stages in {folder}; {folder}/models.config configures one server for all of them\n"
+    assert capsys.readouterr().out == out
     served = Served.read(folder)
     assert Plan.from_json((tmp_path / "plan.json").read_text()) == served.plan
     assert sorted(path.name for path in folder.iterdir()) == sorted(

@@ -145,7 +145,7 @@ def _operations_in_hdf5(path: Path) -> None:
 
 
 FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "missing": ("gone.keras", lambda path: None, "gone.keras is not there"),
+    "missing": ("gone.keras", lambda path: None, "gone.keras does not exist"),
     "garbage": ("text.keras", lambda path: path.write_text("hello"), "text.keras is not in the .keras format"),
     "garbage in HDF5": ("old.h5", lambda path: path.write_text("hello"), "old.h5 is not in the HDF5 format of a whole"),
     "weights alone": (
@@ -154,8 +154,8 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "my.weights.h5 is not in the HDF5 format of a whole model",
     ),
     "other suffix": ("dir/old.pb", lambda path: None, "old.pb is no model file; load it where it was made"),
-    "no name of a file": ("a\0b.keras", lambda path: None, ".keras is not there"),
-    "long name": ("x" * 5000 + ".keras", lambda path: None, "x.keras is not there"),
+    "no name of a file": ("a\0b.keras", lambda path: None, ".keras does not exist"),
+    "long name": ("x" * 5000 + ".keras", lambda path: None, "x.keras does not exist"),
     "missing class": (
         "far.keras",
         _missing_class,

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitioning.cuts import cut_table, sent_bytes
 from partitioning.graph import Graph, Operation, TensorInfo
-from partitioning.plan import Plan, PlanError, build_plan
+from partitioning.plan import Plan, PlanError, build_plan, cut_table, sent_bytes
 from partitioning.strategies import equal, layer, whole
 from tests.partitioning.graphs import chain, graphs
 

@@ -186,13 +186,13 @@ def _sparse() -> keras.Model:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "subclassed": (_subclassed, "'own' (Own) has a call() of its own and its graph is not known; write it with the"),
-    "overridden": (_overridden, "'own' (Own) has a call() of its own"),
+    "subclassed": (_subclassed, "'own' (Own) has its own call(), so its graph is unknown; write it with the"),
+    "overridden": (_overridden, "'own' (Own) has its own call()"),
     "unbuilt": (
         lambda: keras.Sequential([layers.Dense(2)], name="seq"),
         "'seq' is not built: begin it with keras.Input",
     ),
-    "strings": (_strings, "no operation that a server could run: those on strings stay at the client"),
+    "strings": (_strings, "no operation that a server could run: those on strings run at the client"),
     "stateful": (_stateful, "layer 'memory' of operation 'memory' (LSTM) keeps a state from request to request"),
     "sparse": (_sparse, "input 'x' is sparse or ragged"),
     "no model": (lambda: layers.Dense(2), "Dense is no Keras model"),

@@ -12,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.spec.experiment import SETTINGS
-from partitioning.cuts import cut_table
 from partitioning.errors import PartitionError
 from partitioning.graph import Graph, Operation, TensorInfo
 from partitioning.order import alive, narrow_order
 from partitioning.placement import ALIASES, PLACEMENTS
-from partitioning.plan import build_plan
+from partitioning.plan import build_plan, cut_table
 from partitioning.strategies import at_cuts, balanced, equal, layer, make_plan, whole
 from partitioning.strategy_table import SLACKS
 from tests.partitioning.graphs import chain, graphs
