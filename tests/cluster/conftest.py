@@ -1,4 +1,4 @@
-"""One cluster of real processes for all tests of this room: it holds every model in every partition."""
+"""One cluster of real processes, which all tests of `cluster` share. It holds every model in every partition."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from cluster.workers import workers_needed
 from partitioning.placement import PLACEMENTS
 from partitioning.program import Program, read
 from partitioning.strategies import make_plan
+from tests.faults.common import REMOTE
 from tests.models import SHAPES, flat_outputs, inputs_for
-from transports.address import Address
 from transports.base import Array, Transport
 
 SERVERS = 4
 SPLITS = [("whole", "contiguous"), *((mode, place) for mode in ("layer", "submodel") for place in PLACEMENTS)]
-"""Mode and placement; with a single stage all placements are alike."""
+"""Mode and placement. With a single stage all placements are equal."""
 COMPILED = ("submodel", "contiguous")
-"""The one split that is frozen; the others are eager, since an engine does not depend on the placement."""
-WIRES = tuple(name for name in transports.NAMES if name != "none")
+"""The only split with the engine `frozen`. The others are `eager`, since engines do not depend on placements."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model with two different inputs and the right answers to them."""
+    """The program of a model, two different inputs, and the model's outputs for them."""
 
     program: Program
     inputs: tuple[Mapping[str, Array], ...]
@@ -73,12 +72,11 @@ def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A cluster and a client of it."""
+class Running:
+    """A running cluster, and a client with its transports."""
 
     cluster: Cluster
-    carriers: Mapping[str, Transport]
-    registries: Mapping[str, Address]
+    transports: Mapping[str, Transport]
     client: Client
 
 
@@ -93,29 +91,29 @@ def exports(
 
 
 @pytest.fixture(scope="session")
-def bench(cases: Mapping[str, Case], partitions: Mapping[str, Partition], exports: Path) -> Iterator[Bench]:
+def running(cases: Mapping[str, Case], partitions: Mapping[str, Partition], exports: Path) -> Iterator[Running]:
     workers = 4 * max(workers_needed(partition, local_calls=False, send="tensor") for partition in partitions.values())
-    carriers = {name: transports.make(name) for name in transports.NAMES}
-    settings = Settings(transports=WIRES, servers=SERVERS, exports=exports, workers=workers, threads=1)
+    by_name = {name: transports.make(name) for name in transports.NAMES}
+    settings = Settings(transports=REMOTE, servers=SERVERS, exports=exports, workers=workers, threads=1)
     with contextlib.ExitStack() as stack:
         launcher = stack.enter_context(LocalLauncher())
         cluster = stack.enter_context(Cluster(settings, launcher))
-        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(carriers, cluster.registries)))
-        receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
-        yield Bench(cluster, carriers, cluster.registries, Client(dispatcher, receiver))
+        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(by_name, cluster.registries)))
+        receiver = stack.enter_context(contextlib.closing(ResultReceiver(by_name)))
+        yield Running(cluster, by_name, Client(dispatcher, receiver))
 
 
 @pytest.fixture(scope="session")
 def direct(cases: Mapping[str, Case], partitions: Mapping[str, Partition]) -> Iterator[Callable[[str], Client]]:
     """Clients of in-process clusters, by model."""
-    carrier = transports.make("none")
+    transport = transports.make("none")
     with contextlib.ExitStack() as stack:
 
         def client(model: str) -> Client:
             own = [partition for name, partition in partitions.items() if name.startswith(f"{model}.")]
-            local = stack.enter_context(InProcessCluster(own, cases[model].program, carrier))
-            dispatcher = stack.enter_context(contextlib.closing(Dispatcher({"none": carrier}, local.registries)))
-            return Client(dispatcher, stack.enter_context(contextlib.closing(ResultReceiver({"none": carrier}))))
+            local = stack.enter_context(InProcessCluster(own, cases[model].program, transport))
+            dispatcher = stack.enter_context(contextlib.closing(Dispatcher({"none": transport}, local.registries)))
+            return Client(dispatcher, stack.enter_context(contextlib.closing(ResultReceiver({"none": transport}))))
 
         made = {model: client(model) for model in cases}
         yield made.__getitem__

@@ -1,12 +1,14 @@
-"""Nodes in this process behind real sockets, with stages of the tests, and their clients."""
+"""Nodes in this process that serve over real sockets and execute stages of the tests, and their clients."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,67 +25,99 @@ from cluster.result_receiver import ResultReceiver
 from transports.address import Address
 from transports.base import Array, Message
 
+WAIT = 20.0
+"""Seconds within which an event has to happen."""
+
+
+class Clock:
+    """A clock that tests move."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Gate:
+    """A stage that adds one. Each call counts itself in `begun` and waits until `open` is set."""
+
+    def __init__(self) -> None:
+        self.begun, self.open = threading.Semaphore(0), threading.Event()
+
+    def __call__(self, inputs: Sequence[Any], seconds: float) -> list[Any]:
+        self.begun.release()
+        assert self.open.wait(WAIT)
+        return [inputs[0] + 1]
+
+    def await_begun(self, count: int = 1) -> None:
+        """Wait until `count` more calls have begun."""
+        for _ in range(count):
+            assert self.begun.acquire(timeout=WAIT)
+
 
 class Nodes(contextlib.ExitStack):
-    """A registry of as many shards as `servers` says, over one transport."""
+    """A registry for `servers` portions, and nodes, over one transport. Closing it closes all of them."""
 
     def __init__(
         self,
         servers: int,
         stages: Mapping[str, Execute],
-        *cuts: Partition,
+        *partitions: Partition,
         transport: str = "grpc",
         remote: bool = False,
     ) -> None:
         super().__init__()
         self.leases = Leases(servers)
-        self.cuts = cuts
+        self.partitions = partitions
         self._stages = stages
         self._transport = transport
         self._remote = remote
-        self._carriers = {transport: transports.make(transport)}
-        self._registries = addresses(serve_all(Registry(self.leases).handle, self._carriers, LOOPBACK, 8, self))
+        self._transports = {transport: transports.make(transport)}
+        self._registries = addresses(serve_all(Registry(self.leases).handle, self._transports, LOOPBACK, 8, self))
 
     def start(self) -> NodeServer:
-        """A node that holds the next portion of every partition."""
-        host = NodeServer(self._carriers, self._registries, self._load)
-        self.callback(host.close)
-        return host
+        """Start a node, which holds the next portion of every partition."""
+        node = NodeServer(self._transports, self._registries, self._load)
+        self.callback(node.close)
+        return node
 
     def pretend(self, address: Address, server: int) -> None:
         """Register `address` for portion `server`, without a node there."""
         lease = self.leases.take({self._transport: address}, server)
-        for cut in self.cuts:
-            self.leases.report(lease.epoch, cut.name, cut.awaited(server))
+        for partition in self.partitions:
+            self.leases.report(lease.epoch, partition.name, partition.awaited(server))
 
     def dispatcher(self) -> Dispatcher:
-        return self.enter_context(contextlib.closing(Dispatcher(self._carriers, self._registries)))
+        return self.enter_context(contextlib.closing(Dispatcher(self._transports, self._registries)))
 
     def receiver(self) -> ResultReceiver:
-        return self.enter_context(contextlib.closing(ResultReceiver(self._carriers)))
+        return self.enter_context(contextlib.closing(ResultReceiver(self._transports)))
 
     def client(self) -> Client:
         return Client(self.dispatcher(), self.receiver())
 
-    def route(self, cut: Partition, flow: str = "forward") -> Route:
-        return Route(cut.name, "eager", self._transport, flow=flow)
+    def route(self, partition: Partition, flow: str = "forward") -> Route:
+        return Route(partition.name, "eager", self._transport, flow=flow)
 
-    def request(self, cut: Partition, seconds: float, reply_to: str = "") -> Request:
-        return Request(uuid.uuid4().hex, self.route(cut), time.monotonic() + seconds, reply_to)
+    def request(self, partition: Partition, seconds: float, reply_to: str = "") -> Request:
+        return Request(uuid.uuid4().hex, self.route(partition), time.monotonic() + seconds, reply_to)
 
     def _load(self, server: int) -> dict[tuple[str, str], Shard]:
-        held = [cut for cut in self.cuts if server < cut.servers]
-        return {(cut.name, "eager"): Shard(cut, server, self._stages, np.asarray, self._remote) for cut in held}
+        return {
+            (partition.name, "eager"): Shard(partition, server, self._stages, np.asarray, self._remote)
+            for partition in self.partitions
+            if server < partition.servers
+        }
 
 
-def send(dispatcher: Dispatcher, request: Request, cut: Partition, tensors: Mapping[str, Array]) -> list[Message]:
+def send(dispatcher: Dispatcher, request: Request, partition: Partition, tensors: Mapping[str, Array]) -> list[Message]:
     """The answers of the servers that await `tensors`."""
-    deliveries = dispatcher.deliveries(request, cut, tensors)
+    deliveries = dispatcher.deliveries(request, partition, tensors)
     return [dispatcher.send(request, delivery, carry=RequestStats())[0] for delivery, _ in deliveries]
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[Address]:
-    """An address that accepts connections and never answers, like that of a stopped process."""
+    """The address of a peer that accepts connections and never answers, like a stopped process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield Address(*listener.getsockname())

@@ -1,4 +1,4 @@
-"""Small plans, made by hand: what the tests of the cluster's pure parts share."""
+"""Small graphs and partitions, made by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from partitioning.plan import build_plan
 
 
 def graph(edges: Mapping[str, tuple[str, ...]], outputs: tuple[str, ...]) -> Graph:
-    """Operation -> the tensors that it takes; each gives one tensor of its own name. The input is `x`."""
+    """`edges`: operation -> the tensors that it takes. Its output has its name. The graph's input is `x`."""
     operations = tuple(Operation(name, "Op", inputs, (name,)) for name, inputs in edges.items())
     tensors = {name: TensorInfo(name, (None, 2), "float32") for name in ("x", *edges)}
     return Graph(operations, tensors, ("x",), outputs)
@@ -26,7 +26,7 @@ def fork() -> Graph:
     return graph({"a": ("x",), "b": ("a",), "c": ("a",), "join": ("a", "b", "c")}, ("join",))
 
 
-def partition(of: Graph, placement: list[int]) -> Partition:
+def placed(of: Graph, placement: list[int]) -> Partition:
     """One stage for each operation, on the servers that `placement` gives."""
     plan = build_plan(of, list(range(len(of.operations))), "layer")
     servers = dict(zip((stage.name for stage in plan.stages), placement, strict=True))

@@ -1,4 +1,4 @@
-"""The documents that processes are started with: what is taken, what is refused, and with which words."""
+"""The configurations of processes: what is accepted, and the errors for what is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_document_that_cannot_be_used_is_refused_with_the_field(case: str) -> 
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]", b"null"])
-def test_what_is_no_document_is_refused(text: bytes) -> None:
+def test_text_that_is_no_document_is_refused(text: bytes) -> None:
     with pytest.raises(UsageError, match="the configuration cannot be used"):
         config.parse(text)
 

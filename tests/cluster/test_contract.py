@@ -1,6 +1,6 @@
-"""Every transport, strategy, placement and flow gives what the local model gives, for every shape of graph.
+"""Every transport, strategy, placement and flow gives the outputs of the local model, for every shape of graph.
 
-The tables come from the registries of names: a new transport, placement or flow is tested by existing.
+The cases come from the tables of the packages, so a new transport, placement or flow is tested without a new test.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from cluster.partition import Partition
 from cluster.registry import parse_holders
 from cluster.request import Route
 from cluster.result_receiver import ResultReceiver
-from tests.cluster.conftest import SPLITS, WIRES, Bench, Case, assert_right
+from tests.cluster.conftest import SPLITS, Case, Running, assert_right
+from tests.faults.common import REMOTE
 from tests.models import SHAPES
 from tests.transports.conftest import dialled
 from transports.base import Message
@@ -40,18 +41,18 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Rig:
-    """Everything there is, and a request with any of it."""
+    """All clusters, models and partitions."""
 
-    bench: Bench
+    running: Running
     direct: Callable[[str], Client]
     cases: Mapping[str, Case]
     partitions: Mapping[str, Partition]
 
     def assert_right(self, name: str, route: Callable[[Partition], Route], variant: int) -> None:
-        """The partition `name` gives on an input what the local model gives."""
+        """Assert that the partition `name` gives the outputs of the local model for input number `variant`."""
         model, partition = name.partition(".")[0], self.partitions[name]
         made = route(partition)
-        client = self.direct(model) if made.transport == "none" else self.bench.client
+        client = self.direct(model) if made.transport == "none" else self.running.client
         case = self.cases[model]
         inputs, expected = (draws[variant % len(draws)] for draws in (case.inputs, case.expected))
         assert_right(client.infer(partition, made, inputs, timeout=20.0).outputs, expected)
@@ -59,12 +60,12 @@ class Rig:
 
 @pytest.fixture
 def rig(
-    bench: Bench,
+    running: Running,
     direct: Callable[[str], Client],
     cases: Mapping[str, Case],
     partitions: Mapping[str, Partition],
 ) -> Rig:
-    return Rig(bench, direct, cases, partitions)
+    return Rig(running, direct, cases, partitions)
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -72,7 +73,7 @@ def rig(
 @pytest.mark.parametrize("model", SHAPES)
 @pytest.mark.parametrize("transport", transports.NAMES)
 def test_equals_the_local_model(rig: Rig, transport: str, model: str, mode: str, placement: str, flow: str) -> None:
-    """The switches take turns, so that every transport, shape and flow meets each of them, and so does every split."""
+    """The switches take turns, so that every transport, shape, flow and split is tested with each of them."""
     codec = transports.load(transport).codecs[0]
     turn = SPLITS.index((mode, placement)) + sum(
         list(names).index(name) for names, name in ((transports.NAMES, transport), (SHAPES, model), (FLOWS, flow))
@@ -88,20 +89,20 @@ def test_equals_the_local_model(rig: Rig, transport: str, model: str, mode: str,
 @pytest.mark.parametrize("split", ["whole.contiguous", "layer.round-robin", "submodel.round-robin"])
 @pytest.mark.parametrize("model", SHAPES)
 @pytest.mark.parametrize(("transport", "codec"), OTHER_CODECS)
-def test_another_codec_carries_the_same(rig: Rig, transport: str, codec: str, model: str, split: str) -> None:
-    """What a codec writes depends on the tensors alone, not on who sends them where."""
+def test_other_codecs_carry_the_same_tensors(rig: Rig, transport: str, codec: str, model: str, split: str) -> None:
+    """A few splits are enough: the bytes of a codec depend on the tensors alone."""
     name = f"{model}.{split}"
     rig.assert_right(name, lambda partition: Route(name, partition.engines[0], transport, codec), 0)
 
 
-def test_the_shapes_have_what_is_hard(partitions: Mapping[str, Partition]) -> None:
-    """An input that three servers await, a tensor that skips two of them, an output that has successors."""
+def test_the_shapes_include_the_difficult_edges(partitions: Mapping[str, Partition]) -> None:
+    """An input that three servers await, a tensor that skips two servers, an output that other stages take."""
     found = set()
     for name in (f"{model}.submodel.contiguous" for model in SHAPES):
         plan, placement = partitions[name].plan, partitions[name].placement
-        for tensor, wire in plan.edges.items():
-            servers = {placement[stage] for stage in wire.consumers}
-            made = placement[wire.producer] if wire.producer else None
+        for tensor, edge in plan.edges.items():
+            servers = {placement[stage] for stage in edge.consumers}
+            made = placement[edge.producer] if edge.producer else None
             found |= {"fan-out"} if made is None and len(servers) >= 3 else set()
             found |= {"skip"} if made is not None and max(servers, default=0) - made > 2 else set()
             found |= {"middle"} if tensor in plan.outputs and servers else set()
@@ -109,15 +110,18 @@ def test_the_shapes_have_what_is_hard(partitions: Mapping[str, Partition]) -> No
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("transport", WIRES)
+@pytest.mark.parametrize("transport", REMOTE)
 def test_requests_of_several_clients_never_mix(
-    bench: Bench, cases: Mapping[str, Case], partitions: Mapping[str, Partition], transport: str, flow: str
+    running: Running, cases: Mapping[str, Case], partitions: Mapping[str, Partition], transport: str, flow: str
 ) -> None:
     partition, case = partitions["multi-input.layer.round-robin"], cases["multi-input"]
     route = Route(partition.name, "eager", transport, flow=flow)
 
     def client(number: int) -> None:
-        dispatcher, receiver = Dispatcher(bench.carriers, bench.registries), ResultReceiver(bench.carriers)
+        dispatcher, receiver = (
+            Dispatcher(running.transports, running.cluster.registries),
+            ResultReceiver(running.transports),
+        )
         with contextlib.closing(dispatcher), contextlib.closing(receiver):
             own = Client(dispatcher, receiver)
             for turn in range(10):
@@ -129,19 +133,19 @@ def test_requests_of_several_clients_never_mix(
         list(pool.map(client, range(4)))
 
 
-@pytest.mark.parametrize("transport", ["none", *WIRES])
-def test_what_a_request_costs_is_counted(
-    bench: Bench,
+@pytest.mark.parametrize("transport", ["none", *REMOTE])
+def test_the_costs_of_a_request_are_counted(
+    running: Running,
     direct: Callable[[str], Client],
     cases: Mapping[str, Case],
     partitions: Mapping[str, Partition],
     transport: str,
 ) -> None:
     partition, case = partitions["sequential.layer.round-robin"], cases["sequential"]
-    client = direct("sequential") if transport == "none" else bench.client
+    client = direct("sequential") if transport == "none" else running.client
     hops = len(partition.plan.stages)
     sizes = [array.nbytes for array in case.inputs[0].values()]
-    sizes += [2 * wire.nbytes for wire in partition.plan.edges.values() if wire.consumers and wire.producer]
+    sizes += [2 * edge.nbytes for edge in partition.plan.edges.values() if edge.consumers and edge.producer]
     answers = hops * sum(array.nbytes for array in case.expected[0].values())
 
     route = Route(partition.name, "eager", transport, **DOCUMENT)
@@ -156,10 +160,10 @@ def test_what_a_request_costs_is_counted(
     assert (again.messages, again.lookups, again.connects) == (hops, 0, 0)
 
 
-@pytest.mark.parametrize("transport", WIRES)
+@pytest.mark.parametrize("transport", REMOTE)
 def test_random_bytes_on_its_port_stop_no_node(rig: Rig, transport: str) -> None:
     name = "sequential.layer.round-robin"
-    with rig.bench.carriers[transport].connect(rig.bench.registries[transport]) as registry:
+    with rig.running.transports[transport].connect(rig.running.cluster.registries[transport]) as registry:
         reply = registry.call(Message("who", {"partition": name, "transport": transport}), 20.0)
     nodes = [holder.address for held in parse_holders(str(reply.fields["servers"])).values() for holder in held]
     assert len(nodes) == rig.partitions[name].servers

@@ -1,4 +1,4 @@
-"""Where tensors go when several servers hold a portion: chosen once for a request, whatever each sender remembers."""
+"""Replicas: the client chooses one for a request, and all servers send there, whatever they have cached."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from cluster.errors import NoServer
 from cluster.leases import Leases
 from cluster.registry import Registry
 from cluster.request import Request, Route
-from tests.cluster.plans import chain, partition
+from tests.cluster.plans import chain, placed
 from transports.address import Address
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 
-CUT = partition(chain(2), [0, 1])
+PARTITION = placed(chain(2), [0, 1])
 OUTPUT = {"a0": np.zeros((1, 2), np.float32)}
 
 
 @pytest.fixture
 def leases() -> Leases:
-    """Of two shards for two servers each; portion 1 is held twice."""
+    """Two portions, up to two holders each: portion 0 has one holder, portion 1 has two."""
     made = Leases(2, replicas=2, ttl=math.inf)
     for port, claim in ((1, 0), (2, 1), (3, 1)):
         _join(made, port, claim)
@@ -37,98 +37,97 @@ def leases() -> Leases:
 
 def _join(leases: Leases, port: int, claim: int, transport: str = "none") -> int:
     lease = leases.take({transport: Address("here", port)}, claim)
-    leases.report(lease.epoch, CUT.name, CUT.awaited(claim))
+    leases.report(lease.epoch, PARTITION.name, PARTITION.awaited(claim))
     return lease.epoch
 
 
 @pytest.fixture
 def dispatchers(leases: Leases) -> Iterator[list[Dispatcher]]:
-    carrier = transports.make("none")
+    transport = transports.make("none")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(carrier.serve(Registry(leases).handle, "here", 0, 1))
-        made = [Dispatcher({"none": carrier}, {"none": server.address}) for _ in range(2)]
+        server = stack.enter_context(transport.serve(Registry(leases).handle, "here", 0, 1))
+        made = [Dispatcher({"none": transport}, {"none": server.address}) for _ in range(2)]
         for dispatcher in made:
             stack.callback(dispatcher.close)
-            port_of(dispatcher, request(0))  # now it knows that shards are held twice
+            port_of(dispatcher, request(0))  # the first answer says how many replicas there are
         yield made
 
 
 def request(turn: int, **more: int) -> Request:
-    return Request(f"r-{turn}", Route(CUT.name, "eager", "none"), time.monotonic() + 20, turn=turn, **more)
+    return Request(f"r-{turn}", Route(PARTITION.name, "eager", "none"), time.monotonic() + 20, turn=turn, **more)
 
 
-def port_of(dispatcher: Dispatcher, asked: Request) -> int:
-    """Where the dispatcher would send the output of server 0."""
-    ((delivery, _),) = dispatcher.deliveries(asked, CUT, OUTPUT)
+def port_of(dispatcher: Dispatcher, request: Request) -> int:
+    """The port to which the dispatcher would send the output of server 0."""
+    ((delivery, _),) = dispatcher.deliveries(request, PARTITION, OUTPUT)
     return delivery.holder.address.port
 
 
-def test_servers_with_one_portion_take_turns_whoever_sends(dispatchers: list[Dispatcher]) -> None:
+def test_every_sender_uses_the_replica_that_the_client_chose(dispatchers: list[Dispatcher]) -> None:
     for turn in range(6):
-        pinned, _ = dispatchers[0].pinned(request(turn), CUT)
+        pinned, _ = dispatchers[0].pinned(request(turn), PARTITION)
         again = Request.of(pinned.fields())
         assert {port_of(dispatcher, again) for dispatcher in dispatchers} == {2 + turn % 2}
 
 
-def test_a_sender_that_knows_an_older_view_asks_again(dispatchers: list[Dispatcher], leases: Leases) -> None:
-    pinned, _ = dispatchers[0].pinned(request(1), CUT)
+def test_a_sender_looks_up_a_replica_that_its_cache_lacks(dispatchers: list[Dispatcher], leases: Leases) -> None:
+    pinned, _ = dispatchers[0].pinned(request(1), PARTITION)
     leases.leave(pinned.pins[1])
     epoch = _join(leases, 4, 1)
-    fresh, _ = dispatchers[1].pinned(request(1, attempt=1), CUT)
+    fresh, _ = dispatchers[1].pinned(request(1, attempt=1), PARTITION)
     assert fresh.pins[1] == epoch
     assert [port_of(dispatcher, fresh) for dispatcher in dispatchers] == [4, 4]
     with pytest.raises(NoServer, match=r"the pinned replica .* no longer holds stage 'a1'"):
         port_of(dispatchers[1], Request.of({**pinned.fields(), "attempt": 1}))
 
 
-def test_servers_of_a_request_that_was_lost_are_left_out(dispatchers: list[Dispatcher]) -> None:
-    lost, _ = dispatchers[0].pinned(request(0), CUT)
+def test_replicas_of_a_failed_request_are_avoided(dispatchers: list[Dispatcher]) -> None:
+    lost, _ = dispatchers[0].pinned(request(0), PARTITION)
     dispatchers[0].avoid(lost)
     for turn in range(4):
-        pinned, _ = dispatchers[0].pinned(request(turn), CUT)
+        pinned, _ = dispatchers[0].pinned(request(turn), PARTITION)
         assert pinned.pins[1] != lost.pins[1]
-        assert pinned.pins[0] == lost.pins[0]  # there is no other
+        assert pinned.pins[0] == lost.pins[0]  # it is the only one
 
 
-def test_a_portion_that_nobody_holds_is_not_remembered_as_such(leases: Leases, dispatchers: list[Dispatcher]) -> None:
-    for epoch, _ in leases.who(CUT.name, "none")[1]:
+def test_an_answer_without_a_holder_is_not_cached(leases: Leases, dispatchers: list[Dispatcher]) -> None:
+    for epoch, _ in leases.who(PARTITION.name, "none")[1]:
         leases.leave(epoch)
-    asked = request(0, attempt=1)
     with pytest.raises(NoServer, match="no server holds stage 'a1'"):
-        port_of(dispatchers[0], asked)
+        port_of(dispatchers[0], request(0, attempt=1))
     _join(leases, 5, 1)
     assert port_of(dispatchers[0], request(0)) == 5
 
 
-def test_a_view_without_everyone_is_not_remembered(leases: Leases, dispatchers: list[Dispatcher]) -> None:
-    for epoch, _ in leases.who(CUT.name, "none")[1]:
+def test_an_answer_that_lacks_a_portion_is_not_cached(leases: Leases, dispatchers: list[Dispatcher]) -> None:
+    for epoch, _ in leases.who(PARTITION.name, "none")[1]:
         leases.leave(epoch)
-    partial, _ = dispatchers[0].pinned(request(0), CUT)
+    partial, _ = dispatchers[0].pinned(request(0), PARTITION)
     assert set(partial.pins) == {0}
     epoch = _join(leases, 5, 1)
-    pinned, _ = dispatchers[0].pinned(request(1), CUT)
+    pinned, _ = dispatchers[0].pinned(request(1), PARTITION)
     assert pinned.pins[1] == epoch
 
 
-def test_replicas_of_one_registry_take_turns_whatever_another_registry_answers(leases: Leases) -> None:
-    """As with `--transport none,grpc --replicas 2`: the registry over `none` has no replicas, the other one has."""
+def test_the_registries_of_two_transports_may_differ_in_replicas(leases: Leases) -> None:
+    """As with `--transport none,grpc --replicas 2`. Here the registry over `grpc` has no replicas."""
     single = Leases(2, ttl=math.inf)
     for claim in (0, 1):
         _join(single, 7 + claim, claim, "grpc")
-    carriers = {name: transports.make(name) for name in ("none", "grpc")}
+    by_name = {name: transports.make(name) for name in ("none", "grpc")}
     with contextlib.ExitStack() as stack:
         served = {"none": Registry(leases), "grpc": Registry(single)}
         servers = {
-            name: stack.enter_context(carriers[name].serve(registry.handle, "127.0.0.1", 0, 2))
+            name: stack.enter_context(by_name[name].serve(registry.handle, "127.0.0.1", 0, 2))
             for name, registry in served.items()
         }
-        made = Dispatcher(carriers, {name: server.address for name, server in servers.items()})
+        made = Dispatcher(by_name, {name: server.address for name, server in servers.items()})
         stack.callback(made.close)
         port_of(made, request(0))
-        port_of(made, replace(request(0), route=Route(CUT.name, "eager", "grpc")))
-        pinned, _ = made.pinned(request(1), CUT)
+        port_of(made, replace(request(0), route=Route(PARTITION.name, "eager", "grpc")))
+        pinned, _ = made.pinned(request(1), PARTITION)
         assert set(pinned.pins) == {0, 1}
-        unpinned, _ = made.pinned(replace(request(1), route=Route(CUT.name, "eager", "grpc")), CUT)
+        unpinned, _ = made.pinned(replace(request(1), route=Route(PARTITION.name, "eager", "grpc")), PARTITION)
         assert not unpinned.pins
 
 

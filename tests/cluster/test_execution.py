@@ -1,4 +1,4 @@
-"""Execution slots: how many stages run at a time, and that waiting for a core is not counted as compute."""
+"""Execution slots: the number of stages that run at a time; waiting for a core does not count as compute."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from cluster.execution import ExecutionSlots
 from cluster.flows import FLOWS
 from cluster.pinning import usable
-from tests.cluster.hosts import Nodes
-from tests.cluster.plans import chain, partition
+from tests.cluster.hosts import Gate, Nodes
+from tests.cluster.plans import chain, placed
 from transports.errors import DeadlineExceeded
 
 INPUTS = {"x": np.ones((1, 2), np.float32)}
@@ -40,7 +40,7 @@ def test_slots_follow_the_cores_that_the_process_may_use() -> None:
 
 
 class Crowd:
-    """A stage that counts how many of it execute at a time, and lets go once `usable()` do."""
+    """A stage that counts its simultaneous calls, and returns once there have been `usable()` of them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -61,11 +61,11 @@ class Crowd:
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_every_flow_executes_as_many_stages_at_a_time_as_there_are_cores(flow: str) -> None:
-    cut, crowd = partition(chain(1), [0]), Crowd()
-    with Nodes(1, {"a0": crowd}, cut) as nodes, ThreadPoolExecutor(4 * usable()) as threads:
+    partition, crowd = placed(chain(1), [0]), Crowd()
+    with Nodes(1, {"a0": crowd}, partition) as nodes, ThreadPoolExecutor(4 * usable()) as threads:
         nodes.start()
-        client, route = nodes.client(), nodes.route(cut, flow)
-        infer = lambda _: client.infer(cut, route, INPUTS, 20.0)  # noqa: E731
+        client, route = nodes.client(), nodes.route(partition, flow)
+        infer = lambda _: client.infer(partition, route, INPUTS, 20.0)  # noqa: E731
         answers = list(threads.map(infer, range(4 * usable())))
     assert crowd.most == usable()
     assert all((answer.outputs["a0"] == 2).all() for answer in answers)
@@ -73,31 +73,24 @@ def test_every_flow_executes_as_many_stages_at_a_time_as_there_are_cores(flow: s
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_waiting_for_a_core_is_queued_and_not_compute(flow: str) -> None:
-    """One request holds every core until another one waits; the time of the second is told apart."""
-    cut, gate, begun = partition(chain(1), [0]), threading.Event(), threading.Semaphore(0)
-
-    def stage(inputs: Sequence[Any], timeout: float) -> list[Any]:
-        begun.release()
-        assert gate.wait(20)
-        return [inputs[0] + 1]
-
-    with Nodes(1, {"a0": stage}, cut) as nodes, ThreadPoolExecutor(usable() + 1) as threads:
+    """Requests hold every core until another one waits: its time counts as queued."""
+    partition, gate = placed(chain(1), [0]), Gate()
+    with Nodes(1, {"a0": gate}, partition) as nodes, ThreadPoolExecutor(usable() + 1) as threads:
         nodes.start()
-        client, route = nodes.client(), nodes.route(cut, flow)
-        holding = [threads.submit(client.infer, cut, route, INPUTS, 20.0) for _ in range(usable())]
-        for _ in range(usable()):
-            assert begun.acquire(timeout=20)
-        waiting = threads.submit(client.infer, cut, route, INPUTS, 20.0)
-        assert not begun.acquire(timeout=0.3)
-        gate.set()
-        held = [asked.result().stats for asked in holding]
+        client, route = nodes.client(), nodes.route(partition, flow)
+        holding = [threads.submit(client.infer, partition, route, INPUTS, 20.0) for _ in range(usable())]
+        gate.await_begun(usable())
+        waiting = threads.submit(client.infer, partition, route, INPUTS, 20.0)
+        assert not gate.begun.acquire(timeout=0.3)
+        gate.open.set()
+        held = [future.result().stats for future in holding]
         late = waiting.result().stats
     assert late.queued > 0.2 > late.compute
     assert min(stats.compute for stats in held) > 0.2
 
 
 def test_stages_in_model_servers_need_no_slot() -> None:
-    cut = partition(chain(1), [0])
+    partition = placed(chain(1), [0])
     inside = threading.Barrier(usable() + 2)
 
     def stage(inputs: Sequence[Any], timeout: float) -> list[Any]:
@@ -105,9 +98,9 @@ def test_stages_in_model_servers_need_no_slot() -> None:
         return [inputs[0] + 1]
 
     stages: Mapping[str, Any] = {"a0": stage}
-    with Nodes(1, stages, cut, remote=True) as nodes, ThreadPoolExecutor(usable() + 2) as threads:
+    with Nodes(1, stages, partition, remote=True) as nodes, ThreadPoolExecutor(usable() + 2) as threads:
         nodes.start()
-        client, route = nodes.client(), nodes.route(cut, "nested")
-        infer = lambda _: client.infer(cut, route, INPUTS, 20.0)  # noqa: E731
+        client, route = nodes.client(), nodes.route(partition, "nested")
+        infer = lambda _: client.infer(partition, route, INPUTS, 20.0)  # noqa: E731
         answers = list(threads.map(infer, range(usable() + 2)))
     assert all((answer.outputs["a0"] == 2).all() for answer in answers)

@@ -1,4 +1,4 @@
-"""Nodes that die, stop and come back while clients send requests: real processes, every flow."""
+"""Nodes that die, stop and return while clients send requests: real processes, every flow."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ pytestmark = pytest.mark.slow
 
 SERVERS = 2
 LEASE, STEADY = 2.0, 3.0
-"""Seconds of a lease: short, for nodes that lose theirs, and longer, for nodes that keep theirs."""
+"""Seconds of a lease: short for tests in which nodes lose theirs, longer for tests in which they keep theirs."""
 RECOVERY = 60.0
-"""Seconds within which a new node has to be ready, on the slowest machines."""
+"""Seconds within which a new node has to be ready, on slow machines."""
 
 
 @dataclass
 class ClusterUnderTest:
-    """A cluster whose nodes the tests may harm, and a client of it."""
+    """A cluster whose nodes the tests stop and kill, and its client."""
 
     cluster: Cluster
     launcher: LocalLauncher
@@ -57,7 +57,7 @@ class ClusterUnderTest:
         return answer
 
     def ask_until(self, flow: str, says: str = "") -> list[WireError]:
-        """Repeat a request until an error contains `says`, or by default until it is answered; returns the errors."""
+        """Repeat a request until an error contains `says` (empty: until it is answered); returns the errors."""
         errors: list[WireError] = []
         until = time.monotonic() + RECOVERY
         while time.monotonic() < until:
@@ -80,29 +80,29 @@ def opened(cases: Mapping[str, Case], folder: Path, replicas: int, lease: float)
     settings = Settings(("grpc",), SERVERS, folder, workers=8, threads=1, replicas=replicas, lease=lease)
     with LocalLauncher() as launcher:
         with Cluster(settings, launcher) as cluster, client_of(cluster) as client:
-            shutil.rmtree(folder)  # the launcher has what live nodes and their successors need
+            shutil.rmtree(folder)  # the launcher has copied the files, also for nodes that are started later
             yield ClusterUnderTest(cluster, launcher, partition, case, client)
         assert launcher.running() == frozenset()
 
 
 @contextlib.contextmanager
 def client_of(cluster: Cluster) -> Iterator[Client]:
-    carriers = {"grpc": transports.make("grpc")}
-    dispatcher, receiver = Dispatcher(carriers, cluster.registries), ResultReceiver(carriers)
+    by_name = {"grpc": transports.make("grpc")}
+    dispatcher, receiver = Dispatcher(by_name, cluster.registries), ResultReceiver(by_name)
     with contextlib.closing(dispatcher), contextlib.closing(receiver):
         yield Client(dispatcher, receiver)
 
 
 @pytest.fixture(scope="module")
 def single(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
-    with opened(cases, tmp_path_factory.mktemp("single"), 1, LEASE) as ward:
-        yield ward
+    with opened(cases, tmp_path_factory.mktemp("single"), 1, LEASE) as under_test:
+        yield under_test
 
 
 @pytest.fixture(scope="module")
 def double(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterUnderTest]:
-    with opened(cases, tmp_path_factory.mktemp("double"), 2, STEADY) as ward:
-        yield ward
+    with opened(cases, tmp_path_factory.mktemp("double"), 2, STEADY) as under_test:
+        yield under_test
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -144,14 +144,14 @@ def test_no_request_fails_if_one_of_two_holders_of_a_portion_dies(
     assert double.launcher.running() == names
     double.launcher.signal("node-1", number)
     repeats = [double.ask(flow, timeout=20.0, repeats=3).repeats for _ in range(20)]
-    assert sum(repeats) <= 4  # fewer than every second request: the client avoids a server that failed
+    assert sum(repeats) <= 4  # not every second request: the client avoids the replica that failed
     double.cluster.replace("node-1")
     double.launcher.addresses("node-1")
     assert double.ask(flow, repeats=3).repeats <= 1
 
 
-def test_servers_with_one_portion_take_turns(double: ClusterUnderTest) -> None:
-    """Over many requests of a new client, which avoids none of them, each has spent processor time."""
+def test_replicas_take_turns(double: ClusterUnderTest) -> None:
+    """Each has spent processor time after many requests of a new client, which avoids no replica."""
     double.cluster.wait_ready()
     first, second = (process_of(double.launcher, name) for name in ("node-0", "node-2"))
     before = [sum(process.cpu_times()[:2]) for process in (first, second)]

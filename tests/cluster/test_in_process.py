@@ -8,7 +8,7 @@ import transports
 from cluster.in_process import InProcessCluster
 from partitioning.errors import PartitionError
 from partitioning.program import read
-from tests.cluster.plans import chain, partition
+from tests.cluster.plans import chain, placed
 from tests.models import MODELS
 from transports.errors import ConnectError
 
@@ -16,7 +16,7 @@ from transports.errors import ConnectError
 def test_a_cluster_that_cannot_load_its_stages_serves_nothing() -> None:
     """The program is that of another model, so no node can be made."""
     transport = transports.make("none")
-    cluster = InProcessCluster([partition(chain(2), [0, 1])], read(MODELS["sequential"]()), transport)
+    cluster = InProcessCluster([placed(chain(2), [0, 1])], read(MODELS["sequential"]()), transport)
     with pytest.raises(PartitionError, match="which this program has not"), cluster:
         pass
     with pytest.raises(ConnectError):

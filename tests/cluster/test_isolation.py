@@ -1,4 +1,4 @@
-"""Who does not answer holds up nobody else (flow `forward`): real nodes and sockets, one of which is silent."""
+"""A peer that does not answer delays no other peer (flow `forward`). Real nodes and sockets."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import transports
 from cluster.pinning import usable
 from tests.cluster.hosts import Nodes, send, silent
-from tests.cluster.plans import chain, partition
+from tests.cluster.plans import chain, placed
+from tests.faults.common import REMOTE
 from transports.address import Address
 
-NEAR = replace(partition(chain(1), [0]), name="near")
-FAR = replace(partition(chain(2), [0, 1]), name="far")
+NEAR = replace(placed(chain(1), [0]), name="near")
+FAR = replace(placed(chain(2), [0, 1]), name="far")
 INPUTS = {"x": np.ones((1, 2), np.float32)}
 STAGES = {name: lambda inputs, _: [inputs[0] + 1] for name in ("a0", "a1")}
 PATIENT, BRIEF = 40.0, 10.0
-"""Seconds that requests have which nobody takes, and those that have to be answered meanwhile."""
+"""Seconds of the requests that the silent peer does not answer, and of a request that must be answered meanwhile."""
 
 
 def stopped_client(nodes: Nodes, address: Address) -> None:
-    """Requests of a client whose receiver is at `address`."""
+    """Send requests of a client whose result receiver is at `address`."""
     dispatcher = nodes.dispatcher()
     for _ in range(usable()):
         request = nodes.request(NEAR, PATIENT, reply_to=str(address))
@@ -31,7 +31,7 @@ def stopped_client(nodes: Nodes, address: Address) -> None:
 
 
 def stopped_server(nodes: Nodes, address: Address) -> None:
-    """Requests of a client that is there, for the next server, which is at `address`."""
+    """Send requests that need server 1, which is at `address`."""
     nodes.pretend(address, 1)
     dispatcher, receiver = nodes.dispatcher(), nodes.receiver()
     for _ in range(usable()):
@@ -39,14 +39,9 @@ def stopped_server(nodes: Nodes, address: Address) -> None:
             assert [reply.method for reply in send(dispatcher, awaited.request, FAR, INPUTS)] == ["accepted"]
 
 
-WIRES = [name for name in transports.NAMES if transports.kind(name).addressing != "in-process"]
-
-
 @pytest.mark.parametrize("stopped", [stopped_client, stopped_server])
-@pytest.mark.parametrize(
-    "transport", [name for name in transports.NAMES if transports.kind(name).addressing != "in-process"]
-)
-def test_who_is_stopped_holds_up_no_client(transport: str, stopped: Callable[[Nodes, Address], None]) -> None:
+@pytest.mark.parametrize("transport", REMOTE)
+def test_a_silent_peer_delays_no_other_client(transport: str, stopped: Callable[[Nodes, Address], None]) -> None:
     with Nodes(2, STAGES, NEAR, FAR, transport=transport) as nodes, silent() as address:
         nodes.start()
         stopped(nodes, address)

@@ -1,4 +1,4 @@
-"""Leases over real sockets: kept, lost, taken again, and reported to a registry that has restarted."""
+"""Lease clients over real sockets: leases are kept, lost, taken again, and reported to a restarted registry."""
 
 from __future__ import annotations
 
@@ -18,36 +18,28 @@ from cluster.errors import NoPortion, StaleEpoch
 from cluster.lease_client import LeaseClient
 from cluster.leases import Leases
 from cluster.registry import Registry
+from tests.cluster.hosts import Clock
 from transports.address import Address
 from transports.base import Message, Scalar, Server, Transport
 from transports.errors import MalformedMessage, WireError
 
 LEASE = 0.4
-"""Seconds of the lease clients' clock, which determines their heartbeats. The registry's clock stands still until a
-test moves it, so that no lease runs out early on a slow machine."""
+"""Seconds, which determine the heartbeats of the lease clients. The registry's clock stands still until a test moves
+it, so that no lease runs out early on a slow machine."""
 PATIENCE = 60.0
 HERE, EPHEMERAL = Address("127.0.0.1", 7), Address("127.0.0.1", 0)
 
 
-class Clock:
-    """The clock of the registry."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @dataclass
 class RegistryHost:
-    """A registry that can be closed, and started again at the same port without its memory."""
+    """A registry that can be closed, and started again at the same port with empty tables."""
 
     transport: Transport
     clock: Clock = field(default_factory=Clock)
-    asked: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    answers: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Method -> times of the answers (`time.monotonic()`)."""
     answering: threading.Lock = field(default_factory=threading.Lock)
-    """Holds back every answer while it is locked."""
+    """While it is locked, the registry does not answer."""
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     address: Address = EPHEMERAL
 
@@ -63,7 +55,7 @@ class RegistryHost:
             try:
                 return self._registry.handle(message)
             finally:
-                self.asked[message.method].append(time.monotonic())
+                self.answers[message.method].append(time.monotonic())
 
     def client(self, address: Address = HERE, **how: object) -> LeaseClient:
         made = LeaseClient(self.transport, self.address, {"grpc": address}, **how)  # type: ignore[arg-type]
@@ -84,7 +76,7 @@ def registry(request: pytest.FixtureRequest) -> Iterator[RegistryHost]:
 
 
 def eventually(true: Callable[[], object]) -> None:
-    """Wait until other threads have made it true."""
+    """Wait until other threads have made the condition true."""
     tick = threading.Event()
     for _ in range(int(PATIENCE / 0.02)):
         if true():
@@ -100,16 +92,16 @@ def test_heartbeats_keep_a_lease_for_longer_than_it_lasts(registry: RegistryHost
     for _ in range(5):
         with registry.answering:
             registry.clock.now += 0.9 * LEASE
-        seen = len(registry.asked["renew"])
-        eventually(lambda seen=seen: len(registry.asked["renew"]) > seen)
+        seen = len(registry.answers["renew"])
+        eventually(lambda seen=seen: len(registry.answers["renew"]) > seen)
     assert registry.awaited() == {0: epoch} == {0: client.epoch}
 
 
 def test_several_heartbeats_are_sent_within_the_life_of_a_lease(registry: RegistryHost) -> None:
-    """At least three of them: others are further apart on a machine that stalls."""
+    """At least three of them once; a machine that stalls delays others."""
     registry.client()
-    eventually(lambda: len(registry.asked["renew"]) > 10)
-    beats = registry.asked["renew"]
+    eventually(lambda: len(registry.answers["renew"]) > 10)
+    beats = registry.answers["renew"]
     assert min(third - first for first, third in zip(beats, beats[2:], strict=False)) < LEASE
 
 
@@ -165,16 +157,16 @@ def test_the_loss_of_a_portion_is_reported_once(registry: RegistryHost) -> None:
     assert registry.awaited() == {1: other.epoch}
 
 
-def test_it_waits_for_a_portion_that_is_not_free_yet(registry: RegistryHost) -> None:
+def test_a_client_with_patience_waits_for_its_portion(registry: RegistryHost) -> None:
     registry.leases.take({"grpc": Address("127.0.0.1", 9)}, claim=0)
     with ThreadPoolExecutor() as threads:
         client = threads.submit(registry.client, claim=0, patience=PATIENCE)
-        eventually(lambda: len(registry.asked["register"]) > 1)
-        registry.clock.now += 1.1 * LEASE  # the other one sends no heartbeats
+        eventually(lambda: len(registry.answers["register"]) > 1)
+        registry.clock.now += 1.1 * LEASE  # the other server sends no heartbeats
         assert client.result().server == 0
 
 
-def test_without_patience_it_is_refused_at_once(registry: RegistryHost) -> None:
+def test_a_client_without_patience_is_refused_at_once(registry: RegistryHost) -> None:
     registry.leases.take({"grpc": Address("127.0.0.1", 9)}, claim=0)
     with pytest.raises(NoPortion, match="portion 0 is taken"):
         registry.client(claim=0)

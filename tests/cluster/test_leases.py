@@ -1,4 +1,4 @@
-"""Leases: which server holds which portion, until when, under which epoch."""
+"""Leases: their portions, epochs and ends."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ import pytest
 
 from cluster.errors import NoPortion, StaleEpoch
 from cluster.leases import Leases
+from tests.cluster.hosts import Clock
 from transports.address import Address
 
 A, B, C, D = ({"grpc": Address("127.0.0.1", port)} for port in (7001, 7002, 7003, 7004))
 TTL = 10.0
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -68,7 +62,7 @@ def test_a_server_that_restarts_at_an_address_replaces_its_predecessor(clock: Cl
     after = made.take(A)
     assert after.server == before.server
     assert after.epoch > before.epoch
-    assert made.where("p", "x", "grpc") == {}  # it has not reported yet
+    assert made.where("p", "x", "grpc") == {}  # the new server has not reported yet
 
 
 def test_a_claim_is_granted_or_refused_and_never_changed(clock: Clock) -> None:

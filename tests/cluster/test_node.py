@@ -1,4 +1,4 @@
-"""What a node forgets at a deadline, and which messages it refuses."""
+"""The inputs that a node drops at a deadline, and the messages that it refuses."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ from cluster.node import Node
 from cluster.partition import Partition
 from cluster.request import Request, RequestStats, Route
 from cluster.result_receiver import PendingResult, ResultReceiver
-from tests.cluster.plans import chain, fork, partition
+from tests.cluster.plans import chain, fork, placed
 from transports.address import Address
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 from transports.serving import answer
 
-JOIN = replace(partition(fork(), [1, 0, 1, 0]), name="join")
-NEAR = replace(partition(chain(1), [0]), name="near")
+JOIN = replace(placed(fork(), [1, 0, 1, 0]), name="join")
+NEAR = replace(placed(chain(1), [0]), name="near")
 TENSOR = np.ones((1, 2), np.float32)
 
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    """It holds a shard of each partition: of `JOIN` the stages `b` and `join`."""
+    """A node with the stages `b` and `join` of `JOIN`, and the stage `a0` of `NEAR`."""
     stages = {name: lambda inputs, _: [inputs[0]] for name in ("a0", "b", "join")}
-    shards = {(cut.name, "eager"): Shard(cut, 0, stages, np.asarray) for cut in (JOIN, NEAR)}
+    shards = {(partition.name, "eager"): Shard(partition, 0, stages, np.asarray) for partition in (JOIN, NEAR)}
     with contextlib.closing(Node(shards, Dispatcher({}, {}))) as made:
         yield made
 
 
-def asked(cut: Partition, name: str, remaining: float, flow: str = "hub") -> Request:
-    return Request(name, Route(cut.name, "eager", "none", flow=flow), time.monotonic() + remaining)
+def request_of(partition: Partition, name: str, remaining: float, flow: str = "hub") -> Request:
+    return Request(name, Route(partition.name, "eager", "none", flow=flow), time.monotonic() + remaining)
 
 
 def send(node: Node, request: Request, tensor: str) -> None:
     node.handle(Message("infer", request.fields() | {"epoch": 0}, {tensor: TENSOR}))
 
 
-def test_half_a_join_is_forgotten_after_its_deadline(node: Node) -> None:
-    send(node, asked(JOIN, "patient", 20.0), "c")
-    late = asked(JOIN, "late", 0.2)
+def test_the_inputs_of_an_incomplete_join_are_dropped_after_its_deadline(node: Node) -> None:
+    send(node, request_of(JOIN, "patient", 20.0), "c")
+    late = request_of(JOIN, "late", 0.2)
     send(node, late, "c")
     node.requests.enter(late)
     node.requests.add_stats(late, RequestStats(messages=1))
     node.requests.leave(late)
     assert "late" in node.requests
     time.sleep(late.remaining)
-    send(node, asked(NEAR, "other", 20.0), "x")
+    send(node, request_of(NEAR, "other", 20.0), "x")
     assert "late" not in node.requests
     assert "patient" in node.requests
     assert len(node.requests) == 1
@@ -67,7 +67,7 @@ def test_half_a_join_is_forgotten_after_its_deadline(node: Node) -> None:
 @pytest.mark.parametrize("remaining", [math.nan, math.inf, -math.inf, 1e300])
 def test_a_request_without_a_deadline_is_refused(node: Node, remaining: float) -> None:
     with pytest.raises(MalformedMessage, match=re.escape(f"a request has {remaining} seconds left")):
-        send(node, asked(JOIN, "endless", remaining), "c")
+        send(node, request_of(JOIN, "endless", remaining), "c")
     assert not len(node.requests)
 
 
@@ -75,7 +75,7 @@ def _route(**fields: str) -> str:
     return json.dumps({"partition": "near", "engine": "eager", "transport": "none", **fields})
 
 
-GOOD: Mapping[str, Scalar] = asked(NEAR, "good", 20.0).fields() | {"epoch": 0}
+GOOD: Mapping[str, Scalar] = request_of(NEAR, "good", 20.0).fields() | {"epoch": 0}
 WRONG: Mapping[str, Mapping[str, Scalar | None]] = {
     "no request": {"request": None},
     "no route": {"route": None},
@@ -101,7 +101,7 @@ WRONG: Mapping[str, Mapping[str, Scalar | None]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_malformed_fields_are_named_as_such_and_leave_no_traceback(
+def test_malformed_fields_are_refused_without_a_traceback_in_the_log(
     node: Node, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fields = {key: value for key, value in {**GOOD, **WRONG[case]}.items() if value is not None}
@@ -119,7 +119,7 @@ STATS = RequestStats().fields()
 def test_a_result_with_malformed_statistics_is_refused(fields: Mapping[str, Scalar]) -> None:
     receiver = ResultReceiver({})
     reply = answer(receiver.handle, Message("result", {"request": "gone", **fields}, {}))
-    assert reply.method == "ok"  # nobody waits for it
+    assert reply.method == "ok"  # no client waits for it
     pending = receiver._pending["here"] = _expected()
     reply = answer(receiver.handle, Message("result", {"request": "here", **fields}, {"a0": TENSOR}))
     assert (reply.method, reply.fields["kind"]) == ("error", "malformed")
@@ -127,7 +127,7 @@ def test_a_result_with_malformed_statistics_is_refused(fields: Mapping[str, Scal
 
 
 def _expected() -> PendingResult:
-    return PendingResult(asked(NEAR, "here", 20.0), ["a0"])
+    return PendingResult(request_of(NEAR, "here", 20.0), ["a0"])
 
 
 @pytest.mark.parametrize("fields", [{"transport": "smoke"}, {"codec": "morse"}])
@@ -135,13 +135,16 @@ def test_a_route_that_this_process_cannot_send_over_is_refused(
     fields: Mapping[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The outputs of stage `a0` would go to server 1 over that transport."""
-    carrier = transports.make("none")
-    cut = partition(chain(2), [0, 1])
-    shard = Shard(cut, 0, {"a0": lambda inputs, _: [inputs[0]]}, np.asarray)
-    dispatcher = Dispatcher({"none": carrier}, {"none": Address("here", 1)})
-    route = {"partition": cut.name, "engine": "eager", "transport": "none", "flow": "nested", **fields}
+    transport = transports.make("none")
+    partition = placed(chain(2), [0, 1])
+    shard = Shard(partition, 0, {"a0": lambda inputs, _: [inputs[0]]}, np.asarray)
+    dispatcher = Dispatcher({"none": transport}, {"none": Address("here", 1)})
+    route = {"partition": partition.name, "engine": "eager", "transport": "none", "flow": "nested", **fields}
     request = GOOD | {"route": json.dumps(route)}
-    with contextlib.closing(Node({(cut.name, "eager"): shard}, dispatcher)) as node, contextlib.closing(dispatcher):
+    with (
+        contextlib.closing(Node({(partition.name, "eager"): shard}, dispatcher)) as node,
+        contextlib.closing(dispatcher),
+    ):
         reply = answer(node.handle, Message("infer", request, {"x": TENSOR}))
     assert (reply.method, reply.fields["kind"]) == ("error", "malformed")
     assert not caplog.records

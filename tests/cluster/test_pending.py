@@ -9,10 +9,10 @@ import pytest
 
 from cluster.pending import PendingInputs, Ready, cascade, consumers_of
 from partitioning.plan import Stage
-from tests.cluster.plans import fork, partition
+from tests.cluster.plans import fork, placed
 from transports.errors import MalformedMessage
 
-STAGES = partition(fork(), [0, 0, 0, 0]).portion(0)
+STAGES = placed(fork(), [0, 0, 0, 0]).portion(0)
 CONSUMERS = consumers_of(STAGES)
 
 

@@ -1,4 +1,4 @@
-"""The processes of a cluster as they are started from a shell, and how they end."""
+"""The processes of a cluster, started as from a shell, and their ends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 import transports
-from tests.cluster.conftest import WIRES
+from tests.faults.common import REMOTE
 from transports.base import Message
 from transports.process import parse_ready
 
 ROOT = Path(__file__).parent.parent.parent
 WAIT = 60.0
-"""Seconds within which a process has to end, on the slowest of machines."""
+"""Seconds within which a process has to end, on slow machines."""
 REGISTRY: dict[str, Any] = {"kind": "registry", "servers": 1}
 NODE: dict[str, Any] = {"kind": "node", "registry": {"grpc": "127.0.0.1:7000"}}
 Start = Callable[..., subprocess.Popen[str]]
@@ -52,9 +52,9 @@ def ready(process: subprocess.Popen[str]) -> dict[str, transports.Address]:
 
 
 def test_a_registry_serves_every_transport_at_once(start: Start) -> None:
-    addresses = ready(start({"kind": "registry", "servers": 2, "transports": WIRES}))
-    assert list(addresses) == list(WIRES)
-    for number, name in enumerate(WIRES[:2]):
+    addresses = ready(start({"kind": "registry", "servers": 2, "transports": REMOTE}))
+    assert list(addresses) == list(REMOTE)
+    for number, name in enumerate(REMOTE[:2]):
         with transports.make(name).connect(addresses[name]) as connection:
             reply = connection.call(Message("register", {"transport.grpc": f"127.0.0.1:{7000 + number}"}), 5.0)
             assert reply.fields["server"] == number
@@ -128,7 +128,7 @@ def test_a_document_that_cannot_be_used_is_one_clear_line(start: Start, document
     assert says in err.splitlines()[-1]
 
 
-def test_a_model_that_was_changed_on_the_way_is_refused(start: Start, tmp_path: Path) -> None:
+def test_a_model_that_was_changed_after_its_export_is_refused(start: Start, tmp_path: Path) -> None:
     (tmp_path / "files" / "m" / "1").mkdir(parents=True)
     (tmp_path / "files" / "m" / "1" / "saved_model.pb").write_text("another")
     files = {"m/1/saved_model.pb": "0" * 64}
@@ -138,7 +138,7 @@ def test_a_model_that_was_changed_on_the_way_is_refused(start: Start, tmp_path: 
     assert "saved_model.pb is not what was exported" in err.splitlines()[-1]
 
 
-def test_a_document_from_standard_input_cannot_go_with_the_end_of_standard_input() -> None:
+def test_until_eof_is_refused_if_the_document_comes_from_standard_input() -> None:
     command = [sys.executable, "-m", "cluster.process", "--config", "-", "--until-eof"]
     done = subprocess.run(command, cwd=ROOT, input="{}", capture_output=True, text=True, timeout=WAIT)
     assert (done.returncode, "give a FILE" in done.stderr) == (2, True)
@@ -161,7 +161,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 def work():
-    held = [np.ones(10 * 2**20, np.uint8) for _ in range(4)]  # what is left of the thread's heap is less than a tensor
+    held = [np.ones(10 * 2**20, np.uint8) for _ in range(4)]  # leaves less room in the thread's heap than a tensor
     np.ones(26 * 2**20, np.uint8)
     before = faults()
     for _ in range(20):
@@ -176,8 +176,8 @@ thread.join()
 """
 
 
-def test_freed_memory_stays_where_a_tensor_has_a_heap_of_its_own() -> None:
-    """A thread's tensor of 26 MB, 6,656 pages, is not faulted in again each time."""
+def test_freed_memory_is_kept_if_a_tensor_has_its_own_heap() -> None:
+    """The 6,656 pages of a thread's tensor of 26 MB are not faulted in for every tensor."""
     done = subprocess.run([sys.executable, "-c", KEEPING], cwd=ROOT, capture_output=True, text=True, timeout=WAIT)
     if "not here" in done.stderr:
         pytest.skip("this C library keeps no freed memory")

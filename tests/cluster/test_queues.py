@@ -1,4 +1,4 @@
-"""Destination queues: a slow destination blocks only its own queue, which keeps its order and is bounded."""
+"""Destination queues: a slow destination blocks only its own queue; queues keep their order and are bounded."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def log(queues: DestinationQueues) -> Iterator[Log]:
     queues.close(WAIT)
 
 
-def test_a_queue_keeps_its_order_and_waits_for_no_other(queues: DestinationQueues, log: Log) -> None:
+def test_a_queue_keeps_its_order_and_waits_for_no_other_queue(queues: DestinationQueues, log: Log) -> None:
     queues.put("slow", log.task("slow", gated=True))
     log.await_begun(1)
     for number in range(BOUND):

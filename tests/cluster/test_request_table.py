@@ -15,19 +15,13 @@ from cluster.errors import Draining
 from cluster.pending import Ready, consumers_of
 from cluster.request import NO_STATS, Request, RequestStats, Route
 from cluster.request_table import SLACK, RequestTable
-from tests.cluster.plans import fork, partition
+from tests.cluster.hosts import Clock
+from tests.cluster.plans import fork, placed
 from tests.lateness import in_time
 
-STAGES = partition(fork(), [0, 0, 0, 0]).portion(0)
+STAGES = placed(fork(), [0, 0, 0, 0]).portion(0)
 CONSUMERS = consumers_of(STAGES)
 FAR = 1e9
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def request(name: str, deadline: float = FAR) -> Request:
@@ -36,7 +30,7 @@ def request(name: str, deadline: float = FAR) -> Request:
 
 @contextlib.contextmanager
 def message(table: RequestTable, asked: Request) -> Iterator[None]:
-    """A message of `asked` is being handled."""
+    """A message of the request is handled during the block."""
     table.enter(asked)
     try:
         yield
@@ -72,7 +66,7 @@ def test_requests_and_shards_do_not_mix() -> None:
         assert put(table, one, {"c": 30}, "other") == [Ready(STAGES[-1], [3, 3, 30])]
 
 
-def test_nothing_is_kept_of_a_complete_request() -> None:
+def test_a_complete_request_leaves_the_table() -> None:
     table, asked = RequestTable(), request("r")
     send(table, asked, {"x": 0, "a": 1, "b": 2, "c": 3})
     assert len(table) == 0
@@ -118,7 +112,7 @@ def test_statistics_add_up_until_they_are_taken() -> None:
         assert table.take_stats(asked) == NO_STATS
 
 
-def test_a_draining_server_admits_messages_of_requests_that_are_there() -> None:
+def test_a_draining_server_accepts_messages_of_requests_in_flight() -> None:
     table, waits, handled = RequestTable(), request("waits"), request("handled")
     send(table, waits, {"b": 1})
     with ThreadPoolExecutor(1) as threads, message(table, handled):
@@ -133,7 +127,7 @@ def test_a_draining_server_admits_messages_of_requests_that_are_there() -> None:
 
 
 def refused(table: RequestTable) -> bool:
-    """Whether a new request is refused; one that is admitted leaves again."""
+    """Whether a new request is refused; if it is accepted, it leaves again."""
     with contextlib.suppress(Draining):
         table.enter(request("new"))
         table.leave(request("new"))
@@ -141,7 +135,7 @@ def refused(table: RequestTable) -> bool:
     return True
 
 
-def test_draining_ends_when_what_waits_expires() -> None:
+def test_draining_ends_when_waiting_inputs_expire() -> None:
     table = RequestTable()
     send(table, request("half", time.monotonic() + 0.2), {"b": 1})
     with in_time(10):
@@ -149,7 +143,7 @@ def test_draining_ends_when_what_waits_expires() -> None:
     assert len(table) == 0
 
 
-def test_inputs_from_many_threads_complete_each_request_once() -> None:
+def test_inputs_from_many_threads_complete_each_stage_once() -> None:
     table, found, lock = RequestTable(), [], threading.Lock()
 
     def feed(tensor: str) -> None:

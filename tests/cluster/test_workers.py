@@ -1,4 +1,4 @@
-"""The number of workers that nested calls need, by hand for small plans."""
+"""The number of workers that nested calls need, compared with values found by hand for small plans."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from cluster.workers import workers_needed
 from partitioning.graph import Graph
-from tests.cluster.plans import chain, fork, partition
+from tests.cluster.plans import chain, fork, placed
 
 CASES = {
     "one server calls itself directly": (chain(6), [0] * 6, True, 1),
@@ -26,4 +26,4 @@ CASES = {
 def test_workers_needed(case: str, send: str) -> None:
     graph, placement, local_calls, expected = CASES[case]
     assert isinstance(graph, Graph)
-    assert workers_needed(partition(graph, placement), local_calls=local_calls, send=send) == expected
+    assert workers_needed(placed(graph, placement), local_calls=local_calls, send=send) == expected

@@ -1,4 +1,4 @@
-"""Clusters of real processes in which every link except those to the registry goes through a proxy."""
+"""Clusters of real processes, with or without a proxy in front of every node."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from transports.pool import Pool
 
 SERVERS = 2
 PARTS = {"sequential": ("submodel", "contiguous"), "fork-join": ("layer", "round-robin")}
-"""Model -> how it is split: a chain over the two servers, and a graph whose joins await inputs from both."""
+"""Model -> mode and placement: a chain over the two servers, and a graph whose joins await inputs from both."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A partition with inputs, and the right answer to them."""
+    """A partition with inputs, and the model's outputs for them."""
 
     partition: Partition
     inputs: Mapping[str, Array]
@@ -48,7 +48,7 @@ class Work:
         return Route(self.partition.name, "frozen", transport, flow=flow)
 
     def done_by(self, client: Client, transport: str, flow: str, timeout: float = PATIENCE) -> None:
-        """Request it over `transport` in `flow`, and compare the outputs."""
+        """Send a request over `transport` in `flow`, and compare the outputs."""
         found = client.infer(self.partition, self.route(transport, flow), self.inputs, timeout).outputs
         assert set(found) == set(self.expected)
         for name, array in self.expected.items():
@@ -62,7 +62,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def works(exports: Path) -> Mapping[str, Work]:
-    """By the model's name."""
+    """The work for each model, by name."""
     return {name: _work(name, exports) for name in PARTS}
 
 
@@ -82,21 +82,21 @@ def _work(name: str, folder: Path) -> Work:
 
 
 class ProxiedLauncher(LocalLauncher):
-    """Puts a server before the registry that replaces the address of each registering node by that of a proxy."""
+    """Starts a server in front of the registry, which replaces the address of each registering node by a proxy's."""
 
-    def __init__(self, carriers: Mapping[str, Transport]) -> None:
+    def __init__(self, transports: Mapping[str, Transport]) -> None:
         super().__init__()
-        self._carriers = carriers
-        self._links = contextlib.ExitStack()
+        self._transports = transports
+        self._stack = contextlib.ExitStack()
         self._proxies: dict[tuple[str, str], Proxy] = {}
         self.proxied = True
-        """Whether the registry that is started next gets the addresses of proxies."""
+        """Whether `addresses` puts such a server in front of the registry."""
         self.proxies: dict[tuple[int, str], Proxy] = {}
-        """By server and transport."""
+        """The proxies by portion and transport."""
 
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
-        self._links.close()
+        self._stack.close()
 
     def addresses(self, name: str) -> Mapping[str, Address]:
         found = super().addresses(name)
@@ -104,11 +104,12 @@ class ProxiedLauncher(LocalLauncher):
             return found
         return {transport: self._front(transport, address) for transport, address in found.items()}
 
-    def _front(self, transport: str, registry: Address) -> Address:
-        carrier = self._carriers[transport]
-        pool = self._links.enter_context(Pool(carrier))
+    def _front(self, name: str, registry: Address) -> Address:
+        """The address of a new server in front of `registry`, on the transport of that name."""
+        transport = self._transports[name]
+        pool = self._stack.enter_context(Pool(transport))
 
-        def hand_on(message: Message) -> Message:
+        def forward(message: Message) -> Message:
             reply, _ = pool.call(registry, msgspec.structs.replace(message, fields=self._proxied(message)), PATIENCE)
             if message.method == "register":
                 found = {
@@ -118,7 +119,7 @@ class ProxiedLauncher(LocalLauncher):
                 self.proxies |= {(server, key.removeprefix(PREFIX)): proxy for key, proxy in found.items()}
             return reply
 
-        return self._links.enter_context(carrier.serve(hand_on, "127.0.0.1", 0, 16)).address
+        return self._stack.enter_context(transport.serve(forward, "127.0.0.1", 0, 16)).address
 
     def _proxied(self, message: Message) -> dict[str, transports.base.Scalar]:
         """The fields of `message` with the proxies' addresses in place of the servers' own."""
@@ -128,37 +129,37 @@ class ProxiedLauncher(LocalLauncher):
         }
 
     def _proxy(self, key: str, address: str) -> Proxy:
-        """The proxy before the server that registered `address` under `key`."""
+        """The proxy in front of the node that registered `address` under `key`."""
         if (key, address) not in self._proxies:
             addressing = transports.kind(key.removeprefix(PREFIX)).addressing
             proxy = Proxy(Address.parse(address), addressing)
-            self._proxies[key, address] = self._links.enter_context(proxy)
+            self._proxies[key, address] = self._stack.enter_context(proxy)
         return self._proxies[key, address]
 
 
 @dataclass(frozen=True)
-class Bench:
+class Running:
     """A cluster, its launcher, and the transports of its clients."""
 
     cluster: Cluster
     launcher: ProxiedLauncher
-    carriers: Mapping[str, Transport]
+    transports: Mapping[str, Transport]
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
-        with self.dispatcher() as dispatcher, contextlib.closing(ResultReceiver(self.carriers)) as receiver:
+        with self.dispatcher() as dispatcher, contextlib.closing(ResultReceiver(self.transports)) as receiver:
             yield Client(dispatcher, receiver)
 
     @contextlib.contextmanager
     def dispatcher(self) -> Iterator[Dispatcher]:
-        with contextlib.closing(Dispatcher(self.carriers, self.cluster.registries)) as dispatcher:
+        with contextlib.closing(Dispatcher(self.transports, self.cluster.registries)) as dispatcher:
             yield dispatcher
 
 
 def send(dispatcher: Dispatcher, request: Request, partition: Partition, tensors: Mapping[str, Array]) -> list[Message]:
-    """What the servers that await `tensors` answer to messages of `request`, sent as another server would.
+    """The answers of the servers that await `tensors` to messages as another server would send them.
 
-    The deadline of `request` travels with them and does not bound the sending. Raises `WireError`.
+    The messages carry the deadline of `request`, which does not bound the sending. Raises a `WireError`.
     """
     patient = msgspec.structs.replace(request, deadline=time.monotonic() + PATIENCE)
     fields = request.fields() | RequestStats().fields()
@@ -178,21 +179,21 @@ def launcher() -> Iterator[ProxiedLauncher]:
         yield launcher
 
 
-def started(launcher: ProxiedLauncher, exports: Path, proxied: bool) -> Iterator[Bench]:
-    """A cluster in the launcher that all modules share, since loading TensorFlow takes seconds."""
+def started(launcher: ProxiedLauncher, exports: Path, proxied: bool) -> Iterator[Running]:
+    """A cluster in the launcher that all test modules share, since loading TensorFlow takes seconds."""
     launcher.proxied = proxied
     settings = Settings(transports=REMOTE, servers=SERVERS, exports=exports, workers=32, threads=1)
     with Cluster(settings, launcher) as cluster:
-        yield Bench(cluster, launcher, {name: transports.make(name) for name in REMOTE})
+        yield Running(cluster, launcher, {name: transports.make(name) for name in REMOTE})
 
 
 @pytest.fixture(scope="module")
-def bench(launcher: ProxiedLauncher, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
-    """A cluster with a proxy before every node."""
+def proxied(launcher: ProxiedLauncher, works: Mapping[str, Work], exports: Path) -> Iterator[Running]:
+    """A cluster with a proxy in front of every node."""
     yield from started(launcher, exports, proxied=True)
 
 
 @pytest.fixture(scope="module")
-def plain(launcher: ProxiedLauncher, works: Mapping[str, Work], exports: Path) -> Iterator[Bench]:
+def unproxied(launcher: ProxiedLauncher, works: Mapping[str, Work], exports: Path) -> Iterator[Running]:
     """A cluster without proxies."""
     yield from started(launcher, exports, proxied=False)

@@ -1,4 +1,4 @@
-"""Faults of the servers of a cluster and of the links between them, in every flow over every transport."""
+"""Faults of servers, and of connections between them, in every flow over every transport."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.flows import FLOWS
 from cluster.request import Request
 from cluster.result_receiver import ResultReceiver
 from tests.faults.common import DEADLINE, PATIENCE, REMOTE, at_once, failing, frozen
-from tests.faults.conftest import SERVERS, Bench, Work, send
+from tests.faults.conftest import SERVERS, Running, Work, send
 from tests.faults.proxy import NONE, Fault
 from tests.running import process_of
 from transports.errors import DeadlineExceeded
@@ -26,15 +26,15 @@ WAYS = {f"{transport}, {flow}": (transport, flow) for transport, flow in itertoo
 
 
 @contextmanager
-def stopped(bench: Bench, server: int) -> Iterator[None]:
-    with frozen(process_of(bench.launcher, bench.cluster.nodes[server]).pid):
+def stopped(running: Running, server: int) -> Iterator[None]:
+    with frozen(process_of(running.launcher, running.cluster.nodes[server]).pid):
         yield
 
 
 @contextmanager
-def faulty(bench: Bench, server: int, fault: Fault) -> Iterator[None]:
-    """Every link to `server` has `fault`."""
-    proxies = [proxy for (number, _), proxy in bench.launcher.proxies.items() if number == server]
+def faulty(running: Running, server: int, fault: Fault) -> Iterator[None]:
+    """Every connection to `server` has `fault` during the block."""
+    proxies = [proxy for (number, _), proxy in running.launcher.proxies.items() if number == server]
     for proxy in proxies:
         proxy.fault = fault
     try:
@@ -44,21 +44,21 @@ def faulty(bench: Bench, server: int, fault: Fault) -> Iterator[None]:
             proxy.fault = NONE
 
 
-FAULTS: Mapping[str, Callable[[Bench, int], AbstractContextManager[None]]] = {
+FAULTS: Mapping[str, Callable[[Running, int], AbstractContextManager[None]]] = {
     "stopped": stopped,
-    "black hole": lambda bench, server: faulty(bench, server, Fault(end="silence")),
-    "slow": lambda bench, server: faulty(bench, server, Fault(delay=30 * DEADLINE)),
+    "black hole": lambda running, server: faulty(running, server, Fault(end="silence")),
+    "slow": lambda running, server: faulty(running, server, Fault(delay=30 * DEADLINE)),
 }
 
 
 @pytest.mark.parametrize("server", range(SERVERS))
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_request_fails_in_time_and_the_next_one_is_answered(
-    bench: Bench, works: Mapping[str, Work], fault: str, server: int
+    proxied: Running, works: Mapping[str, Work], fault: str, server: int
 ) -> None:
     work = works["sequential"]
     with ExitStack() as stack:
-        clients = {way: stack.enter_context(bench.client()) for way in WAYS}
+        clients = {way: stack.enter_context(proxied.client()) for way in WAYS}
 
         def fails(way: str) -> None:
             with failing(DeadlineExceeded):
@@ -68,20 +68,20 @@ def test_a_request_fails_in_time_and_the_next_one_is_answered(
             work.done_by(clients[way], *WAYS[way])
 
         at_once(works_again, WAYS)
-        with FAULTS[fault](bench, server):
+        with FAULTS[fault](proxied, server):
             at_once(fails, WAYS)
         at_once(works_again, WAYS)
 
 
 @pytest.mark.parametrize("transport", REMOTE)
 @pytest.mark.parametrize("flow", FLOWS)
-def test_a_request_that_comes_after_its_deadline_executes_no_stage(
-    bench: Bench, works: Mapping[str, Work], transport: str, flow: str
+def test_a_request_that_arrives_after_its_deadline_executes_no_stage(
+    proxied: Running, works: Mapping[str, Work], transport: str, flow: str
 ) -> None:
     work = works["sequential"]
     request = Request(uuid.uuid4().hex, work.route(transport, flow), time.monotonic() + PATIENCE)
-    receiver = ResultReceiver(bench.carriers)
-    with receiver.expect(request, work.partition.plan.outputs) as awaited, bench.dispatcher() as dispatcher:
+    receiver = ResultReceiver(proxied.transports)
+    with receiver.expect(request, work.partition.plan.outputs) as awaited, proxied.dispatcher() as dispatcher:
         late = replace(awaited.request, deadline=time.monotonic())
 
         def ask() -> None:

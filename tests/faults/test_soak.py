@@ -22,7 +22,7 @@ from cluster.dispatcher import Dispatcher
 from cluster.flows import FLOWS
 from cluster.request import Request
 from tests.faults.common import REMOTE
-from tests.faults.conftest import SERVERS, Bench, Work, send
+from tests.faults.conftest import SERVERS, Running, Work, send
 from tests.running import process_of
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ WARMUP, REQUESTS = 1000, 10_000
 CLIENTS = 4
 """Clients, each with its own connections."""
 MEMORY = 16 * 2**20
-"""Bytes that a process may grow by: the variation of allocators and stacks, and at most 1.6 kB a request."""
+"""Bytes by which a process may grow: the variation of allocators and stacks, and at most 1.6 kB per request."""
 
 MEETING = 300.0
 """Seconds that the clients wait for each other."""
@@ -39,11 +39,12 @@ MEETING = 300.0
 Sender = TypeVar("Sender")
 WAYS = list(itertools.product(REMOTE, FLOWS))
 LONG = (REMOTE[0], "nested")
-"""The way of all requests; the other ways get a hundredth as many, and at least `MOMENT`."""
+"""The way of nearly all requests. Each other way gets a hundredth as many, but at least `MOMENT`."""
 MOMENT = 40
 
 HALVES, ROWS, BRIEF = 3000, 1000, 0.2
-"""Requests that never become complete, the batch of each (a row is some tens of bytes), and their seconds to live."""
+"""Requests that never become complete, rows in the batch of each (of some tens of bytes), and seconds until their
+deadlines."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Usage:
             return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
 
     def is_flat(self, before: Usage) -> bool:
-        """A few connections and threads more depend on timing; one for every hundredth request is a leak."""
+        """Whether there is no leak: one connection or thread for every hundredth request. A few depend on timing."""
         few = CLIENTS * SERVERS
         return (
             self.memory - before.memory < MEMORY
@@ -69,18 +70,18 @@ class Usage:
         )
 
 
-def usage(bench: Bench) -> dict[str, Usage]:
-    """Of every process of the cluster, and of this one with the clients."""
-    found = {name: Usage.of(process_of(bench.launcher, name)) for name in bench.launcher.running()}
+def usage(running: Running) -> dict[str, Usage]:
+    """The usage of every process of the cluster, and of this process with the clients."""
+    found = {name: Usage.of(process_of(running.launcher, name)) for name in running.launcher.running()}
     return found | {"clients": Usage.of(psutil.Process())}
 
 
-def assert_flat(bench: Bench, work: Callable[[int], object], many: int) -> None:
+def assert_flat(running: Running, work: Callable[[int], object], many: int) -> None:
     """Run `work(count)` with few and then with `many` requests, and compare the resources after each."""
     work(WARMUP)
-    before = usage(bench)
+    before = usage(running)
     work(many)
-    after = usage(bench)
+    after = usage(running)
     assert set(after) == set(before)
     assert not {name: (before[name], after[name]) for name in after if not after[name].is_flat(before[name])}
 
@@ -91,8 +92,8 @@ def together(clients: Sequence[Sender], run: Callable[[int, Sender], object]) ->
         list(threads.map(run, range(len(clients)), clients))
 
 
-def test_a_soak(plain: Bench, works: Mapping[str, Work]) -> None:
-    """All requests in one way and some in the others, by several clients at once."""
+def test_a_soak(unproxied: Running, works: Mapping[str, Work]) -> None:
+    """Several clients at once send most requests in one way, and some in every other way."""
     work = works["sequential"]
     meeting = Barrier(CLIENTS, timeout=MEETING)
 
@@ -103,12 +104,12 @@ def test_a_soak(plain: Bench, works: Mapping[str, Work]) -> None:
                 work.done_by(client, *way)
 
     with ExitStack() as stack:
-        clients = [stack.enter_context(plain.client()) for _ in range(CLIENTS)]
-        assert_flat(plain, lambda count: together(clients, partial(run, count=count)), REQUESTS)
+        clients = [stack.enter_context(unproxied.client()) for _ in range(CLIENTS)]
+        assert_flat(unproxied, lambda count: together(clients, partial(run, count=count)), REQUESTS)
 
 
-def test_a_join_whose_other_input_never_comes(plain: Bench, works: Mapping[str, Work]) -> None:
-    """The tensors of such a request are dropped after its deadline, when any other message arrives."""
+def test_a_join_whose_other_input_never_comes(unproxied: Running, works: Mapping[str, Work]) -> None:
+    """The tensors of such a request are dropped when a message arrives after its deadline."""
     work = works["fork-join"]
     partition = work.partition
     joins = [stage for stage in partition.plan.stages if len(set(stage.inputs)) > 1]
@@ -122,6 +123,6 @@ def test_a_join_whose_other_input_never_comes(plain: Bench, works: Mapping[str, 
             assert send(dispatcher, request, partition, half)
 
     with ExitStack() as stack:
-        couriers = [stack.enter_context(plain.dispatcher()) for _ in range(CLIENTS)]
-        assert_flat(plain, lambda count: together(couriers, partial(begin, count=count)), HALVES)
-        work.done_by(stack.enter_context(plain.client()), *WAYS[0])
+        dispatchers = [stack.enter_context(unproxied.dispatcher()) for _ in range(CLIENTS)]
+        assert_flat(unproxied, lambda count: together(dispatchers, partial(begin, count=count)), HALVES)
+        work.done_by(stack.enter_context(unproxied.client()), *WAYS[0])

@@ -1,4 +1,4 @@
-"""What the tests of partitioning share: running a plan's stages one after the other in this process."""
+"""Helpers that run the stages of a plan one after the other in this process."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def run_chained(
     inputs: Sequence[Array],
     tamper: Callable[[str, Sequence[Array]], Sequence[Array]] = lambda _, arrays: arrays,
 ) -> list[Array]:
-    """The model's outputs, every tensor between stages a read-only array, as it would come off a wire.
+    """The model's outputs. Every tensor between stages is a read-only array, as if it had been received.
 
-    `tamper` is given each stage's name and inputs, and gives those that the stage really gets.
+    `tamper`: (a stage's name, its inputs) -> the inputs that the stage gets instead.
     """
     values = dict(zip(plan.inputs, inputs, strict=True))
     for stage in plan.stages:
         results = stages[stage.name](tamper(stage.name, [values[name] for name in stage.inputs]))
-        values.update((name, _off_the_wire(value)) for name, value in zip(stage.outputs, results, strict=True))
+        values.update((name, _received(value)) for name, value in zip(stage.outputs, results, strict=True))
     return [values[name] for name in plan.outputs]
 
 
-def _off_the_wire(value: Any) -> Array:
+def _received(value: Any) -> Array:
     array = engines.to_array(value)
     return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)

@@ -1,4 +1,4 @@
-"""Random graphs for property tests: pure records, nothing that runs."""
+"""Graphs as records: chains, and random graphs for property tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from partitioning.order import needed
 
 
 def chain(*sizes: int) -> Graph:
-    """Operations `o0`, `o1`, ... in a row; the k-th gives a float32 tensor of `sizes[k]` elements."""
+    """Operations `o0`, `o1`, ... in a row. The output of the k-th is a float32 tensor of `sizes[k]` elements."""
     names = ["x", *(f"o{index}" for index in range(len(sizes)))]
     tensors = {name: TensorInfo(name, (None, size), "float32") for name, size in zip(names, (1, *sizes), strict=True)}
     operations = tuple(Operation(name, "Op", (before,), (name,)) for before, name in itertools.pairwise(names))
@@ -20,7 +20,7 @@ def chain(*sizes: int) -> Graph:
 
 @st.composite
 def graphs(draw: st.DrawFn, most: int = 12) -> Graph:
-    """A graph of up to `most` operations with several inputs, outputs and output tensors; every operation is needed."""
+    """A graph of up to `most` operations with several inputs and outputs. Some output depends on every operation."""
     tensors = {name: TensorInfo(name, (None, 3), "float32") for name in ("x", "y")}
     operations = []
     for index in range(draw(st.integers(1, most))):

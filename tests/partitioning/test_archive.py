@@ -1,4 +1,4 @@
-"""Shards of models that went through files run as the model that they were taken from; broken files are named."""
+"""Portions of models, written to files and read again, run as the model does; errors name the broken file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.partitioning.conftest import run_chained
 
 
 def through_files(program: Program, plan: Plan, folder: Path, engine: str = "eager") -> dict[str, engines.Executable]:
-    """Each stage, exported and loaded by itself."""
+    """Every stage by name, exported and loaded by itself."""
     stages = {}
     for index, stage in enumerate(plan.stages):
         archive.export(program, stage.operations, folder / str(index))
@@ -51,11 +51,11 @@ def test_a_portion_is_the_same_program_again(tmp_path: Path) -> None:
     assert loaded.graph == program.graph
     assert loaded.steps["shared"].operation is loaded.steps["shared#2"].operation
     weights = np.load(tmp_path / "arrays.npz")
-    assert sum(array.shape == (6, 6) for array in weights.values()) == 2  # shared and between, each once
+    assert sum(array.shape == (6, 6) for array in weights.values()) == 2  # of `shared` and `between`, once each
 
 
 def _constants() -> keras.Model:
-    """Arguments of every sort: slices, numbers, strings, tuples, None, arrays, and a variable of another layer."""
+    """Arguments of many types: slices, numbers, strings, tuples, arrays and tensors."""
     x = keras.Input((8, 6), name="x")
     table = np.arange(6, dtype="float32")
     y = keras.ops.concatenate([x[:, ::2], x[:, 1:3, :]], axis=1) * table + keras.ops.convert_to_tensor(table)
@@ -151,7 +151,7 @@ def _places(record: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 
 def test_any_change_of_a_file_is_harmless_or_refused_on_one_line(tmp_path: Path) -> None:
-    """One value after the other is removed or replaced; nothing but a `PartitionError` is ever raised."""
+    """Values are replaced one at a time. No exception other than `PartitionError` is raised."""
     program = read(MODELS["shared-layer"]())
     archive.export(program, program.steps, tmp_path)
     plan = build_plan(program.graph, equal(program.graph, 2), "submodel")
@@ -173,6 +173,6 @@ def test_any_change_of_a_file_is_harmless_or_refused_on_one_line(tmp_path: Path)
     assert not [text for text in refused if "\n" in text]
 
 
-def test_an_operation_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_operation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PartitionError, match="no operation 'other' in this program"):
         archive.export(read(MODELS["sequential"]()), ["other"], tmp_path)

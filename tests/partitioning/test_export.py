@@ -1,4 +1,4 @@
-"""Stages that went through SavedModels run as the model that they were taken from; their names lead to the plan."""
+"""Stages, written as SavedModels and loaded again, run as the model does; their names can be mapped to the plan's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODES = ("whole", "layer", "submodel")
 
 
 def loaded(served: Served, folder: Path, stage: Stage) -> Callable[[Sequence[Any]], list[Any]]:
-    """The stage, from its SavedModel, called as a client calls it: by the names of its signature."""
+    """The stage from its SavedModel, called by the names of its signature, as a client does."""
     whole = tf.saved_model.load(str(served.model_folder(folder, stage)))
     keys = [served.keys[name] for name in stage.inputs]
 
@@ -44,7 +44,7 @@ def loaded(served: Served, folder: Path, stage: Stage) -> Callable[[Sequence[Any
 
 
 def assert_signature(plan: Plan, served: Served, folder: Path, stage: Stage) -> None:
-    """The file itself says the plan's names, shapes and dtypes."""
+    """Assert that the file has the plan's names, shapes and dtypes."""
     file = served.model_folder(folder, stage) / "saved_model.pb"
     signature = saved_model_pb2.SavedModel.FromString(file.read_bytes()).meta_graphs[0].signature_def["serving_default"]
     for tensors, infos in ((stage.inputs, signature.inputs), (stage.outputs, signature.outputs)):
@@ -81,7 +81,7 @@ HOSTILE = ("self", "lambda", "kwargs", "name", "training", "1st", "Zed", "x.y", 
 
 
 def _hostile() -> keras.Model:
-    """Layers whose names are no names of parameters, or differ only in their case."""
+    """Layers whose names are illegal names of parameters, or differ only in their case."""
     x = y = keras.Input((4,), name="x")
     for name in HOSTILE:
         y = layers.Dense(4, activation="tanh", name=name)(y)
@@ -119,7 +119,7 @@ def unescape(name: str) -> str:
 
 
 @given(st.lists(st.text(min_size=1), unique=True))
-def test_names_are_legal_and_lead_back(words: list[str]) -> None:
+def test_escaped_names_are_legal_and_reversible(words: list[str]) -> None:
     keys, models = [names.signature_key(word) for word in words], [names.model_name(word) for word in words]
     assert [unescape(key) for key in keys] == [unescape(model) for model in models] == words
     assert all(key.isidentifier() and key.isascii() and key[0].isalpha() for key in keys)
@@ -165,7 +165,7 @@ def test_the_command_line(keras_file: str, tmp_path: Path, capsys: pytest.Captur
     assert json.loads((folder / "plan.json").read_text())["serving"]["keys"]["inner/skip"] == "innerZ2fZskip"
 
 
-def test_servers_are_given_their_models(tmp_path: Path) -> None:
+def test_configurations_list_the_models_of_each_server(tmp_path: Path) -> None:
     program = read(MODELS["sequential"]())
     export(program, make_plan(program.graph, "layer"), tmp_path, {"first": 0, "second": 1, "third": 0, "last": 1})
     held = {path.name: path.read_text().count("config {") for path in tmp_path.glob("*.config")}

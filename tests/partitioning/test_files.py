@@ -1,4 +1,4 @@
-"""Models from files: both formats, own layers with and without their module, pickled code, and unusable files."""
+"""Models from files: both formats, custom layers with and without their module, pickled code, and unusable files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = str(Path(__file__).parents[2])
 
 
 def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """A new process in `folder`, which has the module `mylayers` of one's own layer."""
+    """Run `code` in a new process in `folder`, which contains the module `mylayers` of a custom layer."""
     (folder / "mylayers.py").write_text(OWN)
     code = f"import sys; sys.path.append({ROOT!r})\n{code}"
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
@@ -68,7 +68,9 @@ print(engines.build("eager", program, Stage("s", ("x",), ("doubled",), ("doubled
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_an_own_layer_is_imported_where_the_model_is_loaded_and_where_a_portion_is(suffix: str, tmp_path: Path) -> None:
+def test_the_module_of_a_custom_layer_is_imported_with_the_model_and_with_a_portion(
+    suffix: str, tmp_path: Path
+) -> None:
     assert _python(MAKE.format(suffix=suffix), tmp_path).returncode == 0
     refused = _python(LOAD.format(suffix=suffix, imports="()"), tmp_path).stdout
     assert refused == (
@@ -81,7 +83,7 @@ def test_an_own_layer_is_imported_where_the_model_is_loaded_and_where_a_portion_
     assert done.stdout == "[[2. 4. 6.]]\n", done.stderr
 
 
-def test_a_module_that_is_not_there_is_refused() -> None:
+def test_a_missing_module_is_refused() -> None:
     with pytest.raises(PartitionError, match="--import no_such_module: the module cannot be imported: ModuleNotFound"):
         models.load("MobileNetV2", imports=["no_such_module"])
 
@@ -117,14 +119,14 @@ def test_pickled_code_runs_only_with_trust(suffix: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(got, flat_outputs(model, inputs)[0])
 
 
-def test_a_layer_that_is_only_called_lambda_is_loaded(tmp_path: Path) -> None:
+def test_a_layer_named_like_a_lambda_layer_is_loaded(tmp_path: Path) -> None:
     x = keras.Input((4,), name="x")
     keras.Model(x, layers.Dense(2, name="lambda_x")(x)).save(tmp_path / "named.keras")
     assert list(models.load(str(tmp_path / "named.keras")).read().steps) == ["lambda_x"]
 
 
 def _missing_class(path: Path) -> None:
-    """A file of an older Keras, with a long configuration that names an unknown class, and a layer called lambda_1."""
+    """Write a file of an older Keras with a long configuration, an unknown class, and layers called `lambda_<i>`."""
     x = y = keras.Input((4,), name="x")
     for number in range(30):
         y = layers.Dense(4, name=f"lambda_{number}")(y)

@@ -21,7 +21,7 @@ from tests.models import MODELS, flat_outputs
 
 
 def _deep() -> keras.Model:
-    """Kernels far too small: all sorts of layers that calibration knows."""
+    """A model of all kinds of layers that calibration changes, with kernels that are far too small."""
     keras.utils.set_random_seed(3)
     small = keras.initializers.RandomNormal(stddev=1e-4, seed=3)
     options = {"kernel_initializer": small, "padding": "same"}
@@ -60,7 +60,7 @@ def test_calibration_is_deterministic() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_activations_are_put_back() -> None:
+def test_calibration_restores_the_activation_functions() -> None:
     model = _deep()
     calibrate(read(model), [views(None, (None, 16, 16, 3), seed=1)])
     assert model.get_layer("conv").activation is keras.activations.sigmoid
@@ -78,7 +78,7 @@ def test_views_have_the_models_shape() -> None:
     assert made.max() <= 255
 
 
-def test_unknown_names_are_refused_with_the_near_one() -> None:
+def test_unknown_names_are_refused_with_a_similar_one() -> None:
     with pytest.raises(
         PartitionError, match=r"no model 'MobilNetV2' in keras\.applications; did you mean 'MobileNetV2'"
     ):
@@ -88,7 +88,7 @@ def test_unknown_names_are_refused_with_the_near_one() -> None:
 
 
 def test_a_failed_download_names_the_file_to_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The address is real, the way to it is a closed port: what a machine without internet sees."""
+    """The proxy is a closed port, as if the machine had no internet connection."""
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     for variable in ("no_proxy", "NO_PROXY"):
@@ -153,14 +153,14 @@ def test_show_prints_the_plan_and_writes_it(saved: str, tmp_path: Path) -> None:
         (["--json", "/nowhere/plan.json"], "--json /nowhere/plan.json: No such file or directory"),
     ],
 )
-def test_show_refuses_what_only_the_model_tells(
+def test_show_refuses_values_that_do_not_fit_the_model(
     saved: str, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert show.main(["--model", saved, *arguments]) == 2
     assert reason in capsys.readouterr().err
 
 
-def test_show_teaches() -> None:
+def test_the_help_of_show_has_examples() -> None:
     done = _show("--help")
     assert done.returncode == 0
     assert "python -m partitioning.show --model InceptionV3 --mode submodel --servers 5" in done.stdout

@@ -1,4 +1,4 @@
-"""Options: what one declaration gives - the flag, its help, its checks, and the value."""
+"""Options: the flag, the help text, the checks and the value that derive from one declaration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Tea:
-    """Options of every sort."""
+    """Options of every kind."""
 
     kind: Annotated[str, option("leaves", "taste", valid=("green", "black"), aliases={"red": "black"})] = "green"
     cups: Annotated[int, option("cups", "taste", "client, nodes", ge=1, le=12, unit="cups")] = 2
@@ -31,7 +31,7 @@ class Tea:
     milk: Annotated[str, option("with milk", valid=SWITCH)] = "off"
     cut: Cut = "equal"
     pot: Annotated[str, option("which pot", min_length=1)]
-    weather: str = "no option, as it has no declaration"
+    weather: str = "a field without a declaration is no option"
 
 
 def tea(*argv: str) -> Tea:

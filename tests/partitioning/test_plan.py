@@ -1,4 +1,4 @@
-"""Plans: derived completely, refused where they could not run, the same after a trip through JSON."""
+"""Plans: derived completely, refused if they could not run, and unchanged by a round trip through JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_operation_is_in_one_stage(pair: tuple[Graph, Plan]) -> None:
 
 @given(plans())
 def test_edges_are_complete(pair: tuple[Graph, Plan]) -> None:
-    """A stage is given all that its operations need and do not make, and gives all that others need."""
+    """A stage takes all tensors that its operations need and do not make, and sends all that other stages need."""
     graph, plan = pair
     operations = {operation.name: operation for operation in graph.operations}
     for stage in plan.stages:

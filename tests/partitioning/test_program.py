@@ -1,4 +1,4 @@
-"""Every shape of model, cut in every way and run by every engine, gives what the model itself gives."""
+"""Every shape of model, cut in every way and run by every engine, gives the outputs of the model itself."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ STRATEGIES: dict[str, Callable[[Graph], tuple[int, ...]]] = {
 
 @cache
 def _answered(name: str) -> tuple[Program, list[tuple[list[Any], list[Any]]]]:
-    """The model of that name, and what it answers to two batches: (inputs, outputs) each."""
+    """The program of the model, and (inputs, outputs) of the model for two batches."""
     model = MODELS[name]()
-    asked = [inputs_for(model, batch) for batch in (1, 3)]
-    return read(model), [(inputs, flat_outputs(model, inputs)) for inputs in asked]
+    batches = [inputs_for(model, batch) for batch in (1, 3)]
+    return read(model), [(inputs, flat_outputs(model, inputs)) for inputs in batches]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -94,7 +94,7 @@ def test_shapes_inside_a_model_called_with_another_shape() -> None:
     assert graph.tensors["any/half"].shape == (None, 4, 4, 2)
 
 
-def test_what_no_output_needs_is_left_out() -> None:
+def test_operations_without_effect_on_an_output_are_left_out() -> None:
     x = keras.Input((4,), name="x")
     used, unused = layers.Dense(3, name="used")(x), layers.Dense(5, name="unused")(x)
     inner = keras.Model(x, [used, unused], name="inner")
@@ -103,7 +103,7 @@ def test_what_no_output_needs_is_left_out() -> None:
 
 
 def test_layers_do_at_inference_what_they_do_in_the_model() -> None:
-    """`training=True`, as argument or as a preprocessing layer's default, gives way to `model(x, training=False)`."""
+    """`model(x, training=False)` overrides `training=True` as an argument or as a preprocessing layer's default."""
     x = keras.Input((6,), name="x")
     dropped = layers.Dropout(0.5, name="drop")(x, training=True)
     model = keras.Model(x, layers.GaussianNoise(0.9, name="noise")(dropped) * 2.0)
@@ -114,7 +114,7 @@ def test_layers_do_at_inference_what_they_do_in_the_model() -> None:
 
 
 def _swapped(name: str, stage: str) -> tuple[list[Any], list[Any]]:
-    """Outputs of the model in layers, and of the same with the two inputs of one stage exchanged."""
+    """The outputs of the model in layers, without and with the two inputs of one stage exchanged."""
     program, inputs = read(MODELS[name]()), inputs_for(MODELS[name]())
     plan = build_plan(program.graph, layer(program.graph), "layer")
     stages = executables("eager", program, plan)
@@ -132,7 +132,7 @@ def test_exchanged_inputs_change_the_output_visibly(name: str, stage: str) -> No
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_broken_edge_changes_the_output_visibly(name: str) -> None:
-    """Zeros, instead of any tensor that crosses a cut, show in some output: a gate that compares outputs is enough."""
+    """Replacing any tensor that crosses a cut by zeros changes an output, so comparing outputs detects it."""
     model = MODELS[name]()
     program, inputs = read(model), inputs_for(model)
     plan = build_plan(program.graph, layer(program.graph), "layer")
@@ -225,7 +225,7 @@ def _whole(model: keras.Model) -> tuple[Program, Plan]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_low_precision_crosses_as_it_is(engine: str) -> None:
+def test_low_precision_crosses_unchanged(engine: str) -> None:
     x = keras.Input((4,), dtype="bfloat16", name="x")
     model = keras.Model(x, layers.Dense(3, dtype="bfloat16", name="low")(x))
     program, plan = _whole(model)
@@ -249,7 +249,7 @@ def test_arrays_share_the_memory_of_tensors() -> None:
 
 
 class Noise(layers.Layer):
-    """Samples at inference too, as a careless layer does."""
+    """Samples at inference, too."""
 
     def call(self, inputs: Any) -> Any:
         return inputs + keras.random.normal(keras.ops.shape(inputs))

@@ -1,4 +1,4 @@
-"""Models that people run: split into layers, and into five groups through files, they answer as they do locally."""
+"""Models of `keras.applications`, split into layers and into five groups read from files, answer as they do locally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strategies: complete, refused with a hint, and balanced as well as can be."""
+"""Strategies: groups, refusals with a hint, and optimal balance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.partitioning.graphs import chain, graphs
 
 @st.composite
 def tasks(draw: st.DrawFn) -> tuple[Graph, int, dict[str, float]]:
-    """A small graph, a number of groups, and costs, some of them nought."""
+    """A small graph, a number of groups, and costs, some of them zero."""
     graph = draw(graphs(most=8))
     cost = st.sampled_from([0.0, 1.0, 2.0, 5.0]) | st.floats(0.01, 9.0)
     return graph, draw(st.integers(1, len(graph.operations))), {op.name: draw(cost) for op in graph.operations}
@@ -38,7 +38,7 @@ def _bottleneck(graph: Graph, numbers: Sequence[int], costs: Mapping[str, float]
 
 
 def _sent(graph: Graph, numbers: Sequence[int]) -> tuple[int, int]:
-    """Bytes and tensors that stages take, one of a kind for each stage that takes it."""
+    """Bytes and number of the tensors that stages take; a tensor counts once for each stage that takes it."""
     plan = build_plan(graph, numbers, "submodel")
     return sum(cut.nbytes for cut in cut_table(plan)), sum(len(edge.consumers) for edge in plan.edges.values())
 
@@ -61,7 +61,7 @@ def test_balanced_is_the_best_of_all_partitions(slack: float, task: tuple[Graph,
     assert _sent(graph, numbers) == min(_sent(graph, other) for other in allowed)
 
 
-def test_balanced_takes_a_narrow_cut_within_the_slack() -> None:
+def test_balanced_chooses_a_narrow_cut_within_the_slack() -> None:
     graph = chain(9, 9, 9, 9, 1, 9, 9, 9, 9, 9)
     costs = dict.fromkeys((operation.name for operation in graph.operations), 1.0)
     assert balanced(graph, 2, costs, 1.3) == (0,) * 5 + (1,) * 5
@@ -71,7 +71,7 @@ def test_balanced_takes_a_narrow_cut_within_the_slack() -> None:
     assert max(balanced(graph, 2, costs, 1.3).count(number) for number in (0, 1)) <= 6
 
 
-def test_narrow_goes_further_for_few_bytes_than_balanced() -> None:
+def test_narrow_allows_less_even_groups_for_fewer_bytes() -> None:
     graph = chain(9, 9, 9, 9, 9, 9, 1, 9, 9, 9)
     costs = dict.fromkeys((operation.name for operation in graph.operations), 1.0)
     stages = {cut: make_plan(graph, "submodel", cut, 2, costs).stages for cut in SLACKS}
@@ -154,7 +154,7 @@ def test_every_placement_places_every_stage(name: str) -> None:
         assert set(placement.values()) == set(range(servers))
 
 
-def test_older_names_of_placements_are_accepted_and_recorded_as_the_new_ones() -> None:
+def test_older_names_of_placements_are_replaced_by_the_new_ones() -> None:
     assert set(ALIASES.values()) <= set(PLACEMENTS)
     given = "striped,contiguous,block-cyclic"
     assert SETTINGS["placement"].values(given, "--placement") == ("block-cyclic", "contiguous")
@@ -174,14 +174,14 @@ REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refusals_say_what_would_work(case: str) -> None:
+def test_refusals_name_valid_values(case: str) -> None:
     call, reason = REFUSED[case]
     with pytest.raises(PartitionError) as caught:
         call(chain(1, 1, 1, 1))
     assert reason in str(caught.value)
 
 
-def test_make_plan_knows_every_mode() -> None:
+def test_make_plan_accepts_every_mode() -> None:
     graph = chain(1, 1, 1, 1)
     costs = dict.fromkeys(["o0", "o1", "o2", "o3"], 1.0)
     assert len(make_plan(graph, "whole").stages) == len(set(whole(graph))) == 1

@@ -1,4 +1,4 @@
-"""One model server for all tests of this folder: the program that `TFS_BINARY` names, or the server of this project."""
+"""One model server for all tests of `tfserving`: the program that `TFS_BINARY` names, or the server of this project."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Server:
 
     @property
     def program(self) -> psutil.Process:
-        """The process that answers: the server of this project, or the program that its process has started."""
+        """The process that serves: that of the launcher, or the program that it has started."""
         process = process_of(self.launcher, "model-server-0")
         return [process, *process.children(recursive=True)][-1]
 

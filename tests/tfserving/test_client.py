@@ -1,4 +1,4 @@
-"""The gRPC client with the real server or with this project's: outputs and errors."""
+"""The outputs and errors of the gRPC client, with the real server (`TFS_BINARY`) or with this project's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from transports.errors import (
 )
 
 DEADLINE, ALLOWANCE, PATIENCE = 2.0, 1.0, 20.0
-"""Seconds of a call to a stopped server, seconds that writing its message may take, and seconds of other calls."""
+"""Seconds of a call to a suspended server, seconds in which its message may be written, and seconds of other calls."""
 Y = {"y": "float32"}
 X = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
 
@@ -103,8 +103,8 @@ def test_errors_are_mapped(client: Client, case: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, RestClient])
-def test_a_call_to_a_stopped_server_ends_at_its_deadline(server: Server, kind: type[Client | RestClient]) -> None:
-    """The message is larger than the buffers of a connection whose peer does not read."""
+def test_a_call_to_a_suspended_server_ends_at_its_deadline(server: Server, kind: type[Client | RestClient]) -> None:
+    """The message is larger than the buffers of the connection."""
     large = {"x": np.zeros((2**21, 2), "float32")}
     address = server.grpc if kind is Client else server.rest
     with kind(address) as client:
@@ -122,7 +122,7 @@ def test_an_address_without_a_server() -> None:
             client.wait_available("scale", timeout=0.1)
 
 
-def test_a_model_that_never_comes(client: Client) -> None:
+def test_waiting_for_an_unknown_model_ends_at_the_deadline(client: Client) -> None:
     with pytest.raises(DeadlineExceeded, match="model 'other' is not available"):
         client.wait_available("other", timeout=0.1)
 

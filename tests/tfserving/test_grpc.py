@@ -1,4 +1,4 @@
-"""Answers and refusals over gRPC, the same for the real server (`TFS_BINARY`) and for this project's."""
+"""Answers and refusals over gRPC, equal for the real server (`TFS_BINARY`) and for this project's."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def arrays_of(response: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answered:
-    """A request, and the version, signature and outputs of its answer."""
+    """A request, and the version and outputs of its answer. `spec`: further arguments of `request_of`."""
 
     model: str
     inputs: Any
@@ -98,14 +98,18 @@ ANSWERED = {
 
 @pytest.mark.parametrize("case", ANSWERED)
 def test_predict(predict: Callable[[Any], Any], case: str) -> None:
-    asked = ANSWERED[case]
-    response = predict(request_of(asked.model, asked.inputs, **asked.spec))
+    answered = ANSWERED[case]
+    response = predict(request_of(answered.model, answered.inputs, **answered.spec))
     spec = response.model_spec
-    expected_signature = asked.spec.get("signature", "serving_default")
-    assert (spec.name, spec.version.value, spec.signature_name) == (asked.model, asked.version, expected_signature)
+    expected_signature = answered.spec.get("signature", "serving_default")
+    assert (spec.name, spec.version.value, spec.signature_name) == (
+        answered.model,
+        answered.version,
+        expected_signature,
+    )
     found = arrays_of(response)
-    assert set(found) == set(asked.outputs)
-    for name, expected in asked.outputs.items():
+    assert set(found) == set(answered.outputs)
+    for name, expected in answered.outputs.items():
         np.testing.assert_array_equal(found[name], expected)
         assert found[name].dtype == np.asarray(expected).dtype or found[name].dtype == object
 
@@ -115,10 +119,6 @@ def malformed(**fields: Any) -> Any:
     for name, value in fields.items():
         setattr(proto, name, value)
     return proto
-
-
-def no_dtype() -> Any:
-    return malformed(dtype=0)
 
 
 REFUSED: dict[str, tuple[Any, Code, str]] = {
@@ -168,12 +168,12 @@ REFUSED: dict[str, tuple[Any, Code, str]] = {
         Code.INVALID_ARGUMENT,
         "tensor parsing error: x",
     ),
-    "no dtype": (request_of("scale", {"x": no_dtype()}), Code.INVALID_ARGUMENT, "tensor parsing error: x"),
+    "no dtype": (request_of("scale", {"x": malformed(dtype=0)}), Code.INVALID_ARGUMENT, "tensor parsing error: x"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_has_its_code_and_its_reason(predict: Callable[[Any], Any], case: str) -> None:
+def test_a_refusal_has_the_code_and_text_of_the_real_server(predict: Callable[[Any], Any], case: str) -> None:
     request, code, words = REFUSED[case]
     with pytest.raises(grpc.RpcError) as caught:
         predict(request)
@@ -240,7 +240,7 @@ METADATA: dict[str, tuple[dict[str, Any], Code, str]] = {
 
 
 @pytest.mark.parametrize("case", METADATA)
-def test_metadata_that_is_refused(channel: grpc.Channel, case: str) -> None:
+def test_refused_requests_for_metadata(channel: grpc.Channel, case: str) -> None:
     fields, code, words = METADATA[case]
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     with pytest.raises(grpc.RpcError) as caught:

@@ -1,4 +1,4 @@
-"""How the server of this project is started from a shell, and what it refuses."""
+"""The model server of this project, started as from a shell, and the flags that it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers and refusals over REST, the same for the real server (`TFS_BINARY`) and for this project's."""
+"""Answers and refusals over REST, equal for the real server (`TFS_BINARY`) and for this project's."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_connection_is_kept_after_every_answer(rest: Rest) -> None:
     assert rest.connection.sock is kept
 
 
-def test_a_peer_without_http_is_refused_and_others_are_served(server: Server, rest: Rest) -> None:
+def test_a_peer_that_sends_no_http_is_refused_and_others_are_served(server: Server, rest: Rest) -> None:
     with socket.create_connection(server.rest, 20) as peer:
         peer.sendall(b"GET /v1/models/scale\r\n\r\n")
         assert b" 400 " in peer.recv(10_000)

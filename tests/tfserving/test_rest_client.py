@@ -1,4 +1,4 @@
-"""The REST client with the real server or with this project's: outputs and errors."""
+"""The outputs and errors of the REST client, with the real server (`TFS_BINARY`) or with this project's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,11 @@ ERRORS: dict[str, tuple[dict[str, Any], type[WireError], str]] = {
     "other input": ({"model": "scale", "inputs": {"z": X}}, MalformedMessage, "HTTP 400: Missing named input: x"),
     "other output": ({"model": "mixed", "inputs": {}}, MalformedMessage, "HTTP 400"),
     "no time": ({"model": "scale", "inputs": {"x": X}, "timeout": -1.0}, DeadlineExceeded, "no answer in time"),
-    "no number": ({"model": "scale", "inputs": {"x": X.astype("complex64")}}, MalformedMessage, "no complex64 goes"),
+    "no number": (
+        {"model": "scale", "inputs": {"x": X.astype("complex64")}},
+        MalformedMessage,
+        "REST carries no complex64",
+    ),
 }
 
 
@@ -90,7 +94,7 @@ def test_an_address_without_a_server() -> None:
 
 
 class Forgetful(BaseHTTPRequestHandler):
-    """Promises to keep a connection, and closes it after each answer."""
+    """Announces that it keeps connections, but closes them after each answer."""
 
     protocol_version = "HTTP/1.1"
     answers = (b'{"outputs": [1.5]}', b"no JSON", b'{"outputs": ["a"]}', b"[]")
@@ -127,7 +131,7 @@ def forgetful() -> Iterator[Address]:
 
 
 class Dripping(BaseHTTPRequestHandler):
-    """Answers byte by byte, each long before the timeout of a socket."""
+    """Answers byte by byte, so that no single read of a socket takes long."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))

@@ -1,4 +1,4 @@
-"""Tensors in both forms of `TensorProto`, compared with TensorFlow's own writer and reader."""
+"""Tensors in both forms of `TensorProto`, compared with TensorFlow's own functions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_strings(shape: tuple[int, ...]) -> None:
     assert decode("x", proto).tolist() == tf.make_ndarray(proto).tolist() == array.tolist()
 
 
-def test_an_unknown_field_is_no_value() -> None:
+def test_an_unknown_field_is_not_read_as_values() -> None:
     proto = tensor_pb2.TensorProto()
     encode_into(proto, values("float32", (5,)), content=False)
     proto.MergeFromString(b"\xfa\x7f\x04\x01\x02\x03\x04")

@@ -1,4 +1,4 @@
-"""Small SavedModels, one for each case of the protocol, and a partition of a Keras model."""
+"""Small SavedModels for the cases of the protocol, and a partition of a Keras model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = "zoo.config"
 EVERY_VERSION = "model_version_policy { all {} }"
 SPLIT = "split"
 PARTITIONED = "several-outputs"
-"""The Keras model whose partition is served: its tensors have names that are illegal in signatures."""
+"""The Keras model whose partition is served. Its tensors have names that are illegal in signatures."""
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -33,7 +33,7 @@ def function(call: Callable[..., Mapping[str, Any]], **inputs: tuple[tuple[int |
 
 
 def scale(factor: float) -> Mapping[str, Any]:
-    """Version `n` of the model `scale` multiplies by its number; a second signature adds it."""
+    """A version of the model `scale`: it multiplies by its number; a second signature adds the number."""
     pairs: Any = ((None, 2), "float32")
     return {
         "serving_default": function(lambda x: {"y": x * factor}, x=pairs),
@@ -42,7 +42,7 @@ def scale(factor: float) -> Mapping[str, Any]:
 
 
 def mixed() -> Mapping[str, Any]:
-    """Two inputs and three outputs, each of a dtype of its own."""
+    """Two inputs and three outputs of different dtypes."""
     return {
         "serving_default": function(
             lambda a, b: {
@@ -57,7 +57,7 @@ def mixed() -> Mapping[str, Any]:
 
 
 def words() -> Mapping[str, Any]:
-    """Strings, as text and as bytes: the name of an output decides."""
+    """Strings as text and as bytes, which the name of an output determines."""
     return {
         "serving_default": function(lambda s: {"text": s, "raw_bytes": s}, s=((None,), "string")),
         "scalar": function(lambda x: {"y": tf.reduce_sum(x)}, x=((None,), "float32")),
@@ -65,7 +65,7 @@ def words() -> Mapping[str, Any]:
 
 
 def every() -> Mapping[str, Any]:
-    """A signature for each dtype that returns its input."""
+    """For each dtype, a signature that returns its input."""
     return {
         "serving_default": function(lambda x: {"y": tf.identity(x)}, x=((None, 3), "float32")),
         **{dtype: function(lambda x: {"y": tf.identity(x)}, x=((None, 3), dtype)) for dtype in DTYPES},

@@ -1,4 +1,4 @@
-"""The contract of every launcher in `LAUNCHERS`: processes start, are signalled, are watched and end."""
+"""The contract of launchers, tested with each one in `LAUNCHERS`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster.launchers import HINDSIGHT, Launcher, LocalLauncher, Order
 from transports.base import Message
 
 LAUNCHERS: Mapping[str, Callable[[], Launcher]] = {"local": LocalLauncher}
-"""Each starts its processes where this one can reach them."""
+"""Launchers whose processes this machine can reach."""
 REGISTRY = RegistryConfig(servers=1)
 PLAN = "p/partition.json"
 
@@ -37,7 +37,7 @@ def launcher(shared: Launcher) -> Iterator[Launcher]:
 
 
 def node_order(name: str, file: Path, registries: Mapping[str, transports.Address]) -> Order:
-    """A node whose export is that one file."""
+    """A node whose files are `file` alone, under the name `PLAN`, with the digest of "{}"."""
     sha256 = hashlib.sha256(b"{}").hexdigest()
     registry = {transport: str(address) for transport, address in registries.items()}
     return Order(name, NodeConfig(registry=registry, files={PLAN: sha256}), {sha256: file})
@@ -70,8 +70,8 @@ def test_a_name_is_taken_while_its_process_runs(launcher: Launcher) -> None:
     assert launcher.addresses("registry") != first
 
 
-def test_files_arrive_by_content_and_their_sources_may_go(launcher: Launcher, tmp_path: Path) -> None:
-    """The node reads what was handed over: a partition without a plan."""
+def test_files_are_copied_by_content_and_may_be_deleted(launcher: Launcher, tmp_path: Path) -> None:
+    """The node reads the copy, which is a partition without a plan."""
     launcher.start(Order("registry", REGISTRY))
     (file := tmp_path / "any name").write_bytes(b"{}")
     launcher.start(node_order("node-0", file, launcher.addresses("registry")))
@@ -82,7 +82,7 @@ def test_files_arrive_by_content_and_their_sources_may_go(launcher: Launcher, tm
         launcher.addresses("node-0")
 
 
-def test_a_content_that_cannot_be_read_starts_nothing(launcher: Launcher, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_starts_no_process(launcher: Launcher, tmp_path: Path) -> None:
     order = Order("node-0", NodeConfig(registry={}, files={PLAN: "1" * 64}), {"1" * 64: tmp_path / "nowhere"})
     with pytest.raises(FileNotFoundError):
         launcher.start(order)
@@ -100,7 +100,7 @@ def test_a_file_with_another_content_is_refused_on_arrival(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_an_end_that_was_not_ordered_is_a_failure_with_the_cause(launcher: Launcher, number: signal.Signals) -> None:
+def test_an_unexpected_end_is_a_failure_with_its_cause(launcher: Launcher, number: signal.Signals) -> None:
     launcher.start(Order("registry", REGISTRY, title="registry (of a test)"))
     launcher.addresses("registry")
     launcher.check()
@@ -127,8 +127,8 @@ def test_a_document_that_cannot_be_used_ends_the_process_with_status_2(launcher:
         launcher.addresses("registry")
 
 
-def test_a_stopped_process_ends_too(launcher: Launcher) -> None:
-    """SIGTERM does not reach it; SIGKILL does."""
+def test_a_suspended_process_ends_too(launcher: Launcher) -> None:
+    """It ignores SIGTERM, but not SIGKILL."""
     launcher.start(Order("registry", REGISTRY))
     launcher.addresses("registry")
     launcher.signal("registry", signal.SIGSTOP)
@@ -137,7 +137,7 @@ def test_a_stopped_process_ends_too(launcher: Launcher) -> None:
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_a_launcher_that_is_not_used_ends_at_once(name: str) -> None:
+def test_a_launcher_without_processes_ends_at_once(name: str) -> None:
     with contextlib.ExitStack() as stack:
         launcher = stack.enter_context(LAUNCHERS[name]())
         assert launcher.running() == frozenset()

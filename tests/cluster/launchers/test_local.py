@@ -1,4 +1,4 @@
-"""The fork server: its channel for events, its single thread, and that nothing of it is left behind."""
+"""The local launcher: the channel for events, the single thread of the fork server, and clean ends."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ print("printed when the interpreter starts", end="", flush=True)
 """
 
 
-def test_what_processes_print_disturbs_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python runs `sitecustomize` first: it prints without a newline at the start and before every port is bound."""
+def test_output_of_processes_disturbs_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python imports `sitecustomize` first. It prints without a newline, at the start and before a port is bound."""
     (tmp_path / "sitecustomize.py").write_text(PRINTS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with LocalLauncher() as launcher:
@@ -86,7 +86,7 @@ KILLED: dict[str, Callable[[psutil.Process, psutil.Process], list[psutil.Process
 
 @pytest.mark.parametrize("killed", KILLED)
 def test_nothing_is_left_after_a_kill(killed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No process, no port, no file in TMPDIR or /dev/shm; a client that survives leaves its launcher first."""
+    """Neither a process, a port, nor a file in TMPDIR or /dev/shm. A client that survives leaves its launcher."""
     (folder := tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
     shared = {path.name for path in Path("/dev/shm").iterdir()}

@@ -1,9 +1,9 @@
-"""`python -m tests.cluster.model_servers.bench_stages FOLDER`: what a model server adds to the stages of a plan.
+"""`python -m tests.cluster.model_servers.bench_stages FOLDER`: the time that model servers add to a plan's stages.
 
-The same SavedModels run one after the other, batch 1: in this process, in one server (its answers as lists of values,
-as `tensor_content`, and over REST), and in a server for each stage. The server is the real one if it is on
-PATH; for `tensor_content` it is this project's, since the real one has none. Milliseconds of a request through all
-stages.
+FOLDER is an exported plan. Its stages run one after the other, at batch 1: in this process, in one model server (which
+answers with lists of values, with `tensor_content`, and over REST), and in a model server for each stage. The server is
+the real one if it is on PATH, except for `tensor_content`, which only this project's server has. Prints milliseconds of
+a request through all stages.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def here(served: Served, folder: Path) -> Stages:
 
 
 def measure(served: Served, ways: Mapping[str, Stages]) -> None:
-    """Time a request in each way, in rounds, so that what disturbs the machine for a while disturbs all of them."""
+    """Time a request in each way, in rounds, so that a disturbance of the machine affects all ways."""
     draw = np.random.default_rng(0)
-    wires = [served.plan.edges[name] for name in served.plan.inputs]
-    given = {wire.name: draw.random([extent or 1 for extent in wire.shape]).astype(wire.dtype) for wire in wires}
+    edges = [served.plan.edges[name] for name in served.plan.inputs]
+    given = {edge.name: draw.random([extent or 1 for extent in edge.shape]).astype(edge.dtype) for edge in edges}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(ROUNDS):
         for way, stages in ways.items():

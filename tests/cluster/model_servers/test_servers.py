@@ -1,4 +1,4 @@
-"""How a model server is started, why it is not, and that it never outlives the program that started it."""
+"""Model servers as processes: their start, their failures, and their ends."""
 
 from __future__ import annotations
 
@@ -68,13 +68,14 @@ def program(make_program: Callable[[str], str]) -> Settings:
 
 
 def assert_answers(address: Address) -> None:
+    """Assert that the model `scale` is served."""
     with Client(address) as client:
         answer = client.predict("scale", {"x": np.ones((1, 2), "float32")})
         assert answer["y"].tolist() == [[10.0, 10.0]]
 
 
 @pytest.mark.parametrize("kind", ["ours", "program"])
-def test_a_server_outlives_its_files_and_ends_when_it_is_closed(
+def test_a_server_needs_its_files_only_at_its_start_and_ends_when_it_is_closed(
     launcher: LocalLauncher, models: Path, program: Settings, kind: str, tmp_path: Path
 ) -> None:
     settings = program if kind == "program" else Settings(threads=1)
@@ -123,7 +124,7 @@ def test_a_server_never_outlives_what_started_it(program: Settings, models: Path
             again.bind(("127.0.0.1", port))
 
 
-def test_a_server_that_cannot_load_its_model_is_quoted(launcher: LocalLauncher, tmp_path: Path) -> None:
+def test_the_error_of_a_server_that_cannot_load_its_model_is_quoted(launcher: LocalLauncher, tmp_path: Path) -> None:
     (tmp_path / "broken" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "1" / "other.txt").write_text("no model")
     with (
@@ -135,7 +136,7 @@ def test_a_server_that_cannot_load_its_model_is_quoted(launcher: LocalLauncher, 
         servers.addresses()
 
 
-def test_a_program_that_ends_early_is_quoted_with_its_status(
+def test_a_program_that_ends_early_is_reported_with_its_status_and_last_line(
     launcher: LocalLauncher, models: Path, make_program: Callable[[str], str]
 ) -> None:
     program = make_program("echo $1 $2 >&2; echo no such luck >&2; exit 3")
@@ -168,15 +169,15 @@ IN_DOCKER = ROOT / "cluster" / "model_servers" / "in_docker.sh"
 GIVEN = ["--port=8500", "--rest_api_port=8501", "--model_config_file=/some where/server-0.config"]
 
 
-def test_the_official_image_is_given_the_flags_and_the_folder(tmp_path: Path) -> None:
+def test_the_official_image_gets_the_flags_and_the_folder(tmp_path: Path) -> None:
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     docker.chmod(docker.stat().st_mode | stat.S_IXUSR)
     assert find_binary(str(IN_DOCKER)) == str(IN_DOCKER)
     for flags, mounted in ((GIVEN, ["--volume", "/some where:/some where:ro"]), (["--version"], [])):
         variables = {"DOCKER": str(docker), "folder": "/elsewhere"}
-        said = subprocess.run([IN_DOCKER, *flags], env=variables, capture_output=True, text=True, check=True).stdout
-        words = said.splitlines()
+        out = subprocess.run([IN_DOCKER, *flags], env=variables, capture_output=True, text=True, check=True).stdout
+        words = out.splitlines()
         assert words[:2] == ["run", "--rm"]
         assert words[words.index("--network") + 1] == "host"
         assert words[words.index("tensorflow/serving") :] == ["tensorflow/serving", *flags]

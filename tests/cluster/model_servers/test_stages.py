@@ -1,6 +1,6 @@
 """Nodes whose stages run in model servers: every transport, codec and flow gives the outputs of the local model.
 
-The servers are the program that `TFS_BINARY` names, or this project's. Together they hold every model.
+The model servers run the program that `TFS_BINARY` names, or this project's. Together they hold every model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from cluster.request import Route
 from cluster.result_receiver import ResultReceiver
 from partitioning.placement import PLACEMENTS
 from partitioning.strategies import make_plan
-from tests.cluster.conftest import SERVERS, WIRES, Case, assert_right
+from tests.cluster.conftest import SERVERS, Case, assert_right
+from tests.faults.common import REMOTE
 from tests.models import SHAPES
 from tests.tfserving.conftest import BINARY
 from transports.address import Address
@@ -39,16 +40,16 @@ from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, Us
 
 pytestmark = pytest.mark.slow
 
-CARRIERS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs]
-CUTS = [*((shape, "submodel", "contiguous") for shape in SHAPES), ("fork-join", "layer", "round-robin")]
-"""Shape, mode, placement."""
+WAYS = [(name, codec) for name in transports.NAMES for codec in transports.load(name).codecs]
+SPLITS = [*((shape, "submodel", "contiguous") for shape in SHAPES), ("fork-join", "layer", "round-robin")]
+"""Shape of the graph, mode, placement."""
 
 
 @pytest.fixture(scope="module")
 def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
-    """Those of `CUTS`, by `shape-mode`."""
+    """The partitions of `SPLITS`, by `shape-mode`."""
     made = {}
-    for shape, mode, placement in CUTS:
+    for shape, mode, placement in SPLITS:
         plan = make_plan(cases[shape].program.graph, mode, "equal", SERVERS)
         name = f"{shape}-{mode}"
         made[name] = Partition(name, plan, PLACEMENTS[placement](plan, SERVERS), tuple(INTERFACES))
@@ -56,12 +57,12 @@ def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Running:
     """Model servers, and clients of the nodes that call them."""
 
     servers: Sequence[Mapping[str, Address]]
     client: Callable[[str, str], Client]
-    """Transport and shape -> a client of nodes that hold the shape's partitions."""
+    """Transport and shape -> a client of nodes that hold the partitions of that shape."""
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +72,12 @@ def launcher() -> Iterator[LocalLauncher]:
 
 
 @pytest.fixture(scope="module")
-def bench(
+def running(
     launcher: LocalLauncher,
     cases: Mapping[str, Case],
     partitions: Mapping[str, Partition],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Bench]:
+) -> Iterator[Running]:
     programs = {partition: cases[name.rpartition("-")[0]].program for name, partition in partitions.items()}
     held = export(programs, tmp_path_factory.mktemp("served"))
     nodes = tmp_path_factory.mktemp("nodes")
@@ -84,56 +85,56 @@ def bench(
         export_nodes(program, partition, nodes)
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(ModelServers(Settings(BINARY, threads=1), launcher, held)).addresses()
-        settings = ClusterSettings(WIRES, SERVERS, nodes, 64, threads=1, model_servers=servers)
+        settings = ClusterSettings(REMOTE, SERVERS, nodes, 64, threads=1, model_servers=servers)
         cluster = stack.enter_context(Cluster(settings, launcher))
-        carriers = {name: transports.make(name) for name in transports.NAMES}
-        receiver = stack.enter_context(contextlib.closing(ResultReceiver(carriers)))
+        by_name = {name: transports.make(name) for name in transports.NAMES}
+        receiver = stack.enter_context(contextlib.closing(ResultReceiver(by_name)))
 
         def client(registries: Mapping[str, Address]) -> Client:
-            return Client(stack.enter_context(contextlib.closing(Dispatcher(carriers, registries))), receiver)
+            return Client(stack.enter_context(contextlib.closing(Dispatcher(by_name, registries))), receiver)
 
         def direct(shape: str) -> Client:
             own = [partition for name, partition in partitions.items() if name.rpartition("-")[0] == shape]
-            local = InProcessCluster(own, cases[shape].program, carriers["none"], servers)
+            local = InProcessCluster(own, cases[shape].program, by_name["none"], servers)
             return client(stack.enter_context(local).registries)
 
         remote, here = client(cluster.registries), {shape: direct(shape) for shape in cases}
-        yield Bench(servers, lambda transport, shape: here[shape] if transport == "none" else remote)
+        yield Running(servers, lambda transport, shape: here[shape] if transport == "none" else remote)
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("cut", CUTS, ids="-".join)
-@pytest.mark.parametrize("carrier", CARRIERS, ids="-".join)
+@pytest.mark.parametrize("split", SPLITS, ids="-".join)
+@pytest.mark.parametrize("way", WAYS, ids="-".join)
 def test_equals_the_local_model(
-    bench: Bench,
+    running: Running,
     cases: Mapping[str, Case],
     partitions: Mapping[str, Partition],
-    carrier: tuple[str, str],
-    cut: tuple[str, str, str],
+    way: tuple[str, str],
+    split: tuple[str, str, str],
     flow: str,
 ) -> None:
-    """The engines alternate, so that every carrier, flow and cut is tested with both."""
-    (transport, codec), (shape, mode, _) = carrier, cut
-    turn = CARRIERS.index(carrier) + CUTS.index(cut) + list(FLOWS).index(flow)
+    """The engines alternate, so that every transport, codec, flow and split is tested with both."""
+    (transport, codec), (shape, mode, _) = way, split
+    turn = WAYS.index(way) + SPLITS.index(split) + list(FLOWS).index(flow)
     engine, partition = list(INTERFACES)[turn % len(INTERFACES)], partitions[f"{shape}-{mode}"]
     for variant, local_calls in enumerate((True, False)):
         route = Route(partition.name, engine, transport, codec, flow, local_calls=local_calls)
-        answer = bench.client(transport, shape).infer(partition, route, cases[shape].inputs[variant], timeout=20.0)
+        answer = running.client(transport, shape).infer(partition, route, cases[shape].inputs[variant], timeout=20.0)
         assert_right(answer.outputs, cases[shape].expected[variant])
         assert answer.stats.compute > 0
 
 
 @pytest.mark.parametrize("engine", INTERFACES)
 def test_a_stage_ends_at_the_deadline_of_its_request(
-    bench: Bench, partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str
+    running: Running, partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str
 ) -> None:
     partition = partitions["sequential-submodel"]
-    with contextlib.closing(ModelServerClients(bench.servers)) as model_clients:
+    with contextlib.closing(ModelServerClients(running.servers)) as model_clients:
         (stage,) = model_clients.stages(partition, engine, 0).values()
         (x,) = cases["sequential"].inputs[0].values()
         with pytest.raises(DeadlineExceeded):
             stage([x], -1.0)
-        assert stage([x], 20.0)  # and the connection is as good as before
+        assert stage([x], 20.0)  # the connection still works
 
 
 @pytest.mark.parametrize("engine", INTERFACES)
@@ -157,7 +158,7 @@ def test_a_server_without_a_model_server_of_the_engine_is_named(
         clients.stages(partitions["sequential-submodel"], "tfserving", server)
 
 
-def test_a_model_server_that_dies_is_named(launcher: LocalLauncher, tmp_path: Path, cases: Mapping[str, Case]) -> None:
+def test_a_model_server_that_dies_is_named(tmp_path: Path, cases: Mapping[str, Case]) -> None:
     program = cases["sequential"].program
     plan = make_plan(program.graph, "whole", "equal", 1)
     partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), tuple(INTERFACES))
