@@ -50,7 +50,7 @@ class Client:
         """Run `partition` on `inputs` (tensor name -> array, batch first) within `timeout` seconds.
 
         A request is retried up to `repeats` times if a server cannot be reached, or if no answer comes within the
-        attempt's share of the time; retries ask the registry again. Raises the `WireError` of the last attempt, and
+        attempt's share of the time; retries bypass the registry cache. Raises the `WireError` of the last attempt, and
         `NoServer` if the answer lacks an output of the model.
         """
         number, deadline = next(self._numbers), time.monotonic() + timeout
@@ -76,7 +76,7 @@ class Client:
         plan = partition.plan
         sent = {name: inputs[name] for name in plan.inputs if name in plan.edges}
         flow = FLOWS[request.route.flow]
-        outputs, stats = flow.ask(request, partition, sent, self._dispatcher, self._receiver)
+        outputs, stats = flow.infer(request, partition, sent, self._dispatcher, self._receiver)
         missing = [name for name in plan.outputs if name not in outputs]
         if missing:
             raise NoServer(f"the servers answered without the model's outputs {', '.join(map(repr, missing))}")

@@ -40,9 +40,6 @@ UNREACHABLE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Drain
 FAILURE_NOTICE_TIMEOUT = 1.0
 """Seconds in which a client must take the notice that its request failed, even if the request has more time left."""
 
-LOOKUP = RequestStats(lookups=1)
-"""Shared by lookups over kept connections: nearly all of them."""
-
 
 @dataclass(frozen=True)
 class Delivery:
@@ -203,7 +200,7 @@ class Dispatcher:
             lease, replicas = positive(reply.fields, "ttl"), whole(reply.fields, "replicas")
         self._registries[route.transport] = _Registry(lease, replicas)
         self._answers[key] = _Answer(found, time.monotonic() + lease)
-        return found, RequestStats(lookups=1, connects=made) if made else LOOKUP
+        return found, RequestStats(lookups=1, connects=made)
 
     def _forget(self, holder: Holder) -> None:
         """Drop every cached answer that names `holder`."""

@@ -62,8 +62,8 @@ class Shard:
         dtype, shape = expected
         fits = len(shape) == tensor.ndim and all(map(_extent_fits, shape, tensor.shape))
         if tensor.dtype != dtype or not fits:
-            edge, came = self.partition.plan.edges[name], f"{tensor.dtype.name}{list(tensor.shape)}"
-            raise MalformedMessage(f"tensor {name!r}: expected {edge.dtype}{list(edge.shape)}, {came} came")
+            edge, found = self.partition.plan.edges[name], f"{tensor.dtype.name}{list(tensor.shape)}"
+            raise MalformedMessage(f"tensor {name!r}: expected {edge.dtype}{list(edge.shape)}, and received {found}")
 
     def run(self, stage: Stage, inputs: list[Any], seconds: float) -> list[Any]:
         """The outputs of `stage`. Raises `StageFailed` with the type of the exception alone; its text is in the log."""

@@ -76,7 +76,7 @@ class Flow(ABC):
     """Whether a server's call to another one lasts until that server has computed."""
 
     @abstractmethod
-    def ask(
+    def infer(
         self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
     ) -> tuple[Tensors, RequestStats]:
         """Send the model's inputs and return the model's outputs, with the statistics of the request."""
@@ -89,7 +89,7 @@ class Flow(ABC):
 class Nested(Flow):
     waits = True
 
-    def ask(
+    def infer(
         self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
     ) -> tuple[Tensors, RequestStats]:
         return _gather(request, partition, inputs, dispatcher)
@@ -103,7 +103,7 @@ class Nested(Flow):
 
 
 class Hub(Flow):
-    def ask(
+    def infer(
         self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
     ) -> tuple[Tensors, RequestStats]:
         outputs: dict[str, Array] = {}
@@ -121,7 +121,7 @@ class Hub(Flow):
 
 
 class Forward(Flow):
-    def ask(
+    def infer(
         self, request: Request, partition: Partition, inputs: Tensors, dispatcher: Dispatcher, receiver: ResultReceiver
     ) -> tuple[Tensors, RequestStats]:
         with receiver.expect(request, partition.plan.outputs) as pending:

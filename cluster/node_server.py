@@ -1,11 +1,11 @@
-"""A node with its transports and its lease, in a process of its own or, for the transport `none`, in this one."""
+"""A node with its transports and its lease, in a separate process or, for the transport `none`, in this one."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,28 +145,26 @@ def make_shards(
 
     `program` is called only if an engine executes stages in this process; other engines use `model_clients`.
     """
-    names = partition.engines if server < partition.servers else ()
+    program = cache(program)
     made: dict[tuple[str, str], Shard] = {}
-    if here := [engine for engine in names if not is_remote(engine)]:
-        loaded = program()
-        made |= {(partition.name, engine): _local_shard(partition, engine, server, loaded) for engine in here}
-    for engine in names:
+    for engine in partition.engines if server < partition.servers else ():
         if is_remote(engine):
             stages = model_clients.stages(partition, engine, server)
             made[partition.name, engine] = Shard(partition, server, stages, np.asarray, remote=True)
+        else:
+            made[partition.name, engine] = _local_shard(partition, engine, server, program())
     return made
 
 
 def _local_shard(partition: Partition, engine: str, server: int, program: Program) -> Shard:
     from partitioning import engines
 
-    def executed(stage: Stage) -> Execute:
+    def built(stage: Stage) -> Execute:
         execute = engines.build(engine, program, stage)
         return lambda inputs, seconds: execute(inputs)  # it waits for no model server
 
-    return Shard(
-        partition, server, {stage.name: executed(stage) for stage in partition.portion(server)}, engines.to_array
-    )
+    stages = {stage.name: built(stage) for stage in partition.portion(server)}
+    return Shard(partition, server, stages, engines.to_array)
 
 
 def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clients: ModelServerClients) -> Shards:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from cluster.leases import Holder, Leases
 from transports.address import Address
@@ -39,21 +39,30 @@ class Registry:
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
-        self._methods: Mapping[str, Callable[[Mapping[str, Scalar]], Message]] = {
-            "register": self._register,
-            "report": self._report,
-            "renew": self._renew,
-            "leave": self._leave,
-            "where": self._where,
-            "who": self._who,
-        }
 
     def handle(self, message: Message) -> Message:
         """The handler that transports serve. Raises `MalformedMessage` for an unknown method or unusable fields."""
-        if message.method not in self._methods:
-            raise MalformedMessage(f"the registry has no method {message.method!r}; valid: {', '.join(self._methods)}")
+        fields = message.fields
         with fields_read(f"{message.method!r} has"):
-            return self._methods[message.method](message.fields)
+            match message.method:
+                case "register":
+                    return self._register(fields)
+                case "report":
+                    tensors = text(fields, "tensors").splitlines()
+                    self._leases.report(whole(fields, "epoch"), text(fields, "partition"), tensors)
+                case "renew":
+                    self._leases.renew(whole(fields, "epoch"))
+                case "leave":
+                    self._leases.leave(whole(fields, "epoch"))
+                case "where":
+                    partition, tensor, transport = (text(fields, name) for name in ("partition", "tensor", "transport"))
+                    return self._answer(self._leases.where(partition, tensor, transport))
+                case "who":
+                    return self._answer(self._leases.who(text(fields, "partition"), text(fields, "transport")))
+                case other:
+                    valid = "register, report, renew, leave, where, who"
+                    raise MalformedMessage(f"the registry has no method {other!r}; valid: {valid}")
+        return Message("ok")
 
     def _register(self, fields: Mapping[str, Scalar]) -> Message:
         addresses = {key.removeprefix(PREFIX): _address(text(fields, key)) for key in fields if key.startswith(PREFIX)}
@@ -62,26 +71,6 @@ class Registry:
         claim = whole(fields, "server") if "server" in fields else None
         lease = self._leases.take(addresses, claim, whole(fields, "epoch") if "epoch" in fields else 0)
         return Message("registered", {"server": lease.server, "epoch": lease.epoch, "ttl": self._leases.ttl})
-
-    def _report(self, fields: Mapping[str, Scalar]) -> Message:
-        tensors = text(fields, "tensors").splitlines()
-        self._leases.report(whole(fields, "epoch"), text(fields, "partition"), tensors)
-        return Message("ok")
-
-    def _renew(self, fields: Mapping[str, Scalar]) -> Message:
-        self._leases.renew(whole(fields, "epoch"))
-        return Message("ok")
-
-    def _leave(self, fields: Mapping[str, Scalar]) -> Message:
-        self._leases.leave(whole(fields, "epoch"))
-        return Message("ok")
-
-    def _where(self, fields: Mapping[str, Scalar]) -> Message:
-        partition, tensor, transport = (text(fields, name) for name in ("partition", "tensor", "transport"))
-        return self._answer(self._leases.where(partition, tensor, transport))
-
-    def _who(self, fields: Mapping[str, Scalar]) -> Message:
-        return self._answer(self._leases.who(text(fields, "partition"), text(fields, "transport")))
 
     def _answer(self, found: Mapping[int, tuple[Holder, ...]]) -> Message:
         lists = {server: ",".join(f"{epoch}@{address}" for epoch, address in held) for server, held in found.items()}

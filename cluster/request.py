@@ -29,7 +29,7 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     local_calls: bool = True
     """Whether neighbouring stages on one server call each other without a message."""
     registry: Annotated[str, Meta(pattern="^(cached|per-hop)$")] = "cached"
-    """Whether answers of the registry are cached, or each hop asks again."""
+    """Whether answers of the registry are cached, or each hop looks servers up again."""
     connections: Annotated[str, Meta(pattern="^(pooled|per-hop)$")] = "pooled"
     """Whether connections are kept, or each hop opens a new one."""
     send: Annotated[str, Meta(pattern="^(bundle|tensor)$")] = "bundle"

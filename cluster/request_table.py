@@ -2,7 +2,7 @@
 
 Rules:
   - A request is in flight while one of its messages is handled or queued, and while a stage waits for an input.
-  - At its deadline its waiting inputs are dropped, so that a join whose other input never comes holds no memory.
+  - At its deadline its waiting inputs are dropped, so that a join that lacks an input for good holds no memory.
     Deadlines are in one heap: an expired request costs O(log n) once, and no message sweeps the table.
   - Once the server drains, only messages of requests in flight are accepted.
 """

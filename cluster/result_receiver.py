@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from cluster.request import NO_STATS, Request, RequestStats
 from transports.base import Array, Message, Server, Transport
-from transports.errors import DeadlineExceeded, MalformedMessage, WireError, from_kind
+from transports.errors import ConnectError, DeadlineExceeded, MalformedMessage, WireError, from_kind
 
 WORKERS = 16
 """Results received at a time; receiving only stores them."""
@@ -64,11 +64,15 @@ class ResultReceiver:
         self._host = host
         self._servers: dict[str, Server] = {}
         self._pending: dict[str, PendingResult] = {}
+        self._closed = False
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def expect(self, request: Request, names: Sequence[str]) -> Iterator[PendingResult]:
-        """Expect the tensors `names` of `request`. Results that arrive after the block are dropped."""
+        """Expect the tensors `names` of `request`. Results that arrive after the block are dropped.
+
+        Raises `ConnectError` if the receiver is closed, or cannot serve on the transport of the request.
+        """
         pending = PendingResult(replace(request, reply_to=str(self._server(request.route.transport).address)), names)
         with self._lock:
             self._pending[request.id] = pending
@@ -89,14 +93,17 @@ class ResultReceiver:
         return Message("ok")
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, for good."""
         with self._lock:
+            self._closed = True
             servers, self._servers = self._servers, {}
         for server in servers.values():
             server.close()
 
     def _server(self, transport: str) -> Server:
         with self._lock:
+            if self._closed:
+                raise ConnectError("the result receiver is closed")
             if transport not in self._servers:
                 self._servers[transport] = self._transports[transport].serve(self.handle, self._host, 0, WORKERS)
             return self._servers[transport]

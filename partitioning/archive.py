@@ -13,6 +13,7 @@ archive safe: load only archives that you exported yourself.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,7 @@ class _Record(msgspec.Struct):
 
 
 def export(program: Program, operations: Iterable[str], folder: Path) -> None:
-    """Write the portion of the program with these operations. Makes the folder if necessary.
+    """Write the portion of the program with these operations, in the place of an earlier one. Makes the folder.
 
     Raises `PartitionError` for an operation that the program lacks, and for an object or a folder that cannot be
     written.
@@ -70,6 +71,7 @@ def export(program: Program, operations: Iterable[str], folder: Path) -> None:
     objects: list[Any] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / ASSETS, ignore_errors=True)
         for step in portion.steps.values():
             if id(step.operation) not in numbers:
                 number = numbers[id(step.operation)] = len(objects)

@@ -44,8 +44,10 @@ def measure(
     named = inputs if isinstance(inputs, Mapping) else dict(zip(program.graph.inputs, inputs, strict=True))
     values = _all_values(program, named)
     keys = {operation.name: _alike(program, operation, engine) for operation in program.graph.operations}
-    calls = {keys[operation.name]: _call(engine, program, operation, values) for operation in _one_each(program, keys)}
-    floors = {} if engine == "eager" else _floors({len(op.inputs) for op in program.graph.operations})
+    one_each = {keys[operation.name]: operation for operation in reversed(program.graph.operations)}
+    calls = {key: _call(engine, program, operation, values) for key, operation in one_each.items()}
+    counts = set() if engine == "eager" else {len(operation.inputs) for operation in program.graph.operations}
+    floors: dict[Hashable, Call] = {("floor", count): _empty_call(count) for count in counts}
     fastest = _rounds({**calls, **floors}, repeats)
     return {
         operation.name: max(LEAST, fastest[keys[operation.name]] - fastest.get(("floor", len(operation.inputs)), 0.0))
@@ -105,20 +107,8 @@ def _alike(program: Program, operation: Operation, engine: str) -> Hashable:
     return repr((type(step.operation), config, fill((step.args, dict(step.kwargs)), kind_of)))
 
 
-def _one_each(program: Program, keys: Mapping[str, Hashable]) -> Iterator[Operation]:
-    seen: set[Hashable] = set()
-    for operation in program.graph.operations:
-        if keys[operation.name] not in seen:
-            seen.add(keys[operation.name])
-            yield operation
-
-
-def _floors(counts: set[int]) -> dict[Hashable, Call]:
-    """For each number of tensors, a call of a compiled function that takes so many tensors and does nothing."""
-    return {("floor", count): _empty_call(count) for count in counts}
-
-
 def _empty_call(count: int) -> Call:
+    """A call of a compiled function that takes `count` tensors and does nothing."""
     tensors = [tf.zeros([1, 1])] * count
     signature = [tf.TensorSpec([None, 1])] * count
     concrete = tf.function(lambda *given: [tf.identity(given[0])], input_signature=signature).get_concrete_function()

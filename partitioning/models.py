@@ -145,7 +145,7 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 def _from_file(path: Path, imports: tuple[str, ...], trust: bool) -> LoadedModel:
     if path.suffix not in MODEL_FILES:
-        raise _refused(path, "is no model file; load it where it was made and write it with model.save('name.keras')")
+        raise _refused(path, "is no model file; write the model with model.save('name.keras')")
     try:
         present = path.is_file()
     except (OSError, ValueError):  # For a name that no file can have.

@@ -47,7 +47,7 @@ def at_cuts(graph: Graph, names: Sequence[str]) -> Numbers:
                 "`python -m partitioning.show --mode layer` lists them"
             )
         if order[name] == 0:
-            raise PartitionError(f"nothing comes before {name!r}, the first operation: cut before a later one")
+            raise PartitionError(f"{name!r} is the first operation: cut before a later one")
     if len(set(names)) < len(names):
         raise PartitionError(f"the same cut is named twice: {', '.join(names)}")
     starts = {order[name] for name in names}
@@ -65,7 +65,8 @@ def balanced(graph: Graph, n: int, costs: Mapping[str, float], slack: float = SL
     total = np.concatenate([[0.0], np.cumsum([max(0.0, costs[op.name]) for op in graph.operations])])
     limit = max(_smallest_bottleneck(total, n), slack * total[-1] / n)
     # Sums of floats depend on their order in the last digits, and a limit below the bottleneck has no solution.
-    return _numbers_of(_cheapest_cuts(total, n, limit * (1 + 1e-9), _traffic(graph)), len(graph.operations))
+    starts = _cheapest_cuts(total, n, limit * (1 + 1e-9), _traffic(graph))
+    return tuple((np.searchsorted(starts, np.arange(len(graph.operations)), side="right") - 1).tolist())
 
 
 def make_plan(
@@ -176,7 +177,3 @@ def _cheapest_cuts(total: Floats, n: int, limit: float, taken: npt.NDArray[np.in
     for choice in reversed(choices):
         starts.append(int(choice[starts[-1]]))
     return starts[:0:-1]
-
-
-def _numbers_of(starts: Sequence[int], size: int) -> Numbers:
-    return tuple((np.searchsorted(starts, np.arange(size), side="right") - 1).tolist())

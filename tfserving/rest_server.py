@@ -1,6 +1,6 @@
 """The REST interface of the server, over the HTTP server of the transport `rest`.
 
-The limit counts requests under way and not connections, so that idle kept connections do not block others.
+The limit counts requests in flight instead of connections, so that idle connections do not block others.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ CODES: Mapping[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 def of_exception(error: Exception) -> Refusal:
     """The refusal for an exception that a handler raised.
 
-    The text of an unexpected exception goes to the log alone, since it may contain paths.
+    The text of an unexpected exception is only logged, since it may contain paths.
     """
     if isinstance(error, Refusal):
         return error

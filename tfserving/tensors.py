@@ -76,7 +76,7 @@ def _check_size(name: str, shape: tuple[int, ...], proto: Any) -> None:
 def _strings(name: str, shape: tuple[int, ...], values: list[bytes]) -> Array:
     count = math.prod(shape)
     if len(values) > count:
-        raise MalformedMessage(f"tensor {name!r}: {shape} has {count} elements, and {len(values)} came")
+        raise MalformedMessage(f"tensor {name!r}: {shape} has {count} elements, and {len(values)} were sent")
     values += [values[-1] if values else b""] * (count - len(values))
     array = np.empty(count, object)
     array[:] = values

@@ -64,15 +64,15 @@ class LocalLauncher(Launcher):
             env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ},
         )
         assert self._fork_server.stdin is not None
+        self._orders = self._fork_server.stdin
         with contextlib.suppress(AttributeError, OSError):  # Linux: files are copied in fewer writes
-            fcntl.fcntl(self._fork_server.stdin.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
+            fcntl.fcntl(self._orders.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
         self._reader = threading.Thread(target=self._read, name="launcher", daemon=True)
         self._reader.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        assert self._fork_server.stdin is not None
-        self._fork_server.stdin.close()
+        self._orders.close()
         if not self._processes:  # while the fork server loads TensorFlow, it does not read its input
             self._fork_server.terminate()
         try:
@@ -90,9 +90,8 @@ class LocalLauncher(Launcher):
         return self._fork_server.pid
 
     def start(self, order: Order) -> None:
-        with self._news:
-            if order.name in self._running():
-                raise ValueError(f"a process {order.name!r} runs already")
+        if order.name in self.running():
+            raise ValueError(f"a process {order.name!r} runs already")
         for sha256 in dict.fromkeys(order.config.files.values()):
             if sha256 not in self._stored:
                 self._store(sha256, order)
@@ -103,10 +102,11 @@ class LocalLauncher(Launcher):
     def addresses(self, name: str) -> Mapping[str, Address]:
         process = self._processes[name]
         with self._news:
-            self._news.wait_for(lambda: process.addresses is not None or self._failed(), START)
+            self._news.wait_for(lambda: process.addresses is not None or self._failure(), START)
             if process.addresses is not None:
                 return process.addresses
-            self._raise_failure()
+            if failure := self._failure():
+                raise ClusterDown(failure)
         raise ClusterDown(f"{process.title} is not ready after {START:.0f} s{_last_line(self.tail(name))}")
 
     def signal(self, name: str, number: Signals) -> None:
@@ -122,7 +122,9 @@ class LocalLauncher(Launcher):
 
     def running(self) -> frozenset[str]:
         with self._news:
-            return self._running()
+            if self._broken:  # the processes end with the fork server
+                return frozenset()
+            return frozenset(name for name, process in self._processes.items() if process.status is None)
 
     def tail(self, name: str) -> str:
         process = self._processes[name]
@@ -135,8 +137,8 @@ class LocalLauncher(Launcher):
 
     def check(self, patience: float = 0.0) -> None:
         with self._news:
-            self._news.wait_for(self._failed, patience)
-            self._raise_failure()
+            if failure := self._news.wait_for(self._failure, patience):
+                raise ClusterDown(failure)
 
     def _store(self, sha256: str, order: Order) -> None:
         with order.contents[sha256].open("rb") as file:
@@ -147,12 +149,11 @@ class LocalLauncher(Launcher):
         self._stored.add(sha256)
 
     def _send(self, request: Request) -> None:
-        assert self._fork_server.stdin is not None
         line = memoryview(msgspec.json.encode(request) + b"\n")
         try:
             with self._writing:
                 while line:
-                    line = line[self._fork_server.stdin.write(line) or 0 :]
+                    line = line[self._orders.write(line) or 0 :]
         except (OSError, ValueError):
             self._reader.join()
             self.check()
@@ -160,7 +161,7 @@ class LocalLauncher(Launcher):
     def _end(self, names: Sequence[str], number: Signals) -> None:
         """Signal the running processes among `names`, and wait up to `GRACE` seconds until they have ended."""
         with self._news:
-            going = [name for name in names if name in self._running()]
+            going = [name for name in names if name in self.running()]
             for name in names:
                 if name in self._processes:
                     self._processes[name].expected = True
@@ -168,21 +169,17 @@ class LocalLauncher(Launcher):
             for name in going:
                 self._send(Signal(name, number))
         with self._news:
-            self._news.wait_for(lambda: self._broken or not self._running().intersection(going), GRACE)
+            self._news.wait_for(lambda: not self.running().intersection(going), GRACE)
 
-    def _running(self) -> frozenset[str]:
-        return frozenset(name for name, process in self._processes.items() if process.status is None)
-
-    def _failed(self) -> bool:
-        return self._broken or any(each.status is not None and not each.expected for each in self._processes.values())
-
-    def _raise_failure(self) -> None:
-        for each in self._processes.values():
-            if each.status is not None and not each.expected:
-                raise ClusterDown(f"{each.title} {_ending(each.status)}{_last_line(each.tail or '')}")
+    def _failure(self) -> str:
+        """The error text for the first process that has ended unexpectedly, or the fork server; empty if none has."""
+        for process in self._processes.values():
+            if process.status is not None and not process.expected:
+                return f"{process.title} {_ending(process.status)}{_last_line(process.tail or '')}"
         if self._broken:
             self._log.seek(0)
-            raise ClusterDown(f"launcher {_ending(self._fork_server.wait())}{_last_line(self._log.read())}")
+            return f"launcher {_ending(self._fork_server.wait())}{_last_line(self._log.read())}"
+        return ""
 
     def _read(self) -> None:
         assert self._fork_server.stdout is not None

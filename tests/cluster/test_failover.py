@@ -50,19 +50,19 @@ class ClusterUnderTest:
     case: Case
     client: Client
 
-    def ask(self, flow: str, timeout: float = 10.0, repeats: int = 0) -> Answer:
+    def infer(self, flow: str, timeout: float = 10.0, repeats: int = 0) -> Answer:
         route = Route(self.partition.name, "frozen", "grpc", flow=flow)
         answer = self.client.infer(self.partition, route, self.case.inputs[0], timeout, repeats)
         assert_right(answer.outputs, self.case.expected[0])
         return answer
 
-    def ask_until(self, flow: str, says: str = "") -> list[WireError]:
+    def infer_until(self, flow: str, says: str = "") -> list[WireError]:
         """Repeat a request until an error contains `says` (empty: until it is answered); returns the errors."""
         errors: list[WireError] = []
         until = time.monotonic() + RECOVERY
         while time.monotonic() < until:
             try:
-                self.ask(flow)
+                self.infer(flow)
             except WireError as error:
                 errors.append(error)
                 if not says or says not in str(error):
@@ -107,12 +107,12 @@ def double(cases: Mapping[str, Case], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_requests_name_the_missing_stage_until_a_killed_node_is_replaced(single: ClusterUnderTest, flow: str) -> None:
-    single.ask(flow)
+    single.infer(flow)
     old = single.launcher.addresses("node-1")
     single.launcher.kill(["node-1"])
-    errors = single.ask_until(flow, says="no server holds stage 'stage-1'")
+    errors = single.infer_until(flow, says="no server holds stage 'stage-1'")
     single.cluster.replace("node-1")
-    errors += single.ask_until(flow)
+    errors += single.infer_until(flow)
     assert {type(error) for error in errors} <= {ConnectError, ConnectionLost, NoServer}
     assert single.launcher.addresses("node-1") != old
     assert single.launcher.running() == {"registry", "node-0", "node-1"}
@@ -122,14 +122,14 @@ def test_requests_name_the_missing_stage_until_a_killed_node_is_replaced(single:
 def test_a_node_stopped_for_longer_than_its_lease_returns_under_a_new_epoch(
     single: ClusterUnderTest, flow: str
 ) -> None:
-    single.ask(flow)
+    single.infer(flow)
     with frozen(process_of(single.launcher, "node-1").pid):
         with pytest.raises(WireError):
-            single.ask(flow, timeout=LEASE / 2)
+            single.infer(flow, timeout=LEASE / 2)
         threading.Event().wait(1.5 * LEASE)
         with pytest.raises(NoServer, match="stage-1"):
-            single.ask(flow, timeout=5.0)
-    errors = single.ask_until(flow)
+            single.infer(flow, timeout=5.0)
+    errors = single.infer_until(flow)
     assert {type(error) for error in errors} <= {NoServer, StaleEpoch}
 
 
@@ -140,14 +140,14 @@ def test_no_request_fails_if_one_of_two_holders_of_a_portion_dies(
 ) -> None:
     names = {"registry", *double.cluster.nodes}
     for _ in range(4):
-        double.ask(flow, repeats=3)
+        double.infer(flow, repeats=3)
     assert double.launcher.running() == names
     double.launcher.signal("node-1", number)
-    repeats = [double.ask(flow, timeout=20.0, repeats=3).repeats for _ in range(20)]
+    repeats = [double.infer(flow, timeout=20.0, repeats=3).repeats for _ in range(20)]
     assert sum(repeats) <= 4  # not every second request: the client avoids the replica that failed
     double.cluster.replace("node-1")
     double.launcher.addresses("node-1")
-    assert double.ask(flow, repeats=3).repeats <= 1
+    assert double.infer(flow, repeats=3).repeats <= 1
 
 
 def test_replicas_take_turns(double: ClusterUnderTest) -> None:
@@ -156,9 +156,9 @@ def test_replicas_take_turns(double: ClusterUnderTest) -> None:
     first, second = (process_of(double.launcher, name) for name in ("node-0", "node-2"))
     before = [sum(process.cpu_times()[:2]) for process in (first, second)]
     with client_of(double.cluster) as client:
-        asking = replace(double, client=client)
+        fresh = replace(double, client=client)
         for _ in range(400):
-            asking.ask("hub", repeats=3)
+            fresh.infer("hub", repeats=3)
     spent = [sum(process.cpu_times()[:2]) - then for process, then in zip((first, second), before, strict=True)]
     assert min(spent) > 0.25 * max(spent)
 

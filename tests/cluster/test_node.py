@@ -24,7 +24,7 @@ from cluster.result_receiver import PendingResult, ResultReceiver
 from tests.cluster.plans import chain, fork, placed
 from transports.address import Address
 from transports.base import Message, Scalar
-from transports.errors import MalformedMessage
+from transports.errors import ConnectError, MalformedMessage
 from transports.serving import answer
 
 JOIN = replace(placed(fork(), [1, 0, 1, 0]), name="join")
@@ -92,11 +92,11 @@ WRONG: Mapping[str, Mapping[str, Scalar | None]] = {
     "pins without a number": {"pins": "0"},
     "pins of three": {"pins": "0=1=2"},
     "another flow": {"route": _route(flow="sideways")},
-    "another way to ask the registry": {"route": _route(registry="sometimes")},
-    "another way to connect": {"route": _route(connections="sometimes")},
-    "another way to send": {"route": _route(send="sometimes")},
+    "another value of registry": {"route": _route(registry="sometimes")},
+    "another value of connections": {"route": _route(connections="sometimes")},
+    "another value of send": {"route": _route(send="sometimes")},
     "reply_to no address": {"reply_to": "nowhere"},
-    "nowhere to send the outputs": {"route": _route(flow="forward")},
+    "forward without reply_to": {"route": _route(flow="forward")},
 }
 
 
@@ -148,3 +148,12 @@ def test_a_route_that_this_process_cannot_send_over_is_refused(
         reply = answer(node.handle, Message("infer", request, {"x": TENSOR}))
     assert (reply.method, reply.fields["kind"]) == ("error", "malformed")
     assert not caplog.records
+
+
+def test_a_closed_result_receiver_serves_no_more() -> None:
+    receiver = ResultReceiver({"none": transports.make("none")})
+    with receiver.expect(request_of(NEAR, "first", 20.0), ["a0"]) as pending:
+        assert pending.request.reply_to
+    receiver.close()
+    with pytest.raises(ConnectError, match="closed"), receiver.expect(request_of(NEAR, "second", 20.0), ["a0"]):
+        pass

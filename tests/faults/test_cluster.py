@@ -84,10 +84,10 @@ def test_a_request_that_arrives_after_its_deadline_executes_no_stage(
     with receiver.expect(request, work.partition.plan.outputs) as awaited, proxied.dispatcher() as dispatcher:
         late = replace(awaited.request, deadline=time.monotonic())
 
-        def ask() -> None:
+        def infer() -> None:
             assert [reply.method for reply in send(dispatcher, late, work.partition, work.inputs)] == ["accepted"]
             awaited.outputs()
 
         with pytest.raises(DeadlineExceeded, match="no time left for stage"):
-            ask()
+            infer()
     receiver.close()

@@ -173,6 +173,16 @@ def test_any_change_of_a_file_is_harmless_or_refused_on_one_line(tmp_path: Path)
     assert not [text for text in refused if "\n" in text]
 
 
+def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
+    """The first operation of the earlier one has a vocabulary, which the other lacks."""
+    x = keras.Input((4,), dtype="int64", name="x")
+    earlier = read(keras.Model(x, layers.IntegerLookup(vocabulary=[3, 5], name="lookup")(x)))
+    archive.export(earlier, earlier.steps, tmp_path)
+    program = read(MODELS["sequential"]())
+    archive.export(program, program.steps, tmp_path)
+    assert archive.load(tmp_path).graph == program.graph
+
+
 def test_an_unknown_operation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PartitionError, match="no operation 'other' in this program"):
         archive.export(read(MODELS["sequential"]()), ["other"], tmp_path)

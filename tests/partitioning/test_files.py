@@ -155,7 +155,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: MODELS["sequential"]().save_weights(path),
         "my.weights.h5 is not in the HDF5 format of a whole model",
     ),
-    "other suffix": ("dir/old.pb", lambda path: None, "old.pb is no model file; load it where it was made"),
+    "other suffix": ("dir/old.pb", lambda path: None, "old.pb is no model file; write the model with model.save"),
     "no name of a file": ("a\0b.keras", lambda path: None, ".keras does not exist"),
     "long name": ("x" * 5000 + ".keras", lambda path: None, "x.keras does not exist"),
     "missing class": (

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -13,8 +10,6 @@ import pytest
 from partitioning import export, show
 from partitioning.errors import PartitionError
 from partitioning.options import SWITCH, Cut, Parser, option, options_of
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +137,3 @@ def test_a_repeated_flag_is_refused_in_one_line(program: Any, capsys: pytest.Cap
     assert program.main(["--servers", "2", "--servers", "3"]) == 2
     name = program.__name__
     assert capsys.readouterr().err == f"{name}: --servers: given twice; give it once\n"
-
-
-def test_declarations_load_neither_numpy_nor_tensorflow() -> None:
-    code = "import partitioning.show, partitioning.export, sys; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"numpy", "tensorflow", "rich"} & set(done.stdout.split())

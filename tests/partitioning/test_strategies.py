@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[Callable[[Graph], Any], str]] = {
     "no groups": (lambda graph: equal(graph, 0), "0 groups of 4 operations"),
     "unknown cut": (lambda graph: at_cuts(graph, ["o33"]), "no operation 'o33' to cut before; did you mean 'o3'"),
     "how to list": (lambda graph: at_cuts(graph, ["zebra"]), "partitioning.show --mode layer` lists them"),
-    "first": (lambda graph: at_cuts(graph, ["o0"]), "nothing comes before 'o0'"),
+    "first": (lambda graph: at_cuts(graph, ["o0"]), "'o0' is the first operation: cut before a later one"),
     "twice": (lambda graph: at_cuts(graph, ["o1", "o1"]), "the same cut is named twice: o1, o1"),
     "unknown mode": (lambda graph: make_plan(graph, "layers"), "no mode 'layers'; did you mean 'layer'"),
     "no costs": (lambda graph: make_plan(graph, "submodel", "balanced", 2), "needs the cost of every operation"),

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -37,12 +36,6 @@ Y = {"y": "float32"}
 X = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
 
 
-def values(dtype: str) -> np.ndarray:
-    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    drawn = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 100, (4, 3))
-    return (drawn * (1 + 1j)).astype(kind) if kind.kind == "c" else drawn.astype(kind)
-
-
 @pytest.mark.parametrize("rows", [4, 0])
 @pytest.mark.parametrize("dtype", zoo.DTYPES)
 def test_every_dtype_crosses_unchanged(client: Client, dtype: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,10 +47,10 @@ def test_every_dtype_crosses_unchanged(client: Client, dtype: str, rows: int, mo
         return request
 
     monkeypatch.setattr(module.predict_pb2, "PredictRequest", signed)
-    sent = values(dtype)[:rows]
-    came = client.predict("every", {"x": sent})["y"]
-    assert (came.dtype, came.shape) == (sent.dtype, sent.shape)
-    assert came.tobytes() == sent.tobytes()
+    sent = zoo.values(dtype, (rows, 3))
+    found = client.predict("every", {"x": sent})["y"]
+    assert (found.dtype, found.shape) == (sent.dtype, sent.shape)
+    assert found.tobytes() == sent.tobytes()
 
 
 def test_the_stages_of_a_plan_give_the_outputs_of_the_model(client: Client, models: Path) -> None:
@@ -72,12 +65,12 @@ def test_the_stages_of_a_plan_give_the_outputs_of_the_model(client: Client, mode
 
 
 def test_threads_share_a_client(client: Client) -> None:
-    def ask(number: int) -> None:
+    def predict(number: int) -> None:
         for _ in range(20):
             np.testing.assert_array_equal(client.predict("scale", {"x": X + number})["y"], (X + number) * 10)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(8)))
+        list(pool.map(predict, range(8)))
 
 
 class Huge:

@@ -32,18 +32,18 @@ def rest_client(server: Server) -> Iterator[RestClient]:
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-42, 3.4e38, -0.0, np.nan, np.inf, -np.inf])
 def test_a_float_comes_back_unchanged(rest_client: RestClient, value: float) -> None:
     sent = np.full((2, 3), value, "float32")
-    came = rest_client.predict("every", {"x": sent}, Y)["y"]
-    assert came.tobytes() == sent.tobytes()
-    assert not came.flags.writeable
+    found = rest_client.predict("every", {"x": sent}, Y)["y"]
+    assert found.tobytes() == sent.tobytes()
+    assert not found.flags.writeable
 
 
 def test_several_inputs_and_outputs_keep_their_types(rest_client: RestClient) -> None:
     inputs = {"a": X[:, ::-1], "b": np.array([1, 2], "int32")}  # an array that is not contiguous
-    came = rest_client.predict("mixed", inputs, {"square": "int64", "odd": "bool", "sum": "float32"})
-    np.testing.assert_array_equal(came["sum"], inputs["a"] + inputs["b"][:, None])
-    np.testing.assert_array_equal(came["square"], [1, 4])
-    np.testing.assert_array_equal(came["odd"], [True, False])
-    assert {name: array.dtype.name for name, array in came.items()} == {
+    found = rest_client.predict("mixed", inputs, {"square": "int64", "odd": "bool", "sum": "float32"})
+    np.testing.assert_array_equal(found["sum"], inputs["a"] + inputs["b"][:, None])
+    np.testing.assert_array_equal(found["square"], [1, 4])
+    np.testing.assert_array_equal(found["odd"], [True, False])
+    assert {name: array.dtype.name for name, array in found.items()} == {
         "square": "int64",
         "odd": "bool",
         "sum": "float32",
@@ -51,12 +51,12 @@ def test_several_inputs_and_outputs_keep_their_types(rest_client: RestClient) ->
 
 
 def test_threads_share_a_client(rest_client: RestClient) -> None:
-    def ask(number: int) -> None:
+    def predict(number: int) -> None:
         for _ in range(20):
             np.testing.assert_array_equal(rest_client.predict("scale", {"x": X + number}, Y)["y"], (X + number) * 10)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(8)))
+        list(pool.map(predict, range(8)))
 
 
 ERRORS: dict[str, tuple[dict[str, Any], type[WireError], str]] = {
@@ -170,6 +170,6 @@ def test_an_unusable_answer_is_malformed(forgetful: Address) -> None:
 @pytest.mark.parametrize("dtype", json_arrays.LISTED)
 def test_every_listed_dtype_is_written_and_read(dtype: str, value: float) -> None:
     arrays = [np.full((2, 2), 1).astype(dtype), np.array(3).astype(dtype), np.array([value], "float32")]
-    came = json_arrays.parse(json_arrays.write({"arrays": arrays}, arrays))["arrays"]
-    for array, listed in zip(arrays, came, strict=True):
+    found = json_arrays.parse(json_arrays.write({"arrays": arrays}, arrays))["arrays"]
+    for array, listed in zip(arrays, found, strict=True):
         np.testing.assert_array_equal(np.array(listed, array.dtype), array)

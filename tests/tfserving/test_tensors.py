@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
-from tests.tfserving.zoo import DTYPES
+from tests.tfserving.zoo import DTYPES, values
 from tfserving.tensors import decode, encode_into
 from transports.errors import MalformedMessage, MessageTooLarge
 
 SHAPES = [(2, 3), (0, 3), (), (200,)]
-
-
-def values(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    drawn = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 100, shape)
-    return np.asarray(drawn * (1 + 1j) if kind.kind == "c" else drawn).astype(kind)
 
 
 @pytest.mark.parametrize("content", [True, False])
@@ -31,9 +24,9 @@ def test_written_tensors_are_read_by_tensorflow_and_here(dtype: str, shape: tupl
     proto = tensor_pb2.TensorProto()
     encode_into(proto, array, content=content)
     assert bool(proto.tensor_content) == (content and array.size > 0)
-    for came in (tf.make_ndarray(proto), decode("x", proto)):
-        assert (came.dtype, came.shape) == (array.dtype, array.shape)
-        np.testing.assert_array_equal(came, array)
+    for found in (tf.make_ndarray(proto), decode("x", proto)):
+        assert (found.dtype, found.shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(found, array)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import tensorflow as tf
 
 from partitioning.export import export
@@ -24,6 +26,13 @@ DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
 )
+
+
+def values(dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Whole numbers that every dtype represents exactly; complex ones have an imaginary part."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    drawn = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 100, shape)
+    return np.asarray(drawn * (1 + 1j) if kind.kind == "c" else drawn).astype(kind)
 
 
 def function(call: Callable[..., Mapping[str, Any]], **inputs: tuple[tuple[int | None, ...], str]) -> Any:

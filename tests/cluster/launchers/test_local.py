@@ -121,6 +121,7 @@ def test_a_killed_fork_server_is_named() -> None:
             launcher.check(60)
         with pytest.raises(ClusterDown, match="launcher was ended by SIGKILL"):
             launcher.start(Order("other", REGISTRY))
+        assert launcher.running() == frozenset()
         assert_gone([process])
 
 
