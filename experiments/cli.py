@@ -75,7 +75,3 @@ def exit_status(work: Callable[[], int]) -> int:
         reason, status = "interrupted", 130
     print(f"error: {reason}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import transports
 from experiments.cli import exit_status
@@ -42,8 +42,8 @@ DEEPEST = 100
 
 
 @dataclass(frozen=True)
-class ThreadsOptions:
-    """What the demonstration takes."""
+class Chain:
+    """`depth` small layers, assigned to the servers in turn; each request has a deadline of `timeout` seconds."""
 
     transport: Annotated[str, option("what carries the tensors", valid=REMOTE)] = "grpc"
     depth: Annotated[int, option("layers in the chain", ge=1, le=DEEPEST)] = 12
@@ -52,6 +52,16 @@ class ThreadsOptions:
     when_full: Annotated[str, option("what a server does with a call while no worker is free", valid=WHEN_FULL)] = (
         "wait"
     )
+
+    def record(self) -> dict[str, Any]:
+        """For environment.json."""
+        return {item.name: getattr(self, item.name) for item in fields(Chain)} | {"kind": "threads"}
+
+
+@dataclass(frozen=True)
+class ThreadsOptions(Chain):
+    """What the demonstration takes."""
+
     out: Annotated[str, option("where results go", metavar="FOLDER", shown="they are only printed", min_length=1)] = ""
     report: Annotated[str, option("derive the report of earlier results again", metavar="FOLDER", min_length=1)] = ""
 
@@ -73,8 +83,7 @@ def _main(words: Sequence[str], prog: str) -> int:
     if given.report:
         print(report.build(Path(given.report)))
         return 0
-    chain = report.Chain(given.transport, given.depth, given.servers, given.timeout, given.when_full)
-    return observe.run(chain, given.out, words)
+    return observe.run(given, given.out, words)
 
 
 if __name__ == "__main__":

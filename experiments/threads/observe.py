@@ -27,7 +27,8 @@ from cluster.result_receiver import ResultReceiver
 from cluster.workers import workers_needed
 from experiments.store import environment, files, rows, samples
 from experiments.threads import report as threads_report
-from experiments.threads.report import Chain, Outcome, observed_minimum
+from experiments.threads.__main__ import Chain
+from experiments.threads.report import Outcome, observed_minimum
 from partitioning.placement import round_robin
 from partitioning.strategies import make_plan
 from transports.base import Array

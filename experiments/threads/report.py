@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,6 @@ from experiments.store import environment, files, rows
 from transports.errors import UsageError
 
 COLUMNS = ("workers", "flow", "outcome", "seconds")
-KIND = "threads"
-
-
-@dataclass(frozen=True)
-class Chain:
-    """`depth` small layers, assigned to the servers in turn; each request has a deadline of `timeout` seconds."""
-
-    transport: str
-    depth: int
-    servers: int
-    timeout: float
-    when_full: str
-    """What a server does with a call while no worker is free: `wait` or `refuse`."""
-
-    def record(self) -> dict[str, Any]:
-        """For environment.json."""
-        return asdict(self) | {"kind": KIND}
 
 
 @dataclass(frozen=True)
@@ -68,7 +51,7 @@ def build(folder: Path) -> Path:
     Raises `UsageError` if `folder` holds no such results, and `WriteError` if the file cannot be written.
     """
     record = environment.read(folder)
-    if record["experiment"].get("kind") != KIND:
+    if record["experiment"].get("kind") != "threads":
         raise UsageError(f"{folder} holds another experiment; give one that python -m experiments.threads wrote")
     files.replace_file(folder / files.REPORT, _text(record, _read(folder / files.THREADS)))
     return folder / files.REPORT

@@ -69,7 +69,7 @@ def test_a_results_folder_has_samples_report_and_environment(
 
 
 def test_the_report_of_an_interrupted_run(tmp_path: Path) -> None:
-    chain = threads_report.Chain("rpyc", 12, 3, 2.0, "refuse")
+    chain = threads.Chain("rpyc", 12, 3, 2.0, "refuse")
     environment.begin(tmp_path, chain.record(), [])
     with rows.Writer(tmp_path / files.THREADS, threads_report.COLUMNS) as writer:
         writer.append(threads_report.Outcome(1, "hub", "completes", 0.25))
