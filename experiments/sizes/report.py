@@ -19,6 +19,7 @@ from experiments.sizes.growth import Curve, exponent, fit
 from experiments.sizes.measure import COLUMNS, MB, Study, Way, megabytes
 from experiments.store import environment, files, rows
 from experiments.store.files import replace_file
+from experiments.store.rows import Number
 from transports.errors import UsageError
 
 SUMMARY = (
@@ -45,13 +46,9 @@ Medians = Mapping[tuple[str, int], float]
 
 def read(folder: Path) -> pd.DataFrame:
     """The samples. Raises `UsageError` for a file that is missing or has other columns."""
-    path = folder / files.SAMPLES
-    frame = rows.read(path, COLUMNS)
-    for column in ("bytes", "round", "run"):
-        frame[column] = rows.numbers(frame[column], path, whole=True)
-    frame["seconds"] = rows.numbers(frame["seconds"], path, positive=True)
-    frame["wire_bytes"] = rows.numbers(frame["wire_bytes"], path, may_be_empty=True)
-    return frame
+    whole = dict.fromkeys(("bytes", "round", "run"), Number(whole=True))
+    numbers = {**whole, "seconds": Number(positive=True), "wire_bytes": Number(may_be_empty=True)}
+    return rows.read(folder / files.SAMPLES, COLUMNS, numbers)
 
 
 def summarise(samples: pd.DataFrame, ways: Sequence[Way]) -> pd.DataFrame:

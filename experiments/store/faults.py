@@ -16,6 +16,7 @@ import pandas as pd
 
 from experiments.spec.experiment import Cell
 from experiments.store import files, rows
+from experiments.store.rows import Number
 
 COLUMNS = ("cell", "run", "start", "seconds", "event", "what", "text")
 
@@ -43,9 +44,5 @@ def writer(folder: Path) -> rows.Writer:
 
 def read(folder: Path) -> pd.DataFrame:
     """The faults of an experiment; no rows if no node was killed. Raises `UsageError` for a file with other columns."""
-    path = folder / files.FAULTS
-    frame = rows.read(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
-    frame["run"] = rows.numbers(frame["run"], path, whole=True)
-    for column in ("start", "seconds"):
-        frame[column] = rows.numbers(frame[column], path)
-    return frame
+    numbers = {"run": Number(whole=True), "start": Number(), "seconds": Number()}
+    return rows.read(folder / files.FAULTS, COLUMNS, numbers, optional=True)

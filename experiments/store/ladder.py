@@ -15,6 +15,7 @@ import pandas as pd
 
 from experiments.spec.experiment import Cell
 from experiments.store import files, rows
+from experiments.store.rows import Number
 from transports.errors import UsageError
 
 COLUMNS = ("cell", "rung", "round", "seconds")
@@ -47,9 +48,8 @@ def writer(folder: Path) -> rows.Writer:
 def read(folder: Path) -> pd.DataFrame:
     """The steps; no rows without the file. Raises `UsageError`, with the line, for a file of another kind."""
     path = folder / files.LADDER
-    frame = rows.read(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS), dtype=str)
-    frame["round"] = rows.numbers(frame["round"], path, whole=True)
-    frame["seconds"] = rows.numbers(frame["seconds"], path, positive=True)
+    numbers = {"round": Number(whole=True), "seconds": Number(positive=True)}
+    frame = rows.read(path, COLUMNS, numbers, optional=True)
     unknown = frame["rung"][~frame["rung"].isin(list(RUNGS))]
     if len(unknown):
         raise UsageError(f"{path}: no rung {unknown.iloc[0]!r}; valid: {', '.join(RUNGS)}")

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -91,12 +92,42 @@ def _field(value: Any) -> str:
     return str(value)
 
 
-def read(path: Path, columns: Sequence[str], later: Mapping[str, str] = {}) -> pd.DataFrame:
-    """The rows of `path` as text. `later`: columns that older files lack, and the text that stands for them.
+@dataclass(frozen=True)
+class Number:
+    """What a column of numbers holds: finite numbers of at least zero."""
 
-    A last line without its end, as a killed run leaves it, is dropped: `frame.attrs["note"]` and a warning in the log
-    say so. Raises `UsageError`, with the line, for a file that is missing or has other columns.
+    positive: bool = False
+    """Above zero."""
+    whole: bool = False
+    """int64, or float64 if fields are empty; other numbers are float64."""
+    may_be_empty: bool = False
+    """An empty field is NaN."""
+
+
+def read(
+    path: Path,
+    columns: Sequence[str],
+    numbers: Mapping[str, Number],
+    later: Mapping[str, str] = {},
+    *,
+    optional: bool = False,
+) -> pd.DataFrame:
+    """The rows of `path`: the columns in `numbers` as numbers, the others as text.
+
+    `later`: columns that older files lack, and the text that stands for them. `optional`: without the file there are no
+    rows. A last line without its end, as a killed run leaves it, is dropped: `frame.attrs["note"]` and a warning in the
+    log say so. Raises `UsageError`, with the line, for a file that is missing, has other columns or other values.
     """
+    if optional and not path.exists():
+        frame = pd.DataFrame(columns=list(columns), dtype=str)
+    else:
+        frame = _read_texts(path, columns, later)
+    for column, kind in numbers.items():
+        frame[column] = _numbers(frame[column], path, kind)
+    return frame
+
+
+def _read_texts(path: Path, columns: Sequence[str], later: Mapping[str, str]) -> pd.DataFrame:
     try:
         whole, _, torn = path.read_bytes().decode().rpartition("\n")
     except OSError as error:
@@ -126,21 +157,14 @@ def _check_header(header: Sequence[str], columns: Sequence[str], later: Mapping[
     raise UsageError(f"{path} is no samples file: its columns are {what}")
 
 
-def numbers(
-    column: pd.Series[Any], path: Path, *, may_be_empty: bool = False, positive: bool = False, whole: bool = False
-) -> pd.Series[Any]:
-    """A column of text as finite numbers of at least zero (`positive`: above zero); an empty field is NaN.
-
-    `whole` numbers are int64, others float64, and so are whole ones with an empty field among them. Raises
-    `UsageError`, with the line, for any other text.
-    """
+def _numbers(column: pd.Series[Any], path: Path, kind: Number) -> pd.Series[Any]:
     values = pd.to_numeric(column.where(column != "", "nan"), errors="coerce").astype("float64")
-    bad = values.isna() & ~((column == "") & may_be_empty)
-    bad |= (values <= 0) if positive else (values < 0)
+    bad = values.isna() & ~((column == "") & kind.may_be_empty)
+    bad |= (values <= 0) if kind.positive else (values < 0)
     bad |= values.abs() == float("inf")
-    if whole:
+    if kind.whole:
         bad |= values.notna() & (values != values.round())
     if bad.any():
         line = int(bad.to_numpy().argmax())
         raise UsageError(f"{path}, line {line + 2}: {column.name} is {column.iloc[line]!r}, expected a number")
-    return values.astype("int64") if whole and values.notna().all() else values
+    return values.astype("int64") if kind.whole and values.notna().all() else values

@@ -23,6 +23,7 @@ import pandas as pd
 
 from experiments.spec.experiment import CELL_FIELDS, Cell
 from experiments.store import files, rows
+from experiments.store.rows import Number
 from transports.errors import UsageError
 
 NAMING_FIELDS = CELL_FIELDS[: CELL_FIELDS.index("placement")]
@@ -118,15 +119,11 @@ def read(folder: Path) -> pd.DataFrame:
     is no samples file.
     """
     path = folder / files.SAMPLES
-    frame = rows.read(path, COLUMNS, LATER)
-    for column in (*INTEGERS, *NUMBERS):
-        frame[column] = rows.numbers(
-            frame[column],
-            path,
-            may_be_empty=column in MAY_BE_EMPTY,
-            positive=column == "seconds",
-            whole=column in INTEGERS,
-        )
+    numbers = {
+        column: Number(column == "seconds", column in INTEGERS, column in MAY_BE_EMPTY)
+        for column in (*INTEGERS, *NUMBERS)
+    }
+    frame = rows.read(path, COLUMNS, numbers, LATER)
     settings = frame[["cell", *CELL_FIELDS]].drop_duplicates()
     double = settings["cell"][settings["cell"].duplicated()]
     if len(double):

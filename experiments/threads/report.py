@@ -12,6 +12,7 @@ from experiments.reports import sections
 from experiments.reports.labels import transport_title
 from experiments.reports.markdown import ABSENT, line, number, table
 from experiments.store import environment, files, rows
+from experiments.store.rows import Number
 from transports.errors import UsageError
 
 COLUMNS = ("workers", "flow", "outcome", "seconds")
@@ -58,10 +59,8 @@ def build(folder: Path) -> Path:
 
 
 def _read(path: Path) -> list[Outcome]:
-    frame = rows.read(path, COLUMNS)
-    workers = rows.numbers(frame["workers"], path, positive=True, whole=True)
-    seconds = rows.numbers(frame["seconds"], path, positive=True)
-    return [Outcome(*values) for values in zip(workers, frame["flow"], frame["outcome"], seconds, strict=True)]
+    frame = rows.read(path, COLUMNS, {"workers": Number(positive=True, whole=True), "seconds": Number(positive=True)})
+    return [Outcome(*values) for values in frame.itertuples(index=False)]
 
 
 def _text(record: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
