@@ -23,7 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "sizes": ("experiments.sizes.__main__", "time messages of growing size over every transport"),
     "threads": ("experiments.threads.__main__", "show how many workers nested calls need, and what happens with fewer"),
 }
-"""Command -> the module whose `main` runs it, and what it is for."""
+"""Command -> the module whose `main` runs it, and its purpose."""
 
 HELP = f"""\
 usage: {PROG} COMMAND [flags]

@@ -20,11 +20,11 @@ class Lateness(threading.Thread):
         self.late = 0.0
 
     def run(self) -> None:
-        asked = time.monotonic()
+        before = time.monotonic()
         while not self._over.wait(STEP):
             woke = time.monotonic()
-            self.late += max(0.0, woke - asked - STEP)
-            asked = woke
+            self.late += max(0.0, woke - before - STEP)
+            before = woke
 
     def stop(self) -> None:
         self._over.set()

@@ -1,4 +1,4 @@
-"""Write the protobuf stubs, or check that the committed ones are what the compiler emits.
+"""Write the protobuf stubs, or check that the committed ones equal the compiler's output.
 
     python -m tools.stubs
     python -m tools.stubs --check
@@ -25,14 +25,14 @@ def compile_to(folder: Path) -> None:
     """Write the stubs of `PROTO` below `folder`, laid out as in the repository. `SystemExit` without a compiler."""
     if find_spec("grpc_tools") is None:
         raise SystemExit("the compiler is missing: pip install 'grpcio-tools==1.80.*'")
-    # In a process of its own: beside TensorFlow, which has a protobuf of its own in it, the compiler crashes.
+    # In a separate process: the compiler crashes beside TensorFlow, which contains its own protobuf.
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--python_out={folder}", f"--pyi_out={folder}"]
     if subprocess.run([*command, PROTO], cwd=ROOT, check=False).returncode:
         raise SystemExit(f"the compiler refused {PROTO}")
 
 
 def stale() -> list[str]:
-    """The committed stubs that differ from what the compiler emits."""
+    """The committed stubs that differ from the compiler's output."""
     with tempfile.TemporaryDirectory() as folder:
         compile_to(Path(folder))
         return [stub for stub in STUBS if _text(ROOT / stub) != _text(Path(folder) / stub)]
@@ -43,7 +43,7 @@ def _text(path: Path) -> str | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 1 when `--check` finds a stub that is not what the compiler emits."""
+    """Exit status: 0, or 1 if `--check` finds a stub that differs from the compiler's output."""
     parser = argparse.ArgumentParser(prog="python -m tools.stubs", description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a stub is out of date")
     if not parser.parse_args(arguments).check:

@@ -1,4 +1,4 @@
-"""The settings of cells in words: names of transports, and labels that say in what the cells of a table differ."""
+"""The settings of cells in words: names of transports, and labels with the settings in which cells differ."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Settings:
         self.cuts = {cut: str(number) for number, cut in enumerate(named, 1)}
         first = compared[0] if compared else Cell()
         rest = [name for name in CELL_FIELDS[1:] if name not in self.differing]
-        told = [name for name in rest if name not in EXTRA_FIELDS or getattr(first, name) != getattr(Cell, name)]
-        self.constant = ", ".join(self.word(first, name) for name in told) if compared else ""
+        shown = [name for name in rest if name not in EXTRA_FIELDS or getattr(first, name) != getattr(Cell, name)]
+        self.constant = ", ".join(self.word(first, name) for name in shown) if compared else ""
 
     def value(self, cell: Cell, name: str) -> str:
         """The value of a setting as a table shows it."""

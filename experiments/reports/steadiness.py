@@ -23,8 +23,8 @@ def outcome(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFram
     """Which condition ended the run, if `until_stable` or `limit` was given, and the drift of the local models."""
     parts = [_ending(experiment, measured, summary)] if experiment.until_stable or experiment.limit else []
     if drifted := drifts(measured):
-        told = ", ".join(f"{100 * value:+.1f} % ({cell.engine}, batch {cell.batch})" for cell, value in drifted.items())
-        parts.append(f"Drift of the local model, from the first to the last third of its blocks: {told}.")
+        text = ", ".join(f"{100 * value:+.1f} % ({cell.engine}, batch {cell.batch})" for cell, value in drifted.items())
+        parts.append(f"Drift of the local model, from the first to the last third of its blocks: {text}.")
     if any(abs(value) > DRIFT for value in drifted.values()):
         parts.append(
             f"> **WARNING**: the local model drifted by more than {100 * DRIFT:.0f} %. The machine was not steady: "

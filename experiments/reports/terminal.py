@@ -45,10 +45,10 @@ OPTIONAL = ("std", "x None", "1/s x Local")
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """A row per cell. Settings that all cells share stand above the table, the operations of named cuts below it.
+    """A row per cell. Settings that all cells share are printed above the table, the operations of named cuts below it.
 
     The table takes the widest of these forms that fits: every figure; fewer figures (a line below names those left
-    out); rows with numbers, whose settings stand below. Transport, mean, ratio to local and its interval are always
+    out); numbered rows, with their settings below. Transport, mean, ratio to local and its interval are always
     there. No word is broken.
     """
 

@@ -59,7 +59,7 @@ class Cell:
     mode: Mode = "layer"
     flow: Annotated[
         str,
-        carry("who sends a stage's outputs on: servers (nested, forward) or the client (hub)", valid=FLOW_NAMES),
+        carry("sender of a stage's outputs: the servers (nested, forward) or the client (hub)", valid=FLOW_NAMES),
     ] = "nested"
     engine: Annotated[str, compute("how a stage is executed", valid=ENGINES)] = "eager"
     codec: Annotated[
@@ -86,7 +86,8 @@ class Cell:
         str, carry("keep connections, or make one for every message", valid=("pooled", "per-hop"))
     ] = "pooled"
     send: Annotated[
-        str, carry("what a server sends another: all tensors at once, or a message each", valid=("bundle", "tensor"))
+        str,
+        carry("messages to a server: one for all tensors, or one for each", valid=("bundle", "tensor")),
     ] = "bundle"
     # A server holds the connections of all clients and of every other server.
     concurrency: Annotated[int, schedule("requests in flight at a time", ge=1, le=CONNECTIONS // 4)] = 1
@@ -162,7 +163,8 @@ class Experiment:
     ] = 0
     timeout: Annotated[float, access("time limit of a request", gt=0, le=DAY, unit="seconds")] = 60.0
     workers: Annotated[
-        int, compute("calls that a server handles at a time; 0: what the plan needs", concerns="nodes", ge=0, le=2**16)
+        int,
+        compute("calls that a server handles at a time; 0: enough for the plan", concerns="nodes", ge=0, le=2**16),
     ] = 0
     threads: Annotated[
         int, compute("TensorFlow's intra-op threads in every process; 0: TensorFlow's own choice", ge=0, le=1024)

@@ -59,9 +59,9 @@ class Kill:
         return f"node-{self.node}"
 
 
-def warm_ups(asked: int, variants: int) -> int:
-    """Requests of a cell before its first block: at least `asked`, and each variant of the input once."""
-    return max(asked, variants)
+def warm_ups(least: int, variants: int) -> int:
+    """Requests of a cell before its first block: at least `least`, and each variant of the input once."""
+    return max(least, variants)
 
 
 def lead(concurrency: int, replicas: int) -> int:

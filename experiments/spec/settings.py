@@ -61,7 +61,7 @@ def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...
 
 
 def _codecs(name: str) -> tuple[str, ...]:
-    """The codecs of a transport; of a runtime the one that stands for none. Raises `UsageError` (`transports.load`)."""
+    """The codecs of a transport; for a runtime the default one. Raises `UsageError` (`transports.load`)."""
     if runtimes.is_runtime(name):
         runtimes.load(name)
         return (Cell.codec,)

@@ -1,4 +1,4 @@
-"""`environment.json`: what ran where. It tells whether two experiments may be compared.
+"""`environment.json`: what ran where. It shows whether two experiments may be compared.
 
 It can be published: it holds no user name, no absolute path (paths are relative to the working directory, or cut to
 their last part), and no host name other than a given `--host`.

@@ -128,17 +128,17 @@ def test_which_errors_a_kill_explains(error: WireError, expected: bool, tmp_path
 
 
 def test_the_seconds_of_a_failure_exclude_the_replacement_of_the_node(tmp_path: Path) -> None:
-    clock, begun, asked = Clock(), threading.Event(), threading.Event()
+    clock, replacing, stamp_read = Clock(), threading.Event(), threading.Event()
 
     def stamped() -> float:
         now = clock.now
         if threading.current_thread() is failing:
-            asked.set()
+            stamp_read.set()
         return now
 
     def replace(_: str) -> None:
-        begun.set()
-        assert asked.wait(10)
+        replacing.set()
+        assert stamp_read.wait(10)
         clock.now += 3
 
     with faults.writer(tmp_path) as log:
@@ -146,7 +146,7 @@ def test_the_seconds_of_a_failure_exclude_the_replacement_of_the_node(tmp_path: 
         failing = threading.Thread(target=injector.failed, args=(CELL, 1, 9.0, UNREACHABLE))
         killing = threading.Thread(target=injector.before, args=(CELL, 0))
         killing.start()
-        assert begun.wait(10)
+        assert replacing.wait(10)
         failing.start()
         failing.join()
         killing.join()

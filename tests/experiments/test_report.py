@@ -178,19 +178,25 @@ def test_the_overview_states_order_and_concurrency() -> None:
     assert twins.endswith("start of each block that do not count: 2.")
 
 
-@pytest.mark.parametrize(("asked", "made"), [(0, VARIANTS), (1, VARIANTS), (VARIANTS + 1, VARIANTS + 1)])
-def test_the_overview_states_the_actual_number_of_warm_up_requests(asked: int, made: int) -> None:
+@pytest.mark.parametrize(("warmup", "made"), [(0, VARIANTS), (1, VARIANTS), (VARIANTS + 1, VARIANTS + 1)])
+def test_the_overview_states_the_actual_number_of_warm_up_requests(warmup: int, made: int) -> None:
     """Every variant of the input is sent at least once."""
-    assert f"after {made} warm-up requests" in words_of(Experiment((Cell(),), warmup=asked))[0]
+    assert f"after {made} warm-up requests" in words_of(Experiment((Cell(),), warmup=warmup))[0]
 
 
 def test_the_environment_lists_settings_that_are_not_the_default() -> None:
     _, plain = words_of(Experiment((Cell(),)))
     assert plain["TLS"] == "none"
-    told = {"Pinned to cores": "on", "Lease (s)": "1.0", "Kill": "node-1@20", "Host": "::1", "Largest message (B)": "9"}
-    assert not set(told) & set(plain)
-    _, given = words_of(Experiment((Cell(),), pin="on", lease=1.0, kill="node-1@20", host="::1", max_message=9))
-    assert given == plain | told
+    extra = {
+        "Pinned to cores": "on",
+        "Lease (s)": "1.0",
+        "Kill": "node-1@20",
+        "Host": "::1",
+        "Largest message (B)": "9",
+    }
+    assert not set(extra) & set(plain)
+    _, words = words_of(Experiment((Cell(),), pin="on", lease=1.0, kill="node-1@20", host="::1", max_message=9))
+    assert words == plain | extra
 
 
 @pytest.mark.parametrize("setting", [{"tls_cert": "mine.pem"}, {"option": {"grpc.tls_cert": "mine.pem"}}])

@@ -138,7 +138,7 @@ def test_a_message_that_a_transport_refuses_is_left_out(tmp_path: Path) -> None:
 
 REFUSED = {
     "an unknown transport": (["--transport", "gprc"], "did you mean 'grpc'"),
-    "no wire": (["--transport", "none,grpc"], "crosses no wire"),
+    "an in-process transport": (["--transport", "none,grpc"], "crosses no wire"),
     "a transport without a codec": (
         ["--transport", "grpc,rest", "--codec", "json"],
         "--codec: transport 'grpc' has none of these; valid: add one of raw, tensorproto",
