@@ -12,15 +12,21 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import transports
 from experiments import cli
 from experiments.ladder import __main__ as ladder
+from experiments.reports import report
 from experiments.sizes import __main__ as sizes
+from experiments.sizes import measure as sizes_measure
+from experiments.sizes import report as sizes_report
 from experiments.sizes.study import study_of
 from experiments.spec import flags
 from experiments.spec.experiment import SETTINGS
+from experiments.store import files, samples
+from experiments.threads import report as threads_report
 from experiments.threads.__main__ import ThreadsOptions
 from partitioning.export import ExportOptions
 from partitioning.options import Parser
@@ -193,6 +199,23 @@ def test_every_option_of_a_transport_is_described() -> None:
     }
     table = TEXTS["docs/transports.md"].split("## Options")[1]
     assert set(re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.M)))) == common | own
+
+
+COLUMNS = (
+    *samples.COLUMNS,
+    *report.summary_of(pd.DataFrame(columns=list(samples.COLUMNS)), 0).columns,
+    *(*sizes_measure.COLUMNS, *sizes_report.SUMMARY, *threads_report.COLUMNS),
+)
+
+
+@pytest.mark.parametrize("name", dict.fromkeys((*COLUMNS, *files.RESULTS)))
+def test_every_column_and_file_of_results_is_described(name: str) -> None:
+    assert f"`{name}`" in TEXTS["results/README.md"]
+
+
+@pytest.mark.parametrize("name", ["repeats", "longest", "seed", "left_out", "predicted"])
+def test_every_entry_of_a_record_of_sizes_and_threads_is_described(name: str) -> None:
+    assert f"`{name}`" in TEXTS["results/README.md"]
 
 
 def anchors(text: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""What several test files share: generated experiments, samples in a file, and the tables of a Markdown text."""
+"""Shared by test files: paths, generated experiments, samples in a file, and the tables of a Markdown text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from markdown_it import MarkdownIt
 
 from experiments.spec.experiment import Cell, Experiment
 from experiments.store.samples import Sample, Writer, read
+from tests.running import ROOT
+
+REFERENCE = ROOT / "results" / "reference"
+SPECS = sorted((ROOT / "experiments" / "specs").glob("*.toml"))
 
 CELLS = st.builds(
     Cell,

@@ -12,9 +12,9 @@ import pytest
 
 from experiments.cli import COMMANDS, exit_status, main
 from partitioning.errors import PartitionError
+from tests.running import ROOT
 from transports.errors import ConnectionLost, UsageError
 
-ROOT = Path(__file__).parents[2]
 HEAVY = {"tensorflow", "keras", "numpy", "pandas", "rich", "matplotlib", "grpc", "rpyc", "h11", "orjson"}
 
 

@@ -14,11 +14,10 @@ from experiments.spec.experiment import Cell, local_of
 from experiments.store.intervals import Blocks, ratio_interval, seconds_of
 from experiments.store.samples import Sample, Writer, read
 from experiments.store.statistics import none_of, summarise
-from tests.experiments.common import frame, rows
+from tests.experiments.common import REFERENCE, frame, rows
 
 GRPC = Cell()
 LOCAL = local_of(GRPC)
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
 def noisy(seed: int, size: int = 50) -> list[float]:

@@ -11,11 +11,11 @@ from nbclient import NotebookClient
 
 from experiments.reports.report import build
 from experiments.spec.experiment import Cell
+from tests.running import ROOT
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Maker
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "comparison.ipynb"
 
 

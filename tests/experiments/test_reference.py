@@ -13,8 +13,8 @@ from experiments.sizes import measure as sizes_measure
 from experiments.store import samples
 from experiments.store.files import CHART, ENVIRONMENT, REPORT, SAMPLES, SIZES, SUMMARY, THREADS
 from experiments.threads import report as threads_report
+from tests.experiments.common import REFERENCE
 
-REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/{ENVIRONMENT}"))
 DERIVED = (SUMMARY, REPORT, CHART, SIZES)
 

@@ -236,14 +236,3 @@ def test_claim_refuses_a_folder_that_cannot_be_written_to() -> None:
         claim(Path("/proc/self/splitbench"))
     with pytest.raises(UsageError, match="cannot be written to"):
         claim(Path("/proc/self/task"))
-
-
-def test_every_column_is_described(make_results: object) -> None:
-    """results/README.md names every column of both tables, and every file."""
-    from experiments.reports.report import summary_of
-    from experiments.store.files import RESULTS
-
-    text = (Path(__file__).parents[2] / "results" / "README.md").read_text(encoding="utf-8")
-    summary = summary_of(pd.DataFrame(columns=list(COLUMNS)), 0)
-    for name in (*COLUMNS, *summary.columns, *RESULTS):
-        assert f"`{name}`" in text, name

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from experiments.spec.flags import parse
 from experiments.spec.schedule import blocks, longest
 from experiments.store.intervals import MIN_BLOCKS
+from tests.experiments.common import SPECS
 
 ORDERS = ("shuffled", "blocked")
-SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.toml"))
 
 
 @given(

@@ -21,9 +21,9 @@ from experiments.sizes import report as sizes_report
 from experiments.sizes.measure import COLUMNS, MB, EchoClient, Sample, Study, Way, predicted, ways_of
 from experiments.store import environment
 from experiments.store.rows import Writer
+from tests.running import ROOT
 from transports.errors import ConnectionLost
 
-ROOT = Path(__file__).parents[2]
 REMOTE = [name for name in transports.NAMES if name != "none"]
 PATIENT = ["--longest", "8000"]
 """No size is left out, even if a busy machine needs a second for four bytes."""
@@ -101,12 +101,6 @@ def test_the_report_is_reproducible_to_the_byte(measured: Path, capsys: pytest.C
     assert sizes.main(["--report", str(measured)]) == 0
     assert {name: (measured / name).read_bytes() for name in names} == before
     assert "report.md" in capsys.readouterr().out
-
-
-def test_every_column_is_described() -> None:
-    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    for name in (*COLUMNS, *sizes_report.SUMMARY, *("repeats", "longest", "seed", "left_out")):
-        assert f"`{name}`" in text, name
 
 
 def test_a_folder_that_holds_results_is_refused(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:

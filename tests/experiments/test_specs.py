@@ -10,6 +10,7 @@ import pytest
 from cluster.flows import FLOWS
 from experiments.spec.experiment import Cell, Experiment
 from experiments.spec.flags import parse, parse_runs
+from tests.experiments.common import SPECS
 from transports.errors import UsageError
 
 
@@ -104,9 +105,6 @@ def test_several_files_run_one_after_the_other(tmp_path: Path) -> None:
 
 def test_an_empty_list_of_blocks_is_one_block(tmp_path: Path) -> None:
     assert spec(tmp_path, "matrix = []").cells == (Cell(),)
-
-
-SPECS = sorted((Path(__file__).parents[2] / "experiments" / "specs").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=[path.stem for path in SPECS])

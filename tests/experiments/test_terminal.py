@@ -21,12 +21,12 @@ from experiments.reports.terminal import FIGURES, SummaryTable, render_table
 from experiments.spec.experiment import Cell, local_of
 from experiments.store import environment, samples
 from experiments.store.samples import cell_of
+from tests.experiments.common import REFERENCE
+from tests.running import ROOT
 
 if TYPE_CHECKING:
     from tests.experiments.conftest import Maker
 
-ROOT = Path(__file__).parents[2]
-REFERENCE = ROOT / "results" / "reference"
 COMPARED = sorted(path.parent for path in REFERENCE.glob("*/plan-whole.json"))
 ALWAYS = ("mean", "x Local", "95 %")
 PIPE = """

@@ -13,8 +13,6 @@ from experiments.store import environment, files, rows
 from experiments.threads import __main__ as threads
 from experiments.threads import report as threads_report
 
-ROOT = Path(__file__).parents[2]
-
 
 def observe(out: Path, when_full: str, timeout: str) -> str:
     """Run the demonstration with a short chain into the folder `out`; its standard output."""
@@ -78,12 +76,6 @@ def test_the_report_of_an_interrupted_run(tmp_path: Path) -> None:
     assert "**INCOMPLETE**: it was interrupted" in text
     assert "completes 0.250 s" in text
     assert "refuses a call" in text
-
-
-def test_every_column_is_described() -> None:
-    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-    for name in (*threads_report.COLUMNS, files.THREADS, "predicted"):
-        assert f"`{name}`" in text, name
 
 
 @pytest.mark.slow
