@@ -13,6 +13,8 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -26,6 +28,9 @@ from transports.base import Array
 
 if TYPE_CHECKING:
     from partitioning.program import Program
+
+PATIENCE = 5.0
+"""Seconds in which a deployment has to end."""
 
 Infer = Callable[[Mapping[str, Array], float], Mapping[str, Array]]
 """The model's inputs by tensor name, and the seconds that the request may take -> the model's outputs by tensor name.
@@ -86,8 +91,10 @@ class Runtime(ABC):
 
     @abstractmethod
     def deploy(self, partition: Partition, engine: str) -> AbstractContextManager[Infer]:
-        """Make ready what executes `partition`, one of the setup's. Raises `PartitionError` for a stage that the
-        runtime cannot execute."""
+        """Make ready what executes `partition`, one of the setup's.
+
+        Raises `PartitionError` for a stage that the runtime cannot execute, and `ConnectionLost`.
+        """
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,19 @@ class Task:
     """Tensors that the stages take from outside of themselves."""
     outputs: tuple[str, ...]
     """Tensors that other tasks take, or that are outputs of the model."""
+
+
+def ended(end: Callable[[], None]) -> bool:
+    """Call `end`, which may block for good if a server is lost; whether it returned within `PATIENCE` seconds."""
+
+    def quietly() -> None:
+        with contextlib.suppress(Exception):  # a library may raise anything for a server that is lost
+            end()
+
+    ending = threading.Thread(target=quietly, daemon=True)
+    ending.start()
+    ending.join(PATIENCE)
+    return not ending.is_alive()
 
 
 def tasks_of(partition: Partition) -> list[Task]:

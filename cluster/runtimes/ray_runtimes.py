@@ -12,7 +12,6 @@ import itertools
 import os
 import secrets
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,9 +22,10 @@ import numpy as np
 from cluster.config import RayConfig
 from cluster.errors import StageFailed
 from cluster.launchers import Launcher, Order
+from cluster.launchers.base import START
 from cluster.manifest import digests
 from cluster.partition import Partition, export
-from cluster.runtimes.base import Infer, Runtime, Setup, System, Task, tasks_of
+from cluster.runtimes.base import Infer, Runtime, Setup, System, Task, ended, tasks_of
 from cluster.runtimes.ray_head import kept_handlers, variables
 from transports.base import Array
 from transports.errors import ConnectionLost, DeadlineExceeded
@@ -34,8 +34,6 @@ NAME = "ray"
 """Of the process that the launcher starts."""
 TOKEN = secrets.token_hex(32)
 """One for the life of this process: Ray reads it once."""
-TEARDOWN = 5.0
-"""Seconds in which a compiled graph has to let its actors go; actors that do not are killed."""
 
 
 class Ray(System):
@@ -62,7 +60,8 @@ class Ray(System):
 
             with kept_handlers():
                 ray.init(address=str(address), log_to_driver=False, configure_logging=False)
-            ray.get([actor.__ray_ready__.remote() for actor in self.actors])
+            with _mapped(START):
+                ray.get([actor.__ray_ready__.remote() for actor in self.actors], timeout=START)
             undo.pop_all()
         return self
 
@@ -175,19 +174,18 @@ class RayGraph(_OnRay):
             try:
                 yield infer
             finally:
-                ending = threading.Thread(target=graph.teardown, daemon=True)
-                ending.start()
-                ending.join(TEARDOWN)
-                if ending.is_alive():
+                if not ended(graph.teardown):
                     self.system.kill(actors)
 
 
 def _hold(actors: list[Any], partition: Partition, engine: str) -> list[tuple[Task, Any, str]]:
-    """Each task, the actor that holds it by now, and the task's key there."""
+    """Each task, the actor that holds it by now, and the task's key there. Raises `ConnectionLost`."""
     import ray
 
     held = [(task, actors[task.server], uuid.uuid4().hex) for task in tasks_of(partition)]
-    ray.get([actor.hold.remote(key, partition.name, engine, task) for task, actor, key in held])
+    with _mapped(START):
+        holding = [actor.hold.remote(key, partition.name, engine, task) for task, actor, key in held]
+        ray.get(holding, timeout=START)
     return held
 
 
@@ -200,9 +198,10 @@ def _mapped(timeout: float) -> Iterator[None]:
         yield
     except (exceptions.GetTimeoutError, exceptions.RayChannelTimeoutError) as error:
         raise DeadlineExceeded(f"Ray did not answer within {timeout:.3g} s") from error
-    except exceptions.RayTaskError as error:
-        if isinstance(error.cause, StageFailed):
-            raise StageFailed(str(error.cause)) from error
-        raise StageFailed(f"a task of Ray failed with {type(error.cause).__name__}") from error
     except (exceptions.RayError, OSError) as error:
-        raise ConnectionLost(f"Ray lost a server: {type(error).__name__}") from error
+        cause = getattr(error, "cause", error)  # a task fails because of its stage, or because it lost its inputs
+        if isinstance(cause, StageFailed):
+            raise StageFailed(str(cause)) from error
+        if isinstance(cause, exceptions.RayError | OSError):
+            raise ConnectionLost(f"Ray lost a server: {type(cause).__name__}") from error
+        raise StageFailed(f"a task of Ray failed with {type(cause).__name__}") from error

@@ -17,7 +17,7 @@ from cluster.config import TensorFlowServerConfig
 from cluster.errors import StageFailed
 from cluster.launchers import Order
 from cluster.partition import Partition
-from cluster.runtimes.base import Infer, Runtime, System
+from cluster.runtimes.base import Infer, Runtime, System, ended
 from partitioning.errors import PartitionError
 from partitioning.plan import Stage
 from transports.address import Address
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from partitioning.program import Program
 
 JOB = "worker"
+OPERATION = 30
+"""Seconds for a step of a session's start or end. Without a limit, TensorFlow calls a lost server again for good."""
 
 
 class TensorFlowServers(System):
@@ -67,9 +69,12 @@ class TensorFlowRuntime(Runtime):
 
         addresses = self.system.addresses
         cluster = tf.train.ClusterSpec({JOB: [str(address) for address in addresses]})
-        config = tf.compat.v1.ConfigProto(cluster_def=cluster.as_cluster_def())
+        config = tf.compat.v1.ConfigProto(
+            cluster_def=cluster.as_cluster_def(), operation_timeout_in_ms=1000 * OPERATION
+        )
         session = tf.compat.v1.Session(f"grpc://{addresses[0]}", tf.Graph(), config)
-        with contextlib.closing(session):
+        with contextlib.ExitStack() as stack:
+            stack.callback(ended, session.close)
             with tempfile.TemporaryDirectory(prefix="splitbench-") as folder:
                 stages = STAGES[engine](self.system.setup.programs[partition], partition, Path(folder))
                 feeds, wanted = _place(partition, stages, session)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -15,7 +16,7 @@ from cluster.runtimes.base import Runtime, tasks_of
 from tests.cluster.conftest import Case, assert_right
 from tests.cluster.runtimes.conftest import SERVERS, SPLITS
 from tests.models import SHAPES
-from transports.errors import DeadlineExceeded
+from transports.errors import ConnectionLost, DeadlineExceeded
 
 WAYS = [
     (name, model, mode, runtimes.kind(name).engines[place % len(runtimes.kind(name).engines)])
@@ -43,6 +44,13 @@ def test_a_runtime_answers_as_the_local_model_does(
             assert_right(infer(inputs, 30.0), expected)
 
 
+def servers_of(runtime: Runtime) -> list[psutil.Process]:
+    """The processes that execute stages."""
+    title = "ray::PortionServer" if "ray" in runtime.libraries else "tensorflow-serv"
+    below = psutil.Process(runtime.system.launcher.pid).children(recursive=True)
+    return [process for process in below if process.name().startswith(title[:15])]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", runtimes.NAMES)
 def test_every_server_takes_part(
@@ -53,11 +61,7 @@ def test_every_server_takes_part(
 ) -> None:
     """A request is not answered in time while one of the servers is stopped."""
     case, made = cases["residual"], runtime(name)
-    servers = [
-        process
-        for process in psutil.Process(made.system.launcher.pid).children(recursive=True)
-        if process.name().startswith(("ray::Portion", "tensorflow-serv")) and process.name()[0] == name[0]
-    ]
+    servers = servers_of(made)
     assert len(servers) == SERVERS
     for server in servers:
         with made.deploy(split["residual", "submodel"], "frozen") as infer:
@@ -99,3 +103,26 @@ def test_tasks_cover_a_plan_once(split: Mapping[tuple[str, str], Partition]) -> 
             assert ready.issuperset(task.inputs)
             ready.update(task.outputs)
         assert ready.issuperset(partition.plan.outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("ray", "ray-graph"), ("tf-runtime",)])
+def test_a_lost_server_is_an_error_and_holds_nothing_up(
+    names: Sequence[str],
+    runtime: Callable[[str], Runtime],
+    split: Mapping[tuple[str, str], Partition],
+    cases: Mapping[str, Case],
+) -> None:
+    """The last test, since the servers that it kills are not started again."""
+    case, made = cases["residual"], [runtime(name) for name in names]
+    with contextlib.ExitStack() as stack:
+        deployed = [stack.enter_context(each.deploy(split["residual", "submodel"], "frozen")) for each in made]
+        for infer in deployed:
+            assert_right(infer(case.inputs[0], 30.0), case.expected[0])
+        servers_of(made[0])[-1].kill()
+        for infer in deployed:
+            with pytest.raises(ConnectionLost, match="lost a server"):
+                infer(case.inputs[0], 30.0)
+    if "ray" in names:
+        with pytest.raises(ConnectionLost, match="lost a server"), made[0].deploy(split["residual", "layer"], "eager"):
+            pass
