@@ -235,7 +235,8 @@ def check_message(message: Message, limits: Limits) -> Message:
             raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
         size += tensor.nbytes
     words = [message.method, *message.fields, *message.tensors]
-    words += [value for value in message.fields.values() if isinstance(value, str)]
+    if message.fields:
+        words += [value for value in message.fields.values() if isinstance(value, str)]
     try:
         short = len("".join(words)) <= NAME and len(words) <= PARTS
     except TypeError:  # a name that is no text, which the codec refuses

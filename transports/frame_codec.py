@@ -1,4 +1,4 @@
-"""`Message` <-> a description in MessagePack and the bytes of its tensors, for transports that add nothing to them.
+"""`Message` <-> a description in MessagePack and the bytes of its tensors.
 
     head          magic, bytes of the description, bytes of the tensors          struct `HEAD`
     description   [method, [[key, value], ...], [[name, dtype, shape], ...]]    MessagePack
@@ -52,7 +52,7 @@ _decode = msgspec.msgpack.Decoder(Description).decode
 def parts(message: Message) -> list[Buffer]:
     """`message` as buffers to be sent one after the other: head and description, then tensors and padding.
 
-    Raises `MalformedMessage` for what cannot be carried.
+    Raises `MalformedMessage` for values that no codec can write.
     """
     fields = [(exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items()]
     described: list[tuple[str, str, tuple[int, ...]]] = []
@@ -81,11 +81,11 @@ def write(message: Message) -> bytes:
 
 def read_whole(data: Buffer) -> Message:
     """The message that `write` has written. Raises `MalformedMessage`."""
-    view = memoryview(data)
-    if len(view) < HEAD.size:
-        raise MalformedMessage(f"{len(view)} bytes came that are no message")
-    magic, described, size = HEAD.unpack_from(view)
+    if len(data) < HEAD.size:
+        raise MalformedMessage(f"{len(data)} bytes came that are no message")
+    magic, described, size = HEAD.unpack_from(data)
     end = HEAD.size + described
+    view = memoryview(data)
     if magic != MAGIC or end + size != len(view):
         raise MalformedMessage(f"{bytes(view[: HEAD.size])!r} does not begin the {len(view)} bytes that came")
     return read((view[HEAD.size : end], view[end:]))

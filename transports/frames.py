@@ -11,13 +11,12 @@ Rules:
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 
 from transports import frame_codec as codec
 from transports.address import Address
-from transports.base import Handler, Message, failure
+from transports.base import Message, failure
 from transports.errors import MessageTooLarge
 from transports.limits import ENVELOPE, Limits
 from transports.serving import Guarded, respond
@@ -56,9 +55,7 @@ class FrameStream:
         Raises `MessageTooLarge` for a message above the limit, which has been discarded, and `OutOfStep`.
         """
         sock, ahead, start = self._sock, self._ahead, codec.HEAD.size
-        sock.patience = math.inf
-        count = self._received(sock.recv_into(ahead))
-        sock.patience = self._stall
+        count = self._received(sock.recv_first(ahead))
         while count < start:
             count += self._received(sock.recv_into(ahead[count:]))
         magic, described, size = codec.HEAD.unpack_from(ahead)
@@ -104,17 +101,13 @@ def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket) -> None:
     """Answer the messages of one peer until it closes the connection, which raises `EOFError`."""
     no_delay(sock)
     stream = FrameStream(sock, limits, limits.stall)
-    aware = partial(handler, gone=sock.gone)
     while True:
-        stream.send(_answer(stream, aware))
-
-
-def _answer(stream: FrameStream, handler: Handler) -> list[codec.Buffer]:
-    try:
-        frame = stream.receive()
-    except MessageTooLarge as error:
-        return codec.parts(failure(error))
-    return respond(handler, frame, codec.read, codec.parts) if frame[0] else READY
+        try:
+            frame = stream.receive()
+        except MessageTooLarge as error:
+            stream.send(codec.parts(failure(error)))
+        else:
+            stream.send(respond(handler, frame, codec.read, codec.parts, sock.gone) if frame[0] else READY)
 
 
 class FrameConnection(SocketConnection):
@@ -128,14 +121,9 @@ class FrameConnection(SocketConnection):
     def encode(self, message: Message) -> list[codec.Buffer]:
         return codec.parts(message)
 
-    def exchange(self, request: list[codec.Buffer], deadline: Deadline) -> Frame:
-        self.sock.deadline = deadline.moment
-        try:
-            self._stream.send(request)
-            return self._stream.receive()
-        except Exception as error:
-            with self._until(deadline):
-                raise error
+    def _ask(self, request: list[codec.Buffer]) -> Frame:
+        self._stream.send(request)
+        return self._stream.receive()
 
     def decode(self, answer: Frame) -> Message:
         return codec.read(answer)

@@ -179,9 +179,9 @@ def _ready(watchdog: Watchdog, begin: Begin) -> grpc.RpcMethodHandler[bytes, byt
     return grpc.stream_unary_rpc_method_handler(answer_ready)
 
 
-def _aware(handler: Guarded, context: grpc.ServicerContext) -> Handler:
-    """`handler`, with a check whether the caller of `context` has gone or its deadline has passed."""
-    return partial(handler, gone=lambda: not context.is_active())
+def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
+    """Whether the caller of `context` has gone or its deadline has passed."""
+    return lambda: not context.is_active()
 
 
 def _whole(
@@ -197,7 +197,7 @@ def _whole(
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         begin(context)
-        return respond(_aware(handler, context), watchdog.waiting(requests, context), read, write)
+        return respond(handler, watchdog.waiting(requests, context), read, write, _gone(context))
 
     return grpc.stream_unary_rpc_method_handler(serve_call)
 
@@ -212,7 +212,7 @@ def _chunked(
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         begin(context)
-        reply = respond(_aware(handler, context), watchdog.waiting(requests, context), read, write)
+        reply = respond(handler, watchdog.waiting(requests, context), read, write, _gone(context))
         yield from watchdog.sending(chunks(reply, options.chunk), context)
 
     return grpc.stream_stream_rpc_method_handler(serve_call)

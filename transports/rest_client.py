@@ -33,10 +33,9 @@ class RestConnection(SocketConnection):
     def encode(self, message: Message) -> tuple[bytes, dict[str, str]]:
         return json_codec.write(message, self._codec), heading(message)
 
-    def exchange(self, request: tuple[bytes, dict[str, str]], deadline: Deadline) -> bytearray:
+    def _ask(self, request: tuple[bytes, dict[str, str]]) -> bytearray:
         body, headers = request
-        with self._until(deadline):
-            return self._exchange("POST", PATHS[self._codec], body, headers)
+        return self._exchange("POST", PATHS[self._codec], body, headers)
 
     def decode(self, answer: bytearray) -> Message:
         return json_codec.read(answer, self.limits)

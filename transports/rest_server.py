@@ -21,7 +21,7 @@ from transports.base import Message
 from transports.errors import MalformedMessage, MessageTooLarge, WireError
 from transports.http_server import Head, Reply
 from transports.limits import Limits
-from transports.serving import Guarded, respond
+from transports.serving import Guarded, never, respond
 
 READY = "/v1/ready"
 PATHS: Mapping[str, str] = {"json": "/v1/json", "json-b64": "/v1/json-b64"}
@@ -78,8 +78,8 @@ class Messages:
         if head.path == READY:
             return Reply(200, IS_READY)
         # HTTP lets a client close its end and await the answer. Clients of splitbench, which send the header, do not.
-        handler = partial(self._handler, gone=head.gone) if PAYLOAD.lower() in head.headers else self._handler
-        return respond(handler, body, self._read, partial(_written, codec=CODECS[head.path]))
+        gone = head.gone if PAYLOAD.lower() in head.headers else never
+        return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]), gone)
 
     def refusal(self, error: WireError) -> Reply:
         return _written(Message("error", {"kind": error.kind, "text": str(error)}), "json")

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import rpyc
-from rpyc.core.consts import LABEL_REMOTE_REF
 
 from transports import brine_codec, tls
 from transports.address import Address
@@ -23,7 +21,7 @@ from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import Limits
 from transports.listener import Listener
 from transports.rpyc_stream import BoundedChannel
-from transports.serving import guard, respond
+from transports.serving import Guarded, guard, respond
 from transports.socket_connection import SocketConnection
 from transports.sockets import Deadline, DeadlineSocket
 
@@ -36,6 +34,7 @@ PROTOCOL: dict[str, Any] = {
     "include_local_traceback": False,
     "include_local_version": False,
     "logger": log,
+    "sync_request_timeout": None,  # the socket has a deadline
 }
 
 
@@ -44,11 +43,11 @@ class ValueConnection(rpyc.Connection):  # type: ignore[misc]
 
     takes_references = False
 
-    def _unbox(self, package: Any) -> Any:
-        """The value in a decoded package. Raises `MalformedMessage`."""
-        if package[0] == LABEL_REMOTE_REF and not self.takes_references:
+    def _netref_factory(self, id_pack: Any) -> Any:
+        """The proxy for an object of the peer. Raises `MalformedMessage`."""
+        if not self.takes_references:
             raise MalformedMessage("an object came by reference, and only values are taken")
-        return super()._unbox(package)
+        return super()._netref_factory(id_pack)
 
 
 def serve(
@@ -58,7 +57,7 @@ def serve(
     guarded = guard(handler, options, workers)
 
     def serve_peer(sock: DeadlineSocket) -> None:
-        converse(MessageService(partial(guarded, gone=sock.gone)), channel(sock))
+        converse(MessageService(guarded, sock.gone), channel(sock))
 
     return Listener(serve_peer, address, options.stall, own)
 
@@ -68,15 +67,16 @@ MakeChannel = Callable[[socket.socket], BoundedChannel]
 
 
 class MessageService(rpyc.Service):  # type: ignore[misc]
-    """The one method that a peer can call. It takes and returns plain tuples."""
+    """The one method that a peer can call. It takes and returns `bytes`."""
 
     _protocol = ValueConnection
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Guarded, gone: Callable[[], bool]) -> None:
         self._handler = handler
+        self._gone = gone
 
-    def exposed_carry(self, request: object) -> brine_codec.Packed:
-        return respond(self._handler, request, brine_codec.unpack, brine_codec.pack)
+    def exposed_carry(self, request: object) -> bytes:
+        return respond(self._handler, request, brine_codec.unpack, brine_codec.pack, self._gone)
 
 
 def converse(service: rpyc.Service, channel: BoundedChannel) -> None:
@@ -102,23 +102,19 @@ class RpycConnection(SocketConnection):
 
     def __init__(self, channel: BoundedChannel, address: Address, options: Limits, deadline: Deadline) -> None:
         self.channel = channel
-        # RPyC's timeout of the first answer; each later call sets its own.
-        self._peer = ValueConnection(rpyc.VoidService(), channel, {**PROTOCOL, "sync_request_timeout": deadline.given})
+        self._peer = ValueConnection(rpyc.VoidService(), channel, PROTOCOL)
         super().__init__(channel.stream.sock, address, options, deadline)
 
     def _meet(self) -> None:
         self._peer.takes_references = True  # the service and its method are references; nothing else may be
-        self._carry = rpyc.async_(self._peer.root.carry)
+        self._carry = self._peer.root.carry
         self._peer.takes_references = False
 
-    def encode(self, message: Message) -> brine_codec.Packed:
+    def encode(self, message: Message) -> bytes:
         return brine_codec.pack(message)
 
-    def exchange(self, request: brine_codec.Packed, deadline: Deadline) -> object:
-        with self._until(deadline):
-            result = self._carry(request)
-            result.set_expiry(deadline.left())
-            return result.value
+    def _ask(self, request: bytes) -> object:
+        return self._carry(request)
 
     def decode(self, answer: object) -> Message:
         return brine_codec.unpack(answer)

@@ -7,7 +7,6 @@ RPyC's framing, compression and pieces stay. Replaced is what a hostile or stall
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 import zlib
@@ -24,14 +23,21 @@ from transports.errors import MessageTooLarge
 from transports.limits import ENVELOPE
 from transports.sockets import DeadlineSocket, Expired, deadline_socket, send_all
 
-REFUSED = 2
-"""A third value of RPyC's compression flag: the frame says why the peer's last frame was discarded."""
+COMPRESSED, REFUSED = 1, 2
+"""Flags of a frame. RPyC has 0 and 1; a frame with the third says why the peer's last frame was discarded."""
+SMALL = 2**14
+"""Bytes that are received before the length of a frame is known, and up to which parts are joined before they go."""
 
 
 class DeadlineStream(SocketStream):  # type: ignore[misc]
-    """RPyC's own stream, over a `DeadlineSocket`."""
+    """RPyC's own stream, over a `DeadlineSocket`. All methods raise `EOFError` and `Expired`."""
 
     sock: DeadlineSocket
+
+    def __init__(self, sock: DeadlineSocket) -> None:
+        super().__init__(sock)
+        self.buffer = memoryview(bytearray(SMALL))
+        self.ahead = b""  # received and not read yet
 
     @classmethod
     def over(cls, sock: socket.socket) -> Self:
@@ -40,13 +46,43 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
         return cls(deadline_socket(sock))
 
     def poll(self, timeout: Any) -> bool:
-        """Whether there is something to read within `timeout` seconds. Raises `Expired` at the socket's deadline."""
+        """Whether there is something to read within `timeout` seconds. Without a limit, `begin` waits instead."""
         asked, left = Timeout(timeout).timeleft(), self.sock.deadline - time.monotonic()
-        if asked is not None and asked < left:
-            return self.sock.readable(asked)
-        if self.sock.readable(None if left == math.inf else max(0.0, left)):
+        if asked is None or self.ahead:
             return True
-        raise Expired
+        if self.sock.readable(max(0.0, min(asked, left))):
+            return True
+        if left <= asked:
+            raise Expired
+        return False
+
+    def begin(self) -> None:
+        """Receive the first bytes of a frame, which may take until the deadline to arrive."""
+        if not self.ahead:
+            count = self._received(self.sock.recv_first, self.buffer)
+            self.ahead = self.buffer[:count].tobytes()
+
+    def read(self, count: int) -> bytes | memoryview:
+        """The next `count` bytes."""
+        first, self.ahead = self.ahead[:count], self.ahead[count:]
+        return first if len(first) == count else self._rest(first, count)
+
+    def _rest(self, first: bytes, count: int) -> bytes | memoryview:
+        """`first` and the bytes that are missing to `count`."""
+        rest: bytes = super().read(count - len(first))
+        return first + rest
+
+    def _received(self, operation: Callable[..., Any], argument: object) -> Any:
+        """What `operation` of the socket returns. Raises `EOFError` for its errors and at the end of the stream."""
+        try:
+            came = operation(argument)
+        except OSError as error:
+            self.close()
+            raise EOFError(error) from None
+        if not came:
+            self.close()
+            raise EOFError("connection closed by peer")
+        return came
 
 
 class BoundedChannel(Channel):  # type: ignore[misc]
@@ -62,22 +98,24 @@ class BoundedChannel(Channel):  # type: ignore[misc]
 
     def recv(self) -> Any:
         """The next packet. Raises `MessageTooLarge` for one above the limit, at either end, and `EOFError`."""
+        self.stream.begin()
         length, flag = self.FRAME_HEADER.unpack(self.stream.read(self.FRAME_HEADER.size))
         if length > self.limit + ENVELOPE:
-            self._throw_away(length + len(self.FLUSHER))
+            self._discard(length + len(self.FLUSHER))
             raise MessageTooLarge(f"a frame of {length} bytes is above the limit of {self.limit} bytes")
         data = self.stream.read(length + len(self.FLUSHER))[: -len(self.FLUSHER)]
-        packet = PAYLOADS[flag](self, data) if flag in PAYLOADS else self._broken(flag)
-        survey(packet)
+        packet = self._unfolded(flag, data) if flag else data
+        if len(packet) > ENVELOPE:
+            survey(packet)
         return packet
 
     def send(self, data: Any) -> None:
         """Raises `MessageTooLarge` before anything is sent."""
         if len(data) > self.limit + ENVELOPE:
             raise MessageTooLarge(f"a packet of {len(data)} bytes is above the limit of {self.limit} bytes")
-        self._put(data)
+        self._send(data)
 
-    def _put(self, data: Any) -> None:
+    def _send(self, data: Any) -> None:
         super().send(data)
 
     def refuse(self, why: str) -> None:
@@ -85,31 +123,22 @@ class BoundedChannel(Channel):  # type: ignore[misc]
         text = why.encode()
         self.stream.write(self.FRAME_HEADER.pack(len(text), REFUSED) + text + self.FLUSHER)
 
-    def _throw_away(self, count: int) -> None:
+    def _discard(self, count: int) -> None:
         while count:
             count -= len(self.stream.read(min(count, self.stream.MAX_IO_CHUNK)))
 
-    def _inflate(self, data: Any) -> bytes:
+    def _unfolded(self, flag: int, data: Any) -> bytes:
+        """The packet in `data`, whose `flag` says that it is not the packet itself."""
+        if flag == REFUSED:
+            raise MessageTooLarge(bytes(data).decode(errors="replace"))
+        if flag != COMPRESSED:
+            self.close()
+            raise EOFError(f"a frame with the flag {flag} is none of RPyC's")
         bounded = zlib.decompressobj()
         packet = bounded.decompress(data, self.limit + ENVELOPE)
         if not bounded.eof:
             raise MessageTooLarge(f"a packet inflates above the limit of {self.limit} bytes from {len(data)} bytes")
         return packet
-
-    def _refused(self, data: Any) -> Any:
-        raise MessageTooLarge(bytes(data).decode(errors="replace"))
-
-    def _broken(self, flag: int) -> Any:
-        self.close()
-        raise EOFError(f"a frame with the flag {flag} is none of RPyC's")
-
-
-PAYLOADS: dict[int, Callable[[BoundedChannel, Any], Any]] = {
-    0: lambda _, data: data,
-    1: BoundedChannel._inflate,
-    REFUSED: BoundedChannel._refused,
-}
-"""Flag of a frame -> the function that makes the packet from its bytes."""
 
 
 class WholeStream(DeadlineStream):
@@ -117,26 +146,16 @@ class WholeStream(DeadlineStream):
 
     MAX_IO_CHUNK = 16 * 2**20
 
-    def read(self, count: int) -> memoryview:
+    def _rest(self, first: bytes, count: int) -> memoryview:
         buffer = np.empty(count, np.uint8).data  # the system provides the memory as it is filled
-        done = 0
+        done = len(first)
+        buffer[:done] = first
         while done < count:
             done += self._received(self.sock.recv_into, buffer[done:])
         return buffer
 
-    def _received(self, operation: Any, buffer: memoryview) -> int:
-        try:
-            size: int = operation(buffer)
-        except OSError as error:
-            self.close()
-            raise EOFError(error) from None
-        if not size:
-            self.close()
-            raise EOFError("connection closed by peer")
-        return size
-
     def write_all(self, parts: Sequence[bytes]) -> None:
-        """Write `parts` one after the other, without joining them. Raises `EOFError`."""
+        """Write `parts` one after the other, without joining them."""
         try:
             send_all(self.sock, parts)
         except OSError as error:
@@ -149,5 +168,8 @@ class WholeChannel(BoundedChannel):
 
     stream: WholeStream
 
-    def _put(self, data: bytes) -> None:
-        self.stream.write_all((self.FRAME_HEADER.pack(len(data), 0), data, self.FLUSHER))
+    def _send(self, data: bytes) -> None:
+        if len(data) <= SMALL:
+            super()._send(data)
+        else:
+            self.stream.write_all((self.FRAME_HEADER.pack(len(data), 0), data, self.FLUSHER))

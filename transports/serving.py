@@ -26,18 +26,34 @@ def answer(handler: Handler, message: Message) -> Message:
         return failure(as_wire_error(error))
 
 
-def respond(handler: Handler, request: Came, read: Callable[[Came], Message], write: Callable[[Message], Sent]) -> Sent:
-    """Read one request, answer it and write the answer, as every server does. Raises no `WireError`."""
-    try:
-        return write(answer(handler, read(request)))
-    except WireError as error:
-        return write(failure(error))
-
-
 class Guarded(Protocol):
     """A handler with a second argument: `gone()` says whether the caller has given up."""
 
-    def __call__(self, message: Message, gone: Callable[[], bool] = lambda: False) -> Message: ...
+    def __call__(self, message: Message, gone: Callable[[], bool] = ..., /) -> Message: ...
+
+
+def never() -> bool:
+    """For a caller of whom it cannot be said whether it has given up."""
+    return False
+
+
+def respond(
+    handler: Guarded,
+    request: Came,
+    read: Callable[[Came], Message],
+    write: Callable[[Message], Sent],
+    gone: Callable[[], bool] = never,
+) -> Sent:
+    """Read one request, answer it and write the answer, as every server does. Raises no `WireError`."""
+    try:
+        message = read(request)
+        try:
+            reply = handler(message, gone)
+        except Exception as error:
+            reply = failure(as_wire_error(error))
+        return write(reply)
+    except WireError as error:
+        return write(failure(error))
 
 
 def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
@@ -52,7 +68,7 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
     for _ in range(workers):
         free.put(None)
 
-    def guarded(message: Message, gone: Callable[[], bool] = lambda: False) -> Message:
+    def guarded(message: Message, gone: Callable[[], bool] = never, /) -> Message:
         check_message(message, limits)
         try:
             free.get(wait)

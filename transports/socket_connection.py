@@ -2,17 +2,15 @@
 
 Rules:
   - The deadline holds for a whole call, not for each read.
-  - A failure drops the connection, since a late answer could be taken for the next one. A message above a limit is the
-    exception: it was read to its end and thrown away, so both ends are still in step.
+  - A failure closes the connection, since a late answer could be taken for the next one. The exception is a message
+    above a limit: it was read to its end and discarded, so both ends are still in step.
 """
 
 from __future__ import annotations
 
 import socket
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transports import tls
 from transports.address import Address
@@ -23,10 +21,10 @@ from transports.sockets import Deadline, DeadlineSocket, Expired
 
 
 def dial(address: Address, own: tls.Tls | None, deadline: Deadline) -> DeadlineSocket:
-    """A socket connected to `address`; under TLS the handshake is still to come. Raises `ConnectError`."""
+    """A socket connected to `address`; the TLS handshake is left to `greet`. Raises `ConnectError`."""
     try:
         return tls.dialled(socket.create_connection(address, deadline.left()), address.host, own)
-    except (OSError, ValueError, OverflowError) as error:  # the last two: the host is no name, the port no port
+    except (OSError, ValueError, OverflowError) as error:  # the last two: an unusable host name or port number
         raise ConnectError(f"no connection to {address}: {error}") from None
 
 
@@ -39,46 +37,49 @@ class SocketConnection(Connection):
     def __init__(self, sock: DeadlineSocket, address: Address, options: Limits, deadline: Deadline) -> None:
         super().__init__(address, options)
         self.sock = sock
+        sock.deadline = deadline.moment
         try:
-            with self._until(deadline):
-                sock.greet()
-                self._meet()
-        except WireError as error:
+            sock.greet()
+            self._meet()
+        except BaseException as error:
             self.close()
-            raise ConnectError(f"nobody serves splitbench over {self.protocol} there: {error}") from None
-        except BaseException:
-            self.close()
+            mapped = self._mapped(error, deadline) if isinstance(error, Exception) else error
+            if isinstance(mapped, WireError):
+                raise ConnectError(f"nobody serves splitbench over {self.protocol} there: {mapped}") from None
             raise
+
+    def exchange(self, request: Any, deadline: Deadline) -> Any:
+        self.sock.deadline = deadline.moment
+        try:
+            return self._ask(request)
+        except Exception as error:
+            mapped = self._mapped(error, deadline)
+            if not isinstance(mapped, MessageTooLarge):
+                self.close()
+            raise mapped from None
 
     @abstractmethod
     def _meet(self) -> None:
         """Check, on a new connection, that the peer serves splitbench. Raises the library's errors."""
 
     @abstractmethod
+    def _ask(self, request: Any) -> Any:
+        """The answer to `request`. Raises the errors of the socket and the library, and `MessageTooLarge`."""
+
+    @abstractmethod
     def _violation(self, error: Exception) -> str | None:
-        """How the peer broke the protocol, where `error` says that it did; else None."""
+        """How the peer broke the protocol, if `error` says that it did; else None."""
 
-    @contextmanager
-    def _until(self, deadline: Deadline) -> Iterator[None]:
-        """Bound the socket's operations by `deadline`, and map the errors of the socket and the library."""
-        self.sock.deadline = deadline.moment
-        try:
-            yield
-        except MessageTooLarge:
-            raise
-        except (Expired, TimeoutError):
-            text = f"{self.address} gave no answer within {deadline.given:.3g} s"
-            raise self._dropped(DeadlineExceeded(text)) from None
-        except (EOFError, OSError) as error:
-            raise self._dropped(ConnectionLost(f"{self.address} went away: {error}")) from None
-        except Exception as error:
-            if (broken := self._violation(error)) is None:
-                raise
-            raise self._dropped(RemoteError(f"{self.address} broke the protocol: {broken}")) from None
-
-    def _dropped(self, error: WireError) -> WireError:
-        self.close()
-        return error
+    def _mapped(self, error: Exception, deadline: Deadline) -> Exception:
+        """The `WireError` for `error`, or `error` itself if it is none of the socket's and the library's."""
+        if isinstance(error, MessageTooLarge):
+            return error
+        if isinstance(error, (Expired, TimeoutError)):
+            return DeadlineExceeded(f"{self.address} gave no answer within {deadline.given:.3g} s")
+        if isinstance(error, (EOFError, OSError)):
+            return ConnectionLost(f"{self.address} went away: {error}")
+        broken = self._violation(error)
+        return error if broken is None else RemoteError(f"{self.address} broke the protocol: {broken}")
 
     def stale(self) -> bool:
         return self.closed or self.sock.readable(0)

@@ -10,9 +10,8 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 
@@ -32,9 +31,8 @@ HANGUP = getattr(select, "POLLRDHUP", 0)
 """The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """The moment by which something is to be done, and how long that was when it was begun: an error names this."""
+class Deadline(NamedTuple):
+    """The moment at which the time for something is over, and how long that time was, which error texts name."""
 
     moment: float
     """In seconds of `time.monotonic()`."""
@@ -103,17 +101,20 @@ class DeadlineSocket(socket.socket):
 
     def _left(self) -> float:
         """Seconds that the next operation may take. Raises `Expired`."""
-        left = min(self.patience, self.deadline - time.monotonic())
+        left = self.patience
+        if self.deadline != math.inf and (rest := self.deadline - time.monotonic()) < left:
+            left = rest
         if left <= 0:
             raise Expired
         return left
 
     def _within(self, option: int, operation: Callable[..., Result], *arguments: Any) -> Result:
-        left, given = self._left(), self._timeouts[option]
-        if not left <= given <= left + SLACK * min(left, 1.0):
-            seconds = 0.0 if left == math.inf else max(left, 1e-5)  # 0 is no limit
+        left = self._left()
+        if not left <= self._timeouts[option] <= left + (SLACK if left >= 1.0 else SLACK * left):
+            given = left + SLACK / 2 * min(left, 1.0)  # so that calls with one time limit set it once
+            seconds = 0.0 if given == math.inf else max(given, 1e-5)  # 0 is no limit
             self.setsockopt(socket.SOL_SOCKET, option, TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6)))
-            self._timeouts[option] = left
+            self._timeouts[option] = given
         try:
             return operation(*arguments)
         except BlockingIOError:
@@ -127,6 +128,15 @@ class DeadlineSocket(socket.socket):
 
     def recv_into(self, *arguments: Any) -> int:
         return self._within(socket.SO_RCVTIMEO, super().recv_into, *arguments)
+
+    def recv_first(self, buffer: memoryview) -> int:
+        """Receive the first bytes of a message into `buffer`. The peer may be idle for longer than `patience`."""
+        while True:
+            try:
+                return self.recv_into(buffer)
+            except Expired:
+                if self.deadline <= time.monotonic():
+                    raise
 
     def send(self, *arguments: Any) -> int:
         return self._within(socket.SO_SNDTIMEO, super().send, *arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from functools import partial
 
 from transports import frame_codec
@@ -39,10 +40,9 @@ class ToyConnection(SocketConnection):
     def encode(self, message: Message) -> bytes:
         return framed(message)
 
-    def exchange(self, request: bytes, deadline: Deadline) -> bytes:
-        with self._until(deadline):
-            send_all(self.sock, [request])
-            return received(self.sock, self.limits)
+    def _ask(self, request: bytes) -> bytes:
+        send_all(self.sock, [request])
+        return received(self.sock, self.limits)
 
     def decode(self, answer: bytes) -> Message:
         return read(answer)
@@ -59,7 +59,6 @@ class ToyConnection(SocketConnection):
 
 def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket) -> None:
     no_delay(sock)
-    aware = partial(handler, gone=sock.gone)
     while sock.readable(None):
         came: list[bytes] = []
 
@@ -67,7 +66,10 @@ def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket) -> None:
             came.append(received(sock, limits))
             return read(came[0]) if came[0] else Message("ready")
 
-        reply = respond(lambda message: message if message.method == "ready" else aware(message), sock, take, framed)
+        def answer(message: Message, gone: Callable[[], bool]) -> Message:
+            return message if message.method == "ready" else handler(message, gone)
+
+        reply = respond(answer, sock, take, framed, sock.gone)
         send_all(sock, [reply if came != [b""] else HEAD.pack(0, 0)])
 
 
