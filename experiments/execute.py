@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_round: EachRound | None = None) -> None:
     """Run `experiment`, all of whose cells are timed, and write its results into `folder`.
 
-    `argv` is recorded. `each_round` is opened for the run; what it gives is called with the number of each round before
-    its first request. Raises `UsageError`, `PartitionError`, `SplitbenchError` or `OSError`; what was measured until
-    then is kept.
+    `argv` is recorded. `each_round` is entered for the run; the function that it yields is called with the number of
+    each round before the first request of that round. Raises `UsageError`, `PartitionError`, `SplitbenchError` or
+    `OSError`; what was measured until then is kept.
     """
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:

@@ -1,11 +1,11 @@
-"""Bytes on the wire, counted by the loopback interface, over which all processes of a run talk.
+"""Bytes on the wire, counted by the loopback interface, which carries the messages between all processes of a run.
 
 The figure of a request is the difference of two readings: tensors, serialisation, framing, HTTP/2, TCP and IP headers,
 acknowledgements, registry lookups and new connections. Rules:
   - Overlapping requests cannot be told apart: they have no figure.
   - Over `none` nothing crosses: the figure is 0, whatever other programs sent meanwhile. Only the calls of an engine
     that uses a model server are counted.
-  - Other runtimes use it too. What Ray passes in shared memory is not counted.
+  - Runtimes use the interface, too. What Ray passes in shared memory is not counted.
   - Messages over Unix sockets do not cross the interface: a cell with such a transport has no figure.
   - The counter is the machine's. Heartbeats (some hundred bytes every few seconds) and other programs are included in
     some requests: use the median of many.

@@ -44,9 +44,10 @@ def _ending(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFram
         why = "--runs ended the run"
     else:
         why = f"--limit {experiment.limit:g} s ended the run" if experiment.limit else "the run did not finish"
+    counted = "1 round was measured" if rounds == 1 else f"{rounds} rounds were measured"
     return (
-        f"{rounds} rounds were measured ({n} of {experiment.runs} requests of each cell); {why}. Every x / Local is "
-        f"known to within ±{number(widest, 2)} %."
+        f"{counted} ({n} of {experiment.runs} requests of each cell); {why}. Every x / Local is known to within "
+        f"±{number(widest, 2)} %."
     )
 
 

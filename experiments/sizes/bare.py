@@ -33,10 +33,10 @@ PIECE = 16 * 2**20
 METHOD = "/bare.Echo/Echo"
 
 Serve = Callable[[], AbstractContextManager[int]]
-"""Starts a server in this process; the context is its port."""
+"""Starts a server in this process, and yields its port."""
 Call = Callable[[bytes], Any]
 Connect = Callable[[int], AbstractContextManager[Call]]
-"""Connects to a port; the context sends bytes and returns the answer's bytes."""
+"""Connects to a port, and yields a function that sends bytes and returns the bytes of the answer."""
 
 
 @dataclass(frozen=True)

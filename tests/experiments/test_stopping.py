@@ -74,7 +74,7 @@ def test_a_limited_run_ends_early_and_the_report_says_so(model: Path, tmp_path: 
     assert run.main(words(model, tmp_path / "out", "--until-stable", "0.001", "--limit", "0.001")) == 0
     assert samples.read(tmp_path / "out")["round"].nunique() == 1
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "1 rounds were measured (5 of 400 requests of each cell); --limit 0.001 s ended the run" in text
+    assert "1 round was measured (5 of 400 requests of each cell); --limit 0.001 s ended the run" in text
 
 
 @pytest.mark.parametrize("flag", [["--until-stable", "5"], ["--limit", "60"]])
