@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -49,27 +50,37 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Description).decode
 
 
+def describe(message: Message) -> tuple[bytes, list[Array]]:
+    """The description of `message`, and its tensors as C-contiguous native arrays. Raises `MalformedMessage`."""
+    fields = [(exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items()]
+    described: list[tuple[str, str, tuple[int, ...]]] = []
+    arrays: list[Array] = []
+    for name, tensor in message.tensors.items():
+        array = outgoing(exact_text("a tensor's name", name), tensor)
+        described.append((name, NAMES[array.dtype], array.shape))
+        arrays.append(array)
+    return _encode((exact_text("the method", message.method), fields, described)), arrays
+
+
+def buffer_of(array: Array) -> Buffer:
+    """The bytes of the C-contiguous `array`: a copy where that costs less than a view."""
+    return array.tobytes() if array.nbytes <= SMALL else array.reshape(-1).view(np.uint8).data
+
+
 def parts(message: Message) -> list[Buffer]:
     """`message` as buffers to be sent one after the other: head and description, then tensors and padding.
 
     Raises `MalformedMessage` for values that no codec can write.
     """
-    fields = [(exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items()]
-    described: list[tuple[str, str, tuple[int, ...]]] = []
+    description, arrays = describe(message)
     buffers: list[Buffer] = []
     size = 0
-    for name, tensor in message.tensors.items():
-        array = outgoing(exact_text("a tensor's name", name), tensor)
-        described.append((name, NAMES[array.dtype], array.shape))
+    for array in arrays:
         if gap := -size % ALIGN:
             buffers.append(PAD[:gap])
             size += gap
-        if array.nbytes <= SMALL:
-            buffers.append(array.tobytes())
-        else:
-            buffers.append(array.reshape(-1).view(np.uint8).data)
+        buffers.append(buffer_of(array))
         size += array.nbytes
-    description = _encode((exact_text("the method", message.method), fields, described))
     head = HEAD.pack(MAGIC, len(description), size) + description
     return [head, *buffers] if size > SMALL else [b"".join((head, *buffers))]
 
@@ -93,23 +104,41 @@ def read_whole(data: Buffer) -> Message:
 
 def read(frame: tuple[Buffer, Buffer]) -> Message:
     """The message of a description and its tensors' bytes. Raises `MalformedMessage`."""
-    description, data = frame
-    try:
-        came = _decode(description)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise MalformedMessage(f"{len(description)} bytes came that describe no message: {error}") from None
-    view = memoryview(data).toreadonly()
-    tensors: dict[str, Array] = {}
+    came, view = _described(frame[0]), memoryview(frame[1]).toreadonly()
+    buffers: list[memoryview] = []
     place = 0
-    for name, dtype, shape in came.tensors:
+    for _, dtype, shape in came.tensors:
         place += -place % ALIGN
         end = place + (math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else 0)
-        if name in tensors:
-            raise MalformedMessage(f"tensor {name!r} came twice")
-        tensors[name] = incoming(name, dtype, tuple(shape), view[place:end])
+        buffers.append(view[place:end])
         place = end
+    message = _message(came, buffers)
     if place != len(view):
         raise MalformedMessage(f"{len(view)} bytes of tensors came, and {place} were described")
+    return message
+
+
+def read_parts(description: Buffer, buffers: Sequence[Buffer]) -> Message:
+    """The message of a description and one buffer for each tensor. Raises `MalformedMessage`."""
+    came = _described(description)
+    if len(buffers) != len(came.tensors):
+        raise MalformedMessage(f"{len(buffers)} tensors came, and {len(came.tensors)} were described")
+    return _message(came, [memoryview(buffer).toreadonly() for buffer in buffers])
+
+
+def _described(description: Buffer) -> Description:
+    try:
+        return _decode(description)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedMessage(f"{len(description)} bytes came that describe no message: {error}") from None
+
+
+def _message(came: Description, buffers: Sequence[memoryview]) -> Message:
+    tensors: dict[str, Array] = {}
+    for (name, dtype, shape), buffer in zip(came.tensors, buffers, strict=True):
+        if name in tensors:
+            raise MalformedMessage(f"tensor {name!r} came twice")
+        tensors[name] = incoming(name, dtype, tuple(shape), buffer)
     fields: dict[str, Scalar] = dict(came.fields)
     if len(fields) < len(came.fields):
         unique("field", came.fields)  # which names it

@@ -70,3 +70,8 @@ class Limits:
     def tls(self) -> bool:
         """Whether both ends speak TLS."""
         return bool(self.tls_cert)
+
+    @property
+    def protected(self) -> bool:
+        """Whether both ends prove who they are: by TLS, or by what the transport has instead."""
+        return self.tls

@@ -86,7 +86,7 @@ def check_host(host: str, options: Limits, insecure: bool = False) -> str:
 
     Raises `UsageError` for an address beyond this machine without TLS, unless `insecure`, and for a name unknown here.
     """
-    if options.tls or _is_loopback(host):
+    if options.protected or _is_loopback(host):
         return ""
     risk = f"{host or 'every address'} can be reached from other machines, and without TLS anyone there can call"
     if not insecure:

@@ -6,6 +6,7 @@ A client sends the bytes of an array, and the server returns them; there is no m
   bare-grpc-stub   grpcio with a generated protobuf message that has one bytes field
   bare-rpyc        RPyC with its defaults: `rpyc.connect`, `ThreadedServer`
   bare-rpyc-tuned  RPyC without compression, with TCP_NODELAY, in pieces of 16 MB
+  bare-zmq         pyzmq: a ROUTER that returns what a DEALER sends, over TCP
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, Self
 
 import numpy as np
@@ -226,10 +228,50 @@ def _connect_rpyc_tuned(port: int) -> Iterator[Call]:
         yield connection.root.echo
 
 
+@contextlib.contextmanager
+def _serve_zmq() -> Iterator[int]:
+    import zmq
+
+    def echo() -> None:
+        with contextlib.suppress(zmq.ContextTerminated), context.socket(zmq.ROUTER) as router:
+            ports.put(router.bind_to_random_port(f"tcp://{HOST}"))
+            while True:
+                router.send_multipart(router.recv_multipart())
+
+    ports: SimpleQueue[int] = SimpleQueue()
+    with zmq.Context() as context:  # its end interrupts the thread
+        threading.Thread(target=echo, daemon=True).start()
+        yield ports.get()
+
+
+@contextlib.contextmanager
+def _connect_zmq(port: int) -> Iterator[Call]:
+    import zmq
+
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+    with context.socket(zmq.DEALER) as dealer, dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED) as lost:
+        dealer.linger, dealer.rcvtimeo = 0, 1000
+        dealer.connect(f"tcp://{HOST}:{port}")
+
+        def call(data: bytes) -> bytes:
+            dealer.send(data)
+            while True:
+                with contextlib.suppress(zmq.Again):
+                    return dealer.recv()
+                if lost.poll(0):
+                    raise EOFError("the server has closed the connection")
+
+        try:
+            yield call
+        finally:
+            dealer.disable_monitor()
+
+
 BARE: Mapping[str, Bare] = {
     "bare-tcp": Bare(_serve_tcp, _connect_tcp, ("tcp",)),
     "bare-grpc": Bare(partial(_serve_grpc, False), partial(_connect_grpc, False), ("grpc-tuned",)),
     "bare-grpc-stub": Bare(partial(_serve_grpc, True), partial(_connect_grpc, True), ("grpc",)),
     "bare-rpyc": Bare(_serve_rpyc, _connect_rpyc, ("rpyc",)),
     "bare-rpyc-tuned": Bare(_serve_rpyc_tuned, _connect_rpyc_tuned, ("rpyc-tuned",)),
+    "bare-zmq": Bare(_serve_zmq, _connect_zmq, ("zmq",)),
 }

@@ -1,0 +1,132 @@
+"""The client of ZeroMQ: a DEALER for each connection, and the events that say whether its peer is there.
+
+Rules:
+  - A DEALER never reconnects by itself, since that would hide that a call is lost.
+  - All connections of a process share its ZeroMQ context, which has one thread of the library.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import time
+from typing import Final
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from transports import zmq_frames as frames
+from transports.address import Address
+from transports.base import Connection, Message
+from transports.errors import (
+    ConnectError,
+    ConnectionLost,
+    DeadlineExceeded,
+    MalformedMessage,
+    WireError,
+)
+from transports.limits import DAY
+from transports.sockets import HANGUP, Deadline
+from transports.zmq_options import Curve, ZmqOptions
+
+SOCKETS = 2**14
+"""Sockets that a context may have. ZeroMQ's own default of 1023 is enough for 341 connections."""
+NUMBERS = itertools.count()
+"""A number for each connection of the process, in the name of its monitor."""
+ENDED: Final[dict[int, str]] = {
+    zmq.EVENT_CLOSED: "nobody listens there",
+    zmq.EVENT_DISCONNECTED: "it has closed the connection",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "its protocol or its protection is another one",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it refused the key of this end",
+}
+"""Event after which a connection cannot be used -> the reason."""
+
+
+class ZmqConnection(Connection):
+    """Raises `ConnectError` unless a server of splitbench is ready at `address` by `deadline`."""
+
+    def __init__(self, address: Address, options: ZmqOptions, curve: Curve | None, deadline: Deadline) -> None:
+        super().__init__(address, options)
+        self._most = options.max_message
+        """Bytes of tensors that the server takes; before it has said so, those that this end sends."""
+        self._ahead = float("-inf")
+        """Seconds that the server's clock is ahead of this one. An answer shows them less the time that it took."""
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        context.set(zmq.MAX_SOCKETS, SOCKETS)
+        self._socket = context.socket(zmq.DEALER)
+        self._monitor = context.socket(zmq.PAIR)
+        self._peer = -1
+        """The descriptor of the TCP connection, which belongs to ZeroMQ."""
+        try:
+            self._open(curve)
+            if self.exchange([b""], deadline) != (b"", []):
+                raise MalformedMessage("its first answer was something else than that it is ready")
+        except (WireError, OSError, ValueError) as error:
+            self.close()
+            raise ConnectError(f"nobody serves splitbench over ZeroMQ at {address}: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, curve: Curve | None) -> None:
+        """Begin to connect. Raises `OSError`, `ValueError` and `zmq.ZMQError`."""
+        frames.configure(self._socket, self.limits)
+        self._socket.reconnect_ivl = -1
+        if curve is not None:
+            self._socket.curve_publickey, self._socket.curve_secretkey = curve.public, curve.secret
+            self._socket.curve_serverkey = curve.server
+        name = f"inproc://splitbench-{next(NUMBERS)}"
+        self._socket.monitor(name, zmq.EVENT_CONNECTED | sum(ENDED))
+        self._monitor.connect(name)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._socket.connect(frames.endpoint(self.address))
+
+    def encode(self, message: Message) -> frames.Parts:
+        return frames.write(message, self._most)
+
+    def exchange(self, request: frames.Parts, deadline: Deadline) -> tuple[bytes, list[zmq.Frame]]:
+        head = frames.HEAD.pack(frames.MAGIC, self.limits.max_message, deadline.moment + self._ahead)
+        try:
+            frames.send(self._socket, [head + request[0], *request[1:]])
+            first, *rest = self._answer(deadline)
+        except (WireError, zmq.ZMQError) as error:
+            self.close()
+            raise error if isinstance(error, WireError) else ConnectionLost(f"{self.address}: {error}") from None
+        self._most, sent, description = frames.opened(first)
+        self._ahead = max(self._ahead, sent - time.monotonic())
+        return description, rest
+
+    def _answer(self, deadline: Deadline) -> list[zmq.Frame]:
+        """The next message. Raises `DeadlineExceeded` and `ConnectionLost`."""
+        while found := dict(self._poller.poll(1 + int(1000 * min(deadline.left(), DAY)))):
+            if self._socket in found:
+                return frames.receive(self._socket)
+            event = parse_monitor_message(self._monitor.recv_multipart())
+            if reason := ENDED.get(int(event["event"])):
+                if self._socket.poll(0):  # the answer, which came between the polls of the two sockets
+                    return frames.receive(self._socket)
+                raise ConnectionLost(f"{self.address} went away: {reason}")
+            self._peer = event["value"]
+        raise DeadlineExceeded(f"{self.address} gave no answer within {deadline.given:.3g} s")
+
+    def decode(self, answer: tuple[bytes, list[zmq.Frame]]) -> Message:
+        return frames.read(answer)
+
+    def stale(self) -> bool:
+        """ZeroMQ's thread notices the end of a connection a little later than the kernel."""
+        if self.closed or self._poller.poll(0):
+            return True
+        kernel = select.poll()
+        kernel.register(self._peer, HANGUP)
+        return bool(kernel.poll(0))
+
+    def close(self) -> None:
+        """Stop the monitor first: with nobody to take its events, ZeroMQ's thread would wait for good."""
+        self.closed = True
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+        self._socket.close()
+        self._monitor.close()

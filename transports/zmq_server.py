@@ -1,0 +1,181 @@
+"""The server of ZeroMQ: one ROUTER, which threads use in turns.
+
+Rules:
+  - A ROUTER must not be used by two threads at a time: `_lock`. One thread waits for the next message (`_turn`); it
+    polls the socket's descriptor, so the others can send meanwhile.
+  - That descriptor says only that something has happened since the socket was last used. So a thread receives before it
+    polls, and wakes the thread that polls when a message has come while it sent.
+  - The thread that takes a message handles it. There is one more thread than `workers`, to refuse what is too much.
+    Where calls wait for a worker, there is none, and they wait in ZeroMQ's queues.
+  - Threads start when they are needed. A context of its own lets the server wait until the port is free.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from transports import zmq_frames as frames
+from transports.address import Address
+from transports.base import Handler, Server, failure
+from transports.errors import ConnectError, MalformedMessage
+from transports.limits import GRACE
+from transports.serving import guard, respond
+from transports.sockets import Deadline
+from transports.zmq_options import Curve, ZmqOptions
+
+DOMAIN = "splitbench"
+"""With a domain, ZeroMQ refuses the oldest versions of its protocol, whose peers it would wait for without an end."""
+
+
+class ZmqServer(Server):
+    """Raises `ConnectError` when the port cannot be bound."""
+
+    def __init__(
+        self, handler: Handler, address: Address, workers: int, limits: ZmqOptions, curve: Curve | None
+    ) -> None:
+        self._handler = guard(handler, limits, workers)
+        self._limits = limits
+        self._most = workers + (limits.when_full == "refuse")
+        self._taking = True
+        """Whether it takes more calls."""
+        self._busy = 0
+        self._threads: list[threading.Thread] = []
+        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._context = zmq.Context()
+        self._authenticator = ThreadAuthenticator(self._context) if curve else None
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        try:
+            self._bind(address, curve)
+        except (OSError, ValueError, zmq.ZMQError) as error:
+            self._release(0)
+            raise ConnectError(f"cannot bind {address}: {error}") from None
+        self._news = select.poll()
+        for descriptor in (self._socket.fileno(), self._woken):
+            self._news.register(descriptor, select.POLLIN)
+        self._start()
+
+    def _bind(self, address: Address, curve: Curve | None) -> None:
+        """Raises `OSError`, `ValueError` and `zmq.ZMQError`."""
+        frames.configure(self._socket, self._limits)
+        patience = math.ceil(1000 * self._limits.stall)
+        self._socket.handshake_ivl = self._socket.heartbeat_ivl = self._socket.heartbeat_timeout = patience
+        self._socket.zap_domain = DOMAIN.encode()
+        if curve is not None and self._authenticator is not None:
+            self._authenticator.start()
+            self._authenticator.configure_curve(DOMAIN, curve.clients)
+            self._socket.curve_server = True
+            self._socket.curve_publickey, self._socket.curve_secretkey = curve.public, curve.secret
+        self._socket.bind(frames.endpoint(address))
+        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.address = Address(address.host, int(bound.rpartition(":")[2]))
+
+    def drain(self, seconds: float) -> None:
+        """Requests that arrived before it are answered, too. The port and the connections close at the end.
+
+        Closing the port first (`unbind`) would close the connections as well: ZeroMQ cannot do one without the other.
+        """
+        deadline = Deadline.after(seconds)
+        if self._stopped(deadline):
+            self._release(math.ceil(1000 * deadline.left()))
+
+    def close(self) -> None:
+        """A handler that still runs is waited for, for a few seconds; its caller fails at once."""
+        self._taking = False
+        self._rouse()
+        with self._turn:
+            self._release(0)
+        self._stopped(Deadline.after(GRACE))
+
+    def _stopped(self, deadline: Deadline) -> bool:
+        """Let every thread end once there is no message left; whether all have ended by `deadline`."""
+        self._taking = False
+        self._rouse()
+        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(deadline.left())
+        return not any(thread.is_alive() for thread in others)
+
+    def _release(self, linger: int) -> None:
+        """Close the socket after at most `linger` milliseconds for sending, and free the port. Idempotent."""
+        with self._lock:
+            if self._socket.closed:
+                return
+            self._socket.close(linger)
+            if self._authenticator is not None:
+                self._authenticator.stop()
+            self._context.term()
+            os.close(self._woken)
+            os.close(self._wake)
+
+    def _rouse(self) -> None:
+        """Wake the thread that polls."""
+        with self._lock:
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        if not self._socket.closed:
+            with suppress(BlockingIOError):  # full, so it wakes anyway
+                os.write(self._wake, b"\0")
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"zmq-{self.address.port}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while found := self._next():
+            identity, first, *rest = found
+            reply = self._reply(first, rest)
+            with self._lock:
+                self._busy -= 1
+                if not self._socket.closed:
+                    frames.send(self._socket, [identity.bytes, *reply])
+                    if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                        self._wake_up()
+
+    def _next(self) -> list[zmq.Frame]:
+        """The frames of the next message; none once the server takes no more."""
+        with self._turn:
+            while True:
+                with self._lock:
+                    if self._socket.closed:
+                        return []
+                    try:
+                        found = frames.receive(self._socket)
+                    except zmq.Again:
+                        if not self._taking:
+                            return []
+                    else:
+                        self._busy += 1
+                        if self._busy == len(self._threads) < self._most:
+                            self._start()
+                        return found
+                for descriptor, _ in self._news.poll():
+                    if descriptor == self._woken:
+                        os.read(self._woken, 2**16)
+
+    def _reply(self, first: zmq.Frame, rest: list[zmq.Frame]) -> frames.Parts:
+        limit, deadline, description = self._limits.max_message, 0.0, b""
+        try:
+            limit, deadline, description = frames.opened(first)
+            reply: frames.Parts = [b""]  # it is ready
+            if description:
+                write = partial(frames.write, limit=limit)
+                reply = respond(
+                    self._handler, (description, rest), frames.read, write, lambda: time.monotonic() > deadline
+                )
+        except MalformedMessage as error:
+            reply = frames.write(failure(error), limit)
+        head = frames.HEAD.pack(frames.MAGIC, self._limits.max_message, time.monotonic())
+        return [head + reply[0], *reply[1:]]
