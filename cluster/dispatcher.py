@@ -145,7 +145,7 @@ class Dispatcher:
             if error.remote or not isinstance(error, (ConnectError, ConnectionLost)):
                 raise
             raise type(error)(f"server {delivery.server}: {error}") from error
-        return reply, RequestStats(1, message.payload + reply.payload, 0, made)
+        return reply, RequestStats(messages=1, payload=message.payload + reply.payload, connects=made)
 
     def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
         """Send outputs of the model, and the statistics so far, to the client's result receiver."""

@@ -87,7 +87,7 @@ class NodeServer:
             shards: dict[tuple[str, str], Shard] = {}
             dispatcher = Dispatcher(transports, registries)
             self._stack.callback(dispatcher.close)
-            # Until the first lease there is no epoch, and 0 is none.
+            # Before the first lease there is no epoch; 0 never is one.
             self._node = Node(shards, dispatcher, lambda: self._lease_client.epoch if self._lease_client else 0)
             self._stack.callback(self._node.close)
             self._servers = serve_all(self._node.handle, transports, at, workers, self._stack)

@@ -16,6 +16,7 @@ from cluster.config import ModelServerConfig
 from cluster.launchers.base import START
 from cluster.manifest import verify
 from transports.address import Address
+from transports.errors import UsageError
 from transports.process import MALLOPT, StopSignal
 
 GRACE = 10.0
@@ -33,10 +34,11 @@ def serve(
     that cannot be served, a `WireError` if the program does not serve them, and `SystemExit` if it ends before.
     """
     folder = Path(config.folder).absolute()
+    models = folder / "models.config"  # in the folder of the models, which `in_docker.sh` mounts
+    models.unlink(missing_ok=True)
     verify(folder, config.files)
     from tfserving.config import write_config
 
-    models = folder / "models.config"
     write_config({model: folder / model for model in config.models}, models)
     if config.binary:
         return _program(config, models, stack, stop)
@@ -65,15 +67,15 @@ def _program(
         program = _started([config.binary, *flags], config, stack)
         threading.Thread(target=_stop_after, args=(program, stop), daemon=True).start()
 
-        def exit_with_it() -> None:
+        def exit_with_program() -> None:
             if stop.wait(0):
                 status = program.returncode or 0  # None while the program runs, because this process was stopped
                 raise SystemExit(status if status >= 0 else 128 - status)
 
         with Client(Address(config.bind, grpc)) as client:
             for model in config.models:
-                client.wait_available(model, START, exit_with_it)
-    return {"grpc": Address(config.bind, grpc), "rest": Address(config.bind, rest)}, exit_with_it
+                client.wait_available(model, START, exit_with_program)
+    return {"grpc": Address(config.bind, grpc), "rest": Address(config.bind, rest)}, exit_with_program
 
 
 def _stop_after(program: subprocess.Popen[bytes], stop: StopSignal) -> None:
@@ -82,14 +84,20 @@ def _stop_after(program: subprocess.Popen[bytes], stop: StopSignal) -> None:
 
 
 def _started(command: list[str], config: ModelServerConfig, stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
-    """Start a program that ends with `stack`; on Linux the kernel also kills it if this process is killed."""
+    """Start a program that ends with `stack`; on Linux the kernel also kills it if this process is killed.
+
+    Raises `UsageError` for a program that cannot be run.
+    """
     keep = {f"MALLOC_{name.removeprefix('M_')}_": str(value) for name, (_, value) in MALLOPT.items()}  # mallopt(3)
-    program = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        env={"TF_CPP_MIN_LOG_LEVEL": "2", **(keep if config.malloc == "keep" else {}), **os.environ},
-        preexec_fn=_die_with_parent,  # safe: this process has started no thread yet
-    )
+    try:
+        program = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            env={"TF_CPP_MIN_LOG_LEVEL": "2", **(keep if config.malloc == "keep" else {}), **os.environ},
+            preexec_fn=_die_with_parent,  # safe: this process has started no thread yet
+        )
+    except OSError as error:
+        raise UsageError(f"binary: {config.binary!r} cannot be run: {error.strerror}") from error
 
     def end() -> None:
         program.terminate()

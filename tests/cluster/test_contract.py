@@ -161,7 +161,7 @@ def test_the_costs_of_a_request_are_counted(
 
 
 @pytest.mark.parametrize("transport", REMOTE)
-def test_random_bytes_on_its_port_stop_no_node(rig: Rig, transport: str) -> None:
+def test_random_bytes_on_a_port_stop_no_node(rig: Rig, transport: str) -> None:
     name = "sequential.layer.round-robin"
     with rig.running.transports[transport].connect(rig.running.cluster.registries[transport]) as registry:
         reply = registry.call(Message("who", {"partition": name, "transport": transport}), 20.0)

@@ -20,7 +20,7 @@ from transports.errors import DeadlineExceeded
 INPUTS = {"x": np.ones((1, 2), np.float32)}
 
 
-def test_a_slot_is_waited_for_until_a_deadline() -> None:
+def test_acquiring_waits_for_a_slot_until_the_deadline() -> None:
     slots = ExecutionSlots(lambda: 1)
     assert slots.acquire(10.0) == 0.0
     with pytest.raises(DeadlineExceeded, match=r"no core was free for a stage within 0\.01 s"):

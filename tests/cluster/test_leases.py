@@ -22,7 +22,7 @@ def leases(clock: Clock, servers: int = 2, replicas: int = 1) -> Leases:
     return Leases(servers, replicas, TTL, clock)
 
 
-def test_servers_are_given_the_portions_in_turn(clock: Clock) -> None:
+def test_servers_get_the_portions_in_turn(clock: Clock) -> None:
     made = leases(clock)
     assert [made.take(A).server, made.take(B).server] == [0, 1]
     with pytest.raises(NoPortion, match="all 2 portions"):
@@ -44,7 +44,7 @@ def test_a_server_without_heartbeats_is_absent_after_its_lease(clock: Clock) -> 
         made.report(silent.epoch, "p", ["x"])
 
 
-def test_a_new_server_is_given_the_portion_that_is_missing(clock: Clock) -> None:
+def test_a_new_server_gets_the_missing_portion(clock: Clock) -> None:
     made = leases(clock, servers=3)
     first, second, third = made.take(A), made.take(B), made.take(C)
     made.leave(second.epoch)

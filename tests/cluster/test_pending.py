@@ -54,7 +54,7 @@ def test_a_tensor_that_comes_again_with_other_bytes_is_refused(
 
 
 @pytest.mark.parametrize(("local_calls", "run"), [(True, ["a", "b", "c", "join"]), (False, ["a"])])
-def test_local_calls_run_what_follows_on_the_same_server(
+def test_local_calls_run_the_next_stages_on_the_same_server(
     pending: PendingInputs, local_calls: bool, run: list[str]
 ) -> None:
     done: dict[str, str] = {}

@@ -80,7 +80,7 @@ def test_another_address_may_be_advertised_than_is_bound(start: Start) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_and_frees_its_port(start: Start, number: signal.Signals) -> None:
+def test_a_signal_ends_a_process_and_frees_its_port(start: Start, number: signal.Signals) -> None:
     process = start(REGISTRY)
     address = ready(process)["grpc"]
     process.send_signal(number)
@@ -90,7 +90,7 @@ def test_a_signal_ends_it_and_frees_its_port(start: Start, number: signal.Signal
         again.bind(address)
 
 
-def test_it_ends_with_its_standard_input(start: Start) -> None:
+def test_a_process_ends_when_its_standard_input_closes(start: Start) -> None:
     process = start(REGISTRY, "--until-eof")
     ready(process)
     assert process.stdin is not None
@@ -98,7 +98,7 @@ def test_it_ends_with_its_standard_input(start: Start) -> None:
     assert process.wait(WAIT) == 0
 
 
-def test_a_taken_port_is_one_clear_line(start: Start) -> None:
+def test_a_taken_port_is_reported_on_one_line(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = start(REGISTRY | {"port": port})
@@ -122,7 +122,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("document", "says"), REFUSED)
-def test_a_document_that_cannot_be_used_is_one_clear_line(start: Start, document: dict[str, Any], says: str) -> None:
+def test_a_document_that_cannot_be_used_is_refused_on_one_line(
+    start: Start, document: dict[str, Any], says: str
+) -> None:
     _, err = (process := start(document)).communicate(timeout=WAIT)
     assert process.returncode == 2
     assert says in err.splitlines()[-1]

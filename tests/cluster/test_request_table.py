@@ -162,7 +162,7 @@ def test_inputs_from_many_threads_complete_each_stage_once() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_only_a_draining_server_refuses(known: bool) -> None:
+def test_a_drained_server_refuses_new_requests_alone(known: bool) -> None:
     table = RequestTable()
     if known:
         send(table, request("new"), {"b": 1})

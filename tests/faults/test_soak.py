@@ -92,7 +92,7 @@ def together(clients: Sequence[Sender], run: Callable[[int, Sender], object]) ->
         list(threads.map(run, range(len(clients)), clients))
 
 
-def test_a_soak(unproxied: Running, works: Mapping[str, Work]) -> None:
+def test_resources_do_not_grow_with_requests(unproxied: Running, works: Mapping[str, Work]) -> None:
     """Several clients at once send most requests in one way, and some in every other way."""
     work = works["sequential"]
     meeting = Barrier(CLIENTS, timeout=MEETING)
@@ -108,7 +108,7 @@ def test_a_soak(unproxied: Running, works: Mapping[str, Work]) -> None:
         assert_flat(unproxied, lambda count: together(clients, partial(run, count=count)), REQUESTS)
 
 
-def test_a_join_whose_other_input_never_comes(unproxied: Running, works: Mapping[str, Work]) -> None:
+def test_resources_do_not_grow_with_incomplete_joins(unproxied: Running, works: Mapping[str, Work]) -> None:
     """The tensors of such a request are dropped when a message arrives after its deadline."""
     work = works["fork-join"]
     partition = work.partition

@@ -136,7 +136,7 @@ def test_escaped_names_are_legal_and_reversible(words: list[str]) -> None:
         ("lambda", "Z6cZambda", "lambda"),
     ],
 )
-def test_names(name: str, key: str, model: str) -> None:
+def test_examples_of_escaped_names(name: str, key: str, model: str) -> None:
     assert (names.signature_key(name), names.model_name(name)) == (key, model)
 
 

@@ -85,7 +85,7 @@ def test_an_unusable_flag_is_refused_with_the_valid_values(argv: list[str], mess
     assert str(refused.value).startswith(message)
 
 
-def test_a_required_flag() -> None:
+def test_a_missing_required_flag_is_refused() -> None:
     with pytest.raises(PartitionError, match="--pot"):
         tea("--cups", "1")
 
@@ -104,7 +104,7 @@ def test_a_required_flag() -> None:
         ("cut", ["a,,b"], "cut: 'a++b' has an empty operation name in it"),
     ],
 )
-def test_a_value_of_a_file_is_checked_alike(name: str, raw: Any, expected: object) -> None:
+def test_a_value_from_a_file_is_checked_like_a_flag(name: str, raw: Any, expected: object) -> None:
     if isinstance(expected, tuple):
         assert OPTIONS[name].values(raw, name) == expected
     else:

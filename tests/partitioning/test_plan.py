@@ -63,7 +63,7 @@ def test_cut_table_lists_every_edge_once(pair: tuple[Graph, Plan]) -> None:
     assert sent_bytes(plan) == sent - table[0].nbytes
 
 
-def test_whole_and_layer_are_plans_like_others() -> None:
+def test_the_stages_of_the_modes_whole_and_layer() -> None:
     graph = chain(1, 2, 3)
     assert [stage.name for stage in build_plan(graph, layer(graph), "layer").stages] == ["o0", "o1", "o2"]
     only = build_plan(graph, whole(graph), "whole").stages

@@ -128,5 +128,5 @@ def test_waiting_ends_when_the_process_has_ended(client: Client) -> None:
         client.wait_available("other", timeout=60.0, check=check)
 
 
-def test_the_server_has_a_kind(server: Server) -> None:
+def test_the_kind_of_the_server_has_a_title(server: Server) -> None:
     assert server.kind in ("TF Serving", "TFS-compatible")

@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[str, str, Any, int, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_has_its_status_and_its_reason(rest: Rest, case: str) -> None:
+def test_a_refusal_has_the_status_and_text_of_the_real_server(rest: Rest, case: str) -> None:
     method, path, body, status, words = REFUSED[case]
     answered, answer = rest(method, path, body)
     assert (answered, list(answer)) == (status, ["error"])

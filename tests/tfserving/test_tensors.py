@@ -37,7 +37,7 @@ def test_tensors_that_tensorflow_writes_are_read(dtype: str, shape: tuple[int, .
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_strings(shape: tuple[int, ...]) -> None:
+def test_byte_strings_are_written_and_read(shape: tuple[int, ...]) -> None:
     array = np.full(shape, b"\xff\x00", object)
     proto = tensor_pb2.TensorProto()
     encode_into(proto, array, content=False)

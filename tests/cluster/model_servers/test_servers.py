@@ -7,7 +7,9 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,10 @@ import pytest
 
 pytest.importorskip("tensorflow_serving", reason="the extra `serving` is not installed")
 
+from cluster.config import ModelServerConfig
 from cluster.errors import ClusterDown
 from cluster.launchers import LocalLauncher
-from cluster.model_servers.program import _reserved_ports
+from cluster.model_servers.program import _reserved_ports, serve
 from cluster.model_servers.selection import Settings, find_binary
 from cluster.model_servers.servers import ModelServers
 from tests.running import assert_gone, process_of
@@ -145,6 +148,14 @@ def test_a_program_that_ends_early_is_reported_with_its_status_and_last_line(
         pytest.raises(ClusterDown, match=r"model-server-0 \(TF Serving\) ended with status 3: no such luck"),
     ):
         servers.addresses()
+
+
+def test_a_program_that_cannot_be_run_is_refused_at_every_start(tmp_path: Path) -> None:
+    """The first start leaves its configuration in the folder."""
+    config = ModelServerConfig(models=("m",), folder=str(tmp_path), binary="/nowhere")
+    for _ in range(2):
+        with ExitStack() as stack, pytest.raises(UsageError, match="binary: '/nowhere' cannot be run: No such file"):
+            serve(config, stack, threading.Event())  # type: ignore[arg-type]
 
 
 def test_the_binary_is_found_on_the_path(make_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
