@@ -25,14 +25,14 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transport: str
     codec: str = ""
     """Empty: the default codec of the transport."""
-    flow: Annotated[str, Meta(pattern=f"^({'|'.join(FLOW_NAMES)})$")] = "nested"
+    flow: Annotated[str, Meta(pattern=rf"^({'|'.join(FLOW_NAMES)})\Z")] = "nested"
     local_calls: bool = True
     """Whether neighbouring stages on one server call each other without a message."""
-    registry: Annotated[str, Meta(pattern="^(cached|per-hop)$")] = "cached"
+    registry: Annotated[str, Meta(pattern=r"^(cached|per-hop)\Z")] = "cached"
     """Whether answers of the registry are cached, or each hop looks servers up again."""
-    connections: Annotated[str, Meta(pattern="^(pooled|per-hop)$")] = "pooled"
+    connections: Annotated[str, Meta(pattern=r"^(pooled|per-hop)\Z")] = "pooled"
     """Whether connections are kept, or each hop opens a new one."""
-    send: Annotated[str, Meta(pattern="^(bundle|tensor)$")] = "bundle"
+    send: Annotated[str, Meta(pattern=r"^(bundle|tensor)\Z")] = "bundle"
     """One message for each server, or one for each tensor and server."""
 
 

@@ -92,6 +92,7 @@ WRONG: Mapping[str, Mapping[str, Scalar | None]] = {
     "pins without a number": {"pins": "0"},
     "pins of three": {"pins": "0=1=2"},
     "another flow": {"route": _route(flow="sideways")},
+    "a flow and a newline": {"route": _route(flow="hub\n")},
     "another value of registry": {"route": _route(registry="sometimes")},
     "another value of connections": {"route": _route(connections="sometimes")},
     "another value of send": {"route": _route(send="sometimes")},
