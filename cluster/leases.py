@@ -69,9 +69,9 @@ class Leases:
         with self._lock:
             self._drop(lease.epoch for lease in self._live() if set(lease.addresses.values()) & set(addresses.values()))
             server = self._place(claim)
-            kept = 0 < epoch < self._began and epoch not in self._held
-            lease = Lease(server, epoch if kept else self._next(), dict(addresses), self._clock() + self.ttl)
-            self._held[lease.epoch] = lease
+            if not 0 < epoch < self._began or epoch in self._held:
+                self._last = epoch = max(self._last + 1, time.time_ns() // 1000)
+            lease = self._held[epoch] = Lease(server, epoch, dict(addresses), self._clock() + self.ttl)
             return lease
 
     def renew(self, epoch: int) -> None:
@@ -132,7 +132,3 @@ class Leases:
             taken = f"all {self._servers} portions of the model are" if claim is None else f"portion {claim} is"
             raise NoPortion(f"{taken} taken; the lease of a server that is gone ends within {self.ttl:g} s")
         return server
-
-    def _next(self) -> int:
-        self._last = max(self._last + 1, time.time_ns() // 1000)
-        return self._last
