@@ -11,7 +11,7 @@ from cluster.errors import Draining
 from transports.errors import ResourceExhausted, WireError
 
 Task = Callable[[WireError | None], None]
-"""Called once: with None to run, or with the error because of which it will not run."""
+"""Called with None to run, or with the error because of which it will not run; not called if `close` drops it."""
 
 LOCAL = ""
 """The queue of the stages that this server executes."""
