@@ -156,6 +156,7 @@ def test_a_node_that_dies_ends_the_run_with_the_cause(
     assert "SIGKILL" in environment.read(tmp_path / "out")["failure"]
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_a_killed_run_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     """No process, and no file in TMPDIR or /dev/shm, but for those that TensorFlow had open in the killed process."""

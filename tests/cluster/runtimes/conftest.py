@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -30,10 +30,11 @@ SPLITS = [("whole", "contiguous"), ("submodel", "contiguous"), ("layer", "block-
 
 
 class Left:
-    """What a client and its runtimes have made by now."""
+    """What a client and its runtimes have made by now; `before`: processes of other tests, which stay."""
 
-    def __init__(self, client: int) -> None:
-        self.processes = psutil.Process(client).children(recursive=True)
+    def __init__(self, client: int, before: Collection[psutil.Process] = ()) -> None:
+        children = psutil.Process(client).children(recursive=True)
+        self.processes = [process for process in children if process not in before]
         self.raylet = next(process for process in self.processes if process.name() == "raylet")
         sockets = next(word for word in self.raylet.cmdline() if word.startswith("--raylet_socket_name="))
         self.folder = Path(sockets.partition("=")[2]).parents[2]
@@ -74,6 +75,7 @@ def runtime(
     cases: Mapping[str, Case], split: Mapping[tuple[str, str], Partition]
 ) -> Iterator[Callable[[str], Runtime]]:
     """Runtimes by name. Those of one library share its processes."""
+    before = psutil.Process().children(recursive=True)
     setup = Setup({partition: cases[model].program for (model, _), partition in split.items()}, threads=1)
     systems: dict[type[System], System] = {}
     with contextlib.ExitStack() as stack:
@@ -86,6 +88,6 @@ def runtime(
             return kind(systems[kind.processes])
 
         yield started
-        left = Left(os.getpid()) if Ray in systems else None
+        left = Left(os.getpid(), before) if Ray in systems else None
     if left:
         left.assert_gone()
