@@ -56,6 +56,7 @@ NAMES: Mapping[str, str] = {
     "rest": "transports.rest:Rest",
     "tcp": "transports.plain_sockets:Tcp",
     "unix": "transports.plain_sockets:Unix",
+    "shm": "transports.shm:Shm",
     "zmq": "transports.zmq_transport:Zmq",
 }
 """Transport name -> "module:class"."""

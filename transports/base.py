@@ -170,6 +170,8 @@ class Transport(ABC):
     """What an `Address` means: "host:port", "path" (a socket file that the port names), or "in-process"."""
     crosses_network: ClassVar[bool] = True
     """Whether the two ends may be on two machines."""
+    in_memory: ClassVar[bool] = False
+    """Whether large tensors cross in shared memory, beside the socket."""
     shares_links: ClassVar[bool] = False
     """Whether one link carries the calls of all threads and is made anew by the library when the peer comes back."""
     Options: ClassVar[type[Limits]] = Limits

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -97,10 +98,10 @@ class FrameStream:
         return count
 
 
-def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket) -> None:
+def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket, Stream: type[FrameStream] = FrameStream) -> None:
     """Answer the messages of one peer until it closes the connection, which raises `EOFError`."""
     no_delay(sock)
-    stream = FrameStream(sock, limits, limits.stall)
+    stream = Stream(sock, limits, limits.stall)
     while True:
         try:
             frame = stream.receive()
@@ -112,10 +113,11 @@ def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket) -> None:
 
 class FrameConnection(SocketConnection):
     protocol = "plain sockets"
+    Stream: ClassVar[type[FrameStream]] = FrameStream
 
     def __init__(self, sock: DeadlineSocket, address: Address, options: Limits, deadline: Deadline) -> None:
         no_delay(sock)
-        self._stream = FrameStream(sock, options, math.inf)
+        self._stream = self.Stream(sock, options, math.inf)
         super().__init__(sock, address, options, deadline)
 
     def encode(self, message: Message) -> list[codec.Buffer]:

@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 from functools import partial
+from typing import ClassVar
 
 from transports import tls
 from transports.address import LAST_PORT, Address
@@ -64,16 +65,18 @@ class Unix(Tcp):
     secure = ""
     addressing = "path"
     crosses_network = False
+    Socket: ClassVar[type[UnixSocket]] = UnixSocket
+    """The class of both ends' sockets."""
 
     def __init__(self, options: Limits | None = None) -> None:
         """Raises `UsageError` where the system is not Linux, and for TLS files."""
         super().__init__(options)
         if sys.platform != "linux":
-            raise UsageError("transport 'unix' needs Linux's abstract sockets; take 'tcp'")
+            raise UsageError(f"transport {self.name!r} needs Linux's abstract sockets; take 'tcp'")
 
     def bind(self, address: Address) -> tuple[socket.socket, Address]:
         """Bind the name for the port of `address`, or, for port 0, one that is free. Raises `ConnectError`."""
-        sock = SameUserSocket(socket.AF_UNIX)
+        sock = SameUserSocket(self.Socket)
         for port in [address.port] if address.port else random.sample(range(1, LAST_PORT + 1), 100):
             try:
                 sock.bind(unix_name(port))
@@ -86,7 +89,7 @@ class Unix(Tcp):
         raise ConnectError(f"cannot bind {address}: {reason}")
 
     def dial(self, address: Address, deadline: Deadline) -> DeadlineSocket:
-        sock = UnixSocket(socket.AF_UNIX)
+        sock = self.Socket(socket.AF_UNIX)
         sock.deadline = deadline.moment
         try:
             sock.connect(unix_name(address.port))
@@ -97,7 +100,11 @@ class Unix(Tcp):
 
 
 class SameUserSocket(socket.socket):
-    """A listening Unix socket that refuses the processes of other users."""
+    """A listening Unix socket that refuses the processes of other users, and accepts sockets of the class `kind`."""
+
+    def __init__(self, kind: type[UnixSocket]) -> None:
+        super().__init__(socket.AF_UNIX)
+        self._kind = kind
 
     def accept(self) -> tuple[socket.socket, object]:
         sock, name = super().accept()
@@ -105,7 +112,7 @@ class SameUserSocket(socket.socket):
         if user not in (os.getuid(), 0):
             sock.close()
             raise OSError(f"a process of user {user} tried to connect")
-        return sock, name
+        return self._kind(fileno=sock.detach()), name
 
 
 CREDENTIALS = struct.Struct("3i")

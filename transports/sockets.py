@@ -149,11 +149,15 @@ class DeadlineSocket(socket.socket):
 class UnixSocket(DeadlineSocket):
     """The same over Unix sockets, where the kernel's time limit holds for each piece of a `sendmsg` and not for all."""
 
+    def ancillary(self) -> list[Any]:
+        """What goes out beside the next bytes, as `socket.sendmsg` takes it."""
+        return []
+
     def sendmsg(self, buffers: Any, *_: Any) -> int:
         while True:
             left = self._left()
             with suppress(BlockingIOError):
-                return socket.socket.sendmsg(self, buffers, [], socket.MSG_DONTWAIT)
+                return socket.socket.sendmsg(self, buffers, self.ancillary(), socket.MSG_DONTWAIT)
             self._poller(select.POLLOUT).poll(None if left == math.inf else left * 1000)
 
 

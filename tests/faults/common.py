@@ -31,6 +31,8 @@ WIRES: Mapping[str, tuple[str, Mapping[str, str]]] = {name: (name, {}) for name 
     if hasattr(transports.kind(name).Options, "send")
 }
 """Name of a case -> a transport and its options."""
+STREAMED = [wire for wire, (name, _) in WIRES.items() if not transports.kind(name).in_memory]
+"""The cases whose tensors cross by the socket alone, however large they are."""
 
 
 def at_once(check: Callable[[str], object], wires: Iterable[str] = WIRES) -> None:

@@ -6,10 +6,11 @@ A connection of which bytes were swallowed stays silent, as one does whose state
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, Self
@@ -122,10 +123,10 @@ class Proxy:
     def _accept(self) -> None:
         while not self._closed:
             try:
-                client, _ = self._listener.accept()
+                accepted, _ = self._listener.accept()
             except OSError:
                 return
-            self._start(self._open, client)
+            self._start(self._open, socket.socket(fileno=accepted.detach()))
 
     def _open(self, client: socket.socket) -> None:
         server = socket.socket(self._listener.family)
@@ -145,12 +146,15 @@ class Proxy:
     def _pump(self, link: _Link, source: socket.socket, sink: socket.socket, way: Way) -> None:
         fault, passed = self.fault, 0
         with suppress(OSError):
-            while piece := source.recv(PIECE):
+            while True:
+                piece, descriptors = _received(source)
+                if not piece:
+                    break
                 if fault is not self.fault:
                     fault, passed = self.fault, 0
                 kept = piece if fault.end == "nothing" or fault.way != way else piece[: max(0, fault.after - passed)]
                 passed += len(piece)
-                self._pass_on(link, kept, sink, fault)
+                self._pass_on(link, kept, sink, fault, descriptors)
                 if len(kept) < len(piece):
                     ENDS[fault.end](link)
         if not link.silent.is_set():
@@ -159,12 +163,30 @@ class Proxy:
                 self._links.discard(link)
                 self._news.notify_all()
 
-    def _pass_on(self, link: _Link, piece: bytes, sink: socket.socket, fault: Fault) -> None:
+    def _pass_on(
+        self, link: _Link, piece: bytes, sink: socket.socket, fault: Fault, descriptors: Sequence[int]
+    ) -> None:
+        """Send `piece` on, with the `descriptors` that came with it, which are closed."""
         if wait := fault.delay + (len(piece) / fault.rate if fault.rate else 0.0):
             with self._news:
                 self._news.wait_for(lambda: self._closed or self._fault is not fault, wait)
+        try:
+            if descriptors and piece and not link.silent.is_set():
+                socket.send_fds(sink, [piece[:1]], descriptors)
+                piece = piece[1:]
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         if not link.silent.is_set():
             sink.sendall(piece)
+
+
+def _received(source: socket.socket) -> tuple[bytes, list[int]]:
+    """The next bytes, and the descriptors that a Unix socket passes beside them."""
+    if source.family != socket.AF_UNIX:
+        return source.recv(PIECE), []
+    piece, descriptors, _, _ = socket.recv_fds(source, PIECE, 4)
+    return piece, descriptors
 
 
 ENDS: Mapping[str, Callable[[_Link], None]] = {

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import transports
-from tests.faults.common import DEADLINE, PATIENCE, WIRES, at_once, failing, frozen
+from tests.faults.common import DEADLINE, PATIENCE, STREAMED, WIRES, at_once, failing, frozen
 from tests.faults.proxy import NONE, Fault, Proxy, bound
 from tests.faults.server import echoing
 from transports import Address, Message
@@ -71,14 +71,14 @@ class Servers:
     addresses: Mapping[str, Address]
     pid: int
 
-    def each(self, check: Callable[[Caller], object]) -> None:
-        """Run `check` over every transport."""
+    def each(self, check: Callable[[Caller], object], wires: Iterable[str] = WIRES) -> None:
+        """Run `check` over all `wires`."""
 
         def over(wire: str) -> None:
             with calling(wire, self.addresses) as caller:
                 check(caller)
 
-        at_once(over)
+        at_once(over, wires)
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +118,7 @@ def test_a_call_fails_in_time_and_the_next_one_is_answered(servers: Servers, fau
         caller.proxy.fault = NONE
         assert caller.works(LARGE)
 
-    servers.each(check)
+    servers.each(check, STREAMED if message.payload > 1000 else WIRES)
 
 
 @pytest.mark.parametrize("fault", ["swallowed", "slow link", "reset", "request truncated in its head"])
