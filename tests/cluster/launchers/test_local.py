@@ -84,6 +84,7 @@ KILLED: dict[str, Callable[[psutil.Process, psutil.Process], list[psutil.Process
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("killed", KILLED)
 def test_nothing_is_left_after_a_kill(killed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a process, a port, nor a file in TMPDIR or /dev/shm. A client that survives leaves its launcher."""
