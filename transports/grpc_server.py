@@ -172,7 +172,7 @@ def _methods(
 def _ready(watchdog: Watchdog, begin: Begin) -> grpc.RpcMethodHandler[bytes, bytes]:
     def answer_ready(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         begin(context)
-        for _ in watchdog.waiting(requests, context):
+        for _ in watchdog.receiving(requests, context):
             pass
         return b""
 
@@ -188,16 +188,16 @@ def _whole(
     handler: Guarded, codec: str, options: Limits, watchdog: Watchdog, begin: Begin
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Unary on the wire, a stream of one request in Python: grpcio can end a wait for a request only in a stream."""
-    write = WRITERS[codec]
+    write, read_bytes = WRITERS[codec], READERS[codec]
 
-    def read(stream: Iterator[bytes]) -> Message:
-        for request in stream:
-            return READERS[codec](request, options)
-        raise MalformedMessage("a call came without a message")
+    def read(request: bytes | None) -> Message:
+        if request is None:
+            raise MalformedMessage("a call came without a message")
+        return read_bytes(request, options)
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         begin(context)
-        return respond(handler, watchdog.waiting(requests, context), read, write, _gone(context))
+        return respond(handler, watchdog.next(requests, context), read, write, _gone(context))
 
     return grpc.stream_unary_rpc_method_handler(serve_call)
 
@@ -212,7 +212,7 @@ def _chunked(
 
     def serve_call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         begin(context)
-        reply = respond(handler, watchdog.waiting(requests, context), read, write, _gone(context))
+        reply = respond(handler, watchdog.receiving(requests, context), read, write, _gone(context))
         yield from watchdog.sending(chunks(reply, options.chunk), context)
 
     return grpc.stream_stream_rpc_method_handler(serve_call)

@@ -23,6 +23,7 @@ from transports.base import DTYPES, Array, Message, Scalar, check_tensor
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import PARTS, Limits
 from transports.protobuf_wire import Part, Payloads, survey
+from transports.wire import NAMES as DTYPE_NAMES
 from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
 
 
@@ -46,11 +47,14 @@ def read(data: Part, limits: Limits | None = None) -> Message:
         came = pb.Message.FromString(data)  # type: ignore[arg-type]  # any buffer will do
     except DecodeError as error:
         raise MalformedMessage(f"{len(data)} bytes came that are no message: {error}") from None
-    if len(came.tensors) > PARTS:
-        raise MessageTooLarge(f"a message has {len(came.tensors)} tensors or more, above the limit of {PARTS}")
-    _check_size(came, limits or Limits())
-    fields = {key: _read_scalar(key, scalar) for key, scalar in came.fields.items()}
-    return Message(came.method, fields, unique("tensor", map(_read_tensor, came.tensors)))
+    tensors = came.tensors
+    if len(tensors) > PARTS:
+        raise MessageTooLarge(f"a message has {len(tensors)} tensors or more, above the limit of {PARTS}")
+    forms = [tensor.WhichOneof("form") for tensor in tensors]
+    if "tensor_proto" in forms:
+        _check_size(came, limits or Limits())
+    fields = {key: _read_scalar(key, scalar) for key, scalar in came.fields.items()} if came.fields else {}
+    return Message(came.method, fields, unique("tensor", map(_read_tensor, tensors, forms)))
 
 
 SCALAR_FIELDS: Mapping[type, str] = {str: "text", int: "whole", float: "real", bool: "truth"}
@@ -64,8 +68,7 @@ def _read_scalar(key: str, scalar: pb.Scalar) -> Scalar:
     return value
 
 
-def _read_tensor(tensor: pb.Tensor) -> tuple[str, Array]:
-    form = tensor.WhichOneof("form")
+def _read_tensor(tensor: pb.Tensor, form: str | None) -> tuple[str, Array]:
     if form is None:
         raise MalformedMessage(f"tensor {tensor.name!r} came without a value")
     return tensor.name, READERS[form](tensor)
@@ -73,7 +76,7 @@ def _read_tensor(tensor: pb.Tensor) -> tuple[str, Array]:
 
 def _write_raw(tensor: pb.Tensor, array: Array) -> None:
     raw = tensor.raw
-    raw.dtype = array.dtype.name
+    raw.dtype = DTYPE_NAMES[array.dtype]
     raw.shape.extend(array.shape)
     raw.data = array.tobytes()
 
@@ -84,7 +87,7 @@ def _read_raw(tensor: pb.Tensor) -> Array:
 
 
 def _write_tensor_proto(tensor: pb.Tensor, array: Array) -> None:
-    proto, dtype = tensor.tensor_proto, array.dtype.name
+    proto, dtype = tensor.tensor_proto, DTYPE_NAMES[array.dtype]
     proto.dtype = NUMBERS[dtype]
     proto.tensor_shape.SetInParent()
     for extent in array.shape:

@@ -1,7 +1,7 @@
-"""Calls of a gRPC server that wait for their peer, and the end of those that wait too long.
+"""Cancels the calls of a gRPC server whose peer stalls.
 
 gRPC gives a call a thread when its first frame arrives, and lets it wait for the rest until the deadline that the peer
-chose. A peer that sends no more would hold that thread for good.
+chose. Without the watchdog, a peer that sends no more would hold that thread until then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Cancellable(Protocol):
 
 
 class Watchdog:
-    """Cancels every call that waits for its peer for longer than `patience` seconds, or up to a quarter more."""
+    """Cancels every call that waits for its peer for longer than `patience` seconds, at most a quarter later."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -30,20 +30,21 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="grpc-watchdog", daemon=True)
         self._thread.start()
 
-    def waiting(self, stream: Iterator[Item], call: Cancellable) -> Iterator[Item]:
-        """`stream`, of which every step is a time of waiting for the peer of `call`."""
-        while True:
-            self._since[call] = time.monotonic()
-            try:
-                item = next(stream)
-            except StopIteration:
-                return
-            finally:
-                self._since.pop(call, None)
+    def next(self, stream: Iterator[Item], call: Cancellable) -> Item | None:
+        """The next item that the peer of `call` sends on `stream`; None at its end."""
+        self._since[call] = time.monotonic()
+        try:
+            return next(stream, None)
+        finally:
+            self._since.pop(call, None)
+
+    def receiving(self, stream: Iterator[Item], call: Cancellable) -> Iterator[Item]:
+        """The items of `stream`, each of which the peer of `call` must send in time."""
+        while (item := self.next(stream, call)) is not None:
             yield item
 
     def sending(self, stream: Iterator[Item], call: Cancellable) -> Iterator[Item]:
-        """`stream`, after every item of which the peer of `call` is waited for to take it."""
+        """The items of `stream`, each of which the peer of `call` must take in time."""
         for item in stream:
             self._since[call] = time.monotonic()
             try:
@@ -56,7 +57,7 @@ class Watchdog:
             latest = time.monotonic() - self._patience
             for call, since in list(self._since.items()):
                 if since < latest and self._since.pop(call, 0.0):
-                    log.warning("ended a call whose peer let it wait for more than %g s", self._patience)
+                    log.warning("cancelled a call whose peer stalled for more than %g s", self._patience)
                     call.cancel()
 
     def close(self) -> None:
