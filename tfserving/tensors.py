@@ -18,7 +18,6 @@ import numpy as np
 from transports.base import Array
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.protobuf_codec import NAMES, NUMBERS, VALUES, read_tensor_proto
-from transports.protobuf_wire import field
 from transports.wire import incoming, outgoing
 
 LIMIT = 2**31 - 1
@@ -46,10 +45,21 @@ def encode_into(proto: Any, array: Array, *, content: bool) -> None:
     proto.dtype = NUMBERS[array.dtype.name]
     if content or array.dtype.name in PACKED:
         number = CONTENT if content else PACKED[array.dtype.name]
-        proto.MergeFromString(b"".join(field(number, [array.tobytes()])))
+        proto.MergeFromString(_field_head(number, array.nbytes) + array.tobytes())
     else:
         name, stored = VALUES[array.dtype.name]
         getattr(proto, name).extend(array.ravel().view(stored).tolist())
+
+
+def _field_head(number: int, size: int) -> bytes:
+    """The bytes before the `size` bytes of a length-delimited field (wire type 2): two varints."""
+    out = bytearray()
+    for value in (number << 3 | 2, size):
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
+    return bytes(out)
 
 
 def decode(name: str, proto: Any) -> Array:
@@ -95,5 +105,4 @@ def _packed(proto: Any) -> bytes | None:
     # The list is the last field, since the numbers of the others are smaller, unless the peer sent unknown fields.
     data: bytes = proto.SerializeToString()
     start = len(data) - nbytes
-    head, values = field(PACKED[dtype], [data[start:]])
-    return bytes(values) if data.endswith(bytes(head), 0, start) else None
+    return data[start:] if data.endswith(_field_head(PACKED[dtype], nbytes), 0, start) else None

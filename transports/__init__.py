@@ -17,7 +17,7 @@ from transports.errors import UsageError, suggest
 from transports.limits import Limits
 
 if TYPE_CHECKING:
-    from transports.base import Connection, Handler, Message, Server, Transport, carries
+    from transports.base import Connection, Handler, Message, Server, Transport
     from transports.tls import check_host
 else:
 
@@ -37,7 +37,6 @@ __all__ = [
     "Message",
     "Server",
     "Transport",
-    "carries",
     "check_host",
     "kind",
     "load",

@@ -55,11 +55,6 @@ DTYPES: Mapping[str, np.dtype[np.generic]] = {
 int4: its bytes depend on the implementation."""
 
 
-def carries(dtype: str) -> bool:
-    """Whether every transport carries tensors of `dtype`, bit for bit."""
-    return dtype in DTYPES
-
-
 class Message(msgspec.Struct, frozen=True):
     """A method, small scalar fields, and tensors by name."""
 
@@ -83,11 +78,11 @@ class Server(ABC):
 
     @abstractmethod
     def drain(self, seconds: float) -> None:
-        """Take no more calls, and wait up to `seconds` until the answers to those under way are out."""
+        """Accept no more calls, and wait up to `seconds` until the answers to calls in progress are sent."""
 
     @abstractmethod
     def close(self) -> None:
-        """Take no more calls, let go of the port and of every connection. Idempotent."""
+        """Accept no more calls; close the port and every connection. Idempotent."""
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +92,7 @@ class Server(ABC):
 
 
 class Connection(ABC):
-    """One way to a handler. One thread uses it at a time; `transports.pool` hands connections out.
+    """A connection to a handler, for one thread at a time. `transports.pool` hands connections out.
 
     A transport writes `encode`, `exchange` and `decode`; `call` is their order, the same for all transports.
     """
@@ -126,11 +121,11 @@ class Connection(ABC):
 
     @abstractmethod
     def encode(self, message: Message) -> Any:
-        """The form in which `exchange` sends `message`. Raises `MalformedMessage` where it has none."""
+        """`message` in the form that `exchange` sends. Raises `MalformedMessage` for values that cannot be written."""
 
     @abstractmethod
     def exchange(self, request: Any, deadline: Deadline) -> Any:
-        """The answer to `request` as it came. Maps the library's errors to `WireError`."""
+        """The answer to `request`, not decoded. Maps the library's errors to `WireError`."""
 
     @abstractmethod
     def decode(self, answer: Any) -> Message:
@@ -142,7 +137,7 @@ class Connection(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the connection. Idempotent."""
+        """Close the connection. Idempotent."""
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +154,7 @@ class Transport(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """How tables name it."""
+    """Its name in tables."""
     libraries: ClassVar[Mapping[str, str]] = {}
     """Imported package -> what `pip install` takes for it."""
     codecs: ClassVar[tuple[str, ...]] = ("raw",)
@@ -206,7 +201,7 @@ class Transport(ABC):
 
 
 def as_wire_error(error: Exception) -> WireError:
-    """`error` itself if it is a `WireError`; else a `RemoteError` with its type alone. The log has the rest."""
+    """`error` itself if it is a `WireError`; else a `RemoteError` with its type only. The log has the details."""
     if isinstance(error, WireError):
         return error
     log.error("a handler failed", exc_info=error)

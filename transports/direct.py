@@ -1,7 +1,7 @@
 """`none`: a call within the process, on the caller's thread, without a copy.
 
-It measures what the partition alone costs: no wire, no codec, no worker and no deadline. The limit on a message and the
-errors are the same as for every transport.
+It measures the cost of the partition alone: no wire, no codec, no worker and no deadline. Limits and errors are those
+of every transport.
 """
 
 from __future__ import annotations

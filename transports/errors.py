@@ -3,12 +3,12 @@
     SplitbenchError
     ├── UsageError             a value that cannot be used; nothing was started (exit status 2)
     └── WireError              something failed while a message was on its way (exit status 1)
-        ├── ConnectError       nobody listens at the address, or the connection could not be made
+        ├── ConnectError       no server listens at the address, or the connection failed
         ├── ConnectionLost     the peer went away during a call
         ├── DeadlineExceeded   no answer came in time
         ├── MessageTooLarge    a message is above the limit of one of the two ends
-        ├── MalformedMessage   what came does not describe the tensors that it carries
-        ├── ResourceExhausted  the server has no worker left for the call
+        ├── MalformedMessage   the bytes received do not describe a valid message
+        ├── ResourceExhausted  the server has no free worker for the call
         └── RemoteError        the handler at the other end failed
 
 Every library's own exceptions are mapped into this tree once, in the transport's file. A subclass of
@@ -36,7 +36,7 @@ class WireError(SplitbenchError):
 
     kind: ClassVar[str] = "error"
     remote: bool = False
-    """Whether the handler at the other end raised it: then the peer itself is there."""
+    """Whether the handler at the other end raised it, which shows that the peer is alive."""
     kinds: ClassVar[dict[str, type[WireError]]] = {}
 
     def __init_subclass__(cls) -> None:

@@ -3,9 +3,9 @@
 Rules:
   - A message leaves with one `sendmsg`. It arrives with one `recv_into` where it is small; else the rest of its tensors
     is received into a buffer of their own.
-  - An end that gets more than its limit reads and discards it, so that both stay in step. An end that gets another
-    protocol drops the connection.
-  - An empty message asks whether a server is ready, and is its answer.
+  - An end discards a message above its limit while it reads it, so that both stay in step. It drops a connection that
+    speaks another protocol.
+  - A client sends an empty message to check that the server is ready, which answers with an empty message.
 """
 
 from __future__ import annotations

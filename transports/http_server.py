@@ -1,10 +1,10 @@
-"""A server of HTTP/1.1, which no peer can keep.
+"""A server of HTTP/1.1 with limits on time and size.
 
 Rules:
-  - A connection may be idle for as long as it likes once its first request has been answered. Within a request, its
-    head must be there `stall` seconds after its first byte, and each piece of its body `stall` seconds after the last.
-  - An application says how large a body it takes before the body is read; what is above is refused, and thrown away.
-  - What is no HTTP is answered with 400 where that is possible, and ends its own connection alone.
+  - A connection may be idle without a limit once its first request has been answered. The head of a request must be
+    complete `stall` seconds after its first byte, and each piece of a body must come `stall` seconds after the last.
+  - The application gives the largest body before the body is read. A larger one is refused and discarded.
+  - Data that is no HTTP is answered with 400 if that is still possible, and ends its own connection only.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from transports.sockets import DeadlineSocket
 
 @dataclass(frozen=True)
 class Head:
-    """What a request says before its body. `headers` by their names in lower case."""
+    """The head of a request. The names of `headers` are in lower case."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     gone: Callable[[], bool] = lambda: False
-    """Whether the client has closed its end: most then take no answer, but HTTP allows it."""
+    """Whether the client has closed its end. HTTP allows a client to do so and still read the answer."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class Reply:
 
 
 class Application(Protocol):
-    """What answers requests, on as many threads as there are connections."""
+    """Answers requests, in one thread for each connection."""
 
     def admit(self, head: Head) -> int | Reply:
-        """Bytes that the body may take, or the answer to a request that is refused unread. Raises `WireError`."""
+        """The largest body in bytes, or the answer to a request that is refused unread. Raises `WireError`."""
 
     def answer(self, head: Head, body: bytearray) -> Reply:
-        """The answer to a request that has come whole."""
+        """The answer to a complete request."""
 
     def refusal(self, error: WireError) -> Reply:
-        """The answer to a request that was not admitted, is above what was, or is no HTTP."""
+        """The answer to a request that was not admitted, is too large, or is no HTTP."""
 
 
 class HttpServer(Listener):
@@ -71,7 +71,7 @@ class HttpServer(Listener):
             stream.readable(None)
 
     def _exchange(self, stream: HttpStream) -> bool:
-        """Answer one request; whether the connection goes on."""
+        """Answer one request. Returns whether the connection goes on."""
         try:
             head = self._head(stream)
             reply = self._reply(head, stream)

@@ -1,10 +1,10 @@
-"""One end of an HTTP/1.1 connection: h11 knows the protocol and does no I/O, the socket knows when time is up.
+"""One end of an HTTP/1.1 connection: h11 implements the protocol, a `DeadlineSocket` does the I/O.
 
 Rules:
-  - A message leaves in one piece, head and body, unless the socket takes less.
-  - A body is read after its head has been looked at. One above a limit is thrown away as it comes, so that both ends
+  - Head and body of a message are sent together, unless the socket takes less.
+  - A body is read after its head has been checked. One above a limit is discarded as it arrives, so that both ends
     stay in step and the connection goes on.
-  - Every message of ours says its `Content-Length`: one that ends with its connection is lost.
+  - Every message has a `Content-Length`, so that a lost connection cannot look like the end of a message.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transports.errors import MessageTooLarge
 from transports.sockets import DeadlineSocket, send_all
 
 HEAD = 2**14
-"""Bytes of a head at most: first line and headers."""
+"""Largest head in bytes: first line and headers."""
 
 PIECE = 2**20
 """Bytes that are read at a time: every piece costs h11 some work."""
@@ -46,20 +46,19 @@ class HttpStream:
         return event
 
     def body(self, most: int, length: str | None) -> bytearray:
-        """What follows the head, whose `Content-Length` is `length`.
+        """The body after a head whose `Content-Length` is `length`.
 
-        Raises `MessageTooLarge` for more than `most` bytes, before one is kept where the head has said so; `skip` then
-        brings the connection back into step.
+        Raises `MessageTooLarge` for more than `most` bytes, before any is read if `length` says so. Call `skip` then.
         """
         _check_body(int(length or 0), most)
-        body = bytearray()  # and no list of pieces: a chunk may be a byte
+        body = bytearray()  # no list of pieces, since a chunk can be one byte
         while isinstance(event := self._next(), h11.Data):
             body += event.data
-            _check_body(len(body), most)  # all the same: chunks need not keep to a length
+            _check_body(len(body), most)  # `length` does not bind a body in chunks
         return body
 
     def skip(self) -> None:
-        """Throw away what is left of the peer's message."""
+        """Discard the rest of the peer's message."""
         while self._protocol.their_state is h11.SEND_BODY:
             self._next()
 
@@ -76,7 +75,7 @@ class HttpStream:
         return self._protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE)
 
     def readable(self, timeout: float | None) -> bool:
-        """Whether something more has come, or nothing will, within `timeout` seconds (None: ever)."""
+        """Whether more bytes or the end of the stream arrive within `timeout` seconds (None: without a limit)."""
         return bool(self._protocol.trailing_data[0]) or self.sock.readable(timeout)
 
     def _next(self) -> Any:

@@ -6,15 +6,15 @@
     json-b64   "b64": "zczMPQAAAIA="   their little-endian bytes in base64 (RFC 4648)
 
 Rules:
-  - Fields and tensors are lists, since of a key that comes twice in an object all readers keep one in silence.
-  - A finite number is the shortest decimal that means it in its own type, -0.0 included; float16 and bfloat16 are
-    float32 on the way, and a complex number is two numbers.
-  - JSON has no NaN and no infinity: such an element is `null` (as orjson writes it), and "bits" beside the data holds,
-    for one `null` after the other, what it is, as IEEE 754 has it, in hexadecimal (a float32 NaN: "7fc00000"). So goes
-    `SHY` too. A field that is none of the numbers: {"bits": "7ff0000000000000"}.
-  - A bool is 1 or 0; on the way in, `true` and `false` are taken for them everywhere.
-  - What came is counted before it is parsed (`survey`), and a tensor is checked before it is built. A reader takes
-    either form, whatever it is asked to write.
+  - Fields and tensors are lists, since JSON readers silently drop one of two equal keys of an object.
+  - A finite number is the shortest decimal that reads back as itself, -0.0 included. float16 and bfloat16 are written
+    as float32, and a complex number as two numbers.
+  - JSON has no NaN and no infinity. Such an element is `null` (as orjson writes it); "bits" beside the data lists the
+    IEEE 754 bits of these elements in hexadecimal, in their order (a float32 NaN: "7fc00000"). `UNSTABLE` is written in
+    the same way. A field that is NaN or infinite: {"bits": "7ff0000000000000"}.
+  - A bool is written as 1 or 0. Readers accept `true` and `false` as well.
+  - A body is counted before it is parsed (`survey`), and a tensor is checked before it is built. A reader accepts both
+    forms.
 """
 
 from __future__ import annotations
@@ -35,24 +35,23 @@ from transports.limits import ENVELOPE, NAME, PARTS, TEXT, Limits
 from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
 
 FACTORS: Mapping[str, float] = {"json": 9.0, "json-b64": 1.5}
-"""Codec -> how many times its tensors' bytes a body takes at most. Of numbers a float16 grows most: its two bytes can
-take 17 (`-0.000012218952,`); a float32 grows at most fourfold, and of random ones 2.7 times."""
+"""Codec -> the largest size of a body, as a multiple of its tensors' bytes. A float16 grows most: its two bytes can
+take 17 (`-0.000012218952,`). A float32 grows at most fourfold, random ones 2.7 times."""
 
 CONTAINERS = 8 * PARTS + TEXT
-"""Lists and objects in a body: more than any message of ours has, brackets in its text counted too."""
-
+"""Lists and objects that a body may have, including brackets in its text. No message within the limits has more."""
 
 BLOCK = 2**18
 """Bytes that are counted at a time."""
 
 
 def most(codec: str, limits: Limits) -> int:
-    """Bytes that a body may take. A character of the envelope is up to six of them (`\\u0000`)."""
+    """The largest body in bytes. A character of the envelope takes up to six (`\\u0000`)."""
     return int(FACTORS[codec] * limits.max_message) + 6 * ENVELOPE
 
 
 def write(message: Message, codec: str = "json") -> bytes:
-    """`message` with its tensors in the form `codec`. Raises `MalformedMessage` for what JSON is not to hold."""
+    """`message` with its tensors in the form `codec`. Raises `MalformedMessage` for values that it cannot hold."""
     document = {
         "method": exact_text("the method", message.method),
         "fields": [[exact_text("a key", key), _write_field(key, value)] for key, value in message.fields.items()],
@@ -77,9 +76,9 @@ def read(data: bytes | bytearray, limits: Limits | None = None) -> Message:
 
 
 def survey(data: bytes | bytearray, limits: Limits) -> None:
-    """Count what a parser would build of `data`, before it does: two bytes can stand for a Python object of 32.
+    """Count the values in `data` before a parser builds them: two bytes can become a Python object of 32 bytes.
 
-    Raises `MessageTooLarge` for more than any message below the limits has.
+    Raises `MessageTooLarge` for more values than a message within the limits can have.
     """
     for what, size, limit in (
         ("lists and objects", _count(data, b"[") + _count(data, b"{"), CONTAINERS),
@@ -90,7 +89,7 @@ def survey(data: bytes | bytearray, limits: Limits) -> None:
 
 
 def _count(data: bytes | bytearray, character: bytes) -> int:
-    """How often `data` holds `character`: several times as fast as `bytes.count`, which is made for rare ones."""
+    """How often `character` occurs in `data`. For frequent ones several times as fast as `bytes.count`."""
     codes = np.frombuffer(data, np.uint8)
     blocks = (codes[place : place + BLOCK] for place in range(0, len(codes), BLOCK))
     return sum(int(np.count_nonzero(block == ord(character))) for block in blocks)
@@ -141,7 +140,7 @@ def _read_base64(row: Mapping[str, Any]) -> bytes:
 def _write_numbers(tensor: Array) -> Mapping[str, Any]:
     flat = tensor.reshape(-1).view(_real(tensor.dtype.name))
     data = flat.astype(np.float32) if flat.dtype.name in NARROW else flat
-    if data.dtype.kind != "f" or (plain := np.isfinite(data) & (np.abs(data) != SHY)).all():
+    if data.dtype.kind != "f" or (plain := np.isfinite(data) & (np.abs(data) != UNSTABLE)).all():
         return {"data": data}
     return {"data": np.where(plain, data, data.dtype.type(np.nan)), "bits": _hexadecimal(flat[~plain])}
 
@@ -149,7 +148,7 @@ def _write_numbers(tensor: Array) -> Mapping[str, Any]:
 def _read_numbers(row: Mapping[str, Any]) -> bytes:
     name, values, kind = row["name"], row["data"], row["dtype"]
     if kind not in DTYPES:
-        check_tensor(name, kind, row["shape"], 0)  # which says what would be one
+        check_tensor(name, kind, row["shape"], 0)  # raises, and lists the valid ones
     real = _real(kind)
     check_tensor(name, kind, row["shape"], len(values) * real.itemsize)
     odd = _of_bits(f"tensor {name!r}", row.get("bits", []), real)
@@ -164,7 +163,7 @@ def _read_numbers(row: Mapping[str, Any]) -> bytes:
 
 
 def _numbers(name: str, values: list[Any], real: np.dtype[Any]) -> NDArray[Any]:
-    """`values` as an array of its own. Raises `MalformedMessage` for one that is no such number, or none so large."""
+    """`values` as a new array of `real`. Raises `MalformedMessage` for other types and for numbers out of range."""
     try:
         packed = Packed(PACKED[real.name], values)
     except (TypeError, OverflowError) as error:
@@ -193,7 +192,7 @@ def _of_bits(what: str, texts: list[Any], real: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _row(what: str, value: object, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """`value`, once it is an object of just the keys and types in `kinds`."""
+    """`value`, after checking that it is an object with exactly the keys and types in `kinds`."""
     if type(value) is not dict or value.keys() != kinds.keys():
         raise MalformedMessage(f"{what} must be an object of {', '.join(kinds)}")
     for key, part in value.items():
@@ -203,30 +202,30 @@ def _row(what: str, value: object, kinds: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _real(dtype: str) -> np.dtype[Any]:
-    """What the numbers are that stand for elements of `dtype`."""
+    """The dtype of the numbers that are written for elements of `dtype`."""
     return REALS.get(dtype, DTYPES[dtype])
 
 
-SHY = np.uint32(0x15AE43FD).view(np.float32)
-"""The one float32, with its negative, that its shortest decimal (7.038531e-26) does not bring back: read as a float64
-and then rounded, as JSON is, that is its neighbour. All 2^32 of them have been tried."""
+UNSTABLE = np.uint32(0x15AE43FD).view(np.float32)
+"""The only float32 (with its negative) whose shortest decimal (7.038531e-26) JSON readers turn into its neighbour: they
+read it as a float64 and then round. All 2^32 values were tried."""
 
 FLOAT64 = DTYPES["float64"]
 NARROW = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2"})
-"""dtypes that are written as float32, since orjson has no such number."""
+"""dtypes that orjson cannot write. They are written as float32."""
 REALS: Mapping[str, np.dtype[Any]] = {
     "bool": DTYPES["uint8"],
     "complex64": DTYPES["float32"],
     "complex128": FLOAT64,
 }
-"""dtype whose elements are no numbers, or two -> dtype of the numbers that stand for them."""
+"""dtype whose elements are not one number each -> dtype of the numbers that are written instead."""
 
 PACKED: Mapping[str, str] = (
     dict(zip(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), "bhiqBHIQ", strict=True))
     | dict.fromkeys(("float16", "float32", *NARROW), "f")
     | {"float64": "d"}
 )
-"""dtype of numbers -> type code of the `array.array` that reads its numbers, and no others."""
+"""dtype of numbers -> type code of the `array.array` that reads them and refuses all others."""
 
 MESSAGE: Mapping[str, type] = {"method": str, "fields": list, "tensors": list}
 ODD: Mapping[str, type] = {"bits": str}
@@ -236,14 +235,14 @@ FORMS: Mapping[str, Mapping[str, type]] = {
     "bits": {**TENSOR, "data": list, "bits": list},
     "b64": {**TENSOR, "b64": str},
 }
-"""Key that only this form of a tensor has -> its keys, and the types of what is under them."""
+"""Form of a tensor, named by the key that only it has -> its keys and the types of their values."""
 
 WRITERS: Mapping[str, Callable[[Array], Mapping[str, Any]]] = {"json": _write_numbers, "json-b64": _write_base64}
-"""Codec -> what writes the elements of a tensor."""
+"""Codec -> the function that writes the elements of a tensor."""
 
 READERS: Mapping[str, Callable[[Mapping[str, Any]], bytes]] = {
     "data": _read_numbers,
     "bits": _read_numbers,
     "b64": _read_base64,
 }
-"""Form -> what reads the elements."""
+"""Form -> the function that reads the elements."""

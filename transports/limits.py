@@ -1,4 +1,4 @@
-"""What an end takes and gives at most, and who may talk to it: the options that every transport has."""
+"""The options that every transport has: limits on messages and waiting, and the files of TLS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT = 2**17
 """Characters of all names and text fields of a message; even at four bytes each they fit the `ENVELOPE`."""
 
 CONNECTIONS = 1024
-"""Connections that a server with a thread for each holds at a time. It closes what comes beyond them."""
+"""Connections that a server with a thread for each holds at a time. It closes further ones."""
 
 GRACE = 5.0
 """Seconds that such a server, once it closes, waits for handlers that still run."""
@@ -28,7 +28,7 @@ MOST = 2**31 - 1 - ENVELOPE
 """Bytes that protobuf can carry in one message."""
 
 DAY = 86_400
-"""Seconds that anything here waits for something, at the most."""
+"""The longest time limit that can be given, in seconds."""
 WHEN_FULL = ("refuse", "wait")
 TLS_FILES = ("tls_cert", "tls_key", "tls_ca")
 
@@ -41,10 +41,10 @@ class Limits:
     """
 
     max_message: int = 256 * 2**20
-    """Largest payload that an end sends or takes, in bytes."""
+    """Largest payload that an end sends or receives, in bytes."""
     stall: float = 60.0
-    """Seconds that a server waits for a peer that has begun a handshake or a message and does not go on. gRPC hands
-    over what was sent whole only once it is whole: there it is the time that a message may take."""
+    """Seconds that a server waits for a peer that has begun a handshake or a message and does not go on. gRPC delivers
+    a unary message only once it is complete, so there it is the time that a whole message may take."""
     when_full: str = "refuse"
     """What a server does with a call for which no worker is free: `refuse` it at once, or let it `wait`, as gRPC's own
     servers do. Nested calls that wait for each other's workers wait for good."""
@@ -59,9 +59,9 @@ class Limits:
         if not 1 <= self.max_message <= MOST:
             raise UsageError(f"max_message: {self.max_message} bytes cannot be a limit; valid: 1 to {MOST}")
         if not 0 < self.stall <= DAY:
-            raise UsageError(f"stall: {self.stall:g} s is no time to wait; valid: more than 0, up to {DAY} seconds")
+            raise UsageError(f"stall: {self.stall:g} s is out of range; valid: more than 0, up to {DAY} seconds")
         if self.when_full not in WHEN_FULL:
-            raise UsageError(f"when_full: {self.when_full!r} is none of it; valid: {', '.join(WHEN_FULL)}")
+            raise UsageError(f"when_full: {self.when_full!r} is no choice; valid: {', '.join(WHEN_FULL)}")
         missing = [name for name in TLS_FILES if not getattr(self, name)]
         if 0 < len(missing) < len(TLS_FILES):
             raise UsageError(f"{' and '.join(missing)} missing: TLS takes {', '.join(TLS_FILES)}, all three or none")

@@ -1,12 +1,12 @@
-"""A bound port with a thread for each connection, all of which end when it closes.
+"""A bound port with a thread for each connection. All threads end when it closes.
 
-A thread, and no event loop: what a handler does is work for a thread anyway, and one thread that reads a request,
-answers it and writes the answer hands nothing over.
+Threads instead of an event loop: a handler blocks a thread anyway, and a thread that reads a request, answers it and
+writes the answer needs no hand-over.
 
 Rules:
-  - A peer has `stall` seconds to shake hands, as many again to say its first word, and as many for every read or write
-    that follows. How long it may be idle between requests is for the conversation to say.
-  - Whatever a peer does ends no more than its own connection. One for which there is no room is closed at once.
+  - A peer has `stall` seconds for the TLS handshake, as many for its first byte, and as many for each later read or
+    write. The conversation decides how long a peer may be idle between requests.
+  - A failure ends one connection only. Connections above the limit are closed at once.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from transports.limits import CONNECTIONS, GRACE
 from transports.sockets import Deadline, DeadlineSocket, Expired, keep_alive
 
 Conversation = Callable[[DeadlineSocket], None]
-"""Serves one connection until it ends, which it may say by raising `EOFError`; the socket is closed for it."""
+"""Serves one connection until it ends, and may raise `EOFError` then. The listener closes the socket."""
 
 
 def bind_port(address: Address) -> tuple[socket.socket, Address]:
-    """A socket that listens at `address`, and where it does. Raises `ConnectError`."""
+    """A socket that listens at `address`, and its actual address. Raises `ConnectError`."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         sock = socket.create_server(address, family=family, backlog=128)
@@ -66,13 +66,13 @@ class Listener(Server):
         self._end(seconds, socket.SHUT_RD)
 
     def close(self) -> None:
-        """A handler that still runs is waited for, for a few seconds; its caller is told at once."""
+        """Shut the connections down at once, and wait up to `GRACE` seconds for handlers that still run."""
         self._end(GRACE, socket.SHUT_RDWR)
 
     def _end(self, seconds: float, how: int) -> None:
-        """Take nobody any more, shut every connection down, and wait up to `seconds` until all have ended.
+        """Accept no more, shut every connection down, and wait up to `seconds` until all have ended.
 
-        A conversation that can read no more ends by itself, once it has said what it was about to say.
+        A conversation whose socket is shut for reading still sends its pending answer, and then ends.
         """
         self._open = False
         self._pause.set()
@@ -90,7 +90,7 @@ class Listener(Server):
             thread.join(deadline.left())
 
     def _accept(self) -> None:
-        """Take connections until the port closes. One that cannot be taken, for want of a descriptor, ends none."""
+        """Accept connections until the port closes. Running out of descriptors ends no other connection."""
         while self._open:
             try:
                 self._take(self._socket.accept()[0])
@@ -100,7 +100,7 @@ class Listener(Server):
                     self._pause.wait(0.05)
 
     def _take(self, sock: socket.socket) -> None:
-        """Begin a conversation. Raises `OSError`, and `RuntimeError` where there is no thread for it."""
+        """Begin a conversation. Raises `OSError`, and `RuntimeError` if no thread can be started."""
         with ExitStack() as undo:
             undo.enter_context(sock)
             if len(self._peers) >= CONNECTIONS:
@@ -128,15 +128,15 @@ class Listener(Server):
             del self._peers[threading.current_thread()]
 
     def _admit(self, sock: DeadlineSocket) -> None:
-        """Wait for the peer's first word. Raises `Expired`, `OSError`."""
+        """Do the handshake and wait for the peer's first byte. Raises `Expired`, `OSError`."""
         keep_alive(sock)
         sock.patience = self.stall
         sock.greet()
         if not sock.readable(self.stall):
-            raise Expired(f"nothing was said for {self.stall:g} s")
+            raise Expired(f"the peer sent nothing for {self.stall:g} s")
 
 
 def _shut_down(sock: socket.socket, how: int) -> None:
-    """Wake whoever waits on `sock`, and let it find nothing. Below TLS, which is not to be touched by two threads."""
+    """Wake the thread that waits on `sock`. Bypasses TLS, whose state only one thread may use."""
     with suppress(OSError):
         socket.socket.shutdown(sock, how)

@@ -16,7 +16,7 @@ MODES = ("pooled", "per-hop")
 """What a pool does with a connection after its call: keep it for the next one, or close it."""
 
 IDLE = 60.0
-"""Seconds after which an unused connection is closed, at the next time that one is made."""
+"""Seconds after which an unused connection is closed, when the next one is made."""
 
 
 class Idle(NamedTuple):
@@ -109,7 +109,7 @@ class Pool:
         return connection
 
     def _sweep(self) -> None:
-        """Close the idle connections, to any address, that are of no more use."""
+        """Close the idle connections, to any address, that are stale or too old."""
         latest = time.monotonic() - IDLE
         with self._lock:
             kept = [(address, idle) for address, rest in self._idle.items() for idle in rest]

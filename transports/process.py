@@ -1,6 +1,6 @@
-"""What every serving process does: announce its addresses, end on a signal, keep freed memory.
+"""Common parts of serving processes: the announcement, the end on a signal, and settings of the memory.
 
-The announcement is one line, `READY NAME=HOST:PORT ...`, written once others may call.
+The announcement is one line, `READY NAME=HOST:PORT ...`, written as soon as calls are accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from transports.address import Address
 
 MALLOC = ("keep", "default")
-"""What the C library does with freed memory: keep it for the next message, or give it back to the kernel."""
+"""Whether the C library keeps freed memory for the next message, or returns it to the kernel (its default)."""
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 256 * 2**20), "M_TOP_PAD": (-2, 64 * 2**20)}
 """Parameters of mallopt(3), each with the bytes that `keep` sets. glibc accepts no larger mmap threshold.
 
@@ -39,7 +39,7 @@ def parse_ready(words: Iterable[str]) -> dict[str, Address]:
 
 
 class StopSignal:
-    """Set by SIGTERM, by Ctrl-C, by `set` and, with `until_eof`, by the end of standard input. Once set, it stays set.
+    """Set by SIGTERM, Ctrl-C, `set` and, with `until_eof`, by the end of standard input. It stays set.
 
     It takes no lock, so that a signal can arrive at any moment: the interpreter's own handler writes a byte to a pipe,
     and `wait` polls that pipe. A `threading.Event` that is set by a signal handler blocks for good if the main thread
@@ -60,7 +60,7 @@ class StopSignal:
             os.write(self._wake, b"\0")
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to `timeout` seconds (None: for good) until it is set; whether it is."""
+        """Wait up to `timeout` seconds (None: without a limit) until it is set. Returns whether it is."""
         until = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             watched = [self._watched, 0] if self._until_eof else [self._watched]
@@ -76,7 +76,7 @@ class StopSignal:
 
 
 def _read_some() -> bytes:
-    # Not sys.stdin: its buffer would hide what has come from `select`.
+    # Not sys.stdin, whose buffer would hide bytes from `select`.
     try:
         return os.read(0, 4096)
     except OSError:
@@ -84,7 +84,7 @@ def _read_some() -> bytes:
 
 
 def keep_memory() -> bool:
-    """Let the C library keep freed memory for the next message. Returns False where it cannot (only glibc can)."""
+    """Let the C library keep freed memory for the next message. Returns False without glibc."""
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         taken = [mallopt(parameter, value) == 1 for parameter, value in MALLOPT.values()]

@@ -1,7 +1,4 @@
-"""Protobuf's own encoding, as far as messages are checked before they are parsed, and lists are read as bytes.
-
-protobuf.dev/programming-guides/encoding
-"""
+"""Checks messages in protobuf's encoding before protobuf parses them (protobuf.dev/programming-guides/encoding)."""
 
 from __future__ import annotations
 
@@ -15,33 +12,18 @@ Part = bytes | bytearray | memoryview
 
 VARINT, LENGTH = 0, 2
 LEAST = 8
-"""Bytes as which the smallest field counts: protobuf makes an object of some dozens of bytes for it."""
+"""Bytes that the smallest field counts as, since protobuf makes an object of some dozens of bytes of it."""
 FIXED = {1: 8, 5: 4}
 """Wire type -> bytes of its value."""
 SMALL = ENVELOPE // 4
-"""Bytes of a message that cannot hold too many fields: a field takes two bytes at least and counts as `LEAST`."""
+"""A message of up to so many bytes cannot hold too many fields: each takes at least two bytes and counts as `LEAST`."""
 
 Payloads = Mapping[int, Any]
-"""Number of a field -> the same for the message in it; empty for a field that holds the elements of a tensor."""
-
-
-def field(number: int, parts: list[Part]) -> list[Part]:
-    """`parts` as one length-delimited field."""
-    return [varint(number << 3 | LENGTH) + varint(sum(map(len, parts))), *parts]
-
-
-def varint(value: int) -> bytes:
-    """`value`, at least 0, seven bits to the byte."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+"""Number of a field -> the `Payloads` of the message in it; empty for a field that holds a tensor's elements."""
 
 
 def survey(data: Part, payloads: Payloads) -> None:
-    """Check what a parser would build of `data` beside the fields in `payloads`, before it does.
+    """Count what a parser would build of `data`, except the fields in `payloads`.
 
     Raises `MalformedMessage`, and `MessageTooLarge` for more than `ENVELOPE` bytes or `PARTS` nested messages.
     """
@@ -68,7 +50,7 @@ def survey(data: Part, payloads: Payloads) -> None:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview | None]]:
-    """Of each field of a message its number, its bytes in all, and its content where it is length-delimited."""
+    """For each field of a message: its number, its size in bytes, and its content if it is length-delimited."""
     place = 0
     while place < len(data):
         start = place
@@ -87,7 +69,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview | None]]:
 
 
 def _read_varint(data: memoryview, place: int) -> tuple[int, int]:
-    """The number at `place`, and where the next byte is."""
+    """The number at `place`, and the place after it."""
     value = shift = 0
     while place < len(data) and shift < 64:
         byte = data[place]

@@ -1,7 +1,7 @@
 """The client of REST. `rest_server` is the other end.
 
-h11 over the package's own sockets: the deadline holds for a whole call and not for each read, nothing is sent twice,
-the environment's proxies are ignored, and Nagle's algorithm is off.
+h11 over the package's own sockets: the deadline holds for a whole call and not for each read, no request is repeated,
+the environment's proxies are ignored, and TCP_NODELAY is set.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RestConnection(SocketConnection):
             raise RemoteError(f"it is not ready; it answered {said[:40]!r}")
 
     def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> bytearray:
-        """The body of the answer. Raises `MessageTooLarge` for one above the limit, once it has been thrown away."""
+        """The body of the answer. Raises `MessageTooLarge` for one above the limit, after discarding it."""
         given = {"Host": str(self.address), "Content-Length": str(len(body)), **headers}
         if body:
             given["Content-Type"] = "application/json"

@@ -1,12 +1,12 @@
 """The serving end of REST.
 
     POST /v1/json, /v1/json-b64     a message (`json_codec`), answered by one in the same codec
-    GET  /v1/ready                  {"codecs": [...]} once calls are taken
+    GET  /v1/ready                  {"codecs": [...]} as soon as calls are accepted
 
 Rules:
-  - The path says the codec. An error is a message too, and the status goes with its kind (`STATUS`).
-  - The header `Splitbench-Payload` says how many bytes a message's tensors take. The server refuses a figure above its
-    limit before it reads the body. Where the header is missing or wrong, the limits of body and message hold.
+  - The path names the codec. An error is a message too; its kind gives the status (`STATUS`).
+  - The header `Splitbench-Payload` is the size of a message's tensors in bytes. The server refuses a size above its
+    limit before it reads the body. Without the header, or with a wrong one, the limits of body and message hold.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def heading(message: Message) -> dict[str, str]:
 
 
 def body_limit(headers: Mapping[str, str], codec: str, limits: Limits) -> int:
-    """Bytes that a body in `codec` may take after `headers`. Raises `MessageTooLarge`, and `MalformedMessage`."""
+    """The largest body in bytes for `codec` and `headers`. Raises `MessageTooLarge` and `MalformedMessage`."""
     announced = headers.get(PAYLOAD.lower(), "0")
     if not announced.isdecimal() or len(announced) > 18:
         raise MalformedMessage(f"{PAYLOAD} must be a number of bytes, and is {announced[:40]!r}")
@@ -77,7 +77,7 @@ class Messages:
     def answer(self, head: Head, body: bytearray) -> Reply:
         if head.path == READY:
             return Reply(200, IS_READY)
-        # HTTP lets a client close its end and await the answer. Clients of splitbench, which send the header, do not.
+        # Other HTTP clients may close their end and still read the answer. Those of splitbench send the header.
         gone = head.gone if PAYLOAD.lower() in head.headers else never
         return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]), gone)
 

@@ -1,6 +1,6 @@
 """RPyC's streams and channels with deadlines and limits; and the tuned ones, which do not copy frames.
 
-RPyC's framing, compression and pieces stay. Replaced is what a hostile or stalled peer could exploit:
+RPyC's framing, compression and pieces stay. Replaced are the parts that a hostile or stalled peer could exploit:
   - `SocketStream.read` retries a socket's timeout for ever, so a peer that stalls inside a frame holds the call.
   - `Channel.recv` allocates any announced length up to 4 GB, and inflates without a bound.
 """

@@ -1,6 +1,6 @@
-"""`rpyc`: RPyC as it comes. `rpyc-tuned`: RPyC without the three defaults that cost it most on tensors.
+"""`rpyc`: RPyC with its defaults. `rpyc-tuned`: RPyC without the three defaults that cost most on tensors.
 
-Both keep RPyC's frames, brine and round trips, and replace what a hostile or stalled peer could exploit
+Both keep RPyC's frames, brine and round trips, and replace the parts that a hostile or stalled peer could exploit
 (`rpyc_stream`). Both ends of a connection must be of the same kind.
 
     rpyc         zlib 1 on every frame above 3,000 bytes, no TCP_NODELAY, pieces of 64,000 bytes

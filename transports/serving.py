@@ -27,13 +27,13 @@ def answer(handler: Handler, message: Message) -> Message:
 
 
 class Guarded(Protocol):
-    """A handler with a second argument: `gone()` says whether the caller has given up."""
+    """A handler with a second argument: `gone()` is True once the caller has given up."""
 
     def __call__(self, message: Message, gone: Callable[[], bool] = ..., /) -> Message: ...
 
 
 def never() -> bool:
-    """For a caller of whom it cannot be said whether it has given up."""
+    """The `gone` of a caller whose end cannot be observed."""
     return False
 
 
@@ -59,9 +59,9 @@ def respond(
 def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
     """`handler` behind the checks that all servers share.
 
-    It raises `ResourceExhausted` at once for a call beyond the `workers` under way (or waits: `Limits.when_full`),
-    `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call whose caller gave up
-    before a worker was free.
+    It raises `ResourceExhausted` at once if `workers` calls are in progress (or waits: `Limits.when_full`),
+    `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call whose caller has given
+    up before it begins.
     """
     wait = limits.when_full == "wait"
     free: SimpleQueue[None] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""A socket whose operations end in time, plain and under TLS."""
+"""Sockets whose operations end at a deadline: TCP, Unix and TLS."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 Result = TypeVar("Result")
 
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""A peer that vanished without a word is noticed after a minute and a half, where the system has these settings."""
+"""With these settings, where the system has them, a peer that vanished is noticed after a minute and a half."""
 
 PIECE = 2**18
-"""Bytes that are written at a time under TLS; a peer that takes fewer within `patience` makes no progress."""
+"""Bytes that are written at a time under TLS. A peer must take so many within `patience`."""
 
 TIMEVAL = struct.Struct("ll")
 """The kernel's `struct timeval`: seconds and microseconds."""
@@ -28,7 +28,7 @@ SLACK = 0.01
 """Share of the time left, or of a second, by which an operation may end after its deadline."""
 
 HANGUP = getattr(select, "POLLRDHUP", 0)
-"""The event that a peer has closed its end; only Linux has it. Elsewhere nobody is seen to have gone."""
+"""The event that a peer has closed its end. Only Linux has it; elsewhere `gone` is always False."""
 
 
 class Deadline(NamedTuple):
@@ -49,7 +49,7 @@ class Deadline(NamedTuple):
 
 
 class Expired(Exception):
-    """A socket's time has passed. No `OSError`: RPyC takes every one for a closed connection."""
+    """A socket's time is over. It is no `OSError`, since RPyC takes every `OSError` for a closed connection."""
 
 
 class DeadlineSocket(socket.socket):
@@ -147,7 +147,7 @@ class DeadlineSocket(socket.socket):
 
 
 class UnixSocket(DeadlineSocket):
-    """The same over Unix sockets, where the kernel's time limit holds for each piece of a `sendmsg` and not for all."""
+    """The same over Unix sockets, where the kernel's time limit holds for each piece of a `sendmsg`, not for all."""
 
     def ancillary(self) -> list[Any]:
         """What goes out beside the next bytes, as `socket.sendmsg` takes it."""
@@ -162,7 +162,7 @@ class UnixSocket(DeadlineSocket):
 
 
 class TlsSocket(DeadlineSocket, ssl.SSLSocket):
-    """The same under TLS, which takes Python's timeouts alone. `ssl.SSLContext.sslsocket_class` makes it."""
+    """The same under TLS, which supports only Python's timeouts. `ssl.SSLContext.sslsocket_class` makes it."""
 
     wait_all = 0
 
@@ -196,7 +196,7 @@ def deadline_socket(sock: socket.socket) -> DeadlineSocket:
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Let the kernel find out whether an idle peer of `sock` is still there."""
+    """Let the kernel check whether an idle peer of `sock` is still there."""
     if sock.family == socket.AF_UNIX:
         return  # the kernel closes it with the peer's process
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

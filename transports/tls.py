@@ -21,7 +21,7 @@ from transports.sockets import DeadlineSocket, TlsSocket, deadline_socket
 
 @dataclass(frozen=True)
 class Tls:
-    """Who this end is and whom it trusts: as PEM for gRPC, as contexts for sockets."""
+    """This end's certificate and key and the authority that it trusts: as PEM for gRPC, as contexts for sockets."""
 
     cert: bytes
     key: bytes
@@ -31,7 +31,7 @@ class Tls:
 
 
 def load(options: Limits) -> Tls | None:
-    """What the TLS files of `options` hold; None without any. Raises `UsageError` for files that cannot be used."""
+    """The contents of the TLS files in `options`, or None without them. Raises `UsageError` for unusable files."""
     if not options.tls:
         return None
     cert, key, ca = (_read(name, getattr(options, name)) for name in TLS_FILES)
@@ -50,14 +50,14 @@ def _read(name: str, path: str) -> bytes:
 
 
 def accepted(sock: socket.socket, own: Tls | None) -> DeadlineSocket:
-    """The socket over which a server talks to the peer of `sock`, which it takes over; `greet` shakes hands."""
+    """A server's socket to the peer of `sock`, which it takes over. `greet` does the handshake."""
     if own is not None:
         sock = own.server.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
     return deadline_socket(sock)
 
 
 def dialled(sock: socket.socket, host: str, own: Tls | None) -> DeadlineSocket:
-    """The same for a client that has dialled `host`."""
+    """The same for a client that has connected to `host`."""
     if own is not None:
         sock = own.client.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     return deadline_socket(sock)
@@ -66,7 +66,7 @@ def dialled(sock: socket.socket, host: str, own: Tls | None) -> DeadlineSocket:
 def _server(options: Limits) -> ssl.SSLContext:
     context = _filled(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=options.tls_ca), options)
     context.verify_mode = ssl.CERT_REQUIRED
-    context.num_tickets = 0  # a ticket would make a client's socket readable when no answer has come
+    context.num_tickets = 0  # a ticket would make a client's socket readable without an answer
     return context
 
 
@@ -76,21 +76,24 @@ def _client(options: Limits) -> ssl.SSLContext:
 
 def _filled(context: ssl.SSLContext, options: Limits) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(options.tls_cert, options.tls_key, password=lambda: b"")  # never ask at the terminal
+    context.load_cert_chain(
+        options.tls_cert, options.tls_key, password=lambda: b""
+    )  # or OpenSSL prompts at the terminal
     context.sslsocket_class = TlsSocket
     return context
 
 
 def check_host(host: str, options: Limits, insecure: bool = False) -> str:
-    """The warning that listening at `host` deserves, which is also logged; "" where it deserves none.
+    """Check that it is safe to listen at `host`; returns the warning that was logged, or "".
 
-    Raises `UsageError` for an address beyond this machine without TLS, unless `insecure`, and for a name unknown here.
+    Raises `UsageError` for an address that other machines can reach without TLS, unless `insecure`, and for a name that
+    is no address of this machine.
     """
     if options.protected or _is_loopback(host):
         return ""
     risk = f"{host or 'every address'} can be reached from other machines, and without TLS anyone there can call"
     if not insecure:
-        raise UsageError(f"{risk}: give {', '.join(TLS_FILES)}, listen at 127.0.0.1, or allow it by saying insecure")
+        raise UsageError(f"{risk}: give {', '.join(TLS_FILES)}, listen at 127.0.0.1, or allow it with insecure")
     log.warning("%s", risk)
     return risk
 

@@ -62,7 +62,7 @@ def test_every_answer_is_right_or_refused(name: str, when_full: str) -> None:
         assert ask(0) == "right"
 
 
-def test_what_waited_for_a_worker_beyond_its_deadline_is_not_begun() -> None:
+def test_a_call_that_waited_beyond_its_deadline_is_not_begun() -> None:
     """Calls give up while others hold every worker; then these are released, as somebody says over another wire."""
 
     def check(name: str) -> None:

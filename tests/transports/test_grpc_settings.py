@@ -22,7 +22,7 @@ from transports.watchdog import Cancellable, Watchdog
 
 
 @pytest.mark.parametrize("status", grpc.StatusCode)
-def test_every_status_is_an_error_of_ours(status: grpc.StatusCode) -> None:
+def test_every_status_has_a_wire_error(status: grpc.StatusCode) -> None:
     assert issubclass(STATUS[status], WireError)
 
 
@@ -68,7 +68,7 @@ def test_a_lost_call_leaves_the_calls_of_other_threads_alone() -> None:
         assert pool.made == 2
 
 
-def test_a_call_in_chunks_is_over_when_the_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunked_call_ends_only_when_the_server_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread is still the call's after the last chunk; a caller who went on at once would find none left."""
     sending = Watchdog.sending
 

@@ -96,7 +96,7 @@ def test_all_leave_when_it_closes(server: Listener) -> None:
     Listener(say_again, server.address, PATIENCE).close()
 
 
-def test_who_drains_does_not_take_its_peers_for_gone() -> None:
+def test_draining_does_not_report_peers_as_gone() -> None:
     heard, drained, gone = threading.Event(), threading.Event(), []
 
     def look(sock: DeadlineSocket) -> None:

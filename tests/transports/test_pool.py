@@ -104,7 +104,7 @@ def test_idle_connections_of_a_silent_peer_are_dropped_together(remote_transport
         over.set()
 
 
-def test_what_nobody_needs_is_let_go_of(remote_transport: Case, ping: Message, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_connections_are_closed(remote_transport: Case, ping: Message, monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers come and go, each at its own port. A shared link does not show that its server has gone."""
     if remote_transport.kind.shares_links:
         monkeypatch.setattr("transports.pool.IDLE", 0.0)

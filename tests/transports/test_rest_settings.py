@@ -187,7 +187,7 @@ def test_a_payload_above_the_limit_that_was_not_announced_is_refused(stranger: h
 
 
 @pytest.mark.parametrize("said", [REQUEST, REQUEST + b"\r\n" + HELLO[:7]], ids=["in the head", "in the body"])
-def test_who_stops_inside_a_request_is_dropped(case: Case, ping: Message, said: bytes) -> None:
+def test_a_peer_that_stalls_inside_a_request_is_dropped(case: Case, ping: Message, said: bytes) -> None:
     patient, hasty = (case.serve(echo, workers=1, stall=seconds) for seconds in (60, 0.2))
     with ExitStack() as stack:
         peers_that_say(said, case.kind, patient, stack)
@@ -195,7 +195,7 @@ def test_who_stops_inside_a_request_is_dropped(case: Case, ping: Message, said: 
         assert_hung_up(peers_that_say(said, case.kind, hasty, stack))
 
 
-def test_who_spells_a_head_out_is_dropped(case: Case) -> None:
+def test_a_peer_that_sends_its_head_byte_by_byte_is_dropped(case: Case) -> None:
     """Each byte comes in time, and the head does not."""
     server = case.serve(echo, stall=0.5)
     with socket.create_connection(server.address, 5) as peer, suppress(OSError):
@@ -225,7 +225,7 @@ def test_an_announced_length_takes_no_memory_before_its_bytes_have_come(case: Ca
         assert psutil.Process().memory_info().rss - before < 200 * 2**20
 
 
-def test_a_server_that_is_none_of_ours_is_refused(case: Case) -> None:
+def test_another_http_server_is_refused(case: Case) -> None:
     """It knows no such path, or says something that is no HTTP."""
     for answer in (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b"220 smtp ready\r\n", b""):
         with socket.create_server((HOST, 0)) as listener:
@@ -253,9 +253,7 @@ def _answer_one(listener: socket.socket, answer: bytes) -> None:
         (b"HTTP/9.1 \r\n\r\n", RemoteError),
     ],
 )
-def test_an_answer_that_is_none_is_an_error_of_ours(
-    case: Case, ping: Message, answer: bytes, error: type[WireError]
-) -> None:
+def test_an_unusable_answer_is_a_wire_error(case: Case, ping: Message, answer: bytes, error: type[WireError]) -> None:
     ready = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(IS_READY), IS_READY)
     with socket.create_server((HOST, 0)) as listener:
 

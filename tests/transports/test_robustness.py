@@ -113,7 +113,7 @@ def test_garbage_under_tls_never_stops_a_server(tls_case: Case, tls: dict[str, s
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("said", [b"", b"\x00", PREFACE[:5]], ids=["nothing", "a byte", "a word"])
-def test_who_stops_before_the_first_message_is_dropped(
+def test_a_peer_that_stalls_before_its_first_message_is_dropped(
     case: Case, tls: dict[str, str], ping: Message, secure: bool, said: bytes
 ) -> None:
     if secure and case.kind.secure != "tls":
@@ -132,7 +132,7 @@ HALVES = {name: struct.pack("!LB", 1000, 0) + b"half" for name in RPYC} | {
 
 
 @pytest.mark.parametrize("name", HALVES)
-def test_who_stops_inside_a_frame_is_dropped(name: str, ping: Message) -> None:
+def test_a_peer_that_stalls_inside_a_frame_is_dropped(name: str, ping: Message) -> None:
     case, said = Case(name, "raw"), HALVES[name]
     with case.stack, ExitStack() as stack:
         patient, hasty = (case.serve(echo, workers=1, stall=seconds) for seconds in (60, 0.2))
@@ -201,7 +201,7 @@ WORDY = {
 
 
 @pytest.mark.parametrize("what", WORDY)
-def test_more_names_than_any_message_of_ours_are_refused_both_ways(any_transport: Case, what: str) -> None:
+def test_too_many_names_are_refused_in_requests_and_answers(any_transport: Case, what: str) -> None:
     server = any_transport.serve(lambda message: WORDY[what] if message.method == "answer" else message)
     connection = any_transport.connect(server.address)
     for message in (WORDY[what], Message("answer")):
@@ -253,7 +253,7 @@ def eventually(action: Callable[[], Result]) -> Result:
             threading.Event().wait(0.02)
 
 
-def test_a_full_server_says_so_and_keeps_nobody_waiting(ping: Message) -> None:
+def test_a_full_server_refuses_calls_at_once(ping: Message) -> None:
     """A call that finds no thread is refused at once."""
     case, silence = Case("grpc", "raw"), threading.Event()
     with case.stack:

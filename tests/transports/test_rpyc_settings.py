@@ -116,7 +116,7 @@ def test_a_peer_cannot_pickle(plain: rpyc.Connection) -> None:
 
 
 @pytest.mark.parametrize("sent", [np.zeros(3), [1, 2], {"a": 1}, (b"m", bytearray(8))])
-def test_a_reference_is_refused_and_nobody_called_back(plain: rpyc.Connection, sent: object) -> None:
+def test_a_reference_is_refused_without_a_callback(plain: rpyc.Connection, sent: object) -> None:
     asked: list[object] = []
     plain._dispatch_request = lambda seq, request: asked.append(request)
     with pytest.raises(Exception, match="came by reference, and only values are taken"):

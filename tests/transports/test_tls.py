@@ -45,7 +45,7 @@ def test_a_large_tensor_crosses_under_tls(tls_transport: Case, tls: Options) -> 
 
 
 @pytest.mark.parametrize("who", ["another authority's", "plain text"])
-def test_a_client_that_nobody_vouched_for_is_refused(
+def test_a_client_with_an_unsigned_certificate_is_refused(
     tls_transport: Case, ping: Message, tls: Options, stranger: Options, who: str
 ) -> None:
     server = tls_transport.serve(echo, stall=2.0, **tls)

@@ -119,7 +119,7 @@ def test_a_server_closed_during_a_call_is_lost(remote_transport: Case, ping: Mes
         closing.result(20)
 
 
-def test_who_drains_lets_the_last_answer_out(remote_transport: Case) -> None:
+def test_draining_sends_the_last_answer(remote_transport: Case) -> None:
     done, big = threading.Event(), np.random.default_rng(0).integers(0, 256, 2**23, np.uint8)
 
     def give(message: Message) -> Message:
