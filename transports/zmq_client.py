@@ -87,11 +87,10 @@ class ZmqConnection(Connection):
     def encode(self, message: Message) -> frames.Parts:
         return frames.write(message, self._most)
 
-    def exchange(self, request: frames.Parts, deadline: Deadline) -> tuple[bytes, list[zmq.Frame]]:
-        head = frames.HEAD.pack(frames.MAGIC, self.limits.max_message, deadline.moment + self._ahead)
+    def exchange(self, request: frames.Parts, deadline: Deadline) -> tuple[bytes, frames.Parts]:
         try:
-            frames.send(self._socket, [head + request[0], *request[1:]])
-            first, *rest = self._answer(deadline)
+            frames.send(self._socket, frames.headed(request, self.limits.max_message, deadline.moment + self._ahead))
+            first, rest = self._answer(deadline)
         except (WireError, zmq.ZMQError) as error:
             self.close()
             raise error if isinstance(error, WireError) else ConnectionLost(f"{self.address}: {error}") from None
@@ -99,7 +98,7 @@ class ZmqConnection(Connection):
         self._ahead = max(self._ahead, sent - time.monotonic())
         return description, rest
 
-    def _answer(self, deadline: Deadline) -> list[zmq.Frame]:
+    def _answer(self, deadline: Deadline) -> tuple[bytes, frames.Parts]:
         """The next message. Raises `DeadlineExceeded` and `ConnectionLost`."""
         while found := dict(self._poller.poll(1 + int(1000 * min(deadline.left(), DAY)))):
             if self._socket in found:
@@ -112,7 +111,7 @@ class ZmqConnection(Connection):
             self._peer = event["value"]
         raise DeadlineExceeded(f"{self.address} gave no answer within {deadline.given:.3g} s")
 
-    def decode(self, answer: tuple[bytes, list[zmq.Frame]]) -> Message:
+    def decode(self, answer: tuple[bytes, frames.Parts]) -> Message:
         return frames.read(answer)
 
     def stale(self) -> bool:

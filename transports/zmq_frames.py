@@ -1,6 +1,7 @@
 """Messages over ZeroMQ sockets: the same frames in both directions.
 
-    head           magic, `max_message` of the sender, a time            struct `HEAD`
+    head           magic, `max_message` of the sender, a time, whether
+                   a tensor is above `COPIED` bytes                      struct `HEAD`
       description  as in `frame_codec`, in the same frame
     one frame for each tensor                                            little-endian elements in C order
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Sequence
 
 import zmq
 
@@ -26,7 +26,7 @@ from transports.base import Message
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import ENVELOPE, Limits
 
-HEAD = struct.Struct("<4sQd")
+HEAD = struct.Struct("<4sQd?")
 MAGIC = b"spz1"
 COPIED = 2**14
 """Bytes of a frame up to which its bytes are copied. ZeroMQ reads small frames into one buffer, where they lie at any
@@ -35,6 +35,9 @@ QUEUED = 8
 """Messages that ZeroMQ keeps for a connection. A connection has one call at a time."""
 CLOSED_AFTER = 0
 """Milliseconds for which a closed socket goes on sending."""
+
+LAST, MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
+"""Flags of the last frame of a message and of those before it."""
 
 Parts = list[frame_codec.Buffer]
 
@@ -68,33 +71,44 @@ def write(message: Message, limit: int) -> Parts:
     return [description, *map(frame_codec.buffer_of, arrays)]
 
 
-def send(sock: zmq.Socket[bytes], frames: Sequence[frame_codec.Buffer | zmq.Frame]) -> None:
+def headed(parts: Parts, limit: int, moment: float) -> Parts:
+    """`parts`, which begin with a description, with the head before it."""
+    first, *rest = parts
+    return [HEAD.pack(MAGIC, limit, moment, any(len(part) > COPIED for part in rest)) + first, *rest]
+
+
+def send(sock: zmq.Socket[bytes], frames: Parts) -> None:
     """Send `frames` as one message, or drop it if the peer has gone or takes no more."""
-    last = len(frames) - 1
-    for number, frame in enumerate(frames):
-        sock.send(frame, zmq.DONTWAIT if number == last else zmq.DONTWAIT | zmq.SNDMORE)
+    for frame in frames[:-1]:
+        sock.send(frame, MORE)
+    sock.send(frames[-1], LAST)
 
 
-def receive(sock: zmq.Socket[bytes]) -> list[zmq.Frame]:
-    """The frames of the next message. Raises `zmq.Again` if there is none."""
-    frames = [sock.recv(zmq.DONTWAIT, copy=False)]
-    while frames[-1].more:
-        frames.append(sock.recv(zmq.DONTWAIT, copy=False))
-    return frames
+def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, Parts]:
+    """The first frame of a message and the others. Raises `zmq.Again` if there is none.
+
+    A view of a frame costs several times as much as a copy of a small one: only messages with large tensors have any.
+    """
+    first = sock.recv(LAST)
+    rest: Parts = []
+    views = first[HEAD.size - 1 : HEAD.size] not in (b"", b"\0")
+    while sock.getsockopt(zmq.RCVMORE):
+        if views:
+            frame = sock.recv(LAST, copy=False)
+            rest.append(frame.bytes if len(frame) <= COPIED else frame.buffer)
+        else:
+            rest.append(sock.recv(LAST))
+    return first, rest
 
 
-def opened(frame: zmq.Frame) -> tuple[int, float, bytes]:
+def opened(data: bytes) -> tuple[int, float, bytes]:
     """The sender's limit, the time, and the description in a first frame. Raises `MalformedMessage`."""
-    data = frame.bytes
     if not data.startswith(MAGIC) or len(data) < HEAD.size:
         raise MalformedMessage(f"{data[: HEAD.size]!r} does not begin a message of splitbench")
-    _, limit, moment = HEAD.unpack_from(data)
+    _, limit, moment, _ = HEAD.unpack_from(data)
     return limit, moment, data[HEAD.size :]
 
 
-def read(came: tuple[bytes, Sequence[zmq.Frame]]) -> Message:
+def read(came: tuple[bytes, Parts]) -> Message:
     """The message of a description and the frames of its tensors. Raises `MalformedMessage`."""
-    description, rest = came
-    return frame_codec.read_parts(
-        description, [frame.bytes if len(frame) <= COPIED else frame.buffer for frame in rest]
-    )
+    return frame_codec.read_parts(*came)

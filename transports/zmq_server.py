@@ -135,27 +135,27 @@ class ZmqServer(Server):
 
     def _work(self) -> None:
         while found := self._next():
-            identity, first, *rest = found
+            identity, first, rest = found
             reply = self._reply(first, rest)
             with self._lock:
                 self._busy -= 1
                 if not self._socket.closed:
-                    frames.send(self._socket, [identity.bytes, *reply])
+                    frames.send(self._socket, [identity, *reply])
                     if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
                         self._wake_up()
 
-    def _next(self) -> list[zmq.Frame]:
-        """The frames of the next message; none once the server takes no more."""
+    def _next(self) -> tuple[bytes, bytes, frames.Parts] | None:
+        """Its sender, the first and the other frames of the next message; None once the server takes no more."""
         with self._turn:
             while True:
                 with self._lock:
                     if self._socket.closed:
-                        return []
+                        return None
                     try:
-                        found = frames.receive(self._socket)
+                        found = self._socket.recv(frames.LAST), *frames.receive(self._socket)
                     except zmq.Again:
                         if not self._taking:
-                            return []
+                            return None
                     else:
                         self._busy += 1
                         if self._busy == len(self._threads) < self._most:
@@ -165,7 +165,7 @@ class ZmqServer(Server):
                     if descriptor == self._woken:
                         os.read(self._woken, 2**16)
 
-    def _reply(self, first: zmq.Frame, rest: list[zmq.Frame]) -> frames.Parts:
+    def _reply(self, first: bytes, rest: frames.Parts) -> frames.Parts:
         limit, deadline, description = self._limits.max_message, 0.0, b""
         try:
             limit, deadline, description = frames.opened(first)
@@ -177,5 +177,4 @@ class ZmqServer(Server):
                 )
         except MalformedMessage as error:
             reply = frames.write(failure(error), limit)
-        head = frames.HEAD.pack(frames.MAGIC, self._limits.max_message, time.monotonic())
-        return [head + reply[0], *reply[1:]]
+        return frames.headed(reply, self._limits.max_message, time.monotonic())

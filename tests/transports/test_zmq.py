@@ -110,7 +110,7 @@ def dealer(case: Case) -> zmq.Socket[bytes]:
     return made
 
 
-ASKED = zmq_frames.HEAD.pack(zmq_frames.MAGIC, 10**6, float("inf"))
+ASKED = zmq_frames.HEAD.pack(zmq_frames.MAGIC, 10**6, float("inf"), False)
 DESCRIBED = describe(Message("x", {}, {"x": np.zeros(3, np.float32)}))[0]
 
 
@@ -130,7 +130,7 @@ def test_messages_that_are_none_are_answered_with_an_error(
 ) -> None:
     dealer.connect(zmq_frames.endpoint(case.serve(echo).address))
     dealer.send_multipart(said)
-    reply = zmq_frames.read((zmq_frames.opened(dealer.recv(copy=False))[2], []))
+    reply = zmq_frames.read((zmq_frames.opened(dealer.recv())[2], []))
     assert reply.fields["kind"] == MalformedMessage.kind
     assert error in str(reply.fields["text"])
 
@@ -152,7 +152,7 @@ def test_a_request_past_its_deadline_is_not_begun(case: Case, dealer: zmq.Socket
     server = case.serve(lambda message: (begun.append(message.method), message)[1])
     dealer.connect(zmq_frames.endpoint(server.address))
     for name, deadline in (("late", time.monotonic() - 0.001), ("early", time.monotonic() + 60)):
-        dealer.send(zmq_frames.HEAD.pack(zmq_frames.MAGIC, 1000, deadline) + describe(Message(name))[0])
+        dealer.send(zmq_frames.HEAD.pack(zmq_frames.MAGIC, 1000, deadline, False) + describe(Message(name))[0])
         dealer.recv()
     assert begun == ["early"]
 
