@@ -67,7 +67,7 @@ MakeChannel = Callable[[socket.socket], BoundedChannel]
 
 
 class MessageService(rpyc.Service):  # type: ignore[misc]
-    """The one method that a peer can call. It takes and returns `bytes`."""
+    """The one method that a peer can call. It takes and returns plain tuples."""
 
     _protocol = ValueConnection
 
@@ -75,7 +75,7 @@ class MessageService(rpyc.Service):  # type: ignore[misc]
         self._handler = handler
         self._gone = gone
 
-    def exposed_carry(self, request: object) -> bytes:
+    def exposed_carry(self, request: object) -> brine_codec.Packed:
         return respond(self._handler, request, brine_codec.unpack, brine_codec.pack, self._gone)
 
 
@@ -110,10 +110,10 @@ class RpycConnection(SocketConnection):
         self._carry = self._peer.root.carry
         self._peer.takes_references = False
 
-    def encode(self, message: Message) -> bytes:
+    def encode(self, message: Message) -> brine_codec.Packed:
         return brine_codec.pack(message)
 
-    def _ask(self, request: bytes) -> object:
+    def _ask(self, request: brine_codec.Packed) -> object:
         return self._carry(request)
 
     def decode(self, answer: object) -> Message:
