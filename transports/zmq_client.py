@@ -103,21 +103,30 @@ class ZmqConnection(Connection):
         while found := dict(self._poller.poll(1 + int(1000 * min(deadline.left(), DAY)))):
             if self._socket in found:
                 return frames.receive(self._socket)
-            event = parse_monitor_message(self._monitor.recv_multipart())
-            if reason := ENDED.get(int(event["event"])):
+            if reason := self._ended():
                 if self._socket.poll(0):  # the answer, which came between the polls of the two sockets
                     return frames.receive(self._socket)
                 raise ConnectionLost(f"{self.address} went away: {reason}")
-            self._peer = event["value"]
         raise DeadlineExceeded(f"{self.address} gave no answer within {deadline.given:.3g} s")
+
+    def _ended(self) -> str:
+        """Read the events of the monitor that are there: why the connection has ended, empty where it has not."""
+        while self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())
+            if reason := ENDED.get(int(event["event"])):
+                return reason
+            self._peer = event["value"]
+        return ""
 
     def decode(self, answer: tuple[bytes, frames.Parts]) -> Message:
         return frames.read(answer)
 
     def stale(self) -> bool:
         """ZeroMQ's thread notices the end of a connection a little later than the kernel."""
-        if self.closed or self._poller.poll(0):
+        if self.closed or self._socket.poll(0) or self._ended():
             return True
+        if self._peer < 0:  # the first answer was faster than the event of its connection
+            return False
         kernel = select.poll()
         kernel.register(self._peer, HANGUP)
         return bool(kernel.poll(0))

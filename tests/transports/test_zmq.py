@@ -205,3 +205,14 @@ def test_an_address_that_is_none_is_a_connect_error(case: Case) -> None:
             case.transport(Limits.max_message).connect(address)
         with pytest.raises(ConnectError, match=f"cannot bind .*{address.port}"):
             case.transport(Limits.max_message).serve(echo, *address, 1)
+
+
+def test_a_connection_whose_first_answer_overtakes_the_event_of_its_connection_is_kept() -> None:
+    """The event waits in the monitor until somebody reads it; the connection was taken for one that had ended."""
+    transport = transports.make("zmq")
+    with transport.serve(lambda message: message, "127.0.0.1", 0, 2) as server:
+        for _ in range(50):
+            with transport.connect(server.address) as connection:
+                assert not connection.stale()
+                assert connection.call(transports.Message("ping"), 10.0).method == "ping"
+                assert not connection.stale()
