@@ -105,7 +105,7 @@ def _model_server(
 def _ray(config: RayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> tuple[Mapping[str, Address], Finish]:
     from cluster.runtimes.ray_head import serve
 
-    return serve(config, stack), lambda: None
+    return serve(config, stack, stop), lambda: None
 
 
 def _tensorflow_server(

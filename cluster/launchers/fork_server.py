@@ -37,6 +37,8 @@ GRACE = 5.0
 """Seconds in which a child has to end before it is killed."""
 TAIL = 2048
 """Bytes at the end of a log that an event carries."""
+ENDING = {signal.SIGTERM}
+"""The signals that end a child in order."""
 ATOMIC = 4096 if sys.platform == "linux" else 512
 """PIPE_BUF: writes of up to so many bytes are never interleaved with those of another process."""
 MARK = b"events of the fork server:"
@@ -182,10 +184,12 @@ class ForkServer:
             (files / path).parent.mkdir(parents=True, exist_ok=True)
             os.link(self._folder / "contents" / sha256, files / path)
         (log := self._log(name)).unlink(missing_ok=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # a child must not ignore it with the handler of its parent
         pid = os.fork()
         if pid == 0:
             self._become(name, msgspec.structs.replace(config, folder=str(files)), log)
         self._children[pid] = name
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def _become(self, name: str, config: Config, log: Path) -> None:
         """In the child: detach from the parent's session and descriptors, run, and exit without its clean-up."""
@@ -195,6 +199,7 @@ class ForkServer:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             os.close(self._held)
             written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             for new, old in ((self._lifeline, 0), (written, 1), (written, 2)):

@@ -9,24 +9,31 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
 from cluster.config import RayConfig
 from transports.address import Address
+from transports.errors import SplitbenchError
+from transports.process import StopSignal
 
-PR_SET_CHILD_SUBREAPER = 36
-"""Of prctl(2): orphaned descendants become children of this process."""
+PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG = 36, 1
+"""Of prctl(2): orphaned descendants become children of this process; the signal that it gets if its parent ends."""
+PAUSE = 0.1
+"""Seconds between two looks whether Ray has started."""
 FOLDER = "SPLITBENCH_RAY_FOLDER"
 """The environment variable that tells workers where the exports lie."""
-LONGEST = 32
-"""Characters of a folder below which the paths of Ray's sockets stay within the 107 that a Unix socket may have."""
+LONGEST = 9
+"""Characters of the folder for temporary files, so that the paths of Ray's Unix sockets below it have at most 107."""
 SHARED = Path("/dev/shm")
 
 
@@ -51,19 +58,46 @@ def kept_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def serve(config: RayConfig, stack: contextlib.ExitStack) -> Mapping[str, Address]:
-    """Start Ray; it ends with `stack`. Returns the address that programs connect to."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    root = tempfile.gettempdir()
-    home = Path(tempfile.mkdtemp(prefix="splitbench-ray-", dir=root if len(root) <= LONGEST - 23 else "/tmp"))
-    stack.callback(_end, home)
-    os.environ.update(variables(config.token))
-    os.environ[FOLDER] = config.folder
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path or str(Path.cwd()) for path in sys.path))
-    import ray
+def serve(config: RayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> Mapping[str, Address]:
+    """Start Ray; it ends with `stack`. Returns the address that programs connect to, none if `stop` came before.
 
-    with kept_handlers():
+    Raises `SplitbenchError` if Ray does not start; the log says why.
+    """
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    root = tempfile.gettempdir()
+    home = Path(tempfile.mkdtemp(prefix=f"splitbench-{os.getpid()}-", dir=root if len(root) <= LONGEST else "/tmp"))
+    stack.callback(_end, home)
+    come, go = os.pipe()
+    if os.fork() == 0:
+        _start(config, home, go)
+    os.close(go)
+    with os.fdopen(come, encoding="utf-8") as pipe:
+        while not select.select([pipe], [], [], 0)[0]:
+            if stop.wait(PAUSE):
+                return {}
+        address = pipe.read()
+    if not address:
+        raise SplitbenchError("Ray did not start")
+    return {"gcs": Address.parse(address)}
+
+
+def _start(config: RayConfig, home: Path, pipe: int) -> NoReturn:
+    """In a child: start Ray's daemons, write their address, and wait to be killed.
+
+    Ray's library brings threads and signal handlers, which may hold up or end its process when a daemon is gone. It is
+    loaded here, so that nothing keeps the head from cleaning up.
+    """
+    try:
+        os.setsid()  # signals to the head's group must not end daemons before the head does
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        os.environ.update(variables(config.token))
+        os.environ[FOLDER] = config.folder
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path or str(Path.cwd()) for path in sys.path))
+        import ray
+
         ray.init(
             address="local",
             num_cpus=1,  # actors need none; Ray starts a spare worker for each
@@ -72,7 +106,20 @@ def serve(config: RayConfig, stack: contextlib.ExitStack) -> Mapping[str, Addres
             configure_logging=False,
             _temp_dir=str(home),
         )
-    return {"gcs": Address.parse(ray.get_runtime_context().gcs_address)}
+        os.write(pipe, ray.get_runtime_context().gcs_address.encode())
+        os.close(pipe)
+        while True:
+            signal.pause()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _end(home: Path) -> None:

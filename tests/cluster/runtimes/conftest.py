@@ -29,6 +29,12 @@ SPLITS = [("whole", "contiguous"), ("submodel", "contiguous"), ("layer", "block-
 """Mode and placement."""
 
 
+def home_of(raylet: psutil.Process) -> Path:
+    """The folder with all files of a Ray cluster."""
+    sockets = next(word for word in raylet.cmdline() if word.startswith("--raylet_socket_name="))
+    return Path(sockets.partition("=")[2]).parents[2]
+
+
 class Left:
     """What a client and its runtimes have made by now; `before`: processes of other tests, which stay."""
 
@@ -36,8 +42,7 @@ class Left:
         children = psutil.Process(client).children(recursive=True)
         self.processes = [process for process in children if process not in before]
         self.raylet = next(process for process in self.processes if process.name() == "raylet")
-        sockets = next(word for word in self.raylet.cmdline() if word.startswith("--raylet_socket_name="))
-        self.folder = Path(sockets.partition("=")[2]).parents[2]
+        self.folder = home_of(self.raylet)
         assert self.folder.is_dir()
         assert any(process.name().startswith("ray::PortionServer") for process in self.processes)
 
