@@ -19,7 +19,7 @@ import pandas as pd
 import transports
 from cluster import runtimes
 from experiments.reports import engine_titles as engines
-from experiments.reports import faults, sections
+from experiments.reports import faults, ladder, sections
 from experiments.reports.labels import column_title
 from experiments.reports.markdown import ABSENT, interval, number, table
 from experiments.reports.sections import Row
@@ -28,6 +28,7 @@ from experiments.sizes.measure import MB, Study
 from experiments.spec.experiment import Cell, local_of
 from experiments.store import environment, files, intervals, samples
 from experiments.store import faults as stored_faults
+from experiments.store import ladder as stored_ladder
 from experiments.store.samples import cell_of
 from experiments.store.statistics import groups_of
 from experiments.threads import report as threads_report
@@ -125,6 +126,12 @@ def by_size(folder: str, *sizes: float) -> Lines:
     return [_short(text) for text in sizes_report.by_way(kept, ways)]
 
 
+def ladder_of(folder: str) -> Lines:
+    """The steps of a request, one column per cell of the ladder in `folder`."""
+    found = ladder.ladders(samples.read(REFERENCE / folder), stored_ladder.read(REFERENCE / folder))
+    return ladder.steps_table(found, [column_title(each.cell) for each in found])
+
+
 def all_transports() -> Lines:
     """One row per transport, from what its class says."""
     kinds = {name: transports.kind(name) for name in transports.NAMES}
@@ -179,7 +186,7 @@ THROUGHPUT = ("Throughput (1/s)", "Throughput x Local", "95 % of throughput")
 PLAIN = {"transport": "grpc", "engine": "graph"}
 
 TABLES: Mapping[str, Callable[[], Lines]] = {
-    "seed-layer": partial(by_column, "seed-layer", "Published x / Local", placement="striped"),
+    "seed-layer": partial(by_column, "seed-layer", "Published x / Local", placement="block-cyclic"),
     "seed-submodel": partial(by_column, "seed-submodel", "Published x / Local"),
     "tuned-layer": partial(by_column, "tuned-layer"),
     "tuned-eager": partial(by_column, "tuned-submodel", engine="eager"),
@@ -191,6 +198,8 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "pipeline": partial(by_column, "pipeline", *THROUGHPUT, concurrency=4),
     "pipeline-light": partial(by_column, "pipeline-light", *THROUGHPUT, concurrency=4),
     "faults": partial(recoveries, {"faults": "1", "faults-replicas": "2"}),
+    "rivals": partial(by_row, "rivals", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
+    "ladder": lambda: ladder_of("ladder"),
     "sizes": partial(by_size, "sizes", 0.01, 0.1, 1, 8, 32),
     "sizes-large": partial(by_size, "sizes-large"),
     "threads": lambda: threads_report.table_of(REFERENCE / "threads"),

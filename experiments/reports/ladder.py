@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +76,6 @@ def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[s
     settings = Settings([ladder.cell for ladder in found])
     labels = [settings.label(ladder.cell) for ladder in found]
     milliseconds = [{name: 1e3 * seconds for name, seconds in ladder.pieces.items()} for ladder in found]
-    body = [[name, *(_piece(ladder, name) for ladder in found)] for name in PIECES]
-    body.append(["request", *(f"{number(1e3 * ladder.seconds, 4)} (100 %)" for ladder in found)])
     return [
         "## Ladder",
         "",
@@ -85,7 +83,7 @@ def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[s
         "",
         *sections.picture(folder / files.LADDER_CHART, DRAWN, lambda: charts.steps(milliseconds, labels)),
         "",
-        *table(["Step (ms)", *labels], body),
+        *steps_table(found, labels),
         "",
         *(f"- **{name}**: {text}." for name, text in PIECES.items()),
         "",
@@ -93,6 +91,13 @@ def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[s
         "explained** includes messages of a request that overlap, waits for a core, and caches that processes take "
         "from each other.",
     ]
+
+
+def steps_table(found: Sequence[Ladder], labels: Sequence[str]) -> list[str]:
+    """A row for each step and a column for each of `found`: milliseconds, and their share of the request."""
+    body = [[name, *(_piece(ladder, name) for ladder in found)] for name in PIECES]
+    body.append(["request", *(f"{number(1e3 * ladder.seconds, 4)} (100 %)" for ladder in found)])
+    return table(["Step (ms)", *labels], body)
 
 
 def _piece(ladder: Ladder, name: str) -> str:
