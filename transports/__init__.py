@@ -38,6 +38,7 @@ __all__ = [
     "Server",
     "Transport",
     "check_host",
+    "check_installed",
     "kind",
     "load",
     "make",
@@ -73,11 +74,16 @@ def kind(name: str) -> type[Transport]:
 def load(name: str) -> type[Transport]:
     """The same, ready to be used. Raises `UsageError` for an unknown name or a library that is not installed."""
     found = kind(name)
-    missing = [module for module in found.libraries if not _installed(module)]
-    if missing:
-        install = " ".join(dict.fromkeys(found.libraries.values()))
-        raise UsageError(f"transport {name!r} needs the package {missing[0]!r}: pip install {install}")
+    check_installed(name, found.libraries)
     return found
+
+
+def check_installed(name: str, libraries: Mapping[str, str]) -> None:
+    """Raise `UsageError`, saying what to install, if a module of `libraries` (module -> package) is not there."""
+    missing = [module for module in libraries if not _installed(module)]
+    if missing:
+        install = " ".join(dict.fromkeys(libraries.values()))
+        raise UsageError(f"transport {name!r} needs the package {missing[0]!r}: pip install {install}")
 
 
 def _installed(module: str) -> bool:

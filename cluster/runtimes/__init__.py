@@ -7,10 +7,10 @@ when it starts.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from transports import check_installed
 from transports.errors import UsageError, suggest
 
 if TYPE_CHECKING:
@@ -43,8 +43,5 @@ def kind(name: str) -> type[Runtime]:
 def load(name: str) -> type[Runtime]:
     """The same, ready to be used. Raises `UsageError` for an unknown name or a library that is not installed."""
     found = kind(name)
-    missing = [module for module in found.libraries if importlib.util.find_spec(module) is None]
-    if missing:
-        install = " ".join(found.libraries.values())
-        raise UsageError(f"transport {name!r} needs the package {missing[0]!r}: pip install {install}")
+    check_installed(name, found.libraries)
     return found
