@@ -139,9 +139,11 @@ def test_a_node_that_dies_ends_the_run_with_the_cause(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes: list[psutil.Process] = []
+    others = psutil.Process().children(recursive=True)  # other tests' clusters, which this process keeps
 
     def kill() -> None:
-        (node,) = (child for child in psutil.Process().children(recursive=True) if child.name() == "node-1")
+        below = set(psutil.Process().children(recursive=True)).difference(others)
+        (node,) = (child for child in below if child.name() == "node-1")
         launcher = psutil.Process(node.ppid())
         processes.extend([launcher, *launcher.children()])
         node.kill()
