@@ -270,7 +270,9 @@ def check_tensor(name: str, dtype: str, shape: Sequence[int], nbytes: int) -> np
         raise MalformedMessage(f"tensor {name!r}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     expected = kind.itemsize
     for extent in shape:
-        if type(extent) is not int or extent < 0 or len(shape) > 32:
+        if type(extent) is not int:  # the text has no `repr` of it, which would call the peer back over RPyC
+            raise MalformedMessage(f"tensor {name!r}: an extent must be an int, and is a {type(extent).__name__}")
+        if extent < 0 or len(shape) > 32:
             raise MalformedMessage(f"tensor {name!r}: {tuple(shape)!r} is no shape")
         expected *= extent
     if nbytes != expected:

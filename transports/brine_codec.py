@@ -4,7 +4,7 @@
 
 Rules:
   - Brine takes *exact* types. An ndarray, a NumPy scalar, a list or a bytearray silently becomes a reference, and the
-    peer fetches its contents by callbacks. So only what is `dumpable` is sent.
+    peer fetches its contents by callbacks. So `pack` makes only exact types.
   - A reader checks the exact type of a value before it does anything else: an attribute, a comparison or the `repr` of
     a reference would call the peer back (CVE-2024-27758 is this pattern).
 """
@@ -28,13 +28,10 @@ Packed = tuple[str, tuple[tuple[str, Scalar], ...], tuple[tuple[str, str, tuple[
 
 
 def pack(message: Message) -> Packed:
-    """`message` as brine's own types. Raises `MalformedMessage` for what they cannot hold."""
-    fields = tuple((exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items())
-    tensors = tuple(_pack_tensor(name, value) for name, value in message.tensors.items())
-    packed = (exact_text("the method", message.method), fields, tensors)
-    if not brine.dumpable(packed):
-        raise MalformedMessage(f"{message.method!r} holds what brine cannot carry by value")
-    return packed
+    """`message` as brine's own types, so that `brine.dumpable` holds. Raises `MalformedMessage` for other values."""
+    fields = [(exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items()]
+    tensors = [_pack_tensor(name, value) for name, value in message.tensors.items()]
+    return exact_text("the method", message.method), tuple(fields), tuple(tensors)
 
 
 def _pack_tensor(name: str, value: Array) -> tuple[str, str, tuple[int, ...], bytes]:
@@ -44,38 +41,32 @@ def _pack_tensor(name: str, value: Array) -> tuple[str, str, tuple[int, ...], by
 
 def unpack(value: object) -> Message:
     """The message that a peer packed. Raises `MalformedMessage` for anything that is not exactly of `pack`'s types."""
-    method, fields, tensors = _row("the message", value, str, tuple, tuple)
-    pairs = (_row("a field", field, str, None) for field in fields)
+    method, fields, tensors = _row("the message", value, (str, tuple, tuple))
     return Message(
         exact_text("the method", method),
-        unique("field", ((exact_text("a key", key), exact_scalar(key, scalar)) for key, scalar in pairs)),
+        unique("field", map(_unpack_field, fields)) if fields else {},
         unique("tensor", map(_unpack_tensor, tensors)),
     )
 
 
+def _unpack_field(value: Any) -> tuple[str, Scalar]:
+    if type(value) is not tuple or len(value) != 2:
+        raise MalformedMessage("a field must be an exact tuple of a key and a value, sent by value")
+    key = exact_text("a key", value[0])
+    return key, exact_scalar(key, value[1])
+
+
 def _unpack_tensor(value: object) -> tuple[str, Array]:
-    name, dtype, shape, data = _row("a tensor", value, str, str, tuple, bytes)
-    exact_text("a tensor's name", name)
-    for extent in shape:
-        _require(f"an extent of tensor {name!r}", extent, int)
-    return name, incoming(name, dtype, shape, data)
+    name, dtype, shape, data = _row("a tensor", value, (str, str, tuple, bytes))
+    return name, incoming(exact_text("a tensor's name", name), dtype, shape, data)
 
 
-def _row(what: str, value: Any, *kinds: type | None) -> tuple[Any, ...]:
-    """`value`, once it is an exact tuple with one value of each exact type in `kinds` (None: looked at later)."""
-    _require(what, value, tuple)
-    if len(value) != len(kinds):
-        raise MalformedMessage(f"{what} has {len(value)} parts, {len(kinds)} were expected")
-    for part, kind in zip(value, kinds, strict=True):
-        if kind is not None:
-            _require(f"a part of {what}", part, kind)
-    row: tuple[Any, ...] = value
-    return row
-
-
-def _require(what: str, value: object, kind: type) -> None:
-    if type(value) is not kind:
-        raise MalformedMessage(f"{what} must be an exact {kind.__name__}, sent by value")
+def _row(what: str, value: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:
+    """`value`, which must be an exact tuple with one value of each exact type in `kinds`."""
+    if type(value) is tuple and tuple(map(type, value)) == kinds:
+        row: tuple[Any, ...] = value
+        return row
+    raise MalformedMessage(f"{what} must be an exact tuple of {', '.join(kind.__name__ for kind in kinds)}, by value")
 
 
 def survey(packet: bytes | memoryview) -> None:

@@ -73,6 +73,13 @@ def parts(message: Message) -> list[Buffer]:
     Raises `MalformedMessage` for values that no codec can write.
     """
     description, arrays = describe(message)
+    buffers, size = padded(arrays)
+    head = HEAD.pack(MAGIC, len(description), size) + description
+    return [head, *buffers] if size > SMALL else [b"".join((head, *buffers))]
+
+
+def padded(arrays: Sequence[Array]) -> tuple[list[Buffer], int]:
+    """The buffers of `arrays`, each at a multiple of `ALIGN` bytes, and their size in all."""
     buffers: list[Buffer] = []
     size = 0
     for array in arrays:
@@ -81,8 +88,7 @@ def parts(message: Message) -> list[Buffer]:
             size += gap
         buffers.append(buffer_of(array))
         size += array.nbytes
-    head = HEAD.pack(MAGIC, len(description), size) + description
-    return [head, *buffers] if size > SMALL else [b"".join((head, *buffers))]
+    return buffers, size
 
 
 def write(message: Message) -> bytes:

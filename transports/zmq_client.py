@@ -8,8 +8,10 @@ Rules:
 from __future__ import annotations
 
 import itertools
+import math
 import select
 import time
+from contextlib import suppress
 from typing import Final
 
 import zmq
@@ -25,12 +27,13 @@ from transports.errors import (
     MalformedMessage,
     WireError,
 )
-from transports.limits import DAY
 from transports.sockets import HANGUP, Deadline
 from transports.zmq_options import Curve, ZmqOptions
 
 SOCKETS = 2**14
 """Sockets that a context may have. ZeroMQ's own default of 1023 is enough for 341 connections."""
+LOOK = 0.05
+"""Seconds between two looks whether the connection still stands while an answer is awaited."""
 NUMBERS = itertools.count()
 """A number for each connection of the process, in the name of its monitor."""
 ENDED: Final[dict[int, str]] = {
@@ -56,11 +59,13 @@ class ZmqConnection(Connection):
         context.set(zmq.MAX_SOCKETS, SOCKETS)
         self._socket = context.socket(zmq.DEALER)
         self._monitor = context.socket(zmq.PAIR)
+        self._patience = -1
+        """Milliseconds for which the socket waits for a message; -1 is no limit."""
         self._peer = -1
         """The descriptor of the TCP connection, which belongs to ZeroMQ."""
         try:
             self._open(curve)
-            if self.exchange([b""], deadline) != (b"", []):
+            if self.exchange(frames.READY, deadline) != ((b"", b""), []):
                 raise MalformedMessage("its first answer was something else than that it is ready")
         except (WireError, OSError, ValueError) as error:
             self.close()
@@ -72,6 +77,7 @@ class ZmqConnection(Connection):
     def _open(self, curve: Curve | None) -> None:
         """Begin to connect. Raises `OSError`, `ValueError` and `zmq.ZMQError`."""
         frames.configure(self._socket, self.limits)
+        self._socket.sndhwm = 0  # no limit: there is one message at a time, but ZeroMQ may see late that it has gone
         self._socket.reconnect_ivl = -1
         if curve is not None:
             self._socket.curve_publickey, self._socket.curve_secretkey = curve.public, curve.secret
@@ -79,35 +85,38 @@ class ZmqConnection(Connection):
         name = f"inproc://splitbench-{next(NUMBERS)}"
         self._socket.monitor(name, zmq.EVENT_CONNECTED | sum(ENDED))
         self._monitor.connect(name)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
         self._socket.connect(frames.endpoint(self.address))
 
-    def encode(self, message: Message) -> frames.Parts:
+    def encode(self, message: Message) -> frames.Outgoing:
         return frames.write(message, self._most)
 
-    def exchange(self, request: frames.Parts, deadline: Deadline) -> tuple[bytes, frames.Parts]:
+    def exchange(self, request: frames.Outgoing, deadline: Deadline) -> tuple[frames.Joined, frames.Parts]:
         try:
             frames.send(self._socket, frames.headed(request, self.limits.max_message, deadline.moment + self._ahead))
             first, rest = self._answer(deadline)
         except (WireError, zmq.ZMQError) as error:
             self.close()
             raise error if isinstance(error, WireError) else ConnectionLost(f"{self.address}: {error}") from None
-        self._most, sent, description = frames.opened(first)
+        self._most, sent, joined = frames.opened(first)
         self._ahead = max(self._ahead, sent - time.monotonic())
-        return description, rest
+        return joined, rest
 
     def _answer(self, deadline: Deadline) -> tuple[bytes, frames.Parts]:
         """The next message. Raises `DeadlineExceeded` and `ConnectionLost`."""
-        while found := dict(self._poller.poll(1 + int(1000 * min(deadline.left(), DAY)))):
-            if self._socket in found:
-                return frames.receive(self._socket)
+        while left := deadline.left():
+            self._wait(math.ceil(1000 * min(left, LOOK)))
+            with suppress(zmq.Again):
+                return frames.receive(self._socket, 0)
             if reason := self._ended():
-                if self._socket.poll(0):  # the answer, which came between the polls of the two sockets
+                with suppress(zmq.Again):  # the answer may have come since
                     return frames.receive(self._socket)
                 raise ConnectionLost(f"{self.address} went away: {reason}")
         raise DeadlineExceeded(f"{self.address} gave no answer within {deadline.given:.3g} s")
+
+    def _wait(self, milliseconds: int) -> None:
+        """Let the socket wait so long for a message."""
+        if milliseconds != self._patience:
+            self._socket.rcvtimeo = self._patience = milliseconds
 
     def _ended(self) -> str:
         """Read the events of the monitor that are there: why the connection has ended, empty where it has not."""
@@ -118,7 +127,7 @@ class ZmqConnection(Connection):
             self._peer = event["value"]
         return ""
 
-    def decode(self, answer: tuple[bytes, frames.Parts]) -> Message:
+    def decode(self, answer: tuple[frames.Joined, frames.Parts]) -> Message:
         return frames.read(answer)
 
     def stale(self) -> bool:

@@ -1,11 +1,12 @@
 """Messages over ZeroMQ sockets: the same frames in both directions.
 
-    head           magic, `max_message` of the sender, a time, whether
-                   a tensor is above `COPIED` bytes                      struct `HEAD`
-      description  as in `frame_codec`, in the same frame
-    one frame for each tensor                                            little-endian elements in C order
+    first frame    magic, `max_message` of the sender, a time,
+                   bytes of the description, kind of the rest          struct `HEAD`
+                   description and, where they are `JOINED`, tensors   as in `frame_codec`
+    otherwise      one frame for each tensor                           little-endian elements in C order
 
 Rules:
+  - Small tensors are in the first frame, since each frame costs as much as a small message.
   - A request has its deadline as the time, an answer the time at which it was sent, both on the server's clock
     (`time.monotonic()` of its process). From answers a client knows how far that clock is ahead of its own.
   - No end sends more than the other end takes: ZeroMQ drops a connection on which a frame above its limit comes.
@@ -26,8 +27,10 @@ from transports.base import Message
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import ENVELOPE, Limits
 
-HEAD = struct.Struct("<4sQd?")
-MAGIC = b"spz1"
+HEAD = struct.Struct("<4sQdIB")
+MAGIC = b"spz2"
+JOINED, SMALL, LARGE = 0, 1, 2
+"""Kinds of a message: tensors in the first frame; frames of up to `COPIED` bytes each; and larger ones."""
 COPIED = 2**14
 """Bytes of a frame up to which its bytes are copied. ZeroMQ reads small frames into one buffer, where they lie at any
 address; arrays must be aligned."""
@@ -39,7 +42,15 @@ CLOSED_AFTER = 0
 LAST, MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
 """Flags of the last frame of a message and of those before it."""
 
+RCVMORE = int(zmq.RCVMORE)
+
 Parts = list[frame_codec.Buffer]
+Outgoing = tuple[int, int, Parts]
+"""Bytes of a description, the kind of the message, and its frames; the first begins with the description."""
+Joined = tuple[bytes, bytes | None]
+"""A description, and the bytes of the tensors where they are in the same frame."""
+READY: Outgoing = (0, JOINED, [b""])
+"""The question whether a server is ready, and its answer."""
 
 
 def configure(sock: zmq.Socket[bytes], limits: Limits) -> None:
@@ -62,19 +73,22 @@ def endpoint(address: Address) -> str:
     return f"tcp://{f'[{host}]' if ':' in host else host}:{address.port or '*'}"
 
 
-def write(message: Message, limit: int) -> Parts:
-    """The description of `message` and its tensors. Raises `MalformedMessage`, and `MessageTooLarge` above `limit`."""
+def write(message: Message, limit: int) -> Outgoing:
+    """`message` in the form that `headed` takes. Raises `MalformedMessage`, and `MessageTooLarge` above `limit`."""
     if message.payload > limit:
         what = f"the tensors of {message.method!r} take {message.payload} bytes"
         raise MessageTooLarge(f"{what}, above the limit of {limit} bytes at the other end")
     description, arrays = frame_codec.describe(message)
-    return [description, *map(frame_codec.buffer_of, arrays)]
+    if message.payload <= COPIED:
+        return len(description), JOINED, [b"".join((description, *frame_codec.padded(arrays)[0]))]
+    kind = LARGE if any(array.nbytes > COPIED for array in arrays) else SMALL
+    return len(description), kind, [description, *map(frame_codec.buffer_of, arrays)]
 
 
-def headed(parts: Parts, limit: int, moment: float) -> Parts:
-    """`parts`, which begin with a description, with the head before it."""
-    first, *rest = parts
-    return [HEAD.pack(MAGIC, limit, moment, any(len(part) > COPIED for part in rest)) + first, *rest]
+def headed(message: Outgoing, limit: int, moment: float) -> Parts:
+    """The frames of `message`: its own, with the head before the first one."""
+    described, kind, (first, *rest) = message
+    return [HEAD.pack(MAGIC, limit, moment, described, kind) + first, *rest]
 
 
 def send(sock: zmq.Socket[bytes], frames: Parts) -> None:
@@ -84,15 +98,15 @@ def send(sock: zmq.Socket[bytes], frames: Parts) -> None:
     sock.send(frames[-1], LAST)
 
 
-def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, Parts]:
+def receive(sock: zmq.Socket[bytes], flags: int = LAST) -> tuple[bytes, Parts]:
     """The first frame of a message and the others. Raises `zmq.Again` if there is none.
 
     A view of a frame costs several times as much as a copy of a small one: only messages with large tensors have any.
     """
-    first = sock.recv(LAST)
+    first = sock.recv(flags)
     rest: Parts = []
-    views = first[HEAD.size - 1 : HEAD.size] not in (b"", b"\0")
-    while sock.getsockopt(zmq.RCVMORE):
+    views = first[HEAD.size - 1 : HEAD.size] == bytes([LARGE])
+    while sock.get(RCVMORE):
         if views:
             frame = sock.recv(LAST, copy=False)
             rest.append(frame.bytes if len(frame) <= COPIED else frame.buffer)
@@ -101,14 +115,20 @@ def receive(sock: zmq.Socket[bytes]) -> tuple[bytes, Parts]:
     return first, rest
 
 
-def opened(data: bytes) -> tuple[int, float, bytes]:
-    """The sender's limit, the time, and the description in a first frame. Raises `MalformedMessage`."""
+def opened(data: bytes) -> tuple[int, float, Joined]:
+    """The sender's limit, the time, and what is described in a first frame. Raises `MalformedMessage`."""
     if not data.startswith(MAGIC) or len(data) < HEAD.size:
         raise MalformedMessage(f"{data[: HEAD.size]!r} does not begin a message of splitbench")
-    _, limit, moment, _ = HEAD.unpack_from(data)
-    return limit, moment, data[HEAD.size :]
+    _, limit, moment, described, kind = HEAD.unpack_from(data)
+    end = HEAD.size + described
+    return limit, moment, (data[HEAD.size : end], data[end:] if kind == JOINED else None)
 
 
-def read(came: tuple[bytes, Parts]) -> Message:
-    """The message of a description and the frames of its tensors. Raises `MalformedMessage`."""
-    return frame_codec.read_parts(*came)
+def read(came: tuple[Joined, Parts]) -> Message:
+    """The message of a first frame and the others. Raises `MalformedMessage`."""
+    (description, tensors), rest = came
+    if tensors is None:
+        return frame_codec.read_parts(description, rest)
+    if rest:
+        raise MalformedMessage(f"{len(rest)} frames came after a whole message")
+    return frame_codec.read((description, tensors))

@@ -1,10 +1,10 @@
 """The server of ZeroMQ: one ROUTER, which threads use in turns.
 
 Rules:
-  - A ROUTER must not be used by two threads at a time: `_lock`. One thread waits for the next message (`_turn`); it
-    polls the socket's descriptor, so the others can send meanwhile.
-  - That descriptor says only that something has happened since the socket was last used. So a thread receives before it
-    polls, and wakes the thread that polls when a message has come while it sent.
+  - A ROUTER must not be used by two threads at a time: `_lock`. Idle threads wait for its descriptor and for a pipe, in
+    one epoll object, of which the kernel wakes one thread at a time.
+  - That descriptor says only that something has happened since the socket was last used. So a thread asks the socket
+    for messages before it waits, and writes to the pipe if it leaves one there.
   - The thread that takes a message handles it. There is one more thread than `workers`, to refuse what is too much.
     Where calls wait for a worker, there is none, and they wait in ZeroMQ's queues.
   - Threads start when they are needed. A context of its own lets the server wait until the port is free.
@@ -32,6 +32,7 @@ from transports.serving import guard, respond
 from transports.sockets import Deadline
 from transports.zmq_options import Curve, ZmqOptions
 
+EVENTS, POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 DOMAIN = "splitbench"
 """With a domain, ZeroMQ refuses the oldest versions of its protocol, whose peers it would wait for without an end."""
 
@@ -49,20 +50,21 @@ class ZmqServer(Server):
         """Whether it takes more calls."""
         self._busy = 0
         self._threads: list[threading.Thread] = []
-        self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._context = zmq.Context()
         self._authenticator = ThreadAuthenticator(self._context) if curve else None
         self._socket = self._context.socket(zmq.ROUTER)
+        self._news = select.epoll()
         self._woken, self._wake = os.pipe()
-        os.set_blocking(self._wake, False)
+        for end in (self._woken, self._wake):
+            os.set_blocking(end, False)
         try:
             self._bind(address, curve)
         except (OSError, ValueError, zmq.ZMQError) as error:
             self._release(0)
             raise ConnectError(f"cannot bind {address}: {error}") from None
-        self._news = select.poll()
         for descriptor in (self._socket.fileno(), self._woken):
-            self._news.register(descriptor, select.POLLIN)
+            self._news.register(descriptor, select.EPOLLIN)
         self._start()
 
     def _bind(self, address: Address, curve: Curve | None) -> None:
@@ -91,17 +93,22 @@ class ZmqServer(Server):
 
     def close(self) -> None:
         """A handler that still runs is waited for, for a few seconds; its caller fails at once."""
-        self._taking = False
-        self._rouse()
-        with self._turn:
-            self._release(0)
+        self._end()
+        self._release(0)
         self._stopped(Deadline.after(GRACE))
 
+    def _end(self) -> None:
+        """Let every thread end once there is no message left."""
+        with self._lock:
+            if self._taking:
+                self._taking = False
+                self._wake_up()
+
     def _stopped(self, deadline: Deadline) -> bool:
-        """Let every thread end once there is no message left; whether all have ended by `deadline`."""
-        self._taking = False
-        self._rouse()
-        others = [thread for thread in self._threads if thread is not threading.current_thread()]
+        """Whether all threads have ended by `deadline`."""
+        self._end()
+        with self._lock:
+            others = [thread for thread in self._threads if thread is not threading.current_thread()]
         for thread in others:
             thread.join(deadline.left())
         return not any(thread.is_alive() for thread in others)
@@ -115,18 +122,19 @@ class ZmqServer(Server):
             if self._authenticator is not None:
                 self._authenticator.stop()
             self._context.term()
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        """Close what idle threads wait for, once the socket is closed and no thread is left."""
+        if self._socket.closed and not self._threads:
+            self._news.close()
             os.close(self._woken)
             os.close(self._wake)
 
-    def _rouse(self) -> None:
-        """Wake the thread that polls."""
-        with self._lock:
-            self._wake_up()
-
     def _wake_up(self) -> None:
-        if not self._socket.closed:
-            with suppress(BlockingIOError):  # full, so it wakes anyway
-                os.write(self._wake, b"\0")
+        """Wake an idle thread, if there is one."""
+        with suppress(BlockingIOError):  # full, so it wakes anyway
+            os.write(self._wake, b"\0")
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._work, name=f"zmq-{self.address.port}", daemon=True)
@@ -141,40 +149,47 @@ class ZmqServer(Server):
                 self._busy -= 1
                 if not self._socket.closed:
                     frames.send(self._socket, [identity, *reply])
-                    if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-                        self._wake_up()
+        with self._lock:
+            self._wake_up()  # the next thread has to end, too
+            self._threads.remove(threading.current_thread())
+            self._close_descriptors()
 
     def _next(self) -> tuple[bytes, bytes, frames.Parts] | None:
         """Its sender, the first and the other frames of the next message; None once the server takes no more."""
-        with self._turn:
-            while True:
-                with self._lock:
-                    if self._socket.closed:
-                        return None
-                    try:
-                        found = self._socket.recv(frames.LAST), *frames.receive(self._socket)
-                    except zmq.Again:
-                        if not self._taking:
-                            return None
-                    else:
-                        self._busy += 1
-                        if self._busy == len(self._threads) < self._most:
-                            self._start()
-                        return found
-                for descriptor, _ in self._news.poll():
-                    if descriptor == self._woken:
+        while True:
+            with self._lock:
+                if self._socket.closed:
+                    return None
+                if self._arrived():
+                    return self._taken()
+                if not self._taking:
+                    return None
+            for descriptor, _ in self._news.poll():
+                if descriptor == self._woken:
+                    with suppress(BlockingIOError):  # another thread was faster
                         os.read(self._woken, 2**16)
 
+    def _taken(self) -> tuple[bytes, bytes, frames.Parts]:
+        """The message that is there. Another thread is woken or started for what comes next."""
+        found = self._socket.recv(frames.LAST), *frames.receive(self._socket)
+        self._busy += 1
+        if self._busy == len(self._threads) < self._most:
+            self._start()
+        elif self._arrived():
+            self._wake_up()
+        return found
+
+    def _arrived(self) -> bool:
+        """Whether there is a message."""
+        return bool(int(self._socket.get(EVENTS)) & POLLIN)
+
     def _reply(self, first: bytes, rest: frames.Parts) -> frames.Parts:
-        limit, deadline, description = self._limits.max_message, 0.0, b""
+        limit, reply = self._limits.max_message, frames.READY
         try:
-            limit, deadline, description = frames.opened(first)
-            reply: frames.Parts = [b""]  # it is ready
-            if description:
+            limit, deadline, joined = frames.opened(first)
+            if joined[0]:
                 write = partial(frames.write, limit=limit)
-                reply = respond(
-                    self._handler, (description, rest), frames.read, write, lambda: time.monotonic() > deadline
-                )
+                reply = respond(self._handler, (joined, rest), frames.read, write, lambda: time.monotonic() > deadline)
         except MalformedMessage as error:
             reply = frames.write(failure(error), limit)
         return frames.headed(reply, self._limits.max_message, time.monotonic())

@@ -1,10 +1,11 @@
 """Echoes that use a library alone, as its users write them: the references for this project's transports.
 
-A client sends the bytes of an array, and the server returns them; there is no method, name, shape or limit. Rows:
+A client sends the bytes of an array, and the server returns them; there is no method, name or limit. Rows:
   bare-tcp         a socket with TCP_NODELAY, an 8-byte length, `recv_into`
   bare-grpc        grpcio with bytes instead of protobuf messages
   bare-grpc-stub   grpcio with a generated protobuf message that has one bytes field
-  bare-rpyc        RPyC with its defaults: `rpyc.connect`, `ThreadedServer`
+  bare-rpyc        RPyC with its defaults: `rpyc.connect`, `ThreadedServer`; an array is a tuple that brine carries by
+                   value: dtype, shape, bytes
   bare-rpyc-tuned  RPyC without compression, with TCP_NODELAY, in pieces of 16 MB
   bare-zmq         pyzmq: a ROUTER that returns what a DEALER sends, over TCP
 """
@@ -171,14 +172,22 @@ def _connect_grpc(stub: bool, port: int) -> Iterator[Call]:
         yield (lambda data: method(BytesValue(value=data)).value) if stub else method
 
 
+RpycTensor = tuple[str, tuple[int, ...], bytes]
+
+
 def _service() -> Any:
     import rpyc
 
     class Echo(rpyc.Service):  # type: ignore[misc]
-        def exposed_echo(self, data: bytes) -> bytes:
-            return data
+        def exposed_echo(self, tensor: RpycTensor) -> RpycTensor:
+            return tensor
 
     return Echo
+
+
+def _echo(connection: Any) -> Call:
+    remote = connection.root.echo
+    return lambda data: remote(("uint8", (len(data),), data))[2]
 
 
 @contextlib.contextmanager
@@ -196,7 +205,7 @@ def _connect_rpyc(port: int) -> Iterator[Call]:
     import rpyc
 
     with contextlib.closing(rpyc.connect(HOST, port, config={"sync_request_timeout": None})) as connection:
-        yield connection.root.echo
+        yield _echo(connection)
 
 
 def _channel(sock: socket.socket) -> Any:
@@ -225,7 +234,7 @@ def _connect_rpyc_tuned(port: int) -> Iterator[Call]:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = {"sync_request_timeout": None}
     with contextlib.closing(rpyc.VoidService()._connect(_channel(sock), config)) as connection:
-        yield connection.root.echo
+        yield _echo(connection)
 
 
 @contextlib.contextmanager

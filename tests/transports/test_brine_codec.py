@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rpyc.core import brine
 from rpyc.core.netref import BaseNetref
 
-from tests.transports.test_codecs import scalars, text
+from tests.transports.test_codecs import messages, scalars, text
 from transports import Message, brine_codec
 from transports.base import DTYPES
 from transports.errors import MalformedMessage
@@ -32,6 +33,11 @@ def test_tuples_of_anything_are_read_or_refused_and_nothing_else(value: object) 
     except MalformedMessage:
         return
     assert isinstance(message, Message)
+
+
+@given(messages)
+def test_a_packed_message_crosses_by_value(message: Message) -> None:
+    assert brine.dumpable(brine_codec.pack(message))
 
 
 FLOATS = ("x", "float32", (2,), bytes(8))

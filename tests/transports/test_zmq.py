@@ -110,8 +110,16 @@ def dealer(case: Case) -> zmq.Socket[bytes]:
     return made
 
 
-ASKED = zmq_frames.HEAD.pack(zmq_frames.MAGIC, 10**6, float("inf"), False)
 DESCRIBED = describe(Message("x", {}, {"x": np.zeros(3, np.float32)}))[0]
+
+
+def asked(description: bytes, kind: int, deadline: float = float("inf")) -> bytes:
+    """The beginning of the first frame of a message with `description`."""
+    head = zmq_frames.HEAD.pack(zmq_frames.MAGIC, 10**6, deadline, len(description), kind)
+    return head + description
+
+
+WHOLE, APART = (asked(DESCRIBED, kind) for kind in (zmq_frames.JOINED, zmq_frames.SMALL))
 
 
 @pytest.mark.parametrize(
@@ -119,10 +127,14 @@ DESCRIBED = describe(Message("x", {}, {"x": np.zeros(3, np.float32)}))[0]
     [
         ([b""], "does not begin a message"),
         ([b"spz1"], "does not begin a message"),
-        ([ASKED + b"\x01"], "describe no message"),
-        ([ASKED + DESCRIBED], "0 tensors came, and 1 were described"),
-        ([ASKED + DESCRIBED, bytes(12), b""], "2 tensors came, and 1 were described"),
-        ([ASKED + DESCRIBED, bytes(11)], "takes 12 bytes, 11 came"),
+        ([asked(b"\x01", zmq_frames.SMALL)], "describe no message"),
+        ([WHOLE[:-1]], "describe no message"),
+        ([APART], "0 tensors came, and 1 were described"),
+        ([APART, bytes(12), b""], "2 tensors came, and 1 were described"),
+        ([APART, bytes(11)], "takes 12 bytes, 11 came"),
+        ([WHOLE], "takes 12 bytes, 0 came"),
+        ([WHOLE + bytes(13)], "13 bytes of tensors came, and 12 were described"),
+        ([WHOLE + bytes(12), b""], "1 frames came after a whole message"),
     ],
 )
 def test_messages_that_are_none_are_answered_with_an_error(
@@ -141,7 +153,7 @@ def test_a_frame_above_the_limit_ends_its_connection_alone(case: Case, dealer: z
     dealer.reconnect_ivl = -1
     with dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED) as lost:
         dealer.connect(zmq_frames.endpoint(server.address))
-        dealer.send_multipart([ASKED + DESCRIBED, bytes(2**22)])
+        dealer.send_multipart([APART, bytes(2**22)])
         assert lost.poll(20_000)
         dealer.disable_monitor()
     assert known.call(Message("x"), 5) == Message("x")
@@ -152,7 +164,7 @@ def test_a_request_past_its_deadline_is_not_begun(case: Case, dealer: zmq.Socket
     server = case.serve(lambda message: (begun.append(message.method), message)[1])
     dealer.connect(zmq_frames.endpoint(server.address))
     for name, deadline in (("late", time.monotonic() - 0.001), ("early", time.monotonic() + 60)):
-        dealer.send(zmq_frames.HEAD.pack(zmq_frames.MAGIC, 1000, deadline, False) + describe(Message(name))[0])
+        dealer.send(asked(describe(Message(name))[0], zmq_frames.JOINED, deadline))
         dealer.recv()
     assert begun == ["early"]
 
