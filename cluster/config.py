@@ -2,8 +2,8 @@
 
     {"kind": "registry", "servers": 2, "transports": ["grpc"]}
 
-`kind` is `registry`, `node`, `model-server`, `ray` or `tensorflow-server`. Unknown fields, and values of another type
-or out of range, are refused with the path of the field.
+`kind` is `registry`, `node`, `model-server`, `ray`, `tensorflow-server` or `socket-server`. Unknown fields, and values
+of another type or out of range, are refused with the path of the field.
 """
 
 from __future__ import annotations
@@ -93,7 +93,15 @@ class TensorFlowServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown
     malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
 
 
-Config = RegistryConfig | NodeConfig | ModelServerConfig | RayConfig | TensorFlowServerConfig
+class SocketServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="socket-server"):
+    """A server of the runtime `sockets`. Its `files` are the exports of its portion."""
+
+    server: Annotated[int, Meta(description="the portion that it holds", ge=0)]
+    threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
+    malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
+
+
+Config = RegistryConfig | NodeConfig | ModelServerConfig | RayConfig | TensorFlowServerConfig | SocketServerConfig
 
 
 def parse(document: str | bytes) -> Config:

@@ -20,7 +20,15 @@ from typing import Any
 
 import transports
 from cluster import config as documents
-from cluster.config import Config, ModelServerConfig, NodeConfig, RayConfig, RegistryConfig, TensorFlowServerConfig
+from cluster.config import (
+    Config,
+    ModelServerConfig,
+    NodeConfig,
+    RayConfig,
+    RegistryConfig,
+    SocketServerConfig,
+    TensorFlowServerConfig,
+)
 from cluster.leases import Leases
 from cluster.pinning import pin
 from cluster.registry import Registry
@@ -116,6 +124,15 @@ def _tensorflow_server(
     return serve(config, tune(config.threads, config.malloc)), lambda: None
 
 
+def _socket_server(
+    config: SocketServerConfig, stack: contextlib.ExitStack, stop: StopSignal
+) -> tuple[Mapping[str, Address], Finish]:
+    from cluster.runtimes.socket_server import serve
+
+    tune(config.threads, config.malloc)
+    return serve(config), lambda: None
+
+
 PROGRAMS: Mapping[type[Config], Callable[[Any, contextlib.ExitStack, StopSignal], tuple[Mapping[str, Address], Finish]]]
 PROGRAMS = {
     RegistryConfig: _registry,
@@ -123,6 +140,7 @@ PROGRAMS = {
     ModelServerConfig: _model_server,
     RayConfig: _ray,
     TensorFlowServerConfig: _tensorflow_server,
+    SocketServerConfig: _socket_server,
 }
 """Kind of document -> the function that serves until the stack closes; it returns the addresses that it has bound."""
 

@@ -1,4 +1,4 @@
-"""Runtimes of others: systems that carry and execute the stages of a plan by themselves, without a node of ours.
+"""Runtimes: systems that carry and execute the stages of a plan by themselves, without a node of ours.
 
 A runtime is one class and one line in `NAMES`. Reading what it is (`kind`) imports no library; its library is imported
 when it starts.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "is_runtime", "kind", "load"]
 
 NAMES: Mapping[str, str] = {
+    "sockets": "cluster.runtimes.sockets:Sockets",
     "ray": "cluster.runtimes.ray_runtimes:RayActors",
     "ray-graph": "cluster.runtimes.ray_runtimes:RayGraph",
     "tf-runtime": "cluster.runtimes.tf_runtime:TensorFlowRuntime",

@@ -14,15 +14,18 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cluster.launchers import Launcher
-from cluster.partition import Partition
+from cluster.manifest import digests
+from cluster.partition import Partition, export
 from partitioning.plan import Stage
 from transports.base import Array
 
@@ -51,6 +54,15 @@ class Setup:
     @property
     def servers(self) -> int:
         return max(partition.servers for partition in self.programs)
+
+    @contextlib.contextmanager
+    def exported(self) -> Iterator[tuple[dict[str, str], dict[str, Path]]]:
+        """Path -> SHA-256 and SHA-256 -> local file, of the exports of all partitions; on exit they are deleted."""
+        with tempfile.TemporaryDirectory(prefix="splitbench-") as folder:
+            for partition, program in self.programs.items():
+                export(program, partition, Path(folder))
+            files = digests(Path(folder))
+            yield files, {sha256: Path(folder) / path for path, sha256 in files.items()}
 
 
 class System(ABC):

@@ -11,10 +11,8 @@ import contextlib
 import itertools
 import os
 import secrets
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,8 +21,7 @@ from cluster.config import RayConfig
 from cluster.errors import StageFailed
 from cluster.launchers import Launcher, Order
 from cluster.launchers.base import START
-from cluster.manifest import digests
-from cluster.partition import Partition, export
+from cluster.partition import Partition
 from cluster.runtimes.base import Infer, Runtime, Setup, System, Task, ended, tasks_of
 from cluster.runtimes.ray_head import kept_handlers, variables
 from transports.base import Array
@@ -47,11 +44,7 @@ class Ray(System):
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             undo.callback(self._close)
-            with tempfile.TemporaryDirectory(prefix="splitbench-") as exports:
-                for partition, program in self.setup.programs.items():
-                    export(program, partition, Path(exports))
-                self._files = digests(Path(exports))
-                contents = {sha256: Path(exports) / name for name, sha256 in self._files.items()}
+            with self.setup.exported() as (self._files, contents):
                 config = RayConfig(token=TOKEN, files=self._files)
                 self.launcher.start(Order(NAME, config, contents, title="the head of Ray"))
             address = self.launcher.addresses(NAME)["gcs"]

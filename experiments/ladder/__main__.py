@@ -17,9 +17,9 @@ DESCRIPTION = """\
 Measure the steps from a local model to a request over a transport, in the rounds of one experiment.
 
 Beside each cell the run measures: the local model; the stages in a row in one process; the same plan over the
-transport none; and, for the bytes of the request's messages and answers, plain TCP sockets, the transport's library
-alone, and the transport in an echo without nodes. The report has a table and a picture of the steps, and the part of a
-request's time that they do not explain.
+transport none; the stages in processes of their own behind plain sockets; and, for the bytes of the request's messages
+and answers, plain TCP sockets, the transport's library alone, and the transport in an echo without nodes. The report
+has a table and a picture of the steps, and the part of a request's time that they do not explain.
 
 The flags are those of a run. Not valid here: --kill, --order blocked, several requests in flight, model servers,
 runtimes."""
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 def complete(experiment: Experiment) -> Experiment:
     """`experiment` with every cell that a ladder needs. Raises `UsageError` if it cannot have a ladder."""
-    from experiments.store.statistics import none_of
+    from experiments.store.statistics import chain_of, none_of
     from partitioning.engine_table import is_remote
 
     names = {cell.transport for cell in experiment.cells}
@@ -55,8 +55,8 @@ def complete(experiment: Experiment) -> Experiment:
     for what, given in wrong.items():
         if given:
             raise UsageError(f"a ladder cannot have {what}; valid: one request at a time over a transport, in rounds")
-    nones = [none_of(cell) for cell in experiment.cells]
-    return replace(experiment, cells=tuple(dict.fromkeys([*nones, *experiment.cells]))).with_locals()
+    beside = [make(cell) for make in (none_of, chain_of) for cell in experiment.cells]
+    return replace(experiment, cells=tuple(dict.fromkeys([*beside, *experiment.cells]))).with_locals()
 
 
 def _main(words: Sequence[str], prog: str) -> int:

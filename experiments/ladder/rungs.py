@@ -36,7 +36,7 @@ Steps = Mapping[Cell, Mapping[str, Callable[[], float]]]
 @contextlib.contextmanager
 def measured(prepared: Prepared, folder: Path) -> Iterator[Callable[[int], None]]:
     """Write ladder.csv into `folder`. Yields a function that measures every rung in the round of the given number."""
-    cells = [cell for cell in prepared.partitions if cell.transport != "none"]
+    cells = [cell for cell in prepared.partitions if cell.transport in transports.NAMES and cell.transport != "none"]
     used = dict.fromkeys(cell.transport for cell in cells)
     library = {name: alone for name in used for alone, its in BARE.items() if name in its.compared}
     names = dict.fromkeys([*used, SOCKETS, *library.values()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from experiments.reports.labels import Settings
 from experiments.reports.markdown import ABSENT, number, table
 from experiments.spec.experiment import Cell, local_of
 from experiments.store import files
-from experiments.store.statistics import groups_of, none_of
+from experiments.store.statistics import chain_of, groups_of, none_of
 
 PIECES: Mapping[str, str] = {
     "local model": "the whole model, called directly",
     "cut": "the stages in a row in one process, less the local model",
     "nodes": "None, less the stages in a row: client, registry and nodes, called directly",
     "sockets": "the bytes of the request's messages and answers over plain TCP sockets",
+    "processes": "the stages in processes of their own behind plain sockets, less the stages in a row and sockets",
     "library": "the same bytes over the transport's library alone, less sockets",
     "transport": "the same bytes over this project's transport, less its library (or sockets, without a library)",
     "not explained": "the request over the transport, less all of these",
@@ -48,6 +50,8 @@ def ladders(measured: pd.DataFrame, steps: pd.DataFrame) -> list[Ladder]:
         if own.empty or not {local_of(cell), none_of(cell)} <= groups.keys():
             continue
         cells = {"local": groups[local_of(cell)], "none": groups[none_of(cell)], "request": groups[cell]}
+        if chain_of(cell) in groups:
+            cells["chain"] = groups[chain_of(cell)]
         parts: dict[str, pd.DataFrame] = cells | {str(rung): group for rung, group in own.groupby("rung")}
         rounds = set.intersection(*({*part["round"]} for part in parts.values()))
         mean: dict[str, float] = {
@@ -59,11 +63,11 @@ def ladders(measured: pd.DataFrame, steps: pd.DataFrame) -> list[Ladder]:
             "cut": mean["row"] - mean["local"],
             "nodes": mean["none"] - mean["row"],
             "sockets": mean["sockets"],
-            "library": lower - mean["sockets"],
+            "processes": mean.get("chain", math.nan) - mean["row"] - mean["sockets"],
+            "library": mean.get("library", math.nan) - mean["sockets"],
             "transport": mean["transport"] - lower,
         }
-        if "library" not in mean:
-            del pieces["library"]
+        pieces = {name: seconds for name, seconds in pieces.items() if not math.isnan(seconds)}
         found.append(Ladder(cell, pieces | {"not explained": mean["request"] - sum(pieces.values())}))
     return found
 
@@ -88,8 +92,8 @@ def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[s
         *(f"- **{name}**: {text}." for name, text in PIECES.items()),
         "",
         "The bytes cross one after the other in an echo of another process, and half of each echo counts. **Not "
-        "explained** includes messages of a request that overlap, waits for a core, and caches that processes take "
-        "from each other.",
+        "explained** includes messages of a request that overlap, and waits for a core. **Processes** are caches that "
+        "processes take from each other, and the time until one that waits goes on.",
     ]
 
 

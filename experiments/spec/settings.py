@@ -46,7 +46,7 @@ def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...
     if all(runtimes.is_runtime(cell.transport) for cell in given):
         for cell in given:
             _check_defaults(cell, cell)
-    cells = [_canonical(cell) for cell in given]
+    cells = [canonical(cell) for cell in given]
     codecs = {name: _codecs(name) for name in dict.fromkeys(cell.transport for cell in cells)}
     cells = [replace(cell, codec=cell.codec or codecs[cell.transport][0]) for cell in cells]
     kept = dict.fromkeys(cell for cell in cells if cell.codec in codecs[cell.transport])
@@ -77,7 +77,7 @@ def _check_defaults(settings: Cell | Experiment, cell: Cell) -> None:
             raise UsageError(f"{text}; leave it out, or add a transport")
 
 
-def _canonical(cell: Cell) -> Cell:
+def canonical(cell: Cell) -> Cell:
     """The cell with defaults for the settings that do not affect it, so that equal runs are one cell."""
     if runtimes.is_runtime(cell.transport):
         cell = replace(cell, **{name: getattr(Cell, name) for name in FOR_NODES if hasattr(cell, name)})

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.spec.experiment import CELL_FIELDS, TRANSPORTS, Cell, local_of
+from experiments.spec.settings import canonical
 from experiments.store.intervals import Blocks, ratio_interval, requests_of, seconds_of
 from experiments.store.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
 from partitioning.engine_table import ENGINES, local_engine
@@ -55,6 +56,11 @@ def none_of(cell: Cell) -> Cell:
         return local_of(cell)
     here = local_engine(cell.engine)
     return replace(cell, transport="none", codec=Cell.codec, repeats=Cell.repeats, engine=here)
+
+
+def chain_of(cell: Cell) -> Cell:
+    """The same partition in a chain of processes over plain sockets, without nodes."""
+    return canonical(replace(cell, transport="sockets"))
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from experiments.spec.experiment import Cell, local_of
 from experiments.store import ladder as stored
 from experiments.store import samples
 from experiments.store.samples import Sample, Writer
-from experiments.store.statistics import none_of
+from experiments.store.statistics import chain_of, none_of
 from partitioning.plan import Edge, Plan, Stage
 from transports.errors import UsageError
 
@@ -67,7 +67,7 @@ def test_pieces_by_hand(tmp_path: Path) -> None:
     """Rounds that lack a step are left out: here the last one, of an interrupted run."""
     cell = Cell("grpc", "submodel")
     with Writer(tmp_path) as writer:
-        for one, seconds in ((local_of(cell), 10.0), (none_of(cell), 13.0), (cell, 20.0)):
+        for one, seconds in ((local_of(cell), 10.0), (none_of(cell), 13.0), (chain_of(cell), 14.0), (cell, 20.0)):
             for number in range(3):
                 wrong = 99.0 if number == 2 else 0.0
                 writer.append(Sample(one, number, seconds + wrong, number, round=number))
@@ -81,15 +81,19 @@ def test_pieces_by_hand(tmp_path: Path) -> None:
             "cut": 1.5,
             "nodes": 1.5,
             "sockets": 0.5,
+            "processes": 2,
             "library": 1.5,
             "transport": 1,
-            "not explained": 4,
+            "not explained": 2,
         }
     )
     assert found.seconds == pytest.approx(20)
     (without,) = ladders(measured, steps[steps["rung"] != "library"])
     assert "library" not in without.pieces
     assert without.pieces["transport"] == pytest.approx(2.5)
+    (older,) = ladders(measured[measured["transport"] != "sockets"], steps)
+    assert "processes" not in older.pieces
+    assert older.pieces["not explained"] == pytest.approx(4)
     assert ladders(measured, steps.iloc[:0]) == []
 
 
@@ -111,9 +115,9 @@ def test_a_real_ladder(model: Path, tmp_path: Path) -> None:
     assert {*steps["rung"]} == {*stored.RUNGS}
     assert {*steps["round"]} == {*measured["round"]} == {0, 1}
     assert (steps.groupby(["cell", "rung", "round"]).size() == 3).all()
-    assert measured["cell"].nunique() == 2 + 2 + 1
+    assert measured["cell"].nunique() == 2 + 2 + 1 + 1
     found = ladders(measured, steps)
-    assert [one.cell.flow for one in found] == ["forward", "nested"]
+    assert [one.cell.flow for one in found] == ["nested", "forward"]
     for one in found:
         assert list(one.pieces) == list(PIECES)
         assert one.seconds == pytest.approx(measured[measured["cell"] == one.cell.name]["seconds"].mean())

@@ -40,20 +40,25 @@ def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
 
 
+SUFFIXES = ("keras", "h5")
 MAKE = """
 import keras, mylayers
 x = keras.Input((3,), name="x")
-keras.Model(x, mylayers.Doubled(name="doubled")(x)).save("own.{suffix}")
+model = keras.Model(x, mylayers.Doubled(name="doubled")(x))
+for suffix in {suffixes}:
+    model.save(f"own.{{suffix}}")
 """
 LOAD = """
 from pathlib import Path
 from partitioning import archive, models
 from partitioning.errors import PartitionError
-try:
-    program = models.load("own.{suffix}", imports={imports}).read()
-    archive.export(program, program.steps, Path("portion"))
-except PartitionError as error:
-    print(error)
+for imports in ((), ("mylayers",)):
+    for suffix in {suffixes}:
+        try:
+            program = models.load(f"own.{{suffix}}", imports=imports).read()
+            archive.export(program, program.steps, Path(suffix))
+        except PartitionError as error:
+            print(error)
 """
 RUN = """
 import sys
@@ -61,26 +66,23 @@ from pathlib import Path
 from partitioning import archive, engines
 from partitioning.plan import Stage
 assert "mylayers" not in sys.modules
-program = archive.load(Path("portion"))
-print(engines.build("eager", program, Stage("s", ("x",), ("doubled",), ("doubled",)))([[[1.0, 2.0, 3.0]]])[0].numpy())
+for suffix in {suffixes}:
+    program = archive.load(Path(suffix))
+    run = engines.build("eager", program, Stage("s", ("x",), ("doubled",), ("doubled",)))
+    print(run([[[1.0, 2.0, 3.0]]])[0].numpy())
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_the_module_of_a_custom_layer_is_imported_with_the_model_and_with_a_portion(
-    suffix: str, tmp_path: Path
-) -> None:
-    assert _python(MAKE.format(suffix=suffix), tmp_path).returncode == 0
-    refused = _python(LOAD.format(suffix=suffix, imports="()"), tmp_path).stdout
-    assert refused == (
+def test_the_module_of_a_custom_layer_is_imported_with_the_model_and_with_a_portion(tmp_path: Path) -> None:
+    made, loaded, run = (_python(code.format(suffixes=SUFFIXES), tmp_path) for code in (MAKE, LOAD, RUN))
+    assert made.returncode == 0, made.stderr
+    assert loaded.stdout.splitlines() == [
         f"own.{suffix} (written by Keras {keras.__version__}) needs the class 'Doubled' of package 'mine'; "
-        "give the module that registers it: --import MODULE\n"
-    )
-    loaded = _python(LOAD.format(suffix=suffix, imports="('mylayers',)"), tmp_path)
-    assert (loaded.returncode, loaded.stdout) == (0, ""), loaded.stderr
-    done = _python(RUN, tmp_path)
-    assert done.stdout == "[[2. 4. 6.]]\n", done.stderr
+        "give the module that registers it: --import MODULE"
+        for suffix in SUFFIXES
+    ], loaded.stderr
+    assert run.stdout == "[[2. 4. 6.]]\n" * len(SUFFIXES), run.stderr
 
 
 def test_a_missing_module_is_refused() -> None:

@@ -71,7 +71,10 @@ def _assert_right(got: Tensors, expected: Tensors, exact: bool) -> None:
 def test_chained_stages_equal_the_model(name: str, engine: str, mode: str, tmp_path: Path) -> None:
     program, answered = _answered(name)
     plan = make_plan(program.graph, mode, "equal", 3)
-    for stages in (executables(engine, program, plan), through_files(program, plan, tmp_path, engine)):
+    ways = [executables(engine, program, plan)]
+    if engine == "eager":  # files hold the same for every engine
+        ways.append(through_files(program, plan, tmp_path, engine))
+    for stages in ways:
         for inputs, expected in answered:
             _assert_right(_run(program, plan, stages, inputs), expected, exact=engine == "eager")
 

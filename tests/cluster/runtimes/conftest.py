@@ -19,6 +19,7 @@ from partitioning.engine_table import ENGINES, is_remote
 from partitioning.placement import PLACEMENTS
 from partitioning.strategies import make_plan
 from tests.cluster.conftest import Case
+from tests.models import SHAPES
 from tests.running import assert_gone
 from transports.errors import UsageError
 
@@ -27,6 +28,13 @@ LOCAL_ENGINES = [name for name in ENGINES if not is_remote(name)]
 SHARED = Path("/dev/shm")
 SPLITS = [("whole", "contiguous"), ("submodel", "contiguous"), ("layer", "block-cyclic")]
 """Mode and placement."""
+TURNS = {
+    (model, mode): LOCAL_ENGINES[(place + place // len(SPLITS)) % len(LOCAL_ENGINES)]
+    for place, (model, mode) in enumerate((model, mode) for model in SHAPES for mode, _ in SPLITS)
+}
+"""Model and mode -> the engine that it runs with: they take turns, since servers load every engine at their start."""
+BESIDE = {("residual", "submodel"): "frozen", ("fork-join", "layer"): "graph", ("residual", "layer"): "eager"}
+"""Model and mode -> the engine that one test needs besides."""
 
 
 def home_of(raylet: psutil.Process) -> Path:
@@ -65,13 +73,14 @@ def usable(name: str) -> type[Runtime]:
 
 @pytest.fixture(scope="module")
 def split(cases: Mapping[str, Case]) -> Mapping[tuple[str, str], Partition]:
-    """Partitions by model and mode, to be run with every local engine."""
+    """Partitions by model and mode."""
     made = {}
     for model, case in cases.items():
         for mode, placement in SPLITS:
             plan = make_plan(case.program.graph, mode, "equal", 4)
             placed = PLACEMENTS[placement](plan, min(SERVERS, len(plan.stages)))
-            made[model, mode] = Partition(f"{model}.{mode}", plan, placed, tuple(LOCAL_ENGINES))
+            engines = dict.fromkeys([TURNS[model, mode], BESIDE.get((model, mode), TURNS[model, mode])])
+            made[model, mode] = Partition(f"{model}.{mode}", plan, placed, tuple(engines))
     return made
 
 

@@ -30,7 +30,7 @@ plan = make_plan(program.graph, "whole", "equal", 1)
 partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), ("graph",))
 with contextlib.ExitStack() as stack:
     launcher = stack.enter_context(LocalLauncher())
-    for name in ("tf-runtime", "ray-graph"):
+    for name in ("tf-runtime", "sockets", "ray-graph"):
         kind = runtimes.load(name)
         system = stack.enter_context(kind.processes(launcher, Setup({partition: program}, threads=1)))
         infer = stack.enter_context(kind(system).deploy(partition, "graph"))

@@ -14,16 +14,15 @@ from cluster import runtimes
 from cluster.partition import Partition
 from cluster.runtimes.base import Runtime, tasks_of
 from tests.cluster.conftest import Case, assert_right
-from tests.cluster.runtimes.conftest import SERVERS, SPLITS
-from tests.models import SHAPES
+from tests.cluster.runtimes.conftest import SERVERS, TURNS
 from transports.errors import ConnectionLost, DeadlineExceeded
 
 WAYS = [
-    (name, model, mode, runtimes.kind(name).engines[place % len(runtimes.kind(name).engines)])
+    (name, model, mode, engine if engine in runtimes.kind(name).engines else runtimes.kind(name).engines[0])
     for name in runtimes.NAMES
-    for place, (model, mode) in enumerate((model, mode) for model in SHAPES for mode, _ in SPLITS)
+    for (model, mode), engine in TURNS.items()
 ]
-"""Every runtime with every shape and split; the engines take turns."""
+"""Every runtime with every shape and split."""
 
 
 @pytest.mark.slow
@@ -46,7 +45,9 @@ def test_a_runtime_answers_as_the_local_model_does(
 
 def servers_of(runtime: Runtime) -> list[psutil.Process]:
     """The processes that execute stages."""
-    title = "ray::PortionServer" if "ray" in runtime.libraries else "tensorflow-serv"
+    title = {"Ray": "ray::PortionServer", "TensorFlowServers": "tensorflow-server", "SocketServers": "socket-server"}[
+        runtime.processes.__name__
+    ]
     below = psutil.Process(runtime.system.launcher.pid).children(recursive=True)
     return [process for process in below if process.name().startswith(title[:15])]
 
@@ -106,7 +107,7 @@ def test_tasks_cover_a_plan_once(split: Mapping[tuple[str, str], Partition]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [("ray", "ray-graph"), ("tf-runtime",)])
+@pytest.mark.parametrize("names", [("ray", "ray-graph"), ("tf-runtime",), ("sockets",)])
 def test_a_lost_server_is_an_error_and_holds_nothing_up(
     names: Sequence[str],
     runtime: Callable[[str], Runtime],
