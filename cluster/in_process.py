@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.execution import Shard
@@ -52,7 +53,10 @@ class InProcessCluster:
         self._stack.close()
 
     def _load(self, server: int) -> Shards:
+        """The shards of `server`. A tensor that goes to another node of this process is not copied."""
+        from partitioning.engines import to_held_array
+
         shards: dict[tuple[str, str], Shard] = {}
         for partition in self._partitions:
             shards |= make_shards(partition, server, lambda: self._program, self._model_clients)
-        return shards
+        return {key: shard if shard.remote else replace(shard, to_array=to_held_array) for key, shard in shards.items()}

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.framework.ops import EagerTensor
 
 from partitioning.errors import PartitionError, suggest
 from partitioning.plan import Stage
@@ -54,11 +55,35 @@ def to_array(value: Any) -> npt.NDArray[Any]:
     return np.asarray(value, order="C")
 
 
+class HeldArray(np.ndarray[Any, Any]):
+    """An array that holds the tensor whose memory it shares. Stages in this process take the tensor, without a copy."""
+
+    tensor: Any = None  # views of the array have none
+
+
+def to_held_array(value: Any) -> npt.NDArray[Any]:
+    """The same as `to_array`, as a `HeldArray` where `value` is a tensor."""
+    if not isinstance(value, tf.Tensor):
+        return to_array(value)
+    array = to_array(value).view(HeldArray)
+    array.tensor = value
+    return array
+
+
+def _as_tensor(value: Any, dtype: Any) -> Any:
+    """`value` as a tensor of `dtype`. TensorFlow takes ten microseconds to find that a tensor is one already."""
+    if type(value) is HeldArray and value.tensor is not None:
+        value = value.tensor
+    if type(value) is EagerTensor and value.dtype is dtype:
+        return value
+    return tf.convert_to_tensor(value, dtype)
+
+
 def _eager(program: Program, stage: Stage) -> Executable:
     function, dtypes = program.function(stage), _dtypes(program, stage)
 
     def run(inputs: Sequence[Any]) -> list[Any]:
-        return function([tf.convert_to_tensor(value, dtype) for value, dtype in zip(inputs, dtypes, strict=True)])
+        return function([_as_tensor(value, dtype) for value, dtype in zip(inputs, dtypes, strict=True)])
 
     return run
 
@@ -98,7 +123,7 @@ class _Compiled:
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         pairs = zip(inputs, self._dtypes, strict=True)
-        return list(self._flat(*[tf.convert_to_tensor(value, dtype) for value, dtype in pairs], *self._captured))
+        return list(self._flat(*[_as_tensor(value, dtype) for value, dtype in pairs], *self._captured))
 
 
 def _traced(program: Program, stage: Stage) -> Any:
