@@ -39,6 +39,7 @@ __all__ = [
     "Transport",
     "check_host",
     "check_installed",
+    "find",
     "kind",
     "load",
     "make",
@@ -64,11 +65,16 @@ NAMES: Mapping[str, str] = {
 
 def kind(name: str) -> type[Transport]:
     """The transport class called `name`, whether or not its libraries are installed. Raises `UsageError`."""
-    if name not in NAMES:
-        raise UsageError(f"no transport {name!r}{suggest(name, NAMES)}")
-    module, _, attribute = NAMES[name].partition(":")
-    found: type[Transport] = getattr(importlib.import_module(module), attribute)
+    found: type[Transport] = find("transport", name, NAMES)
     return found
+
+
+def find(what: str, name: str, names: Mapping[str, str]) -> Any:
+    """The class called `name` in a table of "module:class". Raises `UsageError`, which says `what` there is none of."""
+    if name not in names:
+        raise UsageError(f"no {what} {name!r}{suggest(name, names)}")
+    module, _, attribute = names[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def load(name: str) -> type[Transport]:

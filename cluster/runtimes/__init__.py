@@ -6,12 +6,10 @@ when it starts.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from transports import check_installed
-from transports.errors import UsageError, suggest
+from transports import check_installed, find
 
 if TYPE_CHECKING:
     from cluster.runtimes.base import Runtime
@@ -34,10 +32,7 @@ def is_runtime(name: str) -> bool:
 
 def kind(name: str) -> type[Runtime]:
     """The runtime class called `name`, whether or not its libraries are installed. Raises `UsageError`."""
-    if name not in NAMES:
-        raise UsageError(f"no runtime {name!r}{suggest(name, NAMES)}")
-    module, _, attribute = NAMES[name].partition(":")
-    found: type[Runtime] = getattr(importlib.import_module(module), attribute)
+    found: type[Runtime] = find("runtime", name, NAMES)
     return found
 
 
