@@ -24,8 +24,8 @@ from experiments.reports.published import figures_for
 from experiments.reports.report import build, summary_of
 from experiments.reports.terminal import render_table
 from experiments.spec.experiment import Cell, Experiment, local_of
-from experiments.spec.schedule import VARIANTS
 from experiments.store import samples
+from partitioning.input_options import VARIANTS
 from tests.experiments.common import tables_of
 
 if TYPE_CHECKING:
