@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from partitioning.errors import PartitionError
 from partitioning.input_options import PHOTOGRAPH, PIXELS, Absent, Extent, Input, Scale
@@ -91,7 +91,8 @@ def planned(options: PlanOptions) -> Planned:
 
     loaded = _loaded(options)
     program = loaded.read(options.absent)
-    costs = _measured(options, loaded, program, costs_of) if costs_of != "none" else None
+    inputs = _inputs(options, loaded, program)
+    costs = _measured(program, inputs, costs_of) if costs_of != "none" else None
     servers = 1 if options.mode == "whole" else options.servers
     plan = make_plan(program.graph, options.mode, options.cut, servers, costs)
     if options.cut not in CUTS:  # the named operations determine the number of groups
@@ -116,14 +117,18 @@ def _loaded(options: PlanOptions) -> LoadedModel:
     return models.load(options.model, imports=options.imports, trust=options.trust_model == "on")
 
 
-def _measured(options: PlanOptions, loaded: LoadedModel, program: Program, costs_of: str) -> Mapping[str, float]:
-    """Seconds of each operation under the engine `costs_of`, with the first input that a run would send at batch 1, or
-    at the model's fixed batch."""
-    from partitioning import costs
+def _inputs(options: PlanOptions, loaded: LoadedModel, program: Program) -> Mapping[str, Any]:
+    """The first input that a run would send at batch 1, or at the model's fixed batch."""
     from partitioning.inputs.shapes import fixed_batch
     from partitioning.inputs.variants import variants
 
     assert program.client is not None
-    batch = fixed_batch(program.client.inputs) or 1
-    inputs, *_ = variants(options, program.client, batch, loaded.preprocess)
+    return variants(options, program.client, fixed_batch(program.client.inputs) or 1, loaded.preprocess)[0]
+
+
+def _measured(program: Program, inputs: Mapping[str, Any], costs_of: str) -> Mapping[str, float]:
+    """Seconds of each operation under the engine `costs_of`."""
+    from partitioning import costs
+
+    assert program.client is not None
     return costs.measure(program, program.client.prepare(inputs), costs_of)

@@ -55,6 +55,7 @@ MEASURED: Mapping[str, Callable[[Row], bool]] = {
 """Rows that a table leaves out unless a cell has such a figure; older files have none."""
 
 GIVEN = (
+    *(("Scale of images", "scale"), ("Extents", "extent"), ("Absent inputs", "absent")),
     *(("Pinned to cores", "pin"), ("Lease (s)", "lease"), ("Kill", "kill")),
     *(("Host", "host"), ("Largest message (B)", "max_message")),
 )
@@ -178,7 +179,11 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
         "Options": pairs(experiment.option),
     }
     given = ((title, name, getattr(experiment, name)) for title, name in GIVEN)
-    settings |= {title: str(value) for title, name, value in given if value != getattr(Experiment, name)}
+    settings |= {
+        title: ", ".join(value) if isinstance(value, tuple) else str(value)
+        for title, name, value in given
+        if value != getattr(Experiment, name)
+    }
     if served := record.get("model_server"):
         settings["Model server"] = pairs(served)
     return machine(record, settings)

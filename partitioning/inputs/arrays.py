@@ -22,6 +22,11 @@ SUFFIXES = (".npz", ".npy")
 MEGABYTE = 1_000_000
 
 
+def is_arrays(path: Path) -> bool:
+    """Whether the path is that of a file with arrays, by its suffix."""
+    return path.suffix.lower() in SUFFIXES
+
+
 def read(path: Path) -> dict[str, Array]:
     """The arrays of a `.npz` file by name, or the array of a `.npy` file under the name "".
 

@@ -36,7 +36,7 @@ VALUE = 8
 def check_input(settings: InputSettings) -> None:
     """Raise the `PartitionError` of an input that cannot be read; called before anything costly starts."""
     path = Path(settings.input)
-    if path.suffix in arrays.SUFFIXES:
+    if arrays.is_arrays(path):
         arrays.read(path)
     else:
         Images.at(path)
@@ -45,7 +45,7 @@ def check_input(settings: InputSettings) -> None:
 def photographs(settings: InputSettings, size: tuple[int, int], count: int) -> Pixels:
     """RGB images to calibrate a model with: those of the input, or views of the bundled one if the input is arrays."""
     path = Path(settings.input)
-    return Images.at(PHOTOGRAPH if path.suffix in arrays.SUFFIXES else path).batch(0, size, count)
+    return Images.at(PHOTOGRAPH if arrays.is_arrays(path) else path).batch(0, size, count)
 
 
 def variants(
@@ -66,7 +66,7 @@ def variants(
     infos = with_extents(client.inputs, settings.extent)
     check_batch(infos, batch)
     path = Path(settings.input)
-    if path.suffix in arrays.SUFFIXES:
+    if arrays.is_arrays(path):
         _check_scale(settings.scale, [], preprocess)
         return _of_arrays(arrays.fitted(arrays.read(path), infos), batch, most)
     images = [info for info in infos if is_image(info)]

@@ -42,7 +42,7 @@ def test_arrays_and_an_absent_input_go_through_every_flow(folder: Path, tmp_path
 def test_show_measures_with_the_input_of_requests(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert show.main(words(folder, "--servers", "2", "--cut", "balanced")) == 0
     assert " ms " in capsys.readouterr().out
-    assert show.main(words(folder, "--servers", "2", "--cut", "balanced", "--absent", "shift")) == 2
+    assert show.main(words(folder, "--servers", "2", "--absent", "shift")) == 2
     assert "no input 'shift' for the array of that name" in capsys.readouterr().err
 
 
