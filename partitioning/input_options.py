@@ -66,7 +66,7 @@ Absent = Annotated[
 
 
 class InputSettings(Protocol):
-    """What has these options: an experiment, or the options of `splitbench show`."""
+    """What says which values requests carry: an experiment, or the options of `splitbench show`."""
 
     @property
     def input(self) -> str: ...
@@ -76,6 +76,3 @@ class InputSettings(Protocol):
 
     @property
     def extent(self) -> tuple[str, ...]: ...
-
-    @property
-    def absent(self) -> tuple[str, ...]: ...

@@ -242,8 +242,7 @@ KINDS: Mapping[str, Callable[[], keras.Model]] = {
     "labels": labels,
     "odd-names": odd_names,
     "optional": optional,
-    "optional-absent": optional,
     **{mode: _quantised(mode) for mode in ("int8", "int4", "float8")},
 }
-ABSENT: Mapping[str, tuple[str, ...]] = {"optional-absent": ("shift", "mask")}
+ABSENT: Mapping[str, tuple[str, ...]] = {"optional": ("shift", "mask")}
 """Kind of model -> the optional inputs that it does without."""

@@ -174,6 +174,10 @@ def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
     returned = {name: array for name, array in right.items() if name in program.graph.outputs}
     if not returned:
         raise UsageError("no output of the model can be compared: servers return none of them (they are strings)")
+    if endless := [name for name, array in returned.items() if gate.deviation(array, array) > gate.TOLERANCE]:
+        raise UsageError(
+            f"the model answers NaN or infinity in output {endless[0]!r}, which no check can use; give another --input"
+        )
     return returned
 
 

@@ -78,7 +78,7 @@ def variants(
     source = Images.at(path)
     single = len(source.paths) == 1
     count = VARIANTS if single else min(most, _batches(len(source.paths), batch))
-    _check_memory(sum(math.prod(shape_of(info, batch=1)) for info in infos), batch, count)
+    _check_memory(sum(math.prod(shape_of(info, batch)[1:]) for info in infos), batch, count)
 
     def made(info: TensorInfo, variant: int, place: int) -> Array:
         number = variant * len(infos) + place  # among the arrays of all inputs of all variants

@@ -82,6 +82,12 @@ def test_arrays_take_the_place_of_seeded_values(tmp_path: Path) -> None:
     assert [len(variant["x"]) for variant in made.inputs[2]] == [2, 2, 2]
 
 
+def test_an_input_that_makes_no_finite_answer_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.full((2, 4), np.nan, np.float32))
+    with pytest.raises(UsageError, match="answers NaN or infinity in output 'dense'"):
+        _prepared(_model((None, 4), layers.Dense(3, name="dense")), tmp_path, input=str(tmp_path / "data.npy"))
+
+
 def test_answers_that_are_all_alike_cause_a_warning(tmp_path: Path) -> None:
     saturated = layers.Dense(2, "sigmoid", kernel_initializer=keras.initializers.RandomUniform(0.1, 1, seed=1))
     model = _model((None, 8, 8, 3), layers.Flatten(), saturated)

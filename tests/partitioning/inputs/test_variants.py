@@ -145,6 +145,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.Mo
     assert len(made(IMAGE, batch=13)) == VARIANTS  # 32 x 24 x 3 values of eight bytes, four times
     with pytest.raises(PartitionError, match=r"--batch: an input of 14 samples.*give at most 13 samples"):
         made(IMAGE, batch=14)
+    assert len(made(TensorInfo("fixed", (13, 32, 24, 3), "float32"), batch=13)) == VARIANTS
 
 
 def test_an_input_is_checked_before_the_model_is_loaded(tmp_path: Path) -> None:
