@@ -49,6 +49,9 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
+        if prepared.warning:
+            progress.phase(f"warning: {prepared.warning}")
+            environment.update(folder, warning=prepared.warning)
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
         _measure(prepared, folder, progress, launcher, each_round)

@@ -25,13 +25,13 @@ def _run(words: Sequence[str], prog: str, variables: Mapping[str, str]) -> int:
     runs = flags.parse_runs(words, prog)
     # Not for --help, nor for flags that are refused: these imports take a second.
     from experiments.execute import check_shown, execute, show
-    from experiments.measure.inputs import check_image
     from experiments.store import samples
+    from partitioning.inputs.variants import check_input
 
     check_shown(runs.beside)
     for experiment, folder in runs.experiments:
         samples.refuse_taken(folder, experiment.title)
-        check_image(experiment.input)
+        check_input(experiment)
     experiment, folder = runs.experiments[0]
     execute(experiment.with_locals(), folder, words)
     show([*runs.beside, folder])

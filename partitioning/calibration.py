@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from partitioning.inputs.shapes import EXTENT
 from partitioning.program import Program
 from partitioning.steps import fill
 
@@ -74,7 +75,7 @@ def views(images: Array | None, shape: Sequence[int | None], seed: int) -> Array
     the spectrum and the edges of photographs (Lee, Mumford & Huang 2001). With noise instead, a photograph would lie
     far outside the calibrated range, and all its class probabilities would be 0 or 1.
     """
-    size = tuple(extent or 224 for extent in shape[1:3])
+    size = tuple(extent or EXTENT for extent in shape[1:3])
     if images is None:
         return _dead_leaves(size, shape[3] or 3, seed)
     whole = [_resized(images, size)]

@@ -5,7 +5,8 @@ A plan covers the rest. Strings cannot cross a cut; the client's operations conv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from partitioning.errors import PartitionError
+from partitioning.errors import PartitionError, one_line
 from partitioning.graph import TensorInfo
 from partitioning.steps import Step
 
@@ -26,8 +27,9 @@ class ClientSide:
     """The model's inputs and outputs, and the operations that run at the client.
 
     `inputs` and `outputs` are flat and in the model's order; outputs are repeated if the model repeats them.
-    `structure` holds the inputs' names in the lists and dictionaries that the model takes. `before` and `after` are the
-    operations that run before and after the servers. `limits`: input of indices -> rows of its smallest embedding.
+    Absent inputs are left out. `structure` holds the inputs' names in the lists and dictionaries that the model takes,
+    and `None` for absent ones. `before` and `after` are the operations that run before and after the servers. `limits`:
+    input of whole numbers -> how many of them, from 0, its consumers take (`partitioning.limits`).
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -38,8 +40,9 @@ class ClientSide:
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def prepare(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The model's inputs and the results of `before`, by tensor name."""
-        return _run(self.before, inputs)
+        """The model's inputs and the results of `before`, by tensor name. Raises `PartitionError` as `answer` does."""
+        with self._taking_inputs():
+            return _run(self.before, inputs)
 
     def finish(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
         """The model's outputs by name, from its inputs and the servers' outputs."""
@@ -47,10 +50,25 @@ class ClientSide:
         return {name: values[name] for name in self.outputs}
 
     def answer(self, model: keras.Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name of `model` itself, called as a whole by Keras alone."""
-        given = keras.tree.map_structure(lambda name: inputs[name], self.structure)
-        flat = keras.tree.flatten(model(given, training=False))
+        """The outputs by name of `model` itself, called as a whole by Keras alone.
+
+        Raises `PartitionError` for inputs that the model refuses.
+        """
+        given = keras.tree.map_structure(lambda name: None if name is None else inputs[name], self.structure)
+        with self._taking_inputs():
+            flat = keras.tree.flatten(model(given, training=False))
         return {name: np.asarray(value) for name, value in zip(self.outputs, flat, strict=True)}
+
+    @contextmanager
+    def _taking_inputs(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # A layer may raise anything.
+            names = ", ".join(info.name for info in self.inputs)
+            raise PartitionError(
+                f"the model refuses this input: {one_line(error)}; give values that it takes: --input FILE.npz, with "
+                f"the arrays {names}"
+            ) from error
 
 
 def split(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,9 +24,10 @@ def suggest(word: str, valid: Iterable[str]) -> str:
 def one_line(error: BaseException, most: int = 200) -> str:
     """Type and text of an error on one line of at most `most` characters.
 
-    The text of an error in traced code begins with a stack; its last line is used.
+    The text of an error in traced code begins with a stack; its last line is used. Codes of terminal colours are left
+    out.
     """
-    text = str(error).strip()
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).strip()
     text = text.splitlines()[-1] if text.startswith("in user code") else text
     text = " ".join(f"{type(error).__name__}: {text}".split())
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -12,7 +12,7 @@ import json
 import re
 import socket
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +47,13 @@ MESSAGE = 300
 class LoadedModel:
     """A model, the preprocessing of its inputs, and the settings with which it was loaded.
 
-    `preprocess` takes float32 RGB images in 0..255, (batch, height, width, 3), and does not change its argument. For a
-    model from a file it only copies: such a model takes images in 0..255.
+    `preprocess` takes float32 RGB images in 0..255, (batch, height, width, 3), and does not change its argument. It is
+    `None` for a model from a file.
     """
 
     name: str
     model: keras.Model
-    preprocess: Callable[[Images], Images]
+    preprocess: Callable[[Images], Images] | None
     imports: tuple[str, ...] = ()
     trust: bool = False
 
@@ -62,9 +62,9 @@ class LoadedModel:
         """The shapes of `model.inputs`, in order, with `None` for the batch."""
         return tuple(tuple(tensor.shape) for tensor in self.model.inputs)
 
-    def read(self) -> Program:
-        """The model's program (`partitioning.program.read`). Raises `PartitionError`."""
-        return read(self.model, self.imports, trust=self.trust)
+    def read(self, absent: Collection[str] = ()) -> Program:
+        """The model's program without its inputs `absent` (`partitioning.program.read`). Raises `PartitionError`."""
+        return read(self.model, self.imports, trust=self.trust, absent=absent)
 
 
 def load(
@@ -115,10 +115,13 @@ def _application(name: str, weights: str, seed: int, images: Images | None) -> L
             keras.utils.set_random_seed(seed)
             model = build(weights=None, **options)
     preprocess_input = importlib.import_module(build.__module__).preprocess_input  # Keras defines both in one module
-    loaded = LoadedModel(name, model, lambda images: np.asarray(preprocess_input(images.astype("float32", copy=True))))
+
+    def preprocess(images: Images) -> Images:
+        return np.asarray(preprocess_input(images.astype("float32", copy=True)))
+
     if weights == "random":
-        calibrate(read(model), [loaded.preprocess(views(images, model.inputs[0].shape, seed))])
-    return loaded
+        calibrate(read(model), [preprocess(views(images, model.inputs[0].shape, seed))])
+    return LoadedModel(name, model, preprocess)
 
 
 def _pretrained(name: str, build: Callable[[], keras.Model]) -> keras.Model:
@@ -160,7 +163,7 @@ def _from_file(path: Path, imports: tuple[str, ...], trust: bool) -> LoadedModel
         raise _refused(path, _reason(path, str(error))) from error
     if not isinstance(model, keras.Model):
         raise _refused(path, f"holds a {type(model).__name__}, not a model; save a keras.Model")
-    return LoadedModel(path.stem, model, lambda images: images.astype("float32", copy=True), imports, trust)
+    return LoadedModel(path.stem, model, None, imports, trust)
 
 
 def _refused(path: Path, reason: str) -> PartitionError:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
@@ -18,7 +20,7 @@ import msgspec
 
 from partitioning.errors import PartitionError, suggest
 from partitioning.placement import ALIASES, PLACEMENTS
-from partitioning.strategy_table import CUTS, MODES
+from partitioning.strategy_table import MODES, split_cuts
 
 Noun = TypeVar("Noun")
 Split = Callable[[Any, str], list[Any]]
@@ -200,7 +202,7 @@ class Parser(argparse.ArgumentParser):
 
     def texts(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """The text of each given flag, by the option's name."""
-        namespace, unknown = self.parse_known_args(argv)
+        namespace, unknown = self.parse_known_args(_joined(sys.argv[1:] if argv is None else argv))
         if unknown:
             word, flags = unknown[0].partition("=")[0], [flag for flag in self._option_string_actions if flag != "-h"]
             raise PartitionError(f"no flag {word!r}{hint(word, flags)}")
@@ -218,6 +220,16 @@ class Parser(argparse.ArgumentParser):
         raise PartitionError(message.removeprefix("argument "))
 
 
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--scale -1..1` as `--scale=-1..1`, since argparse takes a word that begins with a dash for a flag."""
+    words: list[str] = []
+    for word in argv:
+        if re.match(r"-\d", word) and words and words[-1].startswith("--") and "=" not in words[-1]:
+            word = f"{words.pop()}={word}"
+        words.append(word)
+    return words
+
+
 class Once(argparse.Action):
     """Stores a value and refuses a second one; silently keeping the last one would run the wrong experiment."""
 
@@ -229,22 +241,6 @@ class Once(argparse.Action):
         if hasattr(namespace, self.dest):
             raise argparse.ArgumentError(self, f"given twice; {self.hint}")
         setattr(namespace, self.dest, values)
-
-
-def _cuts(raw: Any, where: str) -> list[Any]:
-    """The cuts in `raw`: `"equal,balanced"` is two cuts, `"a,b"` is one cut at two operations; a list holds cuts."""
-    if isinstance(raw, list):
-        return [cut for item in raw for cut in _cuts(item, where)] or [""]
-    if not isinstance(raw, str):
-        return [raw]
-    items = [item.strip() for item in raw.split(",")]
-    whole = [item in CUTS or "+" in item for item in items]
-    if any(whole) and not all(whole):
-        raise PartitionError(f"{where}: {raw!r} mixes cuts and operations; join the operations of one cut with '+'")
-    cuts = items if all(whole) else ["+".join(items)]
-    if len(items) > 1 and "" in items:
-        raise PartitionError(f"{where}: {cuts[0]!r} has an empty operation name in it")
-    return cuts
 
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
@@ -261,7 +257,8 @@ Model = Annotated[
 Imports = Annotated[
     tuple[str, ...],
     option(
-        "module to import first in every process, for example to register classes of the model's layers",
+        "module to import first in every process, for example to register classes of the model's layers; may be "
+        "repeated",
         *(INPUT, "client, nodes, model servers"),
         metavar="MODULE",
         min_length=1,
@@ -283,7 +280,7 @@ Cut = Annotated[
         "or NAME,NAME: the operations that begin a new group",
         *(SPLIT, "nodes"),
         metavar="CUT,...",
-        split=_cuts,
+        split=split_cuts,
         min_length=1,
     ),
 ]

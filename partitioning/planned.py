@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from partitioning.errors import PartitionError
+from partitioning.input_options import PHOTOGRAPH, PIXELS, Absent, Extent, Input, Scale
 from partitioning.options import Cut, Imports, Mode, Model, Parser, Placed, Servers, TrustModel, option
 from partitioning.placement import PLACEMENTS, Placement
 from partitioning.silence import silenced
 from partitioning.strategy_table import CUTS, SLACKS
 
 if TYPE_CHECKING:
+    from partitioning.models import LoadedModel
     from partitioning.plan import Plan
     from partitioning.program import Program
 
@@ -29,6 +31,10 @@ class PlanOptions:
     model: Model = "MobileNetV3Large"
     imports: Imports = ()
     trust_model: TrustModel = "off"
+    input: Input = str(PHOTOGRAPH)
+    scale: Scale = PIXELS
+    extent: Extent = ()
+    absent: Absent = ()
     mode: Mode = "submodel"
     servers: Servers = 5
     cut: Cut = "equal"
@@ -83,8 +89,10 @@ def planned(options: PlanOptions) -> Planned:
         raise PartitionError(f"--cut {options.cut} needs costs: give --costs eager, graph or frozen")
     from partitioning.strategies import make_plan
 
-    program = _program(options)
-    costs = _measured(program, costs_of) if costs_of != "none" else None
+    loaded = _loaded(options)
+    program = loaded.read(options.absent)
+    inputs = _inputs(options, loaded, program)
+    costs = _measured(program, inputs, costs_of) if costs_of != "none" else None
     servers = 1 if options.mode == "whole" else options.servers
     plan = make_plan(program.graph, options.mode, options.cut, servers, costs)
     if options.cut not in CUTS:  # the named operations determine the number of groups
@@ -99,23 +107,28 @@ def planned(options: PlanOptions) -> Planned:
     return Planned(program, plan, PLACEMENTS[options.placement](plan, servers), costs)
 
 
-def _program(options: PlanOptions) -> Program:
+def _loaded(options: PlanOptions) -> LoadedModel:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silenced():
         import tensorflow as tf
     from partitioning import models
 
     tf.get_logger().setLevel("ERROR")
-    return models.load(options.model, imports=options.imports, trust=options.trust_model == "on").read()
+    return models.load(options.model, imports=options.imports, trust=options.trust_model == "on")
 
 
-def _measured(program: Program, costs_of: str) -> Mapping[str, float]:
-    """Seconds of each operation under the engine `costs_of`, with random inputs, whose values do not matter."""
-    import numpy as np
+def _inputs(options: PlanOptions, loaded: LoadedModel, program: Program) -> Mapping[str, Any]:
+    """The first input that a run would send at batch 1, or at the model's fixed batch."""
+    from partitioning.inputs.shapes import fixed_batch
+    from partitioning.inputs.variants import variants
 
+    assert program.client is not None
+    return variants(options, program.client, fixed_batch(program.client.inputs) or 1, loaded.preprocess)[0]
+
+
+def _measured(program: Program, inputs: Mapping[str, Any], costs_of: str) -> Mapping[str, float]:
+    """Seconds of each operation under the engine `costs_of`."""
     from partitioning import costs
 
-    infos = [program.graph.tensors[name] for name in program.graph.inputs]
-    draw = np.random.default_rng(0)
-    inputs = {info.name: draw.random([extent or 1 for extent in info.shape]).astype(info.dtype) for info in infos}
-    return costs.measure(program, inputs, costs_of)
+    assert program.client is not None
+    return costs.measure(program, program.client.prepare(inputs), costs_of)

@@ -7,13 +7,14 @@ flattened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
+from partitioning.checks import check_absent, check_model, check_stateless
 from partitioning.client_side import STRING, ClientSide, split
 from partitioning.errors import PartitionError, one_line
 from partitioning.graph import ITEMSIZES, Graph, Operation, TensorInfo
@@ -28,8 +29,8 @@ from partitioning.keras_internals import (
     legal_scopes,
     mask_of,
     needs_trace,
-    sublayers,
 )
+from partitioning.limits import limits
 from partitioning.order import narrow_order, needed
 from partitioning.plan import Stage
 from partitioning.steps import StageFunction, Step, TensorRef, chain
@@ -97,8 +98,8 @@ class _Value:
     spec: Any
 
 
-_Scope = dict[int, _Value]
-"""`id` of a symbolic tensor -> its value. Each call of a nested model has its own scope."""
+_Scope = dict[int, _Value | None]
+"""`id` of a symbolic tensor -> its value, `None` for an absent input. Each call of a nested model has its own scope."""
 
 
 @dataclass
@@ -118,35 +119,45 @@ class _Sink:
         self.tensors[name] = TensorInfo(name, tuple(spec.shape), dtype)
 
 
-def read(model: keras.Model, imports: Sequence[str] = (), *, trust: bool = False) -> Program:
+def read(
+    model: keras.Model, imports: Sequence[str] = (), *, trust: bool = False, absent: Collection[str] = ()
+) -> Program:
     """The program of a functional or a built Sequential model, which is not changed.
 
     An operation has the name of its layer; the second call of a shared layer is `dense#1`, and an operation of a nested
     model is `outer/inner`. A tensor has the name of its operation, or `name:k` if it is the k-th of several; an input
     of the model has the name of its `InputLayer`, and the implicit mask of the tensor `x` is `x:mask`. Operations on
-    which no output depends are left out. `imports` and `trust` are those with which the model was loaded.
+    which no output depends are left out. `imports` and `trust` are those with which the model was loaded. In place of
+    the optional inputs `absent`, operations get `None`.
 
-    Raises `PartitionError` for a model that has no such graph, that keeps a state between requests, or whose tensors
-    cannot cross a cut.
+    Raises `PartitionError` for a model that has no such graph, that keeps a state between requests, whose tensors
+    cannot cross a cut, or that cannot do without an absent input.
     """
-    _check_model(model)
+    check_model(model)
+    check_absent(model, absent)
     sink, scope = _Sink(), _Scope()
     for tensor in model.inputs:
         name = call_of(tensor).operation.name
+        if name in absent:
+            scope[id(tensor)] = None
+            continue
         scope[id(tensor)] = _Value(name, tensor)
         # Only inputs are checked, since Keras also marks the result of `x * 0.5` as sparse.
         if tensor.sparse or tensor.ragged:
             raise PartitionError(f"input {name!r} is sparse or ragged; only dense tensors can cross a cut")
         sink.add_tensor(name, tensor)
-    inputs = tuple(scope[id(tensor)].name for tensor in model.inputs)
+    inputs = tuple(value.name for value in scope.values() if value)
     _read_graph(model, scope, "", (), sink)
-    outputs = tuple(scope[id(tensor)].name for tensor in model.outputs)
-    structure = keras.tree.map_structure(lambda tensor: scope[id(tensor)].name, input_structure(model))
+    names = {key: value.name if value else None for key, value in scope.items()}
+    outputs = tuple(name for tensor in model.outputs if (name := names[id(tensor)]))
+    if len(outputs) < len(model.outputs):
+        raise PartitionError("--absent: an output of the model is an absent input; leave --absent out")
+    structure = keras.tree.map_structure(lambda tensor: names[id(tensor)], input_structure(model))
     steps = _traced(sink, inputs)
     alive = {op.name for op in needed([_record(step) for step in steps], outputs)}
     before, at_servers, after = split([step for step in steps if step.name in alive], sink.tensors, inputs)
     infos = tuple(sink.tensors[name] for name in inputs)
-    client = ClientSide(infos, outputs, structure, before, after, _limits(steps, inputs))
+    client = ClientSide(infos, outputs, structure, before, after, limits(steps, infos))
     return Program(*_at_servers(at_servers, client, sink.tensors), client, tuple(imports), trust)
 
 
@@ -166,16 +177,6 @@ def _at_servers(
     by_name = {step.name: step for step in steps}
     graph = Graph(tuple(order), {name: tensors[name] for name in kept}, inputs, outputs)
     return graph, {operation.name: by_name[operation.name] for operation in order}
-
-
-def _limits(steps: Sequence[Step], inputs: Sequence[str]) -> dict[str, int]:
-    """Input of indices -> the rows of the smallest embedding that takes it."""
-    limits: dict[str, int] = {}
-    for step in steps:
-        rows = [layer.input_dim for layer in sublayers(step.operation) if isinstance(layer, keras.layers.Embedding)]
-        for name in set(inputs).intersection(step.inputs) if rows else ():
-            limits[name] = min(*rows, limits.get(name, rows[0]))
-    return limits
 
 
 def _traced(sink: _Sink, inputs: Sequence[str]) -> list[Step]:
@@ -210,41 +211,51 @@ def _read_graph(model: keras.Model, scope: _Scope, prefix: str, rank: tuple[int,
 
 
 def _read_step(call: Call, scope: _Scope, name: str, sink: _Sink) -> None:
-    for layer in sublayers(call.operation):
-        if getattr(layer, "stateful", False):
-            raise PartitionError(
-                f"layer {layer.name!r} of operation {name!r} ({type(layer).__name__}) keeps a state from request to "
-                "request (stateful=True), so its answers depend on earlier requests; build it with stateful=False"
-            )
+    check_stateless(call.operation, name)
 
     def reference(value: Any) -> Any:
-        return TensorRef(scope[id(value)].name) if isinstance(value, keras.KerasTensor) else value
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        given = scope[id(value)]
+        return TensorRef(given.name) if given else None
 
     kwargs = inference_kwargs(call.operation, call.kwargs)
     args, kwargs = keras.tree.map_structure(reference, (call.args, kwargs))
-    taken = tuple(dict.fromkeys(scope[id(x)].name for x in call.inputs))
+    taken = tuple(dict.fromkeys(value.name for x in call.inputs if (value := scope[id(x)])))
     single = len(call.outputs) == 1
     given = tuple(name if single else f"{name}:{index}" for index in range(len(call.outputs)))
-    for tensor, spec, label in zip(call.outputs, _specs(call, scope), given, strict=True):
+    for tensor, spec, label in zip(call.outputs, _specs(call, scope, name), given, strict=True):
         scope[id(tensor)] = _Value(label, spec)
         sink.add_tensor(label, spec)
     sink.steps.append(Step(name, call.operation, args, kwargs, taken, given))
 
 
-def _specs(call: Call, scope: _Scope) -> Sequence[Any]:
-    """The specs of a call's outputs: recomputed if a nested model is called with a shape other than its own."""
-    if all(tuple(scope[id(x)].spec.shape) == tuple(x.shape) for x in call.inputs):
+def _specs(call: Call, scope: _Scope, name: str) -> Sequence[Any]:
+    """The specs of a call's outputs.
+
+    They are recomputed if a nested model is called with a shape other than its own, or a layer without an absent input.
+    """
+    given: dict[int, Any] = {id(x): value.spec if (value := scope[id(x)]) else None for x in call.inputs}
+    lacks = None in given.values()
+    if lacks and is_functional(call.operation):
+        return call.outputs  # Keras cannot recompute them.
+    if not lacks and all(tuple(given[id(x)].shape) == tuple(x.shape) for x in call.inputs):
         return call.outputs
-    swap = {id(x): scope[id(x)].spec for x in call.inputs}
-    args, kwargs = keras.tree.map_structure(lambda value: swap.get(id(value), value), (call.args, dict(call.kwargs)))
-    flat: Sequence[Any] = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
+    args, kwargs = keras.tree.map_structure(lambda value: given.get(id(value), value), (call.args, dict(call.kwargs)))
+    try:
+        flat: Sequence[Any] = keras.tree.flatten(call.operation.compute_output_spec(*args, **kwargs))
+    except Exception as error:  # A layer may raise anything.
+        if not lacks:
+            raise
+        reason = f"operation {name!r} cannot do without the absent input: {one_line(error)}"
+        raise PartitionError(f"--absent: {reason}; give this input") from error
     return flat
 
 
 def _can_flatten(call: Call, scope: _Scope) -> bool:
     """Whether a nested model takes its inputs unchanged (rank, dtype, no mask). If not, it stays one operation."""
-    passed = [value for key, value in call.kwargs.items() if key != "training" and value is not None]
-    if passed or not is_functional(call.operation):
+    passed = keras.tree.flatten([value for key, value in call.kwargs.items() if key != "training"])
+    if any(value is not None for value in passed) or not is_functional(call.operation):
         return False
     own, given = call.operation.inputs, call.inputs
     if len(call.args) != 1 or len(own) != len(given) or not _same_structure(call.args[0], call.operation):
@@ -284,17 +295,3 @@ def _names(calls: Sequence[Call]) -> list[str]:
         masked.get(id(call.outputs[0]), name) if len(call.outputs) == 1 else name
         for call, name in zip(calls, names, strict=True)
     ]
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise PartitionError(f"{type(model).__name__} is no Keras model")
-    if isinstance(model, keras.Sequential) and not model.built:
-        raise PartitionError(
-            f"the Sequential model {model.name!r} is not built: begin it with keras.Input(shape), or call it once"
-        )
-    if not is_functional(model):
-        raise PartitionError(
-            f"the model {model.name!r} ({type(model).__name__}) has its own call(), so its graph is unknown; "
-            "write it with the functional API: keras.Model(inputs, outputs)"
-        )

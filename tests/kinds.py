@@ -191,6 +191,28 @@ def own_layer() -> keras.Model:
     return keras.Model(x, _dense(3, "head", None)(_recurrent(layers.GRU, 4, "gru")(scaled)), name="own_layer")
 
 
+@keras.saving.register_keras_serializable("tests")
+class Shifted(layers.Layer):
+    """Adds a tensor, if there is one."""
+
+    def call(self, x: Any, shift: Any = None) -> Any:
+        return x if shift is None else x + shift
+
+
+def optional() -> keras.Model:
+    """Inputs that may be absent: of a layer, of attention, and of a nested model."""
+    x = keras.Input((5, 4), name="x")
+    shift = keras.Input((5, 4), name="shift", optional=True)
+    mask = keras.Input((5, 5), dtype="bool", name="mask", optional=True)
+    inner_x, inner_shift = keras.Input((5, 4), name="inner_x"), keras.Input((5, 4), name="inner_shift", optional=True)
+    inner = keras.Model(
+        [inner_x, inner_shift], _dense(4, "wide", "tanh")(Shifted(name="inside")(inner_x, inner_shift)), name="inner"
+    )
+    attention = layers.MultiHeadAttention(2, 3, name="attention", **_weights("attention"))
+    attended = attention(inner([x, shift]), Shifted(name="shifted")(x, shift=shift), attention_mask=mask)
+    return keras.Model({"x": x, "more": [shift, mask]}, _dense(3, "head", None)(attended), name="optional")
+
+
 def _quantised(mode: str) -> Callable[[], keras.Model]:
     def build() -> keras.Model:
         x = keras.Input((16,), name="x")
@@ -219,5 +241,8 @@ KINDS: Mapping[str, Callable[[], keras.Model]] = {
     "sentences": sentences,
     "labels": labels,
     "odd-names": odd_names,
+    "optional": optional,
     **{mode: _quantised(mode) for mode in ("int8", "int4", "float8")},
 }
+ABSENT: Mapping[str, tuple[str, ...]] = {"optional": ("shift", "mask")}
+"""Kind of model -> the optional inputs that it does without."""

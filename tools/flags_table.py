@@ -30,7 +30,7 @@ INTRODUCTION = """\
 # Flags
 
 `python -m tools.flags_table` writes this page from the declarations of the flags; `splitbench COMMAND --help` shows the
-same. No flag but `--option` may be given twice.
+same. A flag may be given once, unless it says that it may be repeated.
 """
 RUN = """\
 A comma in a flag marked `*` makes a matrix ([Running experiments](running.md#describing-an-experiment)). Every flag but

@@ -67,12 +67,12 @@ def _main(words: Sequence[str], prog: str) -> int:
     whole = complete(experiment)
     from experiments.execute import check_shown, execute, show  # not for --help, nor for flags that are refused
     from experiments.ladder.rungs import measured
-    from experiments.measure.inputs import check_image
     from experiments.store import samples
+    from partitioning.inputs.variants import check_input
 
     check_shown(runs.beside)
     samples.refuse_taken(folder, experiment.title)
-    check_image(experiment.input)
+    check_input(experiment)
     execute(whole, folder, words, measured)
     show([*runs.beside, folder])
     return 0

@@ -19,11 +19,12 @@ from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.request import Route
 from cluster.workers import workers_needed
-from experiments.measure.inputs import is_image, load_image, variants
+from experiments.measure import gate
 from experiments.measure.model_servers import Serving
 from experiments.spec.experiment import Cell, Experiment, local_of
 from partitioning.engine_table import is_remote, local_engine
 from partitioning.errors import PartitionError
+from partitioning.inputs.variants import photographs, variants
 from partitioning.placement import PLACEMENTS
 from partitioning.strategies import make_plan
 from partitioning.strategy_table import SLACKS
@@ -49,6 +50,8 @@ class Prepared:
     workers: int
     """Calls that a server must be able to handle at the same time."""
     model_servers: Serving
+    warning: str = ""
+    """What makes the check of outputs weak; empty: nothing."""
 
     def chosen(self, *, remote: bool) -> list[Partition]:
         """The partitions that nodes in other processes (`remote`) or in this one hold, with the engines of their cells.
@@ -83,24 +86,23 @@ def prepare(experiment: Experiment) -> Prepared:
     from partitioning import models
 
     try:
-        photograph = load_image(experiment.input, (224, 224), batch=4)
         loaded = models.load(
             *(experiment.model, experiment.weights, experiment.seed),
-            calibrate_with=photograph,
+            calibrate_with=photographs(experiment, (224, 224), 4),
             imports=experiment.imports,
             trust=experiment.trust_model == "on",
         )
         batches = sorted({cell.batch for cell in experiment.cells})
-        whole = loaded.read()
+        whole = loaded.read(experiment.absent)
         inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}
+        expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
         partitions = _partitions(whole, inputs[batches[0]][0], experiment.cells)
         _check_json(partitions)
     except PartitionError as error:
         raise UsageError(str(error)) from error
-    expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
     _check_steady(loaded, whole, inputs[batches[0]][0], expected[batches[0]][0])
-    workers = _workers(experiment, partitions)
-    return Prepared(experiment, whole, partitions, inputs, expected, workers, Serving.of(experiment))
+    workers, served, warning = _workers(experiment, partitions), Serving.of(experiment), _alike(expected[batches[0]])
+    return Prepared(experiment, whole, partitions, inputs, expected, workers, served, warning)
 
 
 def route_of(cell: Cell, partition: Partition) -> Route:
@@ -158,15 +160,11 @@ def _partition_key(cell: Cell) -> tuple[str, ...]:
 
 
 def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch: int) -> list[Tensors]:
-    """The variants of a request's input; photographs are preprocessed as in the model's training."""
-    assert program.client is not None
-    infos = program.client.inputs
-    images = {info.name for info in infos if is_image(info)}
-    given = (
-        {name: loaded.preprocess(array) if name in images else array for name, array in variant.items()}
-        for variant in variants(infos, experiment.input, batch, experiment.seed, limits=program.client.limits)
-    )
-    return [program.client.prepare(inputs) for inputs in given]
+    """The variants of a request's input. No more are made than a cell has timed requests."""
+    client = program.client
+    assert client is not None
+    given = variants(experiment, client, batch, loaded.preprocess, experiment.seed, experiment.runs)
+    return [client.prepare(inputs) for inputs in given]
 
 
 def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
@@ -176,6 +174,10 @@ def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
     returned = {name: array for name, array in right.items() if name in program.graph.outputs}
     if not returned:
         raise UsageError("no output of the model can be compared: servers return none of them (they are strings)")
+    if endless := [name for name, array in returned.items() if gate.deviation(array, array) > gate.TOLERANCE]:
+        raise UsageError(
+            f"the model answers NaN or infinity in output {endless[0]!r}, which no check can use; give another --input"
+        )
     return returned
 
 
@@ -191,6 +193,18 @@ def _check_steady(loaded: LoadedModel, program: Program, inputs: Tensors, expect
     raise UsageError(
         f"the model answers differently to the same input, so no output can be checked (cause: {names}); build it "
         "without sampling and state"
+    )
+
+
+def _alike(expected: Sequence[Tensors]) -> str:
+    """A warning if the model answers all inputs alike: the gate then accepts the answer to another request."""
+    first, *others = expected
+    pairs = [(other[name], right) for other in others for name, right in first.items()]
+    if not pairs or any(gate.deviation(*pair) > gate.TOLERANCE for pair in pairs):
+        return ""
+    return (
+        "the model answers all inputs alike, so that a wrong answer may pass the check; give inputs that it tells "
+        "apart (--input), or images in the range that it takes (--scale)"
     )
 
 

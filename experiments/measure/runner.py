@@ -106,8 +106,8 @@ class _CellRunner:
     """Zero of the clock of the samples' `start`."""
 
     def warm_up(self, cell: Cell) -> None:
-        """Untimed requests, with every variant of the input at least once."""
-        for number in range(warm_ups(self.prepared.experiment.warmup, len(self.prepared.inputs[cell.batch]))):
+        """Untimed requests."""
+        for number in range(warm_ups(self.prepared.experiment.warmup)):
             try:
                 self._request(cell, number)
             except WireError as error:

@@ -15,7 +15,7 @@ from experiments.reports.labels import column_title, unusual, value_of
 from experiments.reports.markdown import ABSENT, count, interval, line, number, table
 from experiments.reports.published import Figures, figures_for
 from experiments.spec.experiment import Cell, Experiment, local_of
-from experiments.spec.schedule import VARIANTS, lead, warm_ups
+from experiments.spec.schedule import lead, warm_ups
 from experiments.store.files import replace_file
 from experiments.store.samples import cell_of
 
@@ -55,6 +55,7 @@ MEASURED: Mapping[str, Callable[[Row], bool]] = {
 """Rows that a table leaves out unless a cell has such a figure; older files have none."""
 
 GIVEN = (
+    *(("Scale of images", "scale"), ("Extents", "extent"), ("Absent inputs", "absent")),
     *(("Pinned to cores", "pin"), ("Lease (s)", "lease"), ("Kill", "kill")),
     *(("Host", "host"), ("Largest message (B)", "max_message")),
 )
@@ -68,10 +69,12 @@ PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
 
 
 def banner(record: Mapping[str, Any], note: str) -> list[str]:
-    """The warnings at the top: an incomplete run with its cause, and a `note` about the samples."""
+    """The warnings at the top: an incomplete run with its cause, one of the inputs, and a `note` about the samples."""
     lines = []
     if not record["complete"]:
         lines.append(f"> **INCOMPLETE**: {line(str(record['failure'])) or 'the run recorded no cause'}")
+    if warning := record.get("warning"):
+        lines.append(f"> **WARNING**: {line(str(warning))}")
     if note:
         lines.append(f"> **NOTE**: {line(note)}")
     return "\n>\n".join(lines).split("\n") if lines else []
@@ -83,7 +86,7 @@ def overview(experiment: Experiment) -> list[str]:
     client = f"with {' or '.join(map(str, levels))} requests in flight" if levels[-1:] > [1] else "one at a time"
     return [
         f"Model {line(experiment.model)} ({experiment.weights} weights). Each cell: {experiment.runs} timed requests "
-        f"after {warm_ups(experiment.warmup, VARIANTS)} warm-up requests, {client}, in blocks, order "
+        f"after {warm_ups(experiment.warmup)} warm-up requests, {client}, in blocks, order "
         f"{experiment.turns}. Requests at the start of each block that do not count: {' or '.join(map(str, leads))}."
     ]
 
@@ -176,7 +179,11 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
         "Options": pairs(experiment.option),
     }
     given = ((title, name, getattr(experiment, name)) for title, name in GIVEN)
-    settings |= {title: str(value) for title, name, value in given if value != getattr(Experiment, name)}
+    settings |= {
+        title: ", ".join(value) if isinstance(value, tuple) else str(value)
+        for title, name, value in given
+        if value != getattr(Experiment, name)
+    }
     if served := record.get("model_server"):
         settings["Model server"] = pairs(served)
     return machine(record, settings)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transports
-from experiments.measure.inputs import check_memory
 from experiments.sizes import report
 from experiments.sizes.__main__ import REMOTE, SizesOptions
 from experiments.sizes.bare import BARE
 from experiments.sizes.measure import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
 from experiments.store import environment, files, rows, samples
+from partitioning.inputs.memory import check_memory
 from transports.errors import UsageError
 from transports.limits import MOST
 from transports.process import keep_memory

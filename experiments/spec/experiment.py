@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import transports
@@ -17,6 +16,7 @@ from cluster import runtimes
 from cluster.flow_table import FLOW_NAMES
 from cluster.leases import LEAST_LEASE
 from partitioning.engine_table import ENGINES, local_engine
+from partitioning.input_options import PHOTOGRAPH, PIXELS, Absent, Extent, Input, Scale
 from partitioning.options import (
     INPUT,
     SWITCH,
@@ -33,9 +33,6 @@ from partitioning.options import (
 )
 from transports.limits import CONNECTIONS, DAY, Limits
 from transports.process import MALLOC
-
-PHOTOGRAPH = Path(__file__).parents[1] / "data" / "astronaut.jpg"
-"""The bundled photograph; `data/README.md` names its source and licence."""
 
 FILES = "files and the rest"
 CODECS = ("raw", "tensorproto", "json", "json-b64")
@@ -68,8 +65,10 @@ class Cell:
             "how tensors are encoded (tensorproto: grpc only; json, its default, and json-b64: rest only)", valid=CODECS
         ),
     ] = "raw"
-    # Memory (`experiments.measure.inputs.check_memory`) limits the batch of most models long before.
-    batch: Annotated[int, compute("images in a request", concerns="client", ge=1, le=10**6)] = 1
+    # Memory (`partitioning.inputs.memory`) limits the batch of most models long before.
+    batch: Annotated[
+        int, compute("samples in a request: the extent of axis 0 of every input", concerns="client", ge=1, le=10**6)
+    ] = 1
     servers: Servers = 5
     placement: Placed = "contiguous"
     cut: Cut = "equal"
@@ -132,9 +131,10 @@ class Experiment:
             valid=("random", "imagenet"),
         ),
     ] = "random"
-    input: Annotated[
-        str, option("an image file", INPUT, metavar="FILE", shown="the bundled photograph", min_length=1)
-    ] = str(PHOTOGRAPH)
+    input: Input = str(PHOTOGRAPH)
+    scale: Scale = PIXELS
+    extent: Extent = ()
+    absent: Absent = ()
     imports: Imports = ()
     trust_model: TrustModel = "off"
     runs: Annotated[int, schedule("timed requests in each cell", ge=1, le=10**7)] = 50

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-VARIANTS = 4
-"""Different inputs that the requests of a cell cycle through."""
+from partitioning.input_options import VARIANTS
+
 BLOCK, OVERLAPPING = 5, 10
 """Most timed requests in a block of the order `shuffled`; with several in flight, for each of them."""
 
@@ -59,9 +59,9 @@ class Kill:
         return f"node-{self.node}"
 
 
-def warm_ups(least: int, variants: int) -> int:
-    """Requests of a cell before its first block: at least `least`, and each variant of the input once."""
-    return max(least, variants)
+def warm_ups(least: int) -> int:
+    """Requests of a cell before its first block: at least `least`, and one for each variant of a single image."""
+    return max(least, VARIANTS)
 
 
 def lead(concurrency: int, replicas: int) -> int:

@@ -14,10 +14,11 @@ from typing import Any
 import transports
 from cluster import runtimes
 from cluster.model_servers import selection
-from experiments.spec.experiment import PHOTOGRAPH, SETTINGS, Cell, Experiment, local_of
+from experiments.spec.experiment import CELL_FIELDS, SETTINGS, Cell, Experiment, local_of
 from experiments.spec.paths import nameless, portable
 from experiments.spec.schedule import Kill
 from partitioning.engine_table import is_remote
+from partitioning.input_options import PHOTOGRAPH
 from partitioning.options import MODEL_FILES
 from transports.errors import UsageError
 from transports.limits import TLS_FILES
@@ -186,7 +187,8 @@ def from_record(record: Mapping[str, Any]) -> Experiment:
     try:
         cells = tuple(Cell(**cell) for cell in record["cells"])
         bundled = {"input": str(PHOTOGRAPH)} if record.get("input") == BUNDLED else {}
-        listed = {"imports": tuple(record.get("imports", ()))}
+        several = [name for name, item in SETTINGS.items() if item.several and name not in CELL_FIELDS]
+        listed = {name: tuple(record.get(name, ())) for name in several}
         return Experiment(**{**record, **bundled, **listed, "cells": cells})
     except (TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"this is no record of an experiment: {error}") from error

@@ -16,9 +16,10 @@ from tests.kinds import KINDS
 from transports.errors import UsageError
 
 
-def _prepared(model: keras.Model, folder: Path) -> Any:
+def _prepared(model: keras.Model, folder: Path, batch: int = 1, **settings: Any) -> Any:
     model.save(folder / "model.keras")
-    return prepare(Experiment(cells=(Cell(transport="none", servers=1),), model=str(folder / "model.keras")))
+    cell = Cell(transport="none", servers=1, batch=batch)
+    return prepare(Experiment(cells=(cell,), model=str(folder / "model.keras"), **settings))
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -35,11 +36,76 @@ def test_a_model_that_samples_is_refused_with_the_layers_name(tmp_path: Path) ->
         _prepared(keras.Model(x, Sampling(name="sampled")(layers.Dense(4, name="dense")(x))), tmp_path)
 
 
-def test_seeded_integers_are_rows_of_the_embedding(tmp_path: Path) -> None:
-    x = keras.Input((6,), dtype="int32", name="x")
-    made = _prepared(keras.Model(x, layers.Embedding(2, 4, name="embed")(x)), tmp_path)
-    values = np.concatenate([variant["x"] for variant in made.inputs[1]])
-    assert set(values.flat) == {0, 1}
+def _model(shape: tuple[int | None, ...], *stack: layers.Layer, dtype: str = "float32") -> keras.Model:
+    """A Sequential model whose input `x` has that shape, batch included."""
+    return keras.Sequential([keras.Input(batch_shape=shape, dtype=dtype, name="x"), *stack])
+
+
+FIXED = [((1, None, 6), layers.LSTM(3)), ((1, 64, 64, 3), layers.GlobalAveragePooling2D())]
+
+
+@pytest.mark.parametrize(("shape", "layer"), FIXED, ids=["sequence", "image"])
+def test_a_fixed_batch_is_the_only_valid_one(
+    shape: tuple[int | None, ...], layer: layers.Layer, tmp_path: Path
+) -> None:
+    model = _model(shape, layer, layers.Dense(3))
+    (made,) = {variant["x"].shape for variant in _prepared(model, tmp_path).inputs[1]}
+    assert made == tuple(extent or 16 for extent in shape)
+    with pytest.raises(UsageError, match="--batch 8: the model's input has the fixed batch 1; valid: 1"):
+        _prepared(model, tmp_path, batch=8)
+
+
+def test_an_image_model_of_whole_numbers_gets_them(tmp_path: Path) -> None:
+    made = _prepared(_model((None, 8, 8, 1), layers.Flatten(), layers.Rescaling(1 / 255), dtype="uint8"), tmp_path)
+    assert {variant["x"].dtype.name for variant in made.inputs[1]} == {"uint8"}
+
+
+REFUSING = {
+    "integers": _model((None, 4), layers.IntegerLookup(vocabulary=[90], num_oov_indices=0), dtype="int64"),
+    "words": _model(
+        (None,), layers.StringLookup(vocabulary=["no"], num_oov_indices=0), layers.Embedding(3, 2), dtype="string"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSING)
+def test_an_input_that_the_model_refuses_points_to_arrays(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"refuses this input: .*: --input FILE\.npz, with the arrays x$") as refused:
+        _prepared(REFUSING[kind], tmp_path)
+    assert str(refused.value).isprintable()
+
+
+def test_arrays_take_the_place_of_seeded_values(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.array(["no"] * 3))
+    made = _prepared(REFUSING["words"], tmp_path, input=str(tmp_path / "data.npz"), batch=2)
+    assert made.experiment.input.endswith("data.npz")
+    assert [len(variant["x"]) for variant in made.inputs[2]] == [2, 2, 2]
+
+
+def test_an_input_that_makes_no_finite_answer_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.full((2, 4), np.nan, np.float32))
+    with pytest.raises(UsageError, match="answers NaN or infinity in output 'dense'"):
+        _prepared(_model((None, 4), layers.Dense(3, name="dense")), tmp_path, input=str(tmp_path / "data.npy"))
+
+
+def test_answers_that_are_all_alike_cause_a_warning(tmp_path: Path) -> None:
+    saturated = layers.Dense(2, "sigmoid", kernel_initializer=keras.initializers.RandomUniform(0.1, 1, seed=1))
+    model = _model((None, 8, 8, 3), layers.Flatten(), saturated)
+    assert "answers all inputs alike" in _prepared(model, tmp_path).warning
+    assert _prepared(model, tmp_path, scale="-1..1").warning == ""
+
+
+def test_no_more_variants_are_made_than_requests(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).random((9, 4), np.float32))
+    made = _prepared(_model((None, 4), layers.Dense(3)), tmp_path, input=str(tmp_path / "data.npy"), runs=5)
+    assert len(made.inputs[1]) == len(made.expected[1]) == 5
+
+
+def test_absent_inputs_are_absent_from_model_and_partition(tmp_path: Path) -> None:
+    made = _prepared(KINDS["optional"](), tmp_path, absent=("mask", "shift"))
+    assert [list(variant) for variant in made.inputs[1]] == [["x"]] * 4
+    (partition,) = {*made.partitions.values()}
+    assert partition.plan.inputs == ("x",)
 
 
 RETURNED = {

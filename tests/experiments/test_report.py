@@ -24,8 +24,8 @@ from experiments.reports.published import figures_for
 from experiments.reports.report import build, summary_of
 from experiments.reports.terminal import render_table
 from experiments.spec.experiment import Cell, Experiment, local_of
-from experiments.spec.schedule import VARIANTS
 from experiments.store import samples
+from partitioning.input_options import VARIANTS
 from tests.experiments.common import tables_of
 
 if TYPE_CHECKING:
@@ -209,7 +209,9 @@ def test_the_report_of_an_incomplete_experiment_starts_with_the_cause(make_resul
     cells, record = CASES["settings"]
     text = build(make_results(cells, **record)).read_text(encoding="utf-8")
     assert text.splitlines()[2] == r"> **INCOMPLETE**: cell x: server 3 went away \| and \<more\>"
-    assert "INCOMPLETE" not in build(make_results(LAYER, name="whole")).read_text(encoding="utf-8")
+    whole = build(make_results(LAYER, name="whole", warning="all answers are alike")).read_text(encoding="utf-8")
+    assert "INCOMPLETE" not in whole
+    assert whole.splitlines()[2] == "> **WARNING**: all answers are alike"
 
 
 def test_a_killed_run_is_reported_up_to_its_last_whole_line(make_results: Maker) -> None:

@@ -1,0 +1,1 @@
+"""Inputs of a model: images, arrays, or seeded values."""
