@@ -68,15 +68,13 @@ class Messages:
 
     def admit(self, head: Head) -> int | Reply:
         if (head.method, head.path) == ("GET", READY):
-            return 0
+            return Reply(200, IS_READY)
         if head.method == "POST" and head.path in CODECS:
             return body_limit(head.headers, CODECS[head.path], self._options)
         valid = ", ".join(["GET " + READY, *(f"POST {path}" for path in CODECS)])
         return Reply(404, self.refusal(MalformedMessage(f"no {head.method} {head.path} (valid: {valid})")).body)
 
     def answer(self, head: Head, body: bytearray) -> Reply:
-        if head.path == READY:
-            return Reply(200, IS_READY)
         # Other HTTP clients may close their end and still read the answer. Those of splitbench send the header.
         gone = head.gone if PAYLOAD.lower() in head.headers else never
         return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]), gone)
