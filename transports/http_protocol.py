@@ -14,7 +14,7 @@ from transports.limits import CONNECTIONS, DAY
 from transports.sockets import HANGUP, keep_alive, no_delay
 
 HEAD = 2**14
-"""Bytes that a head may have. They are counted after each read of up to 256 kB."""
+"""Bytes that a head may have if it takes more than one read (of up to 256 KiB)."""
 GONE = "splitbench.gone"
 """Key in the `state` of an ASGI scope: a function that says whether the client has closed its end."""
 
@@ -34,7 +34,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:
-            log.warning("turned a connection to port %s away: %s are open", (self.server or "?")[-1], CONNECTIONS)
+            log.warning("turned a connection to %s away: %s are open", self.server, CONNECTIONS)
             transport.abort()
             return
         sock = transport.get_extra_info("socket")
@@ -78,7 +78,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return self.loop.call_later(self._stall, self._drop)
 
     def _drop(self) -> None:
-        log.warning("dropped a connection to port %s: stalled for %g s", (self.server or "?")[-1], self._stall)
+        log.warning("dropped a connection to %s, which stalled for %g s", self.server, self._stall)
         self.transport.abort()
 
     def _gone(self) -> bool:

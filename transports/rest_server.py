@@ -5,8 +5,8 @@
 
 Rules:
   - The path names the codec. An error is a message too; its kind gives the status (`STATUS`).
-  - The header `Splitbench-Payload` is the size of a message's tensors in bytes. The server refuses a size above its
-    limit before it reads the body. Without the header, or with a wrong one, the limits of body and message hold.
+  - The header `Splitbench-Payload` is the size of a message's tensors in bytes. The server keeps nothing of a body
+    whose header is above its limit. Without the header, or with a wrong one, the limits of body and message hold.
 """
 
 from __future__ import annotations
