@@ -24,7 +24,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, stall: float) -> None:
         super().__init__(config, server_state, {GONE: self._gone})
-        self.timeout_keep_alive = 365 * DAY
+        self.timeout_keep_alive = 365 * DAY  # none: a connection may be idle
         self._stall = stall
         self._head_watch: asyncio.TimerHandle | None = None
         self._answer_watch: asyncio.TimerHandle | None = None

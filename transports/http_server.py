@@ -35,7 +35,7 @@ from transports.sockets import Deadline
 
 PIECE = 2**18
 """Bytes of an answer that are handed to uvicorn at a time."""
-CLOSING = 2.0
+CLOSING = 1.0
 """Seconds that a peer has, under TLS, to confirm the end of a connection."""
 
 

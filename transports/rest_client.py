@@ -46,14 +46,13 @@ class RestConnection(SocketConnection):
         """The body of the answer. Raises `MessageTooLarge` for one above the limit, after discarding it."""
         response = self._http.ask(method, path, body, headers)
         try:
-            most = body_limit(response.headers, self._codec, self.limits)
+            return body_of(response, body_limit(response.headers, self._codec, self.limits))
         except WireError:
             response.drain_conn()
             raise
-        answer = body_of(response, most)
-        if self._http.is_closed:
-            self.close()
-        return answer
+        finally:
+            if self._http.is_closed:
+                self.close()
 
     def _violation(self, error: Exception) -> str | None:
         return str(error) if isinstance(error, (HTTPException, HTTPError, WireError)) else None

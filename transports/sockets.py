@@ -75,9 +75,9 @@ class DeadlineSocket(socket.socket):
         """Whether bytes have arrived that polling the descriptor does not show."""
         return False
 
-    def readable(self, timeout: float) -> bool:
-        """Whether something can be read, or the end of the stream, within `timeout` seconds."""
-        return self.held() or bool(self._poller(select.POLLIN).poll(timeout * 1000))
+    def readable(self, timeout: float | None) -> bool:
+        """Whether something can be read, or the end of the stream, within `timeout` seconds (None: without a limit)."""
+        return self.held() or bool(self._poller(select.POLLIN).poll(None if timeout is None else timeout * 1000))
 
     def gone(self) -> bool:
         """Whether the peer has hung up, even if something can still be read."""
