@@ -21,7 +21,7 @@ _CLIENTS: Mapping[str, str] = {"grpc": "tfserving.grpc_client:Client", "rest": "
 _LIBRARIES: Mapping[str, str] = {
     "tensorflow_serving": "'tensorflow-serving-api>=2.20,<2.22'",
     "orjson": "'orjson>=3.10'",
-    "uvicorn": "'uvicorn>=0.46'",
+    "uvicorn": "'uvicorn>=0.34'",
     "httptools": "'httptools>=0.6.3'",
     "urllib3": "'urllib3>=2.2'",
 }

@@ -247,6 +247,12 @@ def _answer_one(listener: socket.socket, answer: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", WireError),
         (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\n[]", WireError),
         (b"HTTP/9.1 \r\n\r\n", RemoteError),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", ConnectionLost),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 20000000000\r\n\r\n", ConnectionLost),
+        (
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nSplitbench-Payload: %d\r\nContent-Length: 0\r\n\r\n" % 2**40,
+            MessageTooLarge,
+        ),
     ],
 )
 def test_an_unusable_answer_is_a_wire_error(case: Case, ping: Message, answer: bytes, error: type[WireError]) -> None:
@@ -265,6 +271,7 @@ def test_an_unusable_answer_is_a_wire_error(case: Case, ping: Message, answer: b
         connection = case.connect(Address(*listener.getsockname()))
         with pytest.raises(error):
             connection.call(ping, 5)
+        assert connection.closed == (error is not WireError)  # which says that the body was whole, and no message
         thread.join(5)
 
 
