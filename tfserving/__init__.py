@@ -21,7 +21,9 @@ _CLIENTS: Mapping[str, str] = {"grpc": "tfserving.grpc_client:Client", "rest": "
 _LIBRARIES: Mapping[str, str] = {
     "tensorflow_serving": "'tensorflow-serving-api>=2.20,<2.22'",
     "orjson": "'orjson>=3.10'",
-    "h11": "'h11>=0.16'",
+    "uvicorn": "'uvicorn>=0.34'",
+    "httptools": "'httptools>=0.6.3'",
+    "urllib3": "'urllib3>=2.2'",
 }
 """Imported library -> its requirement for pip, as in the extra `serving`."""
 

@@ -7,15 +7,15 @@ fast with them as RapidJSON is in the real server; a slower library would domina
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any, Self
 from urllib.parse import quote
 
-import h11
 import numpy as np
+from urllib3.exceptions import HTTPError
 
 from tfserving import json_arrays
 from tfserving.tensors import LIMIT
@@ -29,7 +29,7 @@ from transports.errors import (
     ResourceExhausted,
     WireError,
 )
-from transports.http_stream import HttpStream, headers_of
+from transports.http_client import HttpConnection, body_of
 from transports.socket_connection import dial
 from transports.sockets import Deadline, Expired
 
@@ -47,7 +47,7 @@ class RestClient:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._idle: list[HttpStream] = []
+        self._idle: list[HttpConnection] = []
         self._lock = threading.Lock()
         self._closed = False
 
@@ -92,22 +92,17 @@ class RestClient:
                 self._forget_idle()
             return self._exchange(self._dial(deadline), path, body, deadline)
 
-    def _exchange(self, stream: HttpStream, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
+    def _exchange(self, http: HttpConnection, path: str, body: bytes, deadline: Deadline) -> tuple[int, bytearray]:
         """Status and body of the answer. The connection is kept if both ends allow it."""
         keep = False
         try:
-            stream.sock.deadline = deadline.moment
-            stream.send(self._head(path, body), body)
-            answer = stream.head()
-            data = stream.body(LIMIT, headers_of(answer).get("content-length"))
-            keep = stream.renew()
-            return answer.status_code, data
+            http.sock.deadline = deadline.moment
+            response = http.ask("POST", path, body, {"Content-Type": "application/json"})
+            data = body_of(response, LIMIT)
+            keep = not http.is_closed
+            return response.status, data
         finally:
-            self._give_back(stream, keep)
-
-    def _head(self, path: str, body: bytes) -> h11.Request:
-        fields = {"Host": str(self.address), "Content-Type": "application/json", "Content-Length": str(len(body))}
-        return h11.Request(method="POST", target=path, headers=list(fields.items()))
+            self._give_back(http, keep)
 
     def _content(self, status: int, data: bytearray) -> Any:
         try:
@@ -129,39 +124,37 @@ class RestClient:
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Raise errors of sockets and of h11 as errors of `transports.errors`."""
+        """Raise errors of sockets and of urllib3 as errors of `transports.errors`."""
         try:
             yield
         except Expired:
             raise DeadlineExceeded(f"{self.address}: no answer in time") from None
         except (EOFError, OSError) as error:
             raise ConnectionLost(f"{self.address} closed the connection: {error}") from None
-        except h11.ProtocolError as error:
+        except (HTTPException, HTTPError) as error:
             raise RemoteError(f"{self.address}: the answer is no HTTP: {error}") from None
 
-    def _dial(self, deadline: Deadline) -> HttpStream:
+    def _dial(self, deadline: Deadline) -> HttpConnection:
         if not deadline.left():
             raise Expired
-        sock = dial(self.address, None, deadline)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return HttpStream(sock, h11.CLIENT)
+        return HttpConnection(dial(self.address, None, deadline), self.address)
 
-    def _take(self) -> HttpStream | None:
+    def _take(self) -> HttpConnection | None:
         with self._lock:
             if self._closed:
                 raise ConnectionLost(f"{self.address}: the client is closed")
             return self._idle.pop() if self._idle else None
 
-    def _give_back(self, stream: HttpStream, keep: bool) -> None:
+    def _give_back(self, http: HttpConnection, keep: bool) -> None:
         with self._lock:
             if keep and not self._closed:
-                self._idle.append(stream)
+                self._idle.append(http)
                 return
-        stream.sock.close()
+        http.close()
 
     def _forget_idle(self) -> None:
         """Close the kept connections: the server has probably closed them, too."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for stream in idle:
-            stream.sock.close()
+        for http in idle:
+            http.close()

@@ -1,13 +1,9 @@
-"""The REST interface of the server, over the HTTP server of the transport `rest`.
-
-The limit counts requests in flight instead of connections, so that idle connections do not block others.
-"""
+"""The REST interface of the server, over the HTTP server of the transport `rest`."""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -33,23 +29,21 @@ class RestServer(HttpServer):
     """Serves `models` at `host`:`port` (0: a free one), and handles up to `workers` requests at a time."""
 
     def __init__(self, models: Models, host: str, port: int, workers: int) -> None:
-        super().__init__(_Interface(models, workers), Address(host, port), Limits.stall)
+        super().__init__(_Interface(models), Address(host, port), Limits.stall, workers)
 
 
 class _Interface:
     """The `http_server.Application` of the models."""
 
-    def __init__(self, models: Models, workers: int) -> None:
+    def __init__(self, models: Models) -> None:
         self._models = models
-        self._free = threading.BoundedSemaphore(workers)
 
     def admit(self, head: Head) -> int:
         return LIMIT
 
     def answer(self, head: Head, body: bytearray) -> Reply:
         try:
-            with self._free:
-                return Reply(200, _answer(self._models, head.method, head.path.partition("?")[0], body))
+            return Reply(200, _answer(self._models, head.method, head.path, body))
         except Exception as error:
             refusal = of_exception(error)
             return Reply(HTTP[refusal.code], _error_body(refusal.text))

@@ -1,39 +1,52 @@
-"""A server of HTTP/1.1 with limits on time and size.
+"""A server of HTTP/1.1: uvicorn in a thread of its own, and the limits on time and size that it leaves open.
 
 Rules:
+  - uvicorn's event loop does all I/O, and a bounded pool of threads answers requests.
   - A connection may be idle without a limit once its first request has been answered. The head of a request must be
-    complete `stall` seconds after its first byte, and each piece of a body must come `stall` seconds after the last.
-  - The application gives the largest body before the body is read. A larger one is refused and discarded.
-  - Data that is no HTTP is answered with 400 if that is still possible, and ends its own connection only.
+    complete `stall` seconds after its first byte, each piece of a body must come `stall` seconds after the last, and
+    the peer must take each piece of an answer within `stall` seconds.
+  - The application gives the largest body before the body is read. A larger one is discarded as it arrives and then
+    refused, so that both ends stay in step and the connection goes on.
 """
 
 from __future__ import annotations
 
-import math
+import asyncio
 import socket
-import time
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
-import h11
+import uvicorn
+from uvicorn.server import ServerState
 
 from transports import tls
 from transports.address import Address
-from transports.errors import MalformedMessage, WireError
-from transports.http_stream import HttpStream, headers_of
-from transports.listener import Listener
-from transports.sockets import DeadlineSocket
+from transports.base import Server
+from transports.errors import DeadlineExceeded, MessageTooLarge, WireError
+from transports.http_protocol import GONE, LimitedProtocol
+from transports.limits import GRACE
+from transports.listener import bind_port
+from transports.sockets import Deadline
+
+PIECE = 2**18
+"""Bytes of an answer that are handed to uvicorn at a time."""
+CLOSING = 1.0
+"""Seconds that a peer has, under TLS, to confirm the end of a connection."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a request. The names of `headers` are in lower case."""
+    """The head of a request, without the query of its path. The names of `headers` are in lower case."""
 
     method: str
     path: str
     headers: Mapping[str, str]
-    gone: Callable[[], bool] = lambda: False
+    gone: Callable[[], bool]
     """Whether the client has closed its end. HTTP allows a client to do so and still read the answer."""
 
 
@@ -45,62 +58,139 @@ class Reply:
 
 
 class Application(Protocol):
-    """Answers requests, in one thread for each connection."""
+    """Answers requests. All but `answer` run in the event loop, and must not wait."""
 
     def admit(self, head: Head) -> int | Reply:
-        """The largest body in bytes, or the answer to a request that is refused unread. Raises `WireError`."""
+        """The largest body in bytes, or the answer to a request whose body does not matter. Raises `WireError`."""
 
     def answer(self, head: Head, body: bytearray) -> Reply:
         """The answer to a complete request."""
 
     def refusal(self, error: WireError) -> Reply:
-        """The answer to a request that was not admitted, is too large, or is no HTTP."""
+        """The answer to a request that was not admitted, is too large, or came too slowly."""
 
 
-class HttpServer(Listener):
-    """Raises `ConnectError` when the port cannot be bound."""
+class HttpServer(Server):
+    """Answers up to `threads` requests at a time. Raises `ConnectError` when the port cannot be bound.
 
-    def __init__(self, application: Application, address: Address, stall: float, own: tls.Tls | None = None) -> None:
+    It starts and stops uvicorn's protocol itself: `uvicorn.Server` looks only ten times a second whether it shall end,
+    and gives a TLS handshake a fixed time.
+    """
+
+    def __init__(
+        self, application: Application, address: Address, stall: float, threads: int, own: tls.Tls | None = None
+    ) -> None:
+        sock, self.address = bind_port(address)
+        self._threads = ThreadPoolExecutor(threads, f"http-{self.address.port}")
+        config = uvicorn.Config(
+            _Asgi(application, self._threads, stall),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+        )
+        config.load()
+        self._state = ServerState()
+        self._protocol = partial(LimitedProtocol, config=config, server_state=self._state, stall=stall)
+        self._ending = asyncio.Event()
+        self._grace: Deadline | None = None
+        """Until when a server that closes waits for handlers."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(sock, own, stall), name=f"http-loop-{self.address.port}", daemon=True
+        )
+        self._thread.start()
+
+    def drain(self, seconds: float) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._ending.set)
+        self._thread.join(seconds)
+
+    def close(self) -> None:
+        """End the connections at once, and wait up to `GRACE` seconds for handlers that still run."""
+        self._grace = Deadline.after(GRACE)
+        self.drain(GRACE + 1)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, sock: socket.socket, own: tls.Tls | None, stall: float) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(sock, own, stall))
+
+    async def _serve(self, sock: socket.socket, own: tls.Tls | None, stall: float) -> None:
+        """Accept connections until the server is to end, and then wait for the last answer, or for `_grace`."""
+        server = await self._loop.create_server(
+            self._protocol,
+            sock=sock,
+            ssl=own.server if own else None,
+            ssl_handshake_timeout=stall if own else None,
+            ssl_shutdown_timeout=CLOSING if own else None,
+        )
+        await self._ending.wait()
+        server.close()
+        while (self._state.connections or self._state.tasks) and (self._grace is None or self._grace.left()):
+            for connection in list(self._state.connections):
+                if self._grace:
+                    connection.transport.abort()
+                else:
+                    connection.shutdown()
+            await asyncio.sleep(0.01)
+
+
+class _Asgi:
+    """Serves an `Application` as ASGI."""
+
+    def __init__(self, application: Application, threads: ThreadPoolExecutor, stall: float) -> None:
         self._application = application
-        super().__init__(self._talk, address, stall, own)
+        self._threads = threads
+        self._stall = stall
 
-    def _talk(self, sock: DeadlineSocket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream = HttpStream(sock, h11.SERVER)
-        while self._exchange(stream):
-            stream.readable(None)
-
-    def _exchange(self, stream: HttpStream) -> bool:
-        """Answer one request. Returns whether the connection goes on."""
+    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        head = Head(scope["method"], scope["raw_path"].decode("latin-1"), headers, scope["state"][GONE])
         try:
-            head = self._head(stream)
-            reply = self._reply(head, stream)
-        except h11.RemoteProtocolError as error:
-            if stream.may_send:
-                _send(stream, self._application.refusal(MalformedMessage(f"that is no HTTP: {error}")), "GET")
-            return False
-        _send(stream, reply, head.method)
-        return stream.renew()
+            reply = await self._reply(head, receive)
+        except (EOFError, asyncio.CancelledError):  # the client left, or the server has waited long enough
+            return
+        given = {"Content-Type": "application/json", "Content-Length": str(len(reply.body)), **reply.headers}
+        lines = [(name.encode(), value.encode()) for name, value in given.items()]
+        await send({"type": "http.response.start", "status": reply.status, "headers": lines})
+        body = memoryview(reply.body)
+        for place in range(0, len(body) or 1, PIECE):
+            end = place + PIECE
+            await send({"type": "http.response.body", "body": body[place:end], "more_body": end < len(body)})
 
-    def _head(self, stream: HttpStream) -> Head:
-        stream.sock.deadline = time.monotonic() + self.stall
-        request = stream.head()
-        stream.sock.deadline = math.inf
-        target = request.target.decode("latin-1")
-        return Head(request.method.decode(), target, headers_of(request), stream.sock.gone)
-
-    def _reply(self, head: Head, stream: HttpStream) -> Reply:
+    async def _reply(self, head: Head, receive: Callable[[], Awaitable[Any]]) -> Reply:
+        """Raises `EOFError` for a client that leaves before its request is complete."""
         try:
             admitted = self._application.admit(head)
-            if isinstance(admitted, int):
-                return self._application.answer(head, stream.body(admitted, head.headers.get("content-length")))
         except WireError as error:
             admitted = self._application.refusal(error)
-        stream.skip()
-        return admitted
+        most = admitted if isinstance(admitted, int) else 0
+        try:
+            body, size = await self._read(head, receive, most)
+        except TimeoutError:
+            late = self._application.refusal(DeadlineExceeded(f"nothing came of the body for {self._stall:g} s"))
+            return Reply(late.status, late.body, {**late.headers, "Connection": "close"})
+        if isinstance(admitted, Reply):
+            return admitted
+        if size > most:
+            text = f"a body of {size} bytes or more is above the limit of {most} bytes"
+            return self._application.refusal(MessageTooLarge(text))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._application.answer, head, body)
 
-
-def _send(stream: HttpStream, reply: Reply, method: str) -> None:
-    headers = {"Content-Type": "application/json", "Content-Length": str(len(reply.body)), **reply.headers}
-    response = h11.Response(status_code=reply.status, headers=list(headers.items()))
-    stream.send(response, reply.body if method != "HEAD" else b"")
+    async def _read(self, head: Head, receive: Callable[[], Awaitable[Any]], most: int) -> tuple[bytearray, int]:
+        """The body and its size, which may be above `most`: then the body is not kept. Raises `TimeoutError`."""
+        size, body, more = 0, bytearray(), True
+        keep = int(head.headers.get("content-length", 0)) <= most
+        while more:
+            async with asyncio.timeout(self._stall):
+                event = await receive()
+            if event["type"] != "http.request":
+                raise EOFError
+            size += len(event["body"])
+            more = event["more_body"]
+            if keep and size <= most:
+                body += event["body"]
+        return body, size

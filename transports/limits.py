@@ -19,7 +19,7 @@ TEXT = 2**17
 """Characters of all names and text fields of a message; even at four bytes each they fit the `ENVELOPE`."""
 
 CONNECTIONS = 1024
-"""Connections that a server with a thread for each holds at a time. It closes further ones."""
+"""Connections that a server over sockets holds at a time. It closes further ones."""
 
 GRACE = 5.0
 """Seconds that such a server, once it closes, waits for handlers that still run."""

@@ -1,4 +1,4 @@
-"""`rest`: HTTP/1.1 and JSON over kept connections (`rest_client`, `rest_server`)."""
+"""`rest`: HTTP/1.1 and JSON over kept connections: urllib3 (`rest_client`) and uvicorn (`rest_server`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from transports.sockets import Deadline
 class Rest(Transport):
     name = "rest"
     title = "REST"
-    libraries: ClassVar[Mapping[str, str]] = {"h11": "h11", "orjson": "orjson", "pybase64": "pybase64"}
+    libraries: ClassVar[Mapping[str, str]] = {
+        name: name for name in ("uvicorn", "httptools", "urllib3", "orjson", "pybase64")
+    }
     secure = "tls"
     codecs = ("json", "json-b64")
 
@@ -29,7 +31,8 @@ class Rest(Transport):
         from transports.rest_server import Messages
 
         messages = Messages(guard(handler, self.options, workers), self.options)
-        return HttpServer(messages, Address(host, port), self.options.stall, self._tls)
+        threads = workers + (self.options.when_full == "refuse")  # one refuses what is too much
+        return HttpServer(messages, Address(host, port), self.options.stall, threads, self._tls)
 
     def connect(self, address: Address, codec: str = "", timeout: float = 10.0, shared: bool = False) -> Connection:
         from transports.rest_client import RestConnection

@@ -5,8 +5,8 @@
 
 Rules:
   - The path names the codec. An error is a message too; its kind gives the status (`STATUS`).
-  - The header `Splitbench-Payload` is the size of a message's tensors in bytes. The server refuses a size above its
-    limit before it reads the body. Without the header, or with a wrong one, the limits of body and message hold.
+  - The header `Splitbench-Payload` is the size of a message's tensors in bytes. The server keeps nothing of a body
+    whose header is above its limit. Without the header, or with a wrong one, the limits of body and message hold.
 """
 
 from __future__ import annotations
@@ -68,15 +68,13 @@ class Messages:
 
     def admit(self, head: Head) -> int | Reply:
         if (head.method, head.path) == ("GET", READY):
-            return 0
+            return Reply(200, IS_READY)
         if head.method == "POST" and head.path in CODECS:
             return body_limit(head.headers, CODECS[head.path], self._options)
         valid = ", ".join(["GET " + READY, *(f"POST {path}" for path in CODECS)])
         return Reply(404, self.refusal(MalformedMessage(f"no {head.method} {head.path} (valid: {valid})")).body)
 
     def answer(self, head: Head, body: bytearray) -> Reply:
-        if head.path == READY:
-            return Reply(200, IS_READY)
         # Other HTTP clients may close their end and still read the answer. Those of splitbench send the header.
         gone = head.gone if PAYLOAD.lower() in head.headers else never
         return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]), gone)

@@ -141,6 +141,9 @@ class DeadlineSocket(socket.socket):
     def send(self, *arguments: Any) -> int:
         return self._within(socket.SO_SNDTIMEO, super().send, *arguments)
 
+    def sendall(self, data: Any, *_: Any) -> None:
+        send_all(self, [data])
+
     def sendmsg(self, *arguments: Any) -> int:
         """Send as many bytes of several buffers as go at once, and return their count."""
         return self._within(socket.SO_SNDTIMEO, super().sendmsg, *arguments)

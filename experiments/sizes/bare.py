@@ -8,6 +8,7 @@ A client sends the bytes of an array, and the server returns them; there is no m
                    value: dtype, shape, bytes
   bare-rpyc-tuned  RPyC without compression, with TCP_NODELAY, in pieces of 16 MB
   bare-zmq         pyzmq: a ROUTER that returns what a DEALER sends, over TCP
+  bare-rest        uvicorn with an ASGI application, and a pool of urllib3
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from experiments.sizes import bare_rest
 from transports import Address, Message
 from transports.errors import ConnectionLost
 
@@ -283,4 +285,5 @@ BARE: Mapping[str, Bare] = {
     "bare-rpyc": Bare(_serve_rpyc, _connect_rpyc, ("rpyc",)),
     "bare-rpyc-tuned": Bare(_serve_rpyc_tuned, _connect_rpyc_tuned, ("rpyc-tuned",)),
     "bare-zmq": Bare(_serve_zmq, _connect_zmq, ("zmq",)),
+    "bare-rest": Bare(partial(bare_rest.serve, HOST), partial(bare_rest.connect, HOST), ("rest",)),
 }

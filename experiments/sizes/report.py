@@ -208,14 +208,17 @@ def _bare_pairs(ways: Sequence[Way]) -> list[tuple[Way, Way]]:
         (way, Way(name))
         for way in ways
         for name in sorted(names)
-        if way.transport in BARE[name].compared and way.codec == "raw" and way.send != "stream"
+        if way.transport in BARE[name].compared and way.codec in PLAIN and way.send != "stream"
     ]
 
 
+PLAIN = ("raw", "json", "json-b64")
+"""Codecs that are compared with a bare echo: the usual ones of a transport."""
 BARE_IS = (
     "A bare echo sends the bytes of the tensor with the library alone, as its users write it, without method, name, "
     "shape, dtype or limit: bare-grpc sends bytes without protobuf, bare-grpc-stub a generated message with one "
-    "bytes field, bare-rpyc uses RPyC's defaults, bare-rpyc-tuned neither compression nor small pieces."
+    "bytes field, bare-rpyc uses RPyC's defaults, bare-rpyc-tuned neither compression nor small pieces, and bare-rest "
+    "sends bytes without JSON."
 )
 
 

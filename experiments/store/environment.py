@@ -34,7 +34,7 @@ from transports.errors import SplitbenchError, UsageError
 
 PACKAGES = (
     *("splitbench", "tensorflow", "keras", "numpy", "scipy", "msgspec", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
-    *("ray", "h11", "orjson", "pybase64", "tensorflow-serving-api"),
+    *("ray", "uvicorn", "httptools", "urllib3", "orjson", "pybase64", "tensorflow-serving-api"),
     *("pandas", "pillow", "psutil", "rich", "matplotlib"),
 )
 VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")

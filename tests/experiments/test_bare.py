@@ -54,14 +54,16 @@ def test_the_end_of_the_echo_process_is_an_error_of_one_line() -> None:
 
 
 def test_each_transport_is_compared_with_its_library_alone(tmp_path: Path) -> None:
-    words = ["--bare", "--codec", "raw", "--transport", "rpyc-tuned,grpc", "--sizes", "0.004,0.02", "--repeats", "2"]
-    assert sizes.main([*words, "--longest", "8000", "--out", str(tmp_path / "out")]) == 0
+    words = ["--bare", "--codec", "raw,json-b64", "--transport", "rpyc-tuned,grpc,rest", "--sizes", "0.004,0.02"]
+    assert sizes.main([*words, "--repeats", "2", "--longest", "8000", "--out", str(tmp_path / "out")]) == 0
     frame = sizes_report.read(tmp_path / "out")
-    assert {*frame["transport"]} == {"grpc", "rpyc-tuned", "bare-grpc-stub", "bare-rpyc-tuned"}
+    names = {"grpc", "rpyc-tuned", "rest"}
+    assert {*frame["transport"]} == names | {"bare-grpc-stub", "bare-rpyc-tuned", "bare-rest"}
     text = (tmp_path / "out" / "report.md").read_text()
     section = text.partition("## Beside each library alone")[2]
     assert "RPyC tuned / bare-rpyc-tuned" in section
     assert "gRPC unary / bare-grpc-stub" in section
+    assert "REST json-b64 / bare-rest" in section
     assert "gRPC stream /" not in section
     before = (tmp_path / "out" / "report.md").read_bytes()
     assert sizes_report.build(tmp_path / "out").read_bytes() == before

@@ -15,7 +15,7 @@ from partitioning.errors import PartitionError
 from tests.running import ROOT
 from transports.errors import ConnectionLost, UsageError
 
-HEAVY = {"tensorflow", "keras", "numpy", "pandas", "rich", "matplotlib", "grpc", "rpyc", "h11", "orjson"}
+HEAVY = {"tensorflow", "keras", "numpy", "pandas", "rich", "matplotlib", "grpc", "rpyc", "uvicorn", "urllib3", "orjson"}
 
 
 def splitbench(*words: str) -> subprocess.CompletedProcess[str]:

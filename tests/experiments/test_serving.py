@@ -149,7 +149,7 @@ def test_unusable_values_are_refused(
     assert not out.exists()
 
 
-@pytest.mark.parametrize("library", ["tensorflow_serving", "orjson", "h11"])
+@pytest.mark.parametrize("library", ["tensorflow_serving", "orjson", "uvicorn"])
 def test_without_the_extra_the_engine_is_refused(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UsageError, match=r"engine 'tfserving' needs the extra 'serving': pip install '\S+'"):
