@@ -11,14 +11,13 @@ import contextlib
 import itertools
 import os
 import secrets
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from cluster import scratch
 from cluster.config import RayConfig
 from cluster.errors import StageFailed
 from cluster.launchers import Launcher, Order
@@ -47,11 +46,11 @@ class Ray(System):
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             undo.callback(self._close)
-            with tempfile.TemporaryDirectory(prefix="splitbench-") as exports:
+            with scratch.folder() as exports:
                 for partition, program in self.setup.programs.items():
-                    export(program, partition, Path(exports))
-                self._files = digests(Path(exports))
-                contents = {sha256: Path(exports) / name for name, sha256 in self._files.items()}
+                    export(program, partition, exports)
+                self._files = digests(exports)
+                contents = {sha256: exports / name for name, sha256 in self._files.items()}
                 config = RayConfig(token=TOKEN, files=self._files)
                 self.launcher.start(Order(NAME, config, contents, title="the head of Ray"))
             address = self.launcher.addresses(NAME)["gcs"]
