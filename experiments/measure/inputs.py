@@ -15,10 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from experiments.measure.memory import check_memory
 from experiments.spec.experiment import PHOTOGRAPH
 from experiments.spec.schedule import VARIANTS
 from partitioning.graph import TensorInfo
@@ -122,16 +122,6 @@ def variants(
         }
         for variant in range(count)
     )
-
-
-def check_memory(what: str, count: float, each: int, unit: str) -> None:
-    """Raise `UsageError`, with the largest valid count, if `count` times `each` bytes are not free."""
-    free, needed = psutil.virtual_memory().available, count * each
-    if needed > free:
-        most = f"{free // each} {unit}"
-        raise UsageError(
-            f"{what} takes up to {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free; give at most {most}"
-        )
 
 
 def _tensor(info: TensorInfo, path: str | Path, batch: int, seed: int, number: int, limits: Mapping[str, int]) -> Array:

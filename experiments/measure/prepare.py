@@ -19,6 +19,7 @@ from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.request import Route
 from cluster.workers import workers_needed
+from experiments.measure import memory
 from experiments.measure.inputs import is_image, load_image, variants
 from experiments.measure.model_servers import Serving
 from experiments.spec.experiment import Cell, Experiment, local_of
@@ -84,6 +85,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
     try:
         photograph = load_image(experiment.input, (224, 224), batch=4)
+        memory.check_model(lambda: models.weights_of(experiment.model))
         loaded = models.load(
             *(experiment.model, experiment.weights, experiment.seed),
             calibrate_with=photograph,
@@ -95,12 +97,15 @@ def prepare(experiment: Experiment) -> Prepared:
         inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}
         partitions = _partitions(whole, inputs[batches[0]][0], experiment.cells)
         _check_json(partitions)
+        memory.check_batch(whole.graph, batches[-1])
     except PartitionError as error:
         raise UsageError(str(error)) from error
     expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
     _check_steady(loaded, whole, inputs[batches[0]][0], expected[batches[0]][0])
     workers = _workers(experiment, partitions)
-    return Prepared(experiment, whole, partitions, inputs, expected, workers, Serving.of(experiment))
+    prepared = Prepared(experiment, whole, partitions, inputs, expected, workers, Serving.of(experiment))
+    _check_engines(prepared, loaded.model.count_params())
+    return prepared
 
 
 def route_of(cell: Cell, partition: Partition) -> Route:
@@ -192,6 +197,15 @@ def _check_steady(loaded: LoadedModel, program: Program, inputs: Tensors, expect
         f"the model answers differently to the same input, so no output can be checked (cause: {names}); build it "
         "without sampling and state"
     )
+
+
+def _check_engines(prepared: Prepared, weights: int) -> None:
+    """Raise `UsageError` if the nodes do not fit, which hold the model for each partition and engine."""
+    replicas, partitions = prepared.experiment.replicas, prepared.chosen(remote=True)
+    nodes = replicas * max((partition.servers for partition in partitions), default=0)
+    engines = [engine for partition in partitions for engine in partition.engines] * replicas
+    local = dict.fromkeys(local_engine(cell.engine) for cell in prepared.experiment.cells)
+    memory.check_engines(nodes, [*local, *engines], weights)
 
 
 def _check_json(partitions: Mapping[Cell, Partition]) -> None:

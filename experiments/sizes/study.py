@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transports
-from experiments.measure.inputs import check_memory
+from cluster import scratch
+from experiments.measure.memory import check_memory
 from experiments.sizes import report
 from experiments.sizes.__main__ import REMOTE, SizesOptions
 from experiments.sizes.bare import BARE
@@ -74,6 +75,7 @@ def _options(texts: Sequence[str], ways: Sequence[Way]) -> dict[str, str]:
 
 def run(study: Study, folder: Path, argv: Sequence[str]) -> None:
     """Measure, and write a report even if an error ends the run."""
+    scratch.home()
     most = study.sizes[-1]
     check_memory(f"a tensor of {megabytes(most)} in both processes", most / MB, COPIES * MB, "MB")
     samples.claim(folder)

@@ -68,7 +68,7 @@ class Cell:
             "how tensors are encoded (tensorproto: grpc only; json, its default, and json-b64: rest only)", valid=CODECS
         ),
     ] = "raw"
-    # Memory (`experiments.measure.inputs.check_memory`) limits the batch of most models long before.
+    # Memory (`experiments.measure.memory`) limits the batch of most models long before.
     batch: Annotated[int, compute("images in a request", concerns="client", ge=1, le=10**6)] = 1
     servers: Servers = 5
     placement: Placed = "contiguous"
