@@ -29,13 +29,13 @@ def exit_status(work: Callable[[], int], refused: Errors, failed: Errors = (), p
     and SIGHUP (unless that is ignored, as nohup does). Any other error is raised.
     """
     _interrupt_by_signals()
+    _open_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text in any encoding
             stream.reconfigure(errors="backslashreplace")
     try:
         status = work()
-        if sys.stdout:
-            sys.stdout.flush()
+        sys.stdout.flush()
         return status
     except BrokenPipeError:
         reason, status = "the reader of standard output closed it before all was printed", 1
@@ -79,10 +79,17 @@ def _interrupt_by_signals() -> None:
         signal.signal(signal.SIGHUP, interrupt)
 
 
-def _drop_unwritten(stream: TextIO | None) -> None:
+def _open_closed() -> None:
+    """Open /dev/null in the place of standard input, output or error if this program was started without it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            setattr(sys, name, Path(os.devnull).open("w" if number else "r"))  # noqa: SIM115
+
+
+def _drop_unwritten(stream: TextIO) -> None:
     """Write what `stream` holds; what cannot be written is dropped, for Python would try again at its exit."""
-    if stream is None:  # this program was started without it
-        return
     try:
         stream.flush()
     except OSError:

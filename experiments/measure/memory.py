@@ -1,7 +1,9 @@
-"""The memory that a run will take, as estimated before it is taken: what does not fit is refused, and not killed."""
+"""The memory and disk that a run will take, as estimated before it takes them: what does not fit is refused."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 
 import psutil
@@ -20,6 +22,8 @@ WEIGHT = 4
 """Bytes of a weight."""
 LOADING, SERVING = 3, 3
 """Most copies of the weights while the client makes its model, and for each engine (measured; freed memory is kept)."""
+WRITTEN = 2
+"""Copies of a partition's files on the disk: the client's, and the launcher's for its nodes."""
 AMPLE = 5_000_000_000
 """Bytes with which the client can make every model of `keras.applications`."""
 
@@ -60,6 +64,12 @@ def check_engines(nodes: int, engines: Sequence[str], weights: int) -> None:
     what = f"{nodes} nodes, and the model {len(engines)} times in them and the client,"
     remedy = "give fewer --servers or --replicas, or fewer modes, cuts and engines in one run"
     _require(what, needed, free_memory(), remedy)
+
+
+def check_disk(partitions: int, weights: int) -> None:
+    """Raise `UsageError` if TMPDIR has no room for the files from which nodes load so many partitions."""
+    needed, free = WRITTEN * partitions * weights * WEIGHT, shutil.disk_usage(tempfile.gettempdir()).free
+    _require("TMPDIR: the files of the model", needed, free, "set TMPDIR to a folder on another disk")
 
 
 def _require(what: str, needed: float, free: int, remedy: str) -> None:

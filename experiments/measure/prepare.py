@@ -200,12 +200,13 @@ def _check_steady(loaded: LoadedModel, program: Program, inputs: Tensors, expect
 
 
 def _check_engines(prepared: Prepared, weights: int) -> None:
-    """Raise `UsageError` if the nodes do not fit, which hold the model for each partition and engine."""
+    """Raise `UsageError` if the nodes, which hold the model for each partition and engine, do not fit."""
     replicas, partitions = prepared.experiment.replicas, prepared.chosen(remote=True)
     nodes = replicas * max((partition.servers for partition in partitions), default=0)
     engines = [engine for partition in partitions for engine in partition.engines] * replicas
     local = dict.fromkeys(local_engine(cell.engine) for cell in prepared.experiment.cells)
     memory.check_engines(nodes, [*local, *engines], weights)
+    memory.check_disk(len(partitions), weights)
 
 
 def _check_json(partitions: Mapping[Cell, Partition]) -> None:

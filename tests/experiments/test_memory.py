@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +46,14 @@ def test_what_does_not_fit_is_refused(case: str, grouped: bool, monkeypatch: pyt
         check()
     leave((free + 2) * MB)
     check()
+
+
+def test_files_that_do_not_fit_into_tmpdir_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tempfile.gettempdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=800 * MB))
+    memory.check_disk(2, 50 * MB)
+    with pytest.raises(UsageError, match=r"TMPDIR: the files of the model may take 1\.2 GB, and 0\.8 are free; set"):
+        memory.check_disk(3, 50 * MB)
 
 
 def test_the_weights_of_a_model_are_counted_without_making_them() -> None:
