@@ -41,7 +41,7 @@ clean:  ## remove the environment and what tools left behind
 
 # A failed set-up leaves no .ready behind, so that the next call begins it again.
 .venv/.ready: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "splitbench needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@$(PYTHON) tools/python_version.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@

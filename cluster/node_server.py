@@ -19,10 +19,11 @@ from cluster.model_servers.client import ModelServerClients
 from cluster.node import Node
 from cluster.partition import Partition, read_partitions
 from partitioning.engine_table import is_remote
+from partitioning.errors import PartitionError, one_line
 from partitioning.plan import Stage
 from transports.address import LAST_PORT, Address
 from transports.base import Handler, Server, Transport
-from transports.errors import UsageError, WireError
+from transports.errors import SplitbenchError, UsageError, WireError
 from transports.process import freeze_garbage
 from transports.sockets import Deadline
 
@@ -170,8 +171,8 @@ def _local_shard(partition: Partition, engine: str, server: int, program: Progra
 def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clients: ModelServerClients) -> Shards:
     """The shards of `server` from `files` (path -> SHA-256) in `folder` (`cluster.partition`).
 
-    Raises `Tampered`, before it reads a file, if the file has changed, is missing, or has no entry in `files`; and
-    `PartitionError` for a file that cannot be used.
+    A node loads all partitions before any request. Raises `Tampered`, before it reads a file, if the file has changed,
+    is missing, or has no entry in `files`; and `PartitionError`, which names the partition, if one cannot be loaded.
     """
     from partitioning import archive
 
@@ -184,6 +185,12 @@ def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clien
     for name in names:
         verify(folder, files, name)
     for partition in read_partitions(folder / name for name in names):
-        shards |= make_shards(partition, server, partial(program, partition.name), model_clients)
+        try:
+            shards |= make_shards(partition, server, partial(program, partition.name), model_clients)
+        except SplitbenchError:
+            raise
+        except Exception as error:  # libraries raise any
+            reason = str(error) if isinstance(error, PartitionError) else one_line(error)
+            raise PartitionError(f"partition {partition.name!r} on server {server}: {reason}") from error
     freeze_garbage()
     return shards

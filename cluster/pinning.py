@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from partitioning.control_groups import control_group
 from transports.errors import UsageError
 
 
 def usable() -> int:
-    """The number of cores that this process may use now (all cores if the system cannot restrict them)."""
+    """The number of cores that this process may use now: those of its affinity, or fewer in a control group.
+
+    Part of a core counts as one. All cores if the system cannot restrict them.
+    """
+    granted = control_group().cores
+    return affinity() if granted is None else min(affinity(), math.ceil(granted))
+
+
+def affinity() -> int:
+    """The number of cores on which this process may run now."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

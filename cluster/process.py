@@ -30,8 +30,10 @@ from cluster.config import (
     TensorFlowServerConfig,
 )
 from cluster.leases import Leases
-from cluster.pinning import pin
+from cluster.pinning import pin, usable
 from cluster.registry import Registry
+from partitioning import keras_settings
+from partitioning.control_groups import control_group
 from partitioning.errors import PartitionError
 from partitioning.silence import silenced
 from transports.address import Address
@@ -156,14 +158,19 @@ def _transports(config: RegistryConfig | NodeConfig) -> dict[str, Transport]:
 def tune(threads: int, malloc: str) -> dict[str, int | str]:
     """Prepare this process for executing stages, before TensorFlow runs; returns the settings that are in force.
 
-    `threads`: within an operation and between operations; 0 leaves the choice to TensorFlow (one per core).
+    `threads`: within an operation and between operations; 0 leaves the choice to TensorFlow, which takes one per core,
+    or sets one for each core that a control group grants, of which TensorFlow knows nothing.
     `malloc`: with `keep`, the C library keeps freed memory. With `default` it returns every block of a tensor's size to
-    the kernel and takes a new one for the next message, which costs a page fault for each page.
+    the kernel and takes a new one for the next message, which costs a page fault for each page. Raises `PartitionError`
+    for settings of Keras that cannot be used.
     """
+    keras_settings.check()
     with silenced():
         import tensorflow as tf
 
     setting = tf.config.threading
+    granted = control_group().cores
+    threads = threads or (usable() if granted is not None else 0)
     if threads:
         setting.set_intra_op_parallelism_threads(threads)
         setting.set_inter_op_parallelism_threads(threads)

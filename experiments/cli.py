@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from partitioning import command
 from partitioning.errors import PartitionError
 from partitioning.options import hint
 from transports.errors import SplitbenchError, UsageError
@@ -59,19 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exit_status(work: Callable[[], int]) -> int:
-    """The status that `work` returns, or, with one line on standard error, that of the error that it raises.
-
-    2 for a value that cannot be used, 1 for any other error of this project or the system, 130 for Ctrl-C or SIGTERM.
-    """
+    """`command.exit_status` with the errors of this program: 2 for a value that cannot be used, 1 for a failed run."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return work()
-    except (UsageError, PartitionError) as error:
-        reason, status = str(error), 2
-    except (SplitbenchError, OSError) as error:
-        reason, status = str(error), 1
-    except KeyboardInterrupt:
-        reason, status = "interrupted", 130
-    print(f"error: {reason}", file=sys.stderr)
-    return status
+    return command.exit_status(work, refused=(UsageError, PartitionError), failed=(SplitbenchError, OSError))

@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.console import Console
 
+from cluster import scratch
 from cluster.launchers import Launcher, LocalLauncher
 from cluster.process import tune
+from experiments.measure import memory
 from experiments.measure.progress import Progress
 from experiments.reports import engine_titles as engines
 from experiments.reports import report
 from experiments.reports.terminal import render_table
 from experiments.spec.experiment import Experiment
+from experiments.spec.flags import Runs
 from experiments.spec.settings import from_record
 from experiments.store import environment, faults, files, samples
 from experiments.store.files import replace_file
+from partitioning import command, keras_settings
 from partitioning.engine_table import is_remote
+from partitioning.inputs.variants import check_input
 from transports.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
     each round before the first request of that round. Raises `UsageError`, `PartitionError`, `SplitbenchError` or
     `OSError`; what was measured until then is kept.
     """
+    scratch.home()
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(experiment.runs * len(names), names))
@@ -77,7 +82,17 @@ def _measure(
         run(prepared, writer, progress, launcher, log, **more)
 
 
-def check_shown(folders: Iterable[Path]) -> None:
+def check(runs: Runs) -> None:
+    """Raise `UsageError` or `PartitionError` for what would end a run only after its model was loaded."""
+    keras_settings.check()
+    memory.check_start()
+    _check_shown(runs.beside)
+    for experiment, folder in runs.experiments:
+        samples.refuse_taken(folder, experiment.title)
+        check_input(experiment)
+
+
+def _check_shown(folders: Iterable[Path]) -> None:
     """Raise `UsageError` for a folder that `show` cannot show."""
     for folder in folders:
         try:
@@ -90,7 +105,7 @@ def check_shown(folders: Iterable[Path]) -> None:
 
 def show(folders: Iterable[Path]) -> None:
     """Print the table of each results folder, then where their reports are."""
-    console, records = Console(), {folder: environment.read(folder) for folder in folders}
+    console, records = command.console(), {folder: environment.read(folder) for folder in folders}
     for folder, record in records.items():
         if not record["experiment"]["kill"]:  # after a kill there is nothing to compare
             if len(records) > 1:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.cli import exit_status
 from experiments.spec import flags
+from transports.process import command
 
 
 def main(argv: Sequence[str] | None = None, prog: str = flags.PROG) -> int:
@@ -24,14 +25,9 @@ def main(argv: Sequence[str] | None = None, prog: str = flags.PROG) -> int:
 def _run(words: Sequence[str], prog: str, variables: Mapping[str, str]) -> int:
     runs = flags.parse_runs(words, prog)
     # Not for --help, nor for flags that are refused: these imports take a second.
-    from experiments.execute import check_shown, execute, show
-    from experiments.store import samples
-    from partitioning.inputs.variants import check_input
+    from experiments.execute import check, execute, show
 
-    check_shown(runs.beside)
-    for experiment, folder in runs.experiments:
-        samples.refuse_taken(folder, experiment.title)
-        check_input(experiment)
+    check(runs)
     experiment, folder = runs.experiments[0]
     execute(experiment.with_locals(), folder, words)
     show([*runs.beside, folder])
@@ -39,7 +35,7 @@ def _run(words: Sequence[str], prog: str, variables: Mapping[str, str]) -> int:
         # As a new program with the variables of this one: threads, allocator and garbage of this experiment must not
         # affect the next one.
         sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, "-m", "experiments.run", *runs.rest], variables)
+        os.execve(sys.executable, command("experiments.run", *runs.rest), variables)
     return 0
 
 

@@ -62,8 +62,8 @@ class _Record(msgspec.Struct):
 def export(program: Program, operations: Iterable[str], folder: Path) -> None:
     """Write the portion of the program with these operations, in the place of an earlier one. Makes the folder.
 
-    Raises `PartitionError` for an operation that the program lacks, and for an object or a folder that cannot be
-    written.
+    Raises `PartitionError` for an operation that the program lacks and for an object that cannot be written, and
+    `OSError` if the disk does not take it.
     """
     portion = program.portion(operations)
     arrays: Arrays = {}
@@ -83,7 +83,7 @@ def export(program: Program, operations: Iterable[str], folder: Path) -> None:
         (folder / OPERATIONS).write_text(json.dumps(msgspec.to_builtins(record)))
         np.savez(folder / ARRAYS, **{name: _plain(array) for name, array in arrays.items()})  # type: ignore[arg-type]
     except OSError as error:
-        raise PartitionError(f"{folder} cannot be written: {error.strerror or error}") from error
+        raise OSError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def load(folder: Path) -> Program:

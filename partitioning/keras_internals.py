@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from keras.src import backend
 from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 
-_COUNTERS = "object_name_uids"
+_COUNTERS, _UNMADE = "object_name_uids", "uninitialized_variables"
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,14 @@ def download_target(error: BaseException) -> str | None:
         if frame.f_code.co_name == "get_file" and "download_target" in frame.f_locals:
             return str(frame.f_locals["download_target"])
     return None
+
+
+def unmade_weights(build: Callable[[], keras.Model]) -> int:
+    """The number of weights of the model that `build` makes, which has none in memory."""
+    with fresh_names(), keras.StatelessScope(initialize_variables=False):
+        count: int = build().count_params()
+    global_state.set_global_attribute(_UNMADE, [])
+    return count
 
 
 @contextmanager

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from partitioning.calibration import calibrate, views
 from partitioning.errors import PartitionError, import_modules, suggest
-from partitioning.keras_internals import download_target, fresh_names, is_keras_operation
+from partitioning.keras_internals import download_target, fresh_names, is_keras_operation, unmade_weights
 from partitioning.options import MODEL_FILES
 from partitioning.program import Program, read
 
@@ -91,6 +91,19 @@ def load(
     if name_or_path.endswith(MODEL_FILES) or "/" in name_or_path:
         return _from_file(Path(name_or_path), tuple(imports), trust)
     return _application(name_or_path, weights, seed, calibrate_with)
+
+
+def weights_of(name_or_path: str) -> int:
+    """The number of weights of the model that `load` would make, or its bytes over four for a file.
+
+    0 for a name or a path that `load` refuses.
+    """
+    if name_or_path in application_names():
+        return unmade_weights(lambda: getattr(keras.applications, name_or_path)(weights=None))
+    try:
+        return Path(name_or_path).stat().st_size // 4
+    except (OSError, ValueError):
+        return 0
 
 
 def application_names() -> list[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from partitioning import keras_settings
+from partitioning.command import exit_status
 from partitioning.errors import PartitionError
 from partitioning.input_options import PHOTOGRAPH, PIXELS, Absent, Extent, Input, Scale
 from partitioning.options import Cut, Imports, Mode, Model, Parser, Placed, Servers, TrustModel, option
@@ -64,19 +65,13 @@ class Planned:
 
 
 def main_of(parser: Parser, noun: type[Options], argv: Sequence[str] | None, work: Callable[[Options], None]) -> int:
-    """Call `work` with the options in `argv`, as a `noun`; the exit status: 0 done, 2 refused, 130 interrupted.
+    """Call `work` with the options in `argv`, as a `noun`; the exit status: 0 done, 2 refused, 130 interrupted."""
 
-    A refusal is one line on standard error.
-    """
-    try:
+    def done() -> int:
         work(parser.read(noun, argv))
         return 0
-    except (PartitionError, OSError) as error:
-        reason, status = str(error), 2
-    except KeyboardInterrupt:
-        reason, status = "interrupted", 130
-    print(f"{parser.prog.removeprefix('python -m ')}: {reason}", file=sys.stderr)
-    return status
+
+    return exit_status(done, refused=(PartitionError, OSError), prefix=parser.prog.removeprefix("python -m "))
 
 
 def planned(options: PlanOptions) -> Planned:
@@ -84,6 +79,7 @@ def planned(options: PlanOptions) -> Planned:
 
     Raises `PartitionError` for a value that cannot be used, before the model is loaded if possible.
     """
+    keras_settings.check()
     costs_of = options.costs or ("eager" if options.cut in SLACKS else "none")
     if options.cut in SLACKS and costs_of == "none":
         raise PartitionError(f"--cut {options.cut} needs costs: give --costs eager, graph or frozen")

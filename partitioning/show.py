@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from partitioning import command
 from partitioning.options import Parser
 from partitioning.placement import Placement
 from partitioning.plan import Cut, Plan, cut_table, sent_bytes
@@ -40,12 +41,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m partitioning.
 
 
 def _show(options: PlanOptions) -> None:
-    from rich.console import Console
-
     made = planned(options)
-    console = Console()
+    console = command.console()
     if not console.is_terminal:  # A pipe has no width, and names should stay on one line.
-        console = Console(width=160)
+        console = command.console(width=160)
     console.print(_table(f"{options.model}, {options.mode}", made.plan, made.placement, made.costs))
     operations, stages = len(made.program.graph.operations), len(made.plan.stages)
     print(f"{operations} operations, {stages} stages, {_size(sent_bytes(made.plan))} between stages")

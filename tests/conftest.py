@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cluster import scratch
+
 # No deadline: a busy machine must not fail a test. `steady` draws the same inputs each time, `explore` other ones.
 PROFILES = {"steady": True, "explore": False}
 for name, steady in PROFILES.items():
@@ -57,6 +59,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     alone = item.get_closest_marker("alone") is not None
     with _turn(Path(locks), alone) if locks else contextlib.nullcontext():
         return (yield)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Everything that tests and their processes leave in TMPDIR lies in a folder, which is deleted at the end."""
+    tmp_path_factory.getbasetemp()  # not in that folder: pytest keeps the files of the last tests
+    scratch.home()
+    yield
+    scratch.leave()
 
 
 @contextlib.contextmanager

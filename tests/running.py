@@ -16,10 +16,10 @@ ROOT = Path(__file__).parent.parent
 
 
 class Run:
-    """`python -m experiments.run` as a process, whose standard error is read line by line."""
+    """`python -m experiments.run` (or another module) as a process, whose standard error is read line by line."""
 
-    def __init__(self, *arguments: object, **options: Any) -> None:
-        command = [sys.executable, "-m", "experiments.run", *map(str, arguments)]
+    def __init__(self, *arguments: object, module: str = "experiments.run", **options: Any) -> None:
+        command = [sys.executable, "-m", module, *map(str, arguments)]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )

@@ -1,4 +1,4 @@
-"""Common parts of serving processes: the announcement, the end on a signal, and settings of the memory.
+"""Common parts of serving processes: the command, the announcement, the end on a signal, and settings of the memory.
 
 The announcement is one line, `READY NAME=HOST:PORT ...`, written as soon as calls are accepted.
 """
@@ -12,8 +12,10 @@ import math
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from transports.address import Address
 
@@ -25,6 +27,25 @@ MALLOPT = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 256 * 
 A thread allocates from heaps of 64 MB. glibc unmaps a heap as soon as it is empty, unless the heap before it has less
 room than the pad. With a smaller pad, a tensor of 26 MB causes 6,300 page faults per request in some processes and none
 in others, depending on their memory layout."""
+
+
+MAIN = """\
+import importlib, sys
+root, module, *sys.argv[1:] = sys.argv[1:]
+if root not in sys.path:
+    sys.path.insert(0, root)
+sys.exit(importlib.import_module(module).main())
+"""
+ROOT = Path(__file__).parents[1]
+"""The folder from which this program's packages were imported."""
+
+
+def command(module: str, *words: str) -> list[str]:
+    """The command that calls `main` of `module`, one of this program's, in a new process, with `words` as arguments.
+
+    Unlike `python -m`, it imports nothing from the working directory, where a user may have a package of that name.
+    """
+    return [sys.executable, "-P", "-c", MAIN, str(ROOT), module, *words]
 
 
 def ready_line(addresses: Mapping[str, Address]) -> str:
@@ -39,7 +60,8 @@ def parse_ready(words: Iterable[str]) -> dict[str, Address]:
 
 
 class StopSignal:
-    """Set by SIGTERM, Ctrl-C, `set` and, with `until_eof`, by the end of standard input. It stays set.
+    """Set by SIGTERM, Ctrl-C, SIGHUP (unless it is ignored, as nohup does), `set`, and, with `until_eof`, by the end of
+    standard input. It stays set.
 
     It takes no lock, so that a signal can arrive at any moment: the interpreter's own handler writes a byte to a pipe,
     and `wait` polls that pipe. A `threading.Event` that is set by a signal handler blocks for good if the main thread
@@ -51,7 +73,8 @@ class StopSignal:
         os.set_blocking(self._wake, False)
         self._until_eof = until_eof
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        for number in (signal.SIGTERM, signal.SIGINT, *(() if ignored else (signal.SIGHUP,))):
             signal.signal(number, lambda *_: None)  # without a handler in Python, nothing is written to the pipe
 
     def set(self) -> None:

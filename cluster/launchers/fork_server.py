@@ -1,4 +1,4 @@
-"""A process that has loaded TensorFlow and forks the processes of a cluster: `python -m cluster.launchers.fork_server`.
+"""A process that has loaded TensorFlow and forks the processes of a cluster (`transports.process.command`).
 
 Loading TensorFlow takes seconds of processor time; forked processes have it at once and share its memory. Forking is
 safe because TensorFlow has not run yet, and because this process starts no thread: one loop reads orders, reaps
@@ -29,6 +29,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from cluster import scratch
 from cluster.config import Config
 from transports.address import Address
 
@@ -91,8 +92,9 @@ Request = Store | Start | Signal | Tail
 Event = Ready | Ended | Tailed
 
 
-def main(folder: Path) -> int:
-    """Serve until the input ends or SIGTERM comes; then end the children."""
+def main() -> int:
+    """Serve until the input ends or SIGTERM comes; then end the children. The first argument is FOLDER."""
+    folder = Path(sys.argv[1])
     events = os.dup(1)
     os.dup2(2, 1)
     os.write(events, b"\n" + MARK + b"\n")
@@ -105,8 +107,14 @@ def main(folder: Path) -> int:
     try:
         ForkServer(folder, events).serve()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        delete(folder)
     return 0
+
+
+def delete(folder: Path) -> None:
+    """Delete the launcher's folder, and the one around it if the client has ended without doing so."""
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.remove_dead(folder.parent)
 
 
 class ForkServer:
@@ -220,7 +228,7 @@ class ForkServer:
             sys.stdout.flush()
             sys.stderr.flush()
             if os.getppid() != self._pid:  # the fork server was killed, and perhaps its launcher too
-                shutil.rmtree(self._folder, ignore_errors=True)
+                delete(self._folder)
             os._exit(status)
 
     def _signal(self, name: str, number: int) -> None:
@@ -249,7 +257,3 @@ class ForkServer:
             line = msgspec.json.encode(event) + b"\n"
         with contextlib.suppress(OSError):
             os.write(self._events, line)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

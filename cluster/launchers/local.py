@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,10 +15,13 @@ from typing import Self
 
 import msgspec
 
+from cluster import scratch
 from cluster.errors import ClusterDown
+from cluster.launchers import fork_server
 from cluster.launchers.base import START, Launcher, Order
 from cluster.launchers.fork_server import CHUNK, GRACE, MARK, Ended, Event, Ready, Request, Signal, Start, Store, Tail
 from transports.address import Address
+from transports.process import command
 
 PIPE = 2**20
 """Bytes that the pipe for orders holds."""
@@ -50,12 +51,13 @@ class LocalLauncher(Launcher):
         self._processes: dict[str, _Process] = {}
         self._stored: set[str] = set()
         self._broken = False
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.mkdtemp(prefix="splitbench-launcher-")
-        self._log = tempfile.TemporaryFile("w+")
+        folder = self._held.enter_context(scratch.folder())
+        self._log = self._held.enter_context(tempfile.TemporaryFile("w+"))
         self._fork_server = subprocess.Popen(
-            [sys.executable, "-m", "cluster.launchers.fork_server", self._folder],
+            command(fork_server.__name__, str(folder)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -81,8 +83,7 @@ class LocalLauncher(Launcher):
             self._fork_server.kill()
             self._fork_server.wait()
         self._reader.join()
-        self._log.close()
-        shutil.rmtree(self._folder, ignore_errors=True)  # if the fork server was killed
+        self._held.close()
 
     @property
     def pid(self) -> int:

@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from cluster import scratch
 from cluster.launchers import Launcher
 from cluster.manifest import digests
 from cluster.partition import Partition, export
@@ -58,11 +58,11 @@ class Setup:
     @contextlib.contextmanager
     def exported(self) -> Iterator[tuple[dict[str, str], dict[str, Path]]]:
         """Path -> SHA-256 and SHA-256 -> local file, of the exports of all partitions; on exit they are deleted."""
-        with tempfile.TemporaryDirectory(prefix="splitbench-") as folder:
+        with scratch.folder() as folder:
             for partition, program in self.programs.items():
-                export(program, partition, Path(folder))
-            files = digests(Path(folder))
-            yield files, {sha256: Path(folder) / path for path, sha256 in files.items()}
+                export(program, partition, folder)
+            files = digests(folder)
+            yield files, {sha256: folder / path for path, sha256 in files.items()}
 
 
 class System(ABC):

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 import select
-import shutil
 import signal
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import NoReturn
 
 import psutil
 
+from cluster import scratch
 from cluster.config import RayConfig
 from transports.address import Address
 from transports.errors import SplitbenchError
@@ -64,9 +64,9 @@ def serve(config: RayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> M
     Raises `SplitbenchError` if Ray does not start; the log says why.
     """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    root = tempfile.gettempdir()
-    home = Path(tempfile.mkdtemp(prefix=f"splitbench-{os.getpid()}-", dir=root if len(root) <= LONGEST else "/tmp"))
-    stack.callback(_end, home)
+    root = Path(tempfile.gettempdir())
+    home = stack.enter_context(scratch.folder(root if len(str(root)) <= LONGEST else scratch.SHORT))
+    stack.callback(_end)
     come, go = os.pipe()
     if os.fork() == 0:
         _start(config, home, go)
@@ -122,8 +122,8 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _end(home: Path) -> None:
-    """Kill every process below this one, then delete what they leave: semaphores and files."""
+def _end() -> None:
+    """Kill every process below this one, then delete the semaphores that they leave."""
     raylets: set[int] = set()
     while below := psutil.Process().children(recursive=True):
         for process in below:
@@ -134,4 +134,3 @@ def _end(home: Path) -> None:
     for raylet in raylets:  # the names of a compiled graph's semaphores begin with the raylet's process id
         for path in SHARED.glob(f"sem.*{raylet}-*"):
             path.unlink(missing_ok=True)
-    shutil.rmtree(home, ignore_errors=True)

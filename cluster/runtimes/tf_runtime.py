@@ -8,11 +8,11 @@ over remote devices: that would change the devices of this whole process, and wi
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from cluster import scratch
 from cluster.config import TensorFlowServerConfig
 from cluster.errors import StageFailed
 from cluster.launchers import Order
@@ -75,8 +75,8 @@ class TensorFlowRuntime(Runtime):
         session = tf.compat.v1.Session(f"grpc://{addresses[0]}", tf.Graph(), config)
         with contextlib.ExitStack() as stack:
             stack.callback(ended, session.close)
-            with tempfile.TemporaryDirectory(prefix="splitbench-") as folder:
-                stages = STAGES[engine](self.system.setup.programs[partition], partition, Path(folder))
+            with scratch.folder() as folder:
+                stages = STAGES[engine](self.system.setup.programs[partition], partition, folder)
                 feeds, wanted = _place(partition, stages, session)
 
             def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:

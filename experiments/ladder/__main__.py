@@ -65,14 +65,10 @@ def _main(words: Sequence[str], prog: str) -> int:
     if others:
         raise UsageError("--spec: a ladder takes one file")
     whole = complete(experiment)
-    from experiments.execute import check_shown, execute, show  # not for --help, nor for flags that are refused
+    from experiments.execute import check, execute, show  # not for --help, nor for flags that are refused
     from experiments.ladder.rungs import measured
-    from experiments.store import samples
-    from partitioning.inputs.variants import check_input
 
-    check_shown(runs.beside)
-    samples.refuse_taken(folder, experiment.title)
-    check_input(experiment)
+    check(runs)
     execute(whole, folder, words, measured)
     show([*runs.beside, folder])
     return 0

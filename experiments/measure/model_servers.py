@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from cluster import scratch
 from cluster.launchers import Launcher
 from cluster.model_servers import selection
 from cluster.model_servers.servers import ModelServers, export
@@ -77,9 +77,9 @@ class Serving:
             else:
                 stages = sum(len(partition.plan.stages) for partition in partitions)
                 notify(f"writing {stages} stages as SavedModels")
-                with tempfile.TemporaryDirectory(prefix="splitbench-models-") as folder:
+                with scratch.folder() as folder:
                     try:
-                        held = export(dict.fromkeys(partitions, program), Path(folder))
+                        held = export(dict.fromkeys(partitions, program), folder)
                     except PartitionError as error:
                         raise UsageError(str(error)) from error
                     servers = stack.enter_context(ModelServers(self.settings, launcher, held, self.cores))

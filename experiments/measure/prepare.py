@@ -19,7 +19,7 @@ from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.request import Route
 from cluster.workers import workers_needed
-from experiments.measure import gate
+from experiments.measure import gate, memory
 from experiments.measure.model_servers import Serving
 from experiments.spec.experiment import Cell, Experiment, local_of
 from partitioning.engine_table import is_remote, local_engine
@@ -86,6 +86,7 @@ def prepare(experiment: Experiment) -> Prepared:
     from partitioning import models
 
     try:
+        memory.check_model(lambda: models.weights_of(experiment.model))
         loaded = models.load(
             *(experiment.model, experiment.weights, experiment.seed),
             calibrate_with=photographs(experiment, (224, 224), 4),
@@ -98,11 +99,14 @@ def prepare(experiment: Experiment) -> Prepared:
         expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
         partitions = _partitions(whole, inputs[batches[0]][0], experiment.cells)
         _check_json(partitions)
+        memory.check_batch(whole.graph, batches[-1])
     except PartitionError as error:
         raise UsageError(str(error)) from error
     _check_steady(loaded, whole, inputs[batches[0]][0], expected[batches[0]][0])
     workers, served, warning = _workers(experiment, partitions), Serving.of(experiment), _alike(expected[batches[0]])
-    return Prepared(experiment, whole, partitions, inputs, expected, workers, served, warning)
+    prepared = Prepared(experiment, whole, partitions, inputs, expected, workers, served, warning)
+    _check_engines(prepared, loaded.model.count_params())
+    return prepared
 
 
 def route_of(cell: Cell, partition: Partition) -> Route:
@@ -206,6 +210,16 @@ def _alike(expected: Sequence[Tensors]) -> str:
         "the model answers all inputs alike, so that a wrong answer may pass the check; give inputs that it tells "
         "apart (--input), or images in the range that it takes (--scale)"
     )
+
+
+def _check_engines(prepared: Prepared, weights: int) -> None:
+    """Raise `UsageError` if the nodes, which hold the model for each partition and engine, do not fit."""
+    replicas, partitions = prepared.experiment.replicas, prepared.chosen(remote=True)
+    nodes = replicas * max((partition.servers for partition in partitions), default=0)
+    engines = [engine for partition in partitions for engine in partition.engines] * replicas
+    local = dict.fromkeys(local_engine(cell.engine) for cell in prepared.experiment.cells)
+    memory.check_engines(nodes, [*local, *engines], weights)
+    memory.check_disk(len(partitions), weights)
 
 
 def _check_json(partitions: Mapping[Cell, Partition]) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 import transports
+from cluster import scratch
 from cluster.client import Answer, Client
 from cluster.dispatcher import Dispatcher
 from cluster.errors import NoServer
@@ -239,14 +238,14 @@ def _cluster(prepared: Prepared, progress: Progress, launcher: Launcher, servers
     """The processes of the cells with nodes in other processes. Exported files are deleted once the nodes have them."""
     experiment, remote = prepared.experiment, prepared.chosen(remote=True)
     with contextlib.ExitStack() as stack:
-        with tempfile.TemporaryDirectory(prefix="splitbench-") as exports:
+        with scratch.folder() as exports:
             for partition in remote:
-                export(prepared.program, partition, Path(exports))
+                export(prepared.program, partition, exports)
                 progress.phase(f"exported {len(partition.plan.stages)} stages of {partition.name}")
             settings = Settings(
                 transports=tuple(name for name in prepared.transports if name != "none"),
                 servers=max(partition.servers for partition in remote),
-                exports=Path(exports),
+                exports=exports,
                 workers=prepared.workers,
                 threads=experiment.threads,
                 malloc=experiment.malloc,

@@ -20,7 +20,7 @@ import transports
 from experiments.sizes.bare import BARE, HOST
 from transports import Address, Message
 from transports.errors import SplitbenchError, UsageError
-from transports.process import MALLOC, StopSignal, keep_memory, parse_ready
+from transports.process import MALLOC, StopSignal, command, keep_memory, parse_ready
 
 WORKERS = 4
 GRACE = 10.0
@@ -58,7 +58,7 @@ def process(
 def _started(arguments: Sequence[str], log: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """In a session of its own, so that Ctrl-C reaches only the measuring program, which then ends this process."""
     child = subprocess.Popen(
-        [sys.executable, "-m", __name__, *arguments],
+        command(__name__, *arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

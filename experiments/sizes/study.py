@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transports
+from cluster import scratch
 from experiments.sizes import report
 from experiments.sizes.__main__ import REMOTE, SizesOptions
 from experiments.sizes.bare import BARE
 from experiments.sizes.measure import COLUMNS, ITEM, MB, Study, Way, measure, megabytes, ways_of
 from experiments.store import environment, files, rows, samples
-from partitioning.inputs.memory import check_memory
+from partitioning.memory import check_memory
 from transports.errors import UsageError
 from transports.limits import MOST
 from transports.process import keep_memory
@@ -74,6 +75,7 @@ def _options(texts: Sequence[str], ways: Sequence[Way]) -> dict[str, str]:
 
 def run(study: Study, folder: Path, argv: Sequence[str]) -> None:
     """Measure, and write a report even if an error ends the run."""
+    scratch.home()
     most = study.sizes[-1]
     check_memory(f"a tensor of {megabytes(most)} in both processes", most / MB, COPIES * MB, "MB")
     samples.claim(folder)

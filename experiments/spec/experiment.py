@@ -65,7 +65,7 @@ class Cell:
             "how tensors are encoded (tensorproto: grpc only; json, its default, and json-b64: rest only)", valid=CODECS
         ),
     ] = "raw"
-    # Memory (`partitioning.inputs.memory`) limits the batch of most models long before.
+    # Memory (`partitioning.memory`) limits the batch of most models long before.
     batch: Annotated[
         int, compute("samples in a request: the extent of axis 0 of every input", concerns="client", ge=1, le=10**6)
     ] = 1

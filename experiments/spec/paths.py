@@ -1,4 +1,7 @@
-"""Paths in results: a record must not reveal the folders of the machine."""
+"""Paths in results: a record must not reveal the folders of the machine, and it is UTF-8, which a path need not be.
+
+Bytes that are no UTF-8 are recorded as escapes: `\\udcff` stands for the byte 0xff.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ _PATH = re.compile(r"(?<![\w./:])(?:~|/|[A-Za-z]:\\)[^\s'\",:;=()]*")
 def portable(path: str | Path) -> str:
     """`path` relative to the working directory; only its name, if it is outside of that directory."""
     full = Path(path).resolve()
-    return full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else full.name
+    return _text(full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else full.name)
 
 
 def anonymous(text: str) -> str:
     """`text` with `portable` applied to every absolute path in it."""
-    return _PATH.sub(lambda found: _short(found[0]) or "/", text)
+    return _text(_PATH.sub(lambda found: _short(found[0]) or "/", text))
 
 
 def nameless(options: Mapping[str, str]) -> dict[str, str]:
@@ -29,4 +32,8 @@ def _short(path: str) -> str:
     try:
         return portable(Path(path).expanduser())
     except RuntimeError:  # ~NAME of an unknown user
-        return Path(path).name
+        return _text(Path(path).name)
+
+
+def _text(path: str) -> str:
+    return path.encode(errors="backslashreplace").decode()

@@ -6,6 +6,7 @@ Every value that cannot be used is a `UsageError`, which ends with what would be
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from partitioning.input_options import PHOTOGRAPH
 from partitioning.options import MODEL_FILES
 from transports.errors import UsageError
 from transports.limits import TLS_FILES
+
+CLIENT_FILES = ("model", "input")
+"""Names of files that no other process gets. All other texts are UTF-8."""
 
 OWN = ""
 """Stands for the default codec of each transport, the first of `Transport.codecs`."""
@@ -97,10 +101,12 @@ def canonical(cell: Cell) -> Cell:
 def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     """`experiment` itself.
 
-    Raises `UsageError` for an option of a transport or engine that no cell uses, a runtime that cannot run its cell,
-    `cuts` without a cell of mode submodel, a host that other machines reach without TLS, a kill that hits no node of
-    some cell, a condition to stop without rounds, and an engine whose libraries are not installed.
+    Raises `UsageError` for a text that is not UTF-8, an option of a transport or engine that no cell uses, a runtime
+    that cannot run its cell, `cuts` without a cell of mode submodel, a host that other machines reach without TLS, a
+    kill that hits no node of some cell, a condition to stop without rounds, and an engine whose libraries are not
+    installed.
     """
+    _check_text(experiment)
     served = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
     _check_runtimes(experiment)
     names = {cell.transport for cell in experiment.with_locals().cells if not runtimes.is_runtime(cell.transport)}
@@ -127,6 +133,14 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     if any(cut != Cell.cut for cut in cuts) and all(cell.mode != "submodel" for cell in experiment.cells):
         raise UsageError("--cut: no cell is of mode submodel, and only that mode is cut; valid with --mode submodel")
     return experiment
+
+
+def _check_text(experiment: Experiment) -> None:
+    """Raise `UsageError` for a text with bytes that are no UTF-8, unless it is the name of a file of the client."""
+    for holder in (experiment, *experiment.cells):
+        for name, value in vars(holder).items():
+            if name not in CLIENT_FILES and re.search("[\ud800-\udfff]", str(value)):
+                raise UsageError(f"{SETTINGS[name].flag} {value!r}: not UTF-8; only names of files may be other bytes")
 
 
 def _check_runtimes(experiment: Experiment) -> None:

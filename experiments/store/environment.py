@@ -24,12 +24,14 @@ from typing import Any
 import psutil
 
 import transports
-from cluster.pinning import usable
+from cluster.pinning import affinity
 from experiments.spec.experiment import Experiment
 from experiments.spec.paths import anonymous
 from experiments.spec.settings import to_record
 from experiments.store import files
 from experiments.store.files import replace_file
+from partitioning import keras_settings
+from partitioning.control_groups import control_group
 from transports.errors import SplitbenchError, UsageError
 
 PACKAGES = (
@@ -128,9 +130,11 @@ def collect(
         "experiment": to_record(experiment) if isinstance(experiment, Experiment) else dict(experiment),
         "commit": collect_commit(),
         "versions": collect_versions(),
+        "keras": keras_settings.settings(),
         "system": collect_system(),
         "processor": collect_processor(),
         "memory_bytes": psutil.virtual_memory().total,
+        "control_group": collect_control_group(),
         "load_at_start": collect_load(),
         "load_at_end": None,
         "threads": dict(threads),
@@ -178,13 +182,19 @@ def collect_system() -> dict[str, Any]:
 
 
 def collect_processor() -> dict[str, Any]:
-    """Model and cores; `affinity` is the number of logical cores that this process may use."""
+    """Model and cores; `affinity` is the number of logical cores on which this process may run."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = names[0] if names else platform.processor() or platform.machine()
-    return {"model": model, "logical_cores": os.cpu_count(), "affinity": usable()}
+    return {"model": model, "logical_cores": os.cpu_count(), "affinity": affinity()}
+
+
+def collect_control_group() -> dict[str, float | None]:
+    """What a control group grants to the run; None where no group limits it."""
+    grant = control_group()
+    return {"cores": grant.cores, "memory_bytes": grant.memory}
 
 
 def collect_load() -> list[float]:

@@ -13,6 +13,7 @@ A value that was not measured is an empty field, read as NaN. A runtime gives no
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,9 +104,12 @@ def claim(folder: Path, title: str = "") -> Path:
 
 
 def refuse_taken(folder: Path, title: str = "") -> None:
-    """Raise `UsageError` if `folder` holds an experiment or is a file. Creates nothing."""
+    """Raise `UsageError` if `folder` holds an experiment, is a file, or cannot be written. Creates nothing."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder}: not a folder; give one that is new or empty")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        raise UsageError(f"--out {folder}: {nearest} cannot be written to; give another folder")
     found = sorted(path.name for pattern in files.RESULTS for path in folder.glob(pattern))
     if found:
         needs = f"; {title!r} needs another" if title else "; give another"

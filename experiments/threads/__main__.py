@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import transports
 from experiments.cli import exit_status
+from partitioning import keras_settings
 from partitioning.options import Parser, option
 from transports.errors import UsageError
 from transports.limits import DAY, WHEN_FULL
@@ -83,6 +84,7 @@ def _main(words: Sequence[str], prog: str) -> int:
     if given.report:
         print(report.build(Path(given.report)))
         return 0
+    keras_settings.check()
     return observe.run(given, given.out, words)
 
 

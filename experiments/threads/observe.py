@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 import transports
+from cluster import scratch
 from cluster.client import Client
 from cluster.dispatcher import Dispatcher
 from cluster.flows import FLOWS
@@ -29,6 +28,7 @@ from experiments.store import environment, files, rows, samples
 from experiments.threads import report as threads_report
 from experiments.threads.__main__ import Chain
 from experiments.threads.report import Outcome, observed_minimum
+from partitioning import command
 from partitioning.placement import round_robin
 from partitioning.strategies import make_plan
 from transports.base import Array
@@ -45,7 +45,7 @@ def observe(
     with contextlib.ExitStack() as stack:
         launcher = stack.enter_context(LocalLauncher())
         tune(0, "keep")
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="splitbench-")))
+        folder = stack.enter_context(scratch.folder())
         partition, inputs = _exported(chain, folder)
         needed = workers_needed(partition, local_calls=True, send="bundle")
         options = {f"{chain.transport}.when_full": chain.when_full}
@@ -106,8 +106,9 @@ def run(chain: Chain, out: str, argv: Sequence[str]) -> int:
 
     Returns 0 if the observed minimum of workers is the predicted one, else 1.
     """
+    scratch.home()
     needed, outcomes = _recorded(chain, Path(out), argv) if out else observe(chain, _say)
-    Console().print(_table(needed, outcomes))
+    command.console().print(_table(needed, outcomes))
     minimum = observed_minimum(outcomes, "nested")
     print(f"workers that nested calls need: predicted {needed}, observed {minimum}")
     return 0 if minimum == needed else 1

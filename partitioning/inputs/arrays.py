@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from partitioning.errors import PartitionError, suggest
 from partitioning.graph import TensorInfo
-from partitioning.inputs.memory import check_memory
 from partitioning.inputs.shapes import described, dtype_of
+from partitioning.memory import check_memory
 
 Array = NDArray[Any]
 

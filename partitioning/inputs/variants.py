@@ -19,9 +19,9 @@ from partitioning.graph import TensorInfo
 from partitioning.input_options import PHOTOGRAPH, PIXELS, SCALES, VARIANTS, InputSettings
 from partitioning.inputs import arrays
 from partitioning.inputs.images import Images, Pixels, is_image, scaled
-from partitioning.inputs.memory import check_memory
 from partitioning.inputs.seeded import seeded
 from partitioning.inputs.shapes import check_batch, described, dtype_of, shape_of, with_extents
+from partitioning.memory import check_memory
 
 if TYPE_CHECKING:
     from partitioning.client_side import ClientSide

@@ -16,7 +16,7 @@ import pytest
 import transports
 from cluster.client import Answer, Client
 from cluster.dispatcher import Dispatcher
-from cluster.errors import NoServer, StaleEpoch
+from cluster.errors import ClusterDown, NoServer, StaleEpoch
 from cluster.flows import FLOWS
 from cluster.launch import Cluster, Settings
 from cluster.launchers import LocalLauncher
@@ -192,3 +192,17 @@ def test_a_node_refuses_files_that_changed_after_the_export(
         path.write_bytes((path.read_bytes() if path.exists() else b"") + b" ")
     with pytest.raises(Tampered, match=path.name):
         load_shards(tmp_path, files, 0, ModelServerClients([]))
+
+
+def test_a_partition_that_cannot_be_loaded_is_named_before_any_request(
+    cases: Mapping[str, Case], tmp_path: Path
+) -> None:
+    case = cases["fork-join"]
+    plan = make_plan(case.program.graph, "submodel", "equal", SERVERS)
+    for name in ("first", "second"):
+        export(case.program, Partition(name, plan, contiguous(plan, SERVERS), ("eager",)), tmp_path)
+    (tmp_path / "second" / "server-1" / "operations.json").write_text('{"format": 2}')
+    settings = Settings(("tcp",), SERVERS, tmp_path, workers=2)
+    message = r"node-1 ended with status 1: error: partition 'second' on server 1: .*operations\.json"
+    with LocalLauncher() as launcher, pytest.raises(ClusterDown, match=message), Cluster(settings, launcher):
+        pytest.fail("the cluster must not be ready")

@@ -37,7 +37,7 @@ def interrupted(number, line):
     sys.settrace(None)
     return seen >= line, ended or stop.wait(0)
 
-for number in (signal.SIGTERM, signal.SIGINT):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     line = 1
     while (outcome := interrupted(number, line))[0]:
         assert outcome[1], f"{number.name} before line {line} was lost"

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 import transports
+from cluster import scratch
 from cluster.config import RegistryConfig
 from cluster.errors import ClusterDown
 from cluster.launchers import LocalLauncher, Order
@@ -69,7 +70,9 @@ def test_the_fork_server_starts_no_thread_and_leaves_no_zombie() -> None:
 CLIENT = """
 import sys
 from cluster.config import RegistryConfig
+from cluster import scratch
 from cluster.launchers import LocalLauncher, Order
+scratch.home()
 with LocalLauncher() as launcher:
     for name in ("first", "second"):
         launcher.start(Order(name, RegistryConfig(servers=1, transports=("rpyc",))))
@@ -98,7 +101,7 @@ def test_nothing_is_left_after_a_kill(killed: str, tmp_path: Path, monkeypatch: 
         pid, *ports = map(int, client.stdout.readline().split())
         fork_server = psutil.Process(pid)
         family = [fork_server, *fork_server.children(recursive=True)]
-        assert [path.name.startswith("splitbench-launcher-") for path in folder.iterdir()] == [True]
+        assert [bool(scratch.NAME.fullmatch(path.name)) for path in folder.iterdir()] == [True]
         for victim in KILLED[killed](psutil.Process(client.pid), fork_server):
             victim.kill()
         client.stdin.close()

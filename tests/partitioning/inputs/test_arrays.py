@@ -109,5 +109,5 @@ def test_arrays_larger_than_memory_are_refused_before_they_are_read(
     np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros(3_000_000))
     free = psutil.virtual_memory()._replace(available=20_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
-    with pytest.raises(PartitionError, match=r"takes up to 0.0 GB, and 0.0 are free; give at most 20 MB"):
+    with pytest.raises(PartitionError, match=r"may take 0.0 GB, and 0.0 are free; give at most 20 MB"):
         read(tmp_path / "zeros.npz")

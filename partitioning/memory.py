@@ -1,0 +1,26 @@
+"""The memory that is free, and the check that it suffices, before it is taken."""
+
+from __future__ import annotations
+
+import psutil
+
+from partitioning import control_groups
+from partitioning.errors import PartitionError
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of its control group if that has fewer."""
+    available, granted = psutil.virtual_memory().available, control_groups.read().free
+    return available if granted is None else min(available, granted)
+
+
+def check_memory(what: str, count: float, each: int, unit: str) -> None:
+    """Raise `PartitionError`, with the largest valid count, if `count` times `each` bytes are not free."""
+    free = free_memory()
+    require(what, count * each, free, f"give at most {free // each} {unit}")
+
+
+def require(what: str, needed: float, free: int, remedy: str) -> None:
+    """Raise `PartitionError` if `needed` bytes are more than `free`."""
+    if needed > free:
+        raise PartitionError(f"{what} may take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} are free; {remedy}")
