@@ -49,6 +49,7 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
+        environment.update(folder, gate=prepared.tolerance.record())
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
         _measure(prepared, folder, progress, launcher, each_round)

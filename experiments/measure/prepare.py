@@ -12,15 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cluster import runtimes
 from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.request import Route
 from cluster.workers import workers_needed
+from experiments.measure.gate import Right
 from experiments.measure.inputs import is_image, load_image, variants
 from experiments.measure.model_servers import Serving
+from experiments.measure.ties import scores_of
+from experiments.measure.tolerance import Tolerance, tolerance_of
 from experiments.spec.experiment import Cell, Experiment, local_of
 from partitioning.engine_table import is_remote, local_engine
 from partitioning.errors import PartitionError
@@ -45,7 +46,8 @@ class Prepared:
     program: Program
     partitions: Mapping[Cell, Partition]
     inputs: Mapping[int, Sequence[Tensors]]
-    expected: Mapping[int, Sequence[Tensors]]
+    expected: Mapping[int, Sequence[Right]]
+    tolerance: Tolerance
     workers: int
     """Calls that a server must be able to handle at the same time."""
     model_servers: Serving
@@ -97,10 +99,11 @@ def prepare(experiment: Experiment) -> Prepared:
         _check_json(partitions)
     except PartitionError as error:
         raise UsageError(str(error)) from error
-    expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
-    _check_steady(loaded, whole, inputs[batches[0]][0], expected[batches[0]][0])
+    tolerance = tolerance_of(whole)
+    expected = {batch: [_right(loaded, whole, variant, tolerance) for variant in inputs[batch]] for batch in batches}
+    _check_steady(whole, inputs[batches[0]][0])
     workers = _workers(experiment, partitions)
-    return Prepared(experiment, whole, partitions, inputs, expected, workers, Serving.of(experiment))
+    return Prepared(experiment, whole, partitions, inputs, expected, tolerance, workers, Serving.of(experiment))
 
 
 def route_of(cell: Cell, partition: Partition) -> Route:
@@ -169,29 +172,26 @@ def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch
     return [program.client.prepare(inputs) for inputs in given]
 
 
-def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
+def _right(loaded: LoadedModel, program: Program, inputs: Tensors, tolerance: Tolerance) -> Right:
     """The right values of the outputs that servers return: the model called as a whole by Keras alone."""
     assert program.client is not None
     right = program.client.answer(loaded.model, inputs)
     returned = {name: array for name, array in right.items() if name in program.graph.outputs}
     if not returned:
         raise UsageError("no output of the model can be compared: servers return none of them (they are strings)")
-    return returned
+    return Right(returned, tolerance, scores_of(program, inputs))
 
 
-def _check_steady(loaded: LoadedModel, program: Program, inputs: Tensors, expected: Tensors) -> None:
-    """Raise `UsageError` for a model that answers differently when it is called again with the same inputs."""
-    from partitioning import costs
+def _check_steady(program: Program, inputs: Tensors) -> None:
+    """Raise `UsageError` for a model that may answer differently when it is called again with the same inputs."""
+    from partitioning.sampling import unsteady
 
-    again = _answer(loaded, program, inputs)
-    pairs = ((again[name].astype(complex), right.astype(complex)) for name, right in expected.items())
-    if all(np.allclose(*pair, rtol=1e-3, atol=1e-5, equal_nan=True) for pair in pairs):
-        return
-    names = ", ".join(repr(name) for name in costs.unsteady(program, inputs)) or "no single operation"
-    raise UsageError(
-        f"the model answers differently to the same input, so no output can be checked (cause: {names}); build it "
-        "without sampling and state"
-    )
+    if found := unsteady(program, inputs):
+        names = ", ".join(map(repr, found))
+        raise UsageError(
+            f"the model answers differently to the same input, so no output can be checked (cause: {names}); build it "
+            "without sampling and state"
+        )
 
 
 def _check_json(partitions: Mapping[Cell, Partition]) -> None:

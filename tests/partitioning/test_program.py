@@ -170,11 +170,6 @@ def _overridden() -> keras.Model:
     return Own()
 
 
-def _stateful() -> keras.Model:
-    x = keras.Input(batch_shape=(2, 5, 3), name="x")
-    return keras.Model(x, layers.LSTM(3, stateful=True, name="memory")(x))
-
-
 def _strings() -> keras.Model:
     x = keras.Input((1,), dtype="string", name="text")
     return keras.Model(x, layers.StringLookup(vocabulary=["a", "b"])(x))
@@ -193,7 +188,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "'seq' is not built: begin it with keras.Input",
     ),
     "strings": (_strings, "no operation that a server could run: those on strings run at the client"),
-    "stateful": (_stateful, "layer 'memory' of operation 'memory' (LSTM) keeps a state from request to request"),
     "sparse": (_sparse, "input 'x' is sparse or ragged"),
     "no model": (lambda: layers.Dense(2), "Dense is no Keras model"),
 }
@@ -246,31 +240,6 @@ def test_arrays_share_the_memory_of_tensors() -> None:
             assert to_array(tf.cast(tf.ones(shape), name)).shape == shape
     transposed = np.ones((2, 3), "float32").T
     assert to_array(transposed).flags.c_contiguous
-
-
-class Noise(layers.Layer):
-    """Samples at inference, too."""
-
-    def call(self, inputs: Any) -> Any:
-        return inputs + keras.random.normal(keras.ops.shape(inputs))
-
-
-class Counter(layers.Layer):
-    """Adds the number of its calls."""
-
-    def build(self, shape: Any) -> None:
-        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
-
-    def call(self, inputs: Any) -> Any:
-        self.calls.assign_add(1.0)
-        return inputs + self.calls
-
-
-def test_operations_that_sample_or_count_are_named() -> None:
-    x = keras.Input((4,), name="x")
-    y = layers.Dense(4, name="dense")(Noise(name="noise")(x))
-    program = read(keras.Model(x, Counter(name="counter")(layers.Dropout(0.5, name="drop")(y))))
-    assert costs.unsteady(program, {"x": np.ones((2, 4), "float32")}) == ["noise", "counter"]
 
 
 def test_inputs_that_an_operation_cannot_take_are_refused() -> None:
