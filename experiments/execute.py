@@ -41,6 +41,7 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(experiment.runs * len(names), names))
         progress.phase("loading TensorFlow and the model")
+        experiment.hardware.share(0).restrict()
         remote = any(cell.transport != "none" or is_remote(cell.engine) for cell in experiment.cells)
         launcher = stack.enter_context(LocalLauncher()) if remote else None
         settings = tune(experiment.threads, experiment.malloc)
@@ -49,7 +50,8 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
-        environment.update(folder, gate=prepared.tolerance.record())
+        gate, device = prepared.tolerance.record(), environment.collect_device(experiment.hardware)
+        environment.update(folder, gate=gate, device=device)
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
         _measure(prepared, folder, progress, launcher, each_round)

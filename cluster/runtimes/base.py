@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from cluster.device import PROCESSOR, Device
 from cluster.launchers import Launcher
 from cluster.partition import Partition
 from partitioning.plan import Stage
@@ -47,6 +48,8 @@ class Setup:
     """Each partition, with the engines that it runs with, and the program that it splits."""
     threads: int = 0
     malloc: str = "keep"
+    device: Device = PROCESSOR
+    """The servers take one of its cards each, in turn."""
 
     @property
     def servers(self) -> int:

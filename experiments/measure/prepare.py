@@ -99,7 +99,7 @@ def prepare(experiment: Experiment) -> Prepared:
         _check_json(partitions)
     except PartitionError as error:
         raise UsageError(str(error)) from error
-    tolerance = tolerance_of(whole)
+    tolerance = tolerance_of(whole, tf32=experiment.hardware.tf32)
     expected = {batch: [_right(loaded, whole, variant, tolerance) for variant in inputs[batch]] for batch in batches}
     _check_steady(whole, inputs[batches[0]][0])
     workers = _workers(experiment, partitions)

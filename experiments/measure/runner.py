@@ -252,6 +252,7 @@ def _cluster(prepared: Prepared, progress: Progress, launcher: Launcher, servers
                 workers=prepared.workers,
                 threads=experiment.threads,
                 malloc=experiment.malloc,
+                device=experiment.hardware,
                 options=experiment.options,
                 replicas=experiment.replicas,
                 lease=experiment.lease,

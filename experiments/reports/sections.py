@@ -194,6 +194,8 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
     }
     given = ((title, name, getattr(experiment, name)) for title, name in GIVEN)
     settings |= {title: str(value) for title, name, value in given if value != getattr(Experiment, name)}
+    if cards := record.get("device", {}).get("cards"):
+        settings["Cards"] = f"{pairs(cards)}, TF32 {experiment.tf32}"
     if served := record.get("model_server"):
         settings["Model server"] = pairs(served)
     return machine(record, settings)

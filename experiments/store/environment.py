@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 import transports
+from cluster.device import Device, cards
 from cluster.pinning import usable
 from experiments.spec.experiment import Experiment
 from experiments.spec.paths import anonymous
@@ -37,7 +38,7 @@ PACKAGES = (
     *("ray", "h11", "orjson", "pybase64", "tensorflow-serving-api"),
     *("pandas", "pillow", "psutil", "rich", "matplotlib"),
 )
-VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")
+VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA|NVIDIA)_\w+")
 PRIVATE = re.compile(
     r"TF_(VAR|TOKEN|CLI|CONFIG)\b|TF_(VAR|TOKEN|CLI)_|TOKEN|SECRET|PASS|CREDENTIAL|KEY|CERT|ROOTS|PROXY"
 )
@@ -185,6 +186,12 @@ def collect_processor() -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = names[0] if names else platform.processor() or platform.machine()
     return {"model": model, "logical_cores": os.cpu_count(), "affinity": usable()}
+
+
+def collect_device(device: Device) -> dict[str, Any]:
+    """`cards`: the model of each card, by its id; empty: the processor. `tf32`: whether float32 is multiplied in it."""
+    models = cards() if device.cards else {}
+    return {"cards": {card: models[card] for card in device.cards}, "tf32": device.tf32}
 
 
 def collect_load() -> list[float]:
