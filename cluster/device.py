@@ -43,8 +43,8 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.cards:
             os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # several processes share a card
             os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # TensorFlow multiplies in TF32 unless told otherwise
-        if self.tf32:
-            del os.environ["NVIDIA_TF32_OVERRIDE"]
+            if self.tf32:
+                del os.environ["NVIDIA_TF32_OVERRIDE"]
 
 
 PROCESSOR = Device()

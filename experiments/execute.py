@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
+from cluster.device import cards
 from cluster.launchers import Launcher, LocalLauncher
 from cluster.process import tune
 from experiments.measure.progress import Progress
@@ -50,8 +51,8 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
         environment.begin(folder, experiment, argv, settings)
-        gate, device = prepared.tolerance.record(), environment.collect_device(experiment.hardware)
-        environment.update(folder, gate=gate, device=device)
+        found = cards() if experiment.device == "gpu" else {}
+        environment.update(folder, gate=prepared.tolerance.record(), cards=found)
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
         _measure(prepared, folder, progress, launcher, each_round)

@@ -88,7 +88,7 @@ def _numbers(output: Array, expected: Array, tolerance: Tolerance) -> Verdict:
     return Verdict(
         deviation,
         fault=f"deviates from the local model's by {deviation:.2e} of its largest value; expected at most "
-        f"{tolerance.value:.0e}, since {tolerance.reason}",
+        f"{tolerance.value:g}, since {tolerance.reason}",
     )
 
 
@@ -101,5 +101,5 @@ def _decisions(output: Array, expected: Array, scores: Array | None, tolerance: 
     if scores is None:
         known = "whether they are near ties cannot be known, since the values that decide them are not visible"
     else:
-        known = f"{ties} of them are near ties, with scores within {tolerance.value:.0e} of the largest"
+        known = f"{ties} of them are near ties, with scores within {tolerance.value:g} of the largest"
     return Verdict((count - ties) / output.size, ties, f"{share}; {known}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +35,14 @@ layer rounds its inputs: one that is rounded the other way moves by 1/127 (int8,
 further) or 1/16 (float8) of its value.
 """
 
-NAMES: Mapping[str, str] = {
+FLOATS: Mapping[str, str] = {
+    **{name: name for name in ("float64", FLOAT32, "float16", "bfloat16")},
     "complex64": FLOAT32,
     "complex128": "float64",
     "float8_e4m3fn": "float8",
     "float8_e5m2": "float8",
 }
-"""Other dtypes -> their precision."""
+"""dtype -> its precision. Integers and booleans are exact."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,14 @@ def tolerance_of(program: Program, *, tf32: bool = False) -> Tolerance:
     return Tolerance(TOLERANCES[lowest], lowest, first[lowest])
 
 
-def _precisions(program: Program, operation: Operation) -> Iterator[str]:
-    """The precisions of an operation's results, and those in which the layers that make them compute."""
+def _precisions(program: Program, operation: Operation) -> list[str]:
+    """The precisions of an operation's results, and of the layers that compute them; none if no result is a float."""
     from partitioning.keras_internals import sublayers
 
-    dtypes = [program.graph.tensors[name].dtype for name in operation.outputs]
-    results = [
-        name for name in (NAMES.get(dtype, dtype) for dtype in dtypes) if name in TOLERANCES and "int" not in name
-    ]
-    yield from results
-    for layer in sublayers(program.steps[operation.name].operation) if results else ():
-        named = (str(layer.compute_dtype), str(getattr(layer, "quantization_mode", None)))
-        yield from (NAMES.get(name, name) for name in named if NAMES.get(name, name) in TOLERANCES)
+    results = [program.graph.tensors[name].dtype for name in operation.outputs]
+    if not any(dtype in FLOATS for dtype in results):
+        return []
+    layers = sublayers(program.steps[operation.name].operation)
+    dtypes = [*results, *(layer.compute_dtype for layer in layers)]
+    modes = [str(getattr(layer, "quantization_mode", "")) for layer in layers]
+    return [*(FLOATS[dtype] for dtype in dtypes if dtype in FLOATS), *(mode for mode in modes if mode in TOLERANCES)]

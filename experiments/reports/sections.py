@@ -93,7 +93,7 @@ def correctness(record: Mapping[str, Any], measured: pd.DataFrame) -> list[str]:
     if not (gate := record.get("gate")):
         return []
     text = (
-        f"Every answer was compared with the local model's: a number may deviate by {gate['tolerance']:.0e} of its "
+        f"Every answer was compared with the local model's: a number may deviate by {gate['tolerance']:g} of its "
         f"output's largest value, since {line(gate['reason'])}."
     )
     ties = measured.groupby("cell", sort=False)["near_ties"].sum()
@@ -194,7 +194,7 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
     }
     given = ((title, name, getattr(experiment, name)) for title, name in GIVEN)
     settings |= {title: str(value) for title, name, value in given if value != getattr(Experiment, name)}
-    if cards := record.get("device", {}).get("cards"):
+    if cards := record.get("cards"):
         settings["Cards"] = f"{pairs(cards)}, TF32 {experiment.tf32}"
     if served := record.get("model_server"):
         settings["Model server"] = pairs(served)

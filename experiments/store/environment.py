@@ -24,7 +24,6 @@ from typing import Any
 import psutil
 
 import transports
-from cluster.device import Device, cards
 from cluster.pinning import usable
 from experiments.spec.experiment import Experiment
 from experiments.spec.paths import anonymous
@@ -186,12 +185,6 @@ def collect_processor() -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = names[0] if names else platform.processor() or platform.machine()
     return {"model": model, "logical_cores": os.cpu_count(), "affinity": usable()}
-
-
-def collect_device(device: Device) -> dict[str, Any]:
-    """`cards`: the model of each card, by its id; empty: the processor. `tf32`: whether float32 is multiplied in it."""
-    models = cards() if device.cards else {}
-    return {"cards": {card: models[card] for card in device.cards}, "tf32": device.tf32}
 
 
 def collect_load() -> list[float]:

@@ -93,7 +93,7 @@ def test_a_matrix_over_real_processes(ended: Ended) -> None:
     assert (out / "report.md").read_text().count("| Wire / payload ") == 3 + 1  # each flow, alone; every cell
     assert environment.read(out)["complete"] is True
     assert environment.read(out)["gate"]["tolerance"] == 1e-3
-    assert environment.read(out)["device"] == {"cards": {}, "tf32": False}
+    assert environment.read(out)["cards"] == {}
     assert environment.read(out)["variables"]["CUDA_VISIBLE_DEVICES"] == "-1"
     assert "since the lowest precision on the path is float32 (operation 'stem')." in (out / "report.md").read_text()
     assert {path.name for path in out.glob("plan-*.json")} == {"plan-whole.json", "plan-submodel.json"}

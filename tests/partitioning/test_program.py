@@ -139,15 +139,17 @@ def test_every_broken_edge_changes_the_output_visibly(name: str) -> None:
     stages = executables("eager", program, plan)
     right = run_chained(plan, stages, inputs)
     for stage in plan.stages:
-        for place in range(len(stage.inputs)):
+        for place, tensor in enumerate(stage.inputs):
+            if 0 in plan.edges[tensor].shape:
+                continue  # it has no elements
 
             def cut(at: str, given: Any, stage: Stage = stage, place: int = place) -> Any:
                 broken = [np.zeros_like(x) if index == place else x for index, x in enumerate(given)]
                 return broken if at == stage.name else given
 
             wrong = run_chained(plan, stages, inputs, cut)
-            worst = max(np.abs(a - b).max() for a, b in zip(right, wrong, strict=True))
-            assert worst > 0.01, f"{stage.name}: {stage.inputs[place]}"
+            worst = max(np.abs(a - b).max(initial=0.0) for a, b in zip(right, wrong, strict=True))
+            assert worst > 0.01, f"{stage.name}: {tensor}"
 
 
 def _subclassed() -> keras.Model:
