@@ -138,10 +138,11 @@ def test_every_broken_edge_changes_the_output_visibly(name: str) -> None:
     plan = build_plan(program.graph, layer(program.graph), "layer")
     stages = executables("eager", program, plan)
     right = run_chained(plan, stages, inputs)
-    for stage in plan.stages:
+    empty = {name for name, edge in plan.edges.items() if 0 in edge.shape}  # such a tensor has nothing to break
+    for stage in (stage for stage in plan.stages if not empty.issuperset(stage.outputs)):
         for place, tensor in enumerate(stage.inputs):
-            if 0 in plan.edges[tensor].shape:
-                continue  # it has no elements
+            if tensor in empty:
+                continue
 
             def cut(at: str, given: Any, stage: Stage = stage, place: int = place) -> Any:
                 broken = [np.zeros_like(x) if index == place else x for index, x in enumerate(given)]
