@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from cluster.device import PROCESSOR, Device
 from cluster.leases import LEAST_LEASE
 from transports.address import Address
 from transports.errors import UsageError
@@ -25,6 +26,9 @@ class _Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bind: Annotated[str, Meta(description="host name or address to bind", min_length=1)] = "127.0.0.1"
     advertise: Annotated[str, Meta(description="address under which others reach the process; empty: `bind`")] = ""
     cores: Annotated[tuple[int, ...], Meta(description="cores that the process may use; empty: all")] = ()
+    device: Annotated[Device, Meta(description="`cards` that the process may use, and `tf32`; {}: the processor")] = (
+        PROCESSOR
+    )
     folder: Annotated[str, Meta(description="folder of its files; a launcher sets it")] = "."
     files: Annotated[
         dict[str, str], Meta(description="path below `folder` -> SHA-256; nothing else below it is loaded")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from cluster.config import NodeConfig, RegistryConfig
+from cluster.device import PROCESSOR, Device
 from cluster.launchers.base import Launcher, Order
 from cluster.manifest import digests, of_portion
 from transports.address import Address
@@ -38,6 +39,8 @@ class Settings:
     workers: int
     threads: int = 0
     malloc: str = "keep"
+    device: Device = PROCESSOR
+    """Nodes take one of its cards each, in turn."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of transports: NAME.KEY -> value."""
     replicas: int = 1
@@ -129,6 +132,7 @@ class Cluster:
             bind=host.bind,
             advertise=host.advertise,
             cores=(settings.cores[number % len(settings.cores)],) if settings.cores else (),
+            device=settings.device.share(number),
             files=own,
             transports=settings.transports,
             options=dict(settings.options),

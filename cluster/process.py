@@ -54,6 +54,7 @@ def run(config: Config, announce: Callable[[Mapping[str, Address]], None], until
     with the status of a program that a model server runs, if that program ended by itself.
     """
     stop = StopSignal(until_eof)
+    config.device.restrict()
     try:
         if config.cores:
             pin(config.cores)

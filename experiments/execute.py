@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cluster import scratch
+from cluster.device import cards
 from cluster.launchers import Launcher, LocalLauncher
 from cluster.process import tune
 from experiments.measure import memory
@@ -46,6 +47,7 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(experiment.runs * len(names), names))
         progress.phase("loading TensorFlow and the model")
+        experiment.hardware.share(0).restrict()
         remote = any(cell.transport != "none" or is_remote(cell.engine) for cell in experiment.cells)
         launcher = stack.enter_context(LocalLauncher()) if remote else None
         settings = tune(experiment.threads, experiment.malloc)
@@ -57,6 +59,8 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
         if prepared.warning:
             progress.phase(f"warning: {prepared.warning}")
             environment.update(folder, warning=prepared.warning)
+        found = cards() if experiment.device == "gpu" else {}
+        environment.update(folder, gate=prepared.tolerance.record(), cards=found)
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
         _measure(prepared, folder, progress, launcher, each_round)

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from partitioning import engines
@@ -53,21 +52,6 @@ def measure(
         operation.name: max(LEAST, fastest[keys[operation.name]] - fastest.get(("floor", len(operation.inputs)), 0.0))
         for operation in program.graph.operations
     }
-
-
-def unsteady(program: Program, inputs: Mapping[str, Any]) -> list[str]:
-    """The operations whose results differ between two calls with equal tensors: they sample or keep a state.
-
-    `inputs` are arrays by name. Raises `PartitionError` as `measure` does.
-    """
-    values = _all_values(program, inputs)
-    found = []
-    for operation in program.graph.operations:
-        again = program.function(_stage(operation))([values[name] for name in operation.inputs])
-        pairs = zip((values[name] for name in operation.outputs), again, strict=True)
-        if not all(np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True) for one, other in pairs):
-            found.append(operation.name)
-    return found
 
 
 def _all_values(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:

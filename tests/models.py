@@ -163,6 +163,17 @@ def fan_out() -> keras.Model:
     return keras.Model(x, _dense(4, "head", None)(joined), name="fan_out")
 
 
+def empty() -> keras.Model:
+    """Tensors without elements: between stages, as an output, and joined to others."""
+    x = keras.Input((6,), name="x")
+    stem = _dense(8, "stem", "tanh")(x)
+    flat = stem[:, 8:]
+    rows = layers.Reshape((3, 0, 2), name="rows")(flat)
+    deep = _dense(5, "deep", "tanh")(stem)
+    joined = layers.Concatenate(name="join")([deep, flat, layers.Flatten(name="columns")(rows)])
+    return keras.Model(x, [_dense(4, "head", None)(joined), rows], name="empty")
+
+
 SHAPES: Mapping[str, Callable[[], keras.Model]] = {
     "sequential": sequential,
     "residual": residual,
@@ -171,6 +182,7 @@ SHAPES: Mapping[str, Callable[[], keras.Model]] = {
     "multi-input": multi_input,
     "multi-output": multi_output,
     "fan-out": fan_out,
+    "empty": empty,
 }
 """The shapes that every transport and flow is tested with."""
 

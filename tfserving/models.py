@@ -23,10 +23,13 @@ SERVE = "serve"
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """A function that requests can call: the `dtypes` of its inputs and the names of its `outputs`, in order."""
+    """A function that requests can call: dtypes and shapes of its inputs and the names of its `outputs`, in order.
+
+    The shape of an input is empty if the model leaves the rank open."""
 
     name: str
     dtypes: Mapping[str, tf.DType]
+    shapes: Mapping[str, tuple[int | None, ...]]
     outputs: tuple[str, ...]
     function: Any
 
@@ -113,7 +116,8 @@ def _signature(name: str, function: Any) -> Signature:
     specs = function.structured_input_signature[1]
     # No public name gives the order of a loaded function's inputs. Its outputs are sorted by name.
     dtypes = {key: specs[key].dtype for key in function._arg_keywords}
-    return Signature(name, dtypes, tuple(sorted(function.structured_outputs)), function)
+    shapes = {key: tuple(specs[key].shape) if specs[key].shape.rank is not None else () for key in dtypes}
+    return Signature(name, dtypes, shapes, tuple(sorted(function.structured_outputs)), function)
 
 
 def _array(tensor: Any) -> Array:

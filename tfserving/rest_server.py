@@ -13,6 +13,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from tfserving import predict, rest_json
 from tfserving.models import DEFAULT, Models, Signature
+from tfserving.shapes import completed
 from tfserving.status import HTTP, invalid, of_exception, unimplemented
 from tfserving.tensors import LIMIT
 from transports.address import Address
@@ -76,7 +77,8 @@ def _predict(models: Models, spec: Any, body: bytearray) -> bytes:
     document = rest_json.parse(body)
     signature = _signature(models, spec, document.get("signature_name", ""))
     form, inputs = rest_json.read_inputs(document, signature.dtypes)
-    return rest_json.write_outputs(form, predict.run(signature, inputs))
+    whole = {name: completed(array, signature.shapes[name]) for name, array in inputs.items()}
+    return rest_json.write_outputs(form, predict.run(signature, whole))
 
 
 def _signature(models: Models, spec: Any, name: str) -> Signature:

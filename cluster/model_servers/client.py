@@ -18,6 +18,7 @@ from cluster.partition import Partition
 from partitioning.plan import Stage
 from partitioning.served import Served
 from tfserving import Predictor
+from tfserving.shapes import completed
 from transports.address import Address
 from transports.errors import UsageError
 
@@ -29,7 +30,9 @@ class ServedStage:
         self._client = client
         self._model = served.models[stage.name]
         self._inputs = [served.keys[name] for name in stage.inputs]
-        self._outputs = {served.keys[name]: served.plan.edges[name].dtype for name in stage.outputs}
+        edges = [served.plan.edges[name] for name in stage.outputs]
+        self._outputs = {served.keys[edge.name]: edge.dtype for edge in edges}
+        self._shapes = {served.keys[edge.name]: edge.shape for edge in edges}
 
     def __call__(self, inputs: Sequence[Any], remaining: float = 30.0) -> list[Any]:
         """`stage.outputs` from `stage.inputs`, in their orders: read-only arrays, within `remaining` seconds.
@@ -38,7 +41,7 @@ class ServedStage:
         """
         named = dict(zip(self._inputs, map(np.asarray, inputs), strict=True))
         answer = self._client.predict(self._model, named, self._outputs, remaining)
-        return [answer[key] for key in self._outputs]
+        return [answer[key] if answer[key].size else completed(answer[key], self._shapes[key]) for key in self._outputs]
 
 
 class ModelServerClients:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import tfserving
 import transports
+from cluster.device import PROCESSOR, Device
 from transports.errors import UsageError
 
 BINARY = "tensorflow_model_server"
@@ -46,6 +47,8 @@ class Settings:
     threads: int = 0
     """TensorFlow's threads; 0: its own choice."""
     malloc: str = "keep"
+    device: Device = PROCESSOR
+    """The servers take one of its cards each, in turn."""
 
     @property
     def kind(self) -> str:

@@ -88,6 +88,7 @@ class ModelServers:
                 contents[sha256] = home / model / path
         config = ModelServerConfig(
             cores=(self._cores[number % len(self._cores)],) if self._cores else (),
+            device=settings.device.share(number),
             files=files,
             models=tuple(models),
             binary=settings.binary or "",

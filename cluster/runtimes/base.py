@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cluster import scratch
+from cluster.device import PROCESSOR, Device
 from cluster.launchers import Launcher
 from cluster.manifest import digests
 from cluster.partition import Partition, export
@@ -50,6 +51,8 @@ class Setup:
     """Each partition, with the engines that it runs with, and the program that it splits."""
     threads: int = 0
     malloc: str = "keep"
+    device: Device = PROCESSOR
+    """The servers take one of its cards each, in turn."""
 
     @property
     def servers(self) -> int:

@@ -45,7 +45,7 @@ class Ray(System):
         with contextlib.ExitStack() as undo:
             undo.callback(self._close)
             with self.setup.exported() as (self._files, contents):
-                config = RayConfig(token=TOKEN, files=self._files)
+                config = RayConfig(token=TOKEN, files=self._files, device=self.setup.device)
                 self.launcher.start(Order(NAME, config, contents, title="the head of Ray"))
             address = self.launcher.addresses(NAME)["gcs"]
             os.environ.update(variables(TOKEN))
@@ -91,8 +91,11 @@ class Ray(System):
 
         if number not in self._sets:
             actor = ray.remote(num_cpus=0, max_restarts=0)(PortionServer)
-            how = (self._files, self.setup.threads, self.setup.malloc, os.environ.get("OMP_NUM_THREADS"))
-            self._sets[number] = [actor.remote(server, *how) for server in range(self.setup.servers)]
+            setup = self.setup
+            how = (self._files, setup.threads, setup.malloc, os.environ.get("OMP_NUM_THREADS"))
+            self._sets[number] = [
+                actor.remote(server, *how, setup.device.share(server)) for server in range(setup.servers)
+            ]
         return self._sets[number]
 
     def _close(self) -> None:

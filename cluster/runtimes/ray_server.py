@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from cluster.device import Device
 from cluster.execution import Shard
 from cluster.model_servers.client import ModelServerClients
 from cluster.node_server import load_shards
@@ -18,11 +19,14 @@ from transports.base import Array
 class PortionServer:
     """Executes tasks on NumPy arrays."""
 
-    def __init__(self, server: int, files: Mapping[str, str], threads: int, malloc: str, omp: str | None) -> None:
+    def __init__(
+        self, server: int, files: Mapping[str, str], threads: int, malloc: str, omp: str | None, device: Device
+    ) -> None:
         """`files`: the exports by SHA-256. `omp`: OMP_NUM_THREADS of the client, which Ray sets to 1 in its workers."""
         os.environ.pop("OMP_NUM_THREADS", None)
         if omp is not None:
             os.environ["OMP_NUM_THREADS"] = omp
+        device.restrict()
         tune(threads, malloc)
         self._shards = load_shards(Path(os.environ[FOLDER]), files, server, ModelServerClients([]))
         self._tasks: dict[str, tuple[Shard, Task]] = {}

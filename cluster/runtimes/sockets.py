@@ -43,6 +43,7 @@ class SocketServers(System):
                     config = SocketServerConfig(
                         server=number,
                         files=of_portion(files, number),
+                        device=self.setup.device.share(number),
                         threads=self.setup.threads,
                         malloc=self.setup.malloc,  # type: ignore[arg-type]
                     )

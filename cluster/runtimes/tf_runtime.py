@@ -41,8 +41,13 @@ class TensorFlowServers(System):
         self._names = [f"tensorflow-server-{number}" for number in range(self.setup.servers)]
         with contextlib.ExitStack() as undo:
             undo.callback(self._close)
-            config = TensorFlowServerConfig(threads=self.setup.threads, malloc=self.setup.malloc)  # type: ignore[arg-type]
-            for name in self._names:
+            setup = self.setup
+            for number, name in enumerate(self._names):
+                config = TensorFlowServerConfig(
+                    device=setup.device.share(number),
+                    threads=setup.threads,
+                    malloc=setup.malloc,  # type: ignore[arg-type]
+                )
                 self.launcher.start(Order(name, config))
             self.addresses = [self.launcher.addresses(name)["grpc"] for name in self._names]
             undo.pop_all()
@@ -70,14 +75,17 @@ class TensorFlowRuntime(Runtime):
         addresses = self.system.addresses
         cluster = tf.train.ClusterSpec({JOB: [str(address) for address in addresses]})
         config = tf.compat.v1.ConfigProto(
-            cluster_def=cluster.as_cluster_def(), operation_timeout_in_ms=1000 * OPERATION
+            cluster_def=cluster.as_cluster_def(),
+            operation_timeout_in_ms=1000 * OPERATION,
+            allow_soft_placement=True,  # some operations have no kernel for a card
         )
         session = tf.compat.v1.Session(f"grpc://{addresses[0]}", tf.Graph(), config)
         with contextlib.ExitStack() as stack:
             stack.callback(ended, session.close)
             with scratch.folder() as folder:
                 stages = STAGES[engine](self.system.setup.programs[partition], partition, folder)
-                feeds, wanted = _place(partition, stages, session)
+                unit = "GPU:0" if self.system.setup.device.cards else "CPU:0"
+                feeds, wanted = _place(partition, stages, session, unit)
 
             def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
                 options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(1000 * timeout)))
@@ -101,8 +109,8 @@ class _Stages(Protocol):
         ...
 
 
-def _place(partition: Partition, stages: _Stages, session: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Add every stage to the session's graph, on the processor of its server: the tensors of the model's inputs and
+def _place(partition: Partition, stages: _Stages, session: Any, unit: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Add every stage to the session's graph, on the `unit` of its server: the tensors of the model's inputs and
     outputs by name."""
     import tensorflow as tf
 
@@ -113,7 +121,7 @@ def _place(partition: Partition, stages: _Stages, session: Any) -> tuple[dict[st
         tensors = dict(feeds)
         for number, stage in enumerate(plan.stages):
             given = [tensors[name] for name in stage.inputs]
-            with tf.device(f"/job:{JOB}/replica:0/task:{partition.placement[stage.name]}/device:CPU:0"):
+            with tf.device(f"/job:{JOB}/replica:0/task:{partition.placement[stage.name]}/device:{unit}"):
                 made = stages.add(session, stage, given, f"stage-{number}")
             tensors.update(zip(stage.outputs, made, strict=True))
     session.graph.finalize()

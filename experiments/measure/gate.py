@@ -3,42 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cluster.partition import Partition
+from experiments.measure.ties import DISCRETE, near_ties
+from experiments.measure.tolerance import Tolerance
 from transports.base import Array
 from transports.errors import SplitbenchError
 
-TOLERANCE = 1e-3
-"""Largest deviation that passes. Engines that fuse operations round differently, by about 1e-6."""
-
 
 class OutputDiffers(SplitbenchError):
-    """An answer differs from the local model's; the text names the output, its stage, its server and the deviation."""
+    """An answer differs from the local model's; the text names the output, its stage, its server and the difference."""
 
 
-def deviation(output: Array, expected: Array) -> float:
-    """max |output - expected| / max |expected|; infinite if shape or dtype differ or a value is not finite."""
-    if output.shape != expected.shape or output.dtype != expected.dtype:
-        return float("inf")
+@dataclass(frozen=True)
+class Right:
+    """The local model's answer to a request."""
+
+    outputs: Mapping[str, Array]
+    tolerance: Tolerance
+    scores: Mapping[str, Array] = field(default_factory=dict)
+    """`experiments.measure.ties.scores_of`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an output compares with the right one."""
+
+    deviation: float = 0.0
+    """Of numbers: max |output - right| / max |right|. Of integers and booleans: the share of elements that differ and
+    are no near ties. Infinite if the two cannot be compared."""
+    near_ties: int = 0
+    """Elements that differ, but whose candidates have scores within the tolerance."""
+    fault: str = ""
+    """What is wrong; empty if the output passes."""
+
+
+def check(outputs: Mapping[str, Array], right: Right, cell: str, partition: Partition) -> Verdict:
+    """The largest deviation of the model's outputs, and all near ties. Raises `OutputDiffers` for a wrong output."""
+    found = {name: compare(outputs[name], right, name) for name in right.outputs}
+    name, worst = max(found.items(), key=lambda item: (bool(item[1].fault), item[1].deviation))
+    if worst.fault:
+        stage = str(partition.plan.edges[name].producer)
+        where = f"output {name!r} (stage {stage!r}, server {partition.placement[stage]})"
+        raise OutputDiffers(f"cell {cell}: {where} {worst.fault}")
+    return Verdict(worst.deviation, sum(verdict.near_ties for verdict in found.values()))
+
+
+def compare(output: Array, right: Right, name: str) -> Verdict:
+    """The output `name` beside the right one. Equal infinities, and NaN at the same places, are right."""
+    expected, tolerance = right.outputs[name], right.tolerance
+    for what, found, valid in (
+        ("shape", output.shape, expected.shape),
+        ("dtype", output.dtype.name, expected.dtype.name),
+    ):
+        if found != valid:
+            return Verdict(np.inf, fault=f"has the {what} {found}; the local model's has {valid}")
     if not output.size:
-        return 0.0
+        return Verdict()
+    if expected.dtype.kind in DISCRETE:
+        return _decisions(output, expected, right.scores.get(name), tolerance)
+    return _numbers(output, expected, tolerance)
+
+
+def _numbers(output: Array, expected: Array, tolerance: Tolerance) -> Verdict:
     wide = np.complex128 if output.dtype.kind == "c" else np.float64
     found, right = output.astype(wide), expected.astype(wide)
-    if not np.isfinite(found).all():
-        return float("inf")
-    return float(np.abs(found - right).max()) / (float(np.abs(right).max()) or 1.0)
-
-
-def check(outputs: Mapping[str, Array], expected: Mapping[str, Array], cell: str, partition: Partition) -> float:
-    """The largest deviation of the model's outputs. Raises `OutputDiffers` if it exceeds `TOLERANCE`."""
-    found = {name: deviation(outputs[name], right) for name, right in expected.items()}
-    name, worst = max(found.items(), key=lambda item: item[1])
-    if not worst <= TOLERANCE:
-        stage = str(partition.plan.edges[name].producer)
-        raise OutputDiffers(
-            f"cell {cell}: output {name!r} (stage {stage!r}, server {partition.placement[stage]}) deviates from the "
-            f"local model's by {worst:.2e} of its largest value; expected at most {TOLERANCE:.0e}"
+    finite = np.isfinite(right)
+    odd = np.isfinite(found) != finite
+    odd |= ~finite & ~odd & ~((found == right) | (np.isnan(found) & np.isnan(right)))
+    if odd.any():
+        place = tuple(int(index) for index in np.argwhere(odd)[0])
+        return Verdict(
+            np.inf,
+            fault=f"is not finite where the local model's is, or differs from it where that is not finite: at "
+            f"{odd.sum()} of {odd.size} elements, first {found[place]} instead of {right[place]} at {list(place)}",
         )
-    return worst
+    size = float(np.abs(right[finite]).max(initial=0.0)) or 1.0
+    deviation = float(np.abs(found[finite] - right[finite]).max(initial=0.0)) / size
+    if deviation <= tolerance.value:
+        return Verdict(deviation)
+    return Verdict(
+        deviation,
+        fault=f"deviates from the local model's by {deviation:.2e} of its largest value; expected at most "
+        f"{tolerance.value:g}, since {tolerance.reason}",
+    )
+
+
+def _decisions(output: Array, expected: Array, scores: Array | None, tolerance: Tolerance) -> Verdict:
+    count = int((output != expected).sum())
+    ties = 0 if scores is None or not count else near_ties(output, expected, scores, tolerance.value)
+    if count == ties:
+        return Verdict(0.0, ties)
+    share = f"differs from the local model's in {count} of {output.size} elements ({count / output.size:.2%})"
+    if scores is None:
+        known = "whether they are near ties cannot be known, since the values that decide them are not visible"
+    else:
+        known = f"{ties} of them are near ties, with scores within {tolerance.value:g} of the largest"
+    return Verdict((count - ties) / output.size, ties, f"{share}; {known}")

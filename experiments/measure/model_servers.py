@@ -44,7 +44,7 @@ class Serving:
         settings = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
         if settings is None:
             return cls(None)
-        settings = replace(settings, threads=experiment.threads, malloc=experiment.malloc)
+        settings = replace(settings, threads=experiment.threads, malloc=experiment.malloc, device=experiment.hardware)
         return cls(settings, tuple(cores()) if experiment.pin == "on" else ())
 
     def record(self) -> dict[str, Any] | None:

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cluster import runtimes
 from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.request import Route
 from cluster.workers import workers_needed
 from experiments.measure import gate, memory
+from experiments.measure.gate import Right
 from experiments.measure.model_servers import Serving
+from experiments.measure.ties import scores_of
+from experiments.measure.tolerance import Tolerance, tolerance_of
 from experiments.spec.experiment import Cell, Experiment, local_of
 from partitioning.engine_table import is_remote, local_engine
 from partitioning.errors import PartitionError
@@ -46,7 +47,8 @@ class Prepared:
     program: Program
     partitions: Mapping[Cell, Partition]
     inputs: Mapping[int, Sequence[Tensors]]
-    expected: Mapping[int, Sequence[Tensors]]
+    expected: Mapping[int, Sequence[Right]]
+    tolerance: Tolerance
     workers: int
     """Calls that a server must be able to handle at the same time."""
     model_servers: Serving
@@ -96,15 +98,18 @@ def prepare(experiment: Experiment) -> Prepared:
         batches = sorted({cell.batch for cell in experiment.cells})
         whole = loaded.read(experiment.absent)
         inputs = {batch: _inputs(experiment, loaded, whole, batch) for batch in batches}
-        expected = {batch: [_answer(loaded, whole, variant) for variant in inputs[batch]] for batch in batches}
+        tolerance = tolerance_of(whole, tf32=experiment.hardware.tf32)
+        expected = {
+            batch: [_right(loaded, whole, variant, tolerance) for variant in inputs[batch]] for batch in batches
+        }
         partitions = _partitions(whole, inputs[batches[0]][0], experiment.cells)
         _check_json(partitions)
         memory.check_batch(whole.graph, batches[-1])
     except PartitionError as error:
         raise UsageError(str(error)) from error
-    _check_steady(loaded, whole, inputs[batches[0]][0], expected[batches[0]][0])
+    _check_steady(whole, inputs[batches[0]][0])
     workers, served, warning = _workers(experiment, partitions), Serving.of(experiment), _alike(expected[batches[0]])
-    prepared = Prepared(experiment, whole, partitions, inputs, expected, workers, served, warning)
+    prepared = Prepared(experiment, whole, partitions, inputs, expected, tolerance, workers, served, warning)
     _check_engines(prepared, loaded.model.count_params())
     return prepared
 
@@ -171,40 +176,33 @@ def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch
     return [client.prepare(inputs) for inputs in given]
 
 
-def _answer(loaded: LoadedModel, program: Program, inputs: Tensors) -> Tensors:
+def _right(loaded: LoadedModel, program: Program, inputs: Tensors, tolerance: Tolerance) -> Right:
     """The right values of the outputs that servers return: the model called as a whole by Keras alone."""
     assert program.client is not None
     right = program.client.answer(loaded.model, inputs)
     returned = {name: array for name, array in right.items() if name in program.graph.outputs}
     if not returned:
         raise UsageError("no output of the model can be compared: servers return none of them (they are strings)")
-    if endless := [name for name, array in returned.items() if gate.deviation(array, array) > gate.TOLERANCE]:
+    return Right(returned, tolerance, scores_of(program, inputs))
+
+
+def _check_steady(program: Program, inputs: Tensors) -> None:
+    """Raise `UsageError` for a model that may answer differently when it is called again with the same inputs."""
+    from partitioning.sampling import unsteady
+
+    if found := unsteady(program, inputs):
+        names = ", ".join(map(repr, found))
         raise UsageError(
-            f"the model answers NaN or infinity in output {endless[0]!r}, which no check can use; give another --input"
+            f"the model answers differently to the same input, so no output can be checked (cause: {names}); build it "
+            "without sampling and state"
         )
-    return returned
 
 
-def _check_steady(loaded: LoadedModel, program: Program, inputs: Tensors, expected: Tensors) -> None:
-    """Raise `UsageError` for a model that answers differently when it is called again with the same inputs."""
-    from partitioning import costs
-
-    again = _answer(loaded, program, inputs)
-    pairs = ((again[name].astype(complex), right.astype(complex)) for name, right in expected.items())
-    if all(np.allclose(*pair, rtol=1e-3, atol=1e-5, equal_nan=True) for pair in pairs):
-        return
-    names = ", ".join(repr(name) for name in costs.unsteady(program, inputs)) or "no single operation"
-    raise UsageError(
-        f"the model answers differently to the same input, so no output can be checked (cause: {names}); build it "
-        "without sampling and state"
-    )
-
-
-def _alike(expected: Sequence[Tensors]) -> str:
+def _alike(expected: Sequence[Right]) -> str:
     """A warning if the model answers all inputs alike: the gate then accepts the answer to another request."""
     first, *others = expected
-    pairs = [(other[name], right) for other in others for name, right in first.items()]
-    if not pairs or any(gate.deviation(*pair) > gate.TOLERANCE for pair in pairs):
+    pairs = [(other.outputs[name], name) for other in others for name in first.outputs]
+    if not pairs or any(gate.compare(output, first, name).fault for output, name in pairs):
         return ""
     return (
         "the model answers all inputs alike, so that a wrong answer may pass the check; give inputs that it tells "

@@ -149,7 +149,7 @@ class _CellRunner:
             crossed = wire.counting(cell)
             start = time.perf_counter() - self.began
             try:
-                seconds, answer, deviation = self._request(cell, number)
+                seconds, answer, verdict = self._request(cell, number)
                 break
             except WireError as error:
                 if not (self.fault_injector and self.fault_injector.expected(cell, error)):
@@ -162,7 +162,7 @@ class _CellRunner:
             seconds,
             block.number,
             start=start,
-            deviation=deviation,
+            deviation=verdict.deviation,
             compute_seconds=stats.compute,
             messages=stats.messages,
             payload_bytes=stats.payload,
@@ -172,6 +172,7 @@ class _CellRunner:
             repeated=answer.repeats,
             queue_seconds=stats.queued,
             round=block.round,
+            near_ties=verdict.near_ties,
         )
 
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:
@@ -181,8 +182,9 @@ class _CellRunner:
             self.launcher.check(patience.left())
         raise type(error)(f"cell {cell.name}: {error}") from error
 
-    def _request(self, cell: Cell, number: int) -> tuple[float, Answer, float]:
-        """(seconds from inputs to outputs, both arrays in the client's memory; answer; its deviation)."""
+    def _request(self, cell: Cell, number: int) -> tuple[float, Answer, gate.Verdict]:
+        """(seconds from inputs to outputs, both arrays in the client's memory; answer; how it compares with the right
+        one)."""
         partition = self.prepared.partitions[cell]
         route = route_of(cell, partition)
         if self.fault_injector and number < 0:  # finds a replaced node now, not after a lease
@@ -249,6 +251,7 @@ def _cluster(prepared: Prepared, progress: Progress, launcher: Launcher, servers
                 workers=prepared.workers,
                 threads=experiment.threads,
                 malloc=experiment.malloc,
+                device=experiment.hardware,
                 options=experiment.options,
                 replicas=experiment.replicas,
                 lease=experiment.lease,

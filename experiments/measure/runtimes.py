@@ -41,7 +41,8 @@ def started(
             own = [cell for cell in cells if kinds[cell.transport].processes is processes]
             partitions = prepared.with_engines(own)
             programs = dict.fromkeys(partitions.values(), prepared.program)
-            setup = Setup(programs, prepared.experiment.threads, prepared.experiment.malloc)
+            asked = prepared.experiment
+            setup = Setup(programs, asked.threads, asked.malloc, asked.hardware)
             notify(f"starting {', '.join(dict.fromkeys(cell.transport for cell in own))}")
             system = stack.enter_context(processes(launcher, setup))
             deployed: dict[tuple[str, str, str], Infer] = {}

@@ -55,6 +55,7 @@ def build(folder: Path) -> Path:
         [f"# {line(experiment.title) or 'Comparison of distributed inference'}"],
         sections.banner(record, measured.attrs.get("note", "")),
         sections.overview(experiment),
+        sections.correctness(record, measured),
         *outcome,
         sections.environment(record, experiment),
     ]

@@ -91,6 +91,23 @@ def overview(experiment: Experiment) -> list[str]:
     ]
 
 
+def correctness(record: Mapping[str, Any], measured: pd.DataFrame) -> list[str]:
+    """The tolerance of the answers, and the near ties of each cell; empty for a record of an earlier version."""
+    if not (gate := record.get("gate")):
+        return []
+    text = (
+        f"Every answer was compared with the local model's: a number may deviate by {gate['tolerance']:g} of its "
+        f"output's largest value, since {line(gate['reason'])}."
+    )
+    ties = measured.groupby("cell", sort=False)["near_ties"].sum()
+    if listed := [f"{count} in {line(str(cell))}" for cell, count in ties.items() if count]:
+        text += (
+            " Elements of integer or boolean outputs that differ, because the scores that decide them are within that "
+            f"tolerance of each other (near ties): {', '.join(listed)}."
+        )
+    return [text]
+
+
 def picture(path: Path, description: str, draw: Callable[[], str]) -> list[str]:
     """Draw an SVG text into the file `path`: the line that shows it, or that says which package drawing needs.
 
@@ -184,6 +201,8 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
         for title, name, value in given
         if value != getattr(Experiment, name)
     }
+    if cards := record.get("cards"):
+        settings["Cards"] = f"{pairs(cards)}, TF32 {experiment.tf32}"
     if served := record.get("model_server"):
         settings["Model server"] = pairs(served)
     return machine(record, settings)

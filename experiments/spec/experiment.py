@@ -13,6 +13,7 @@ from typing import Annotated
 
 import transports
 from cluster import runtimes
+from cluster.device import PROCESSOR, Device, cards
 from cluster.flow_table import FLOW_NAMES
 from cluster.leases import LEAST_LEASE
 from partitioning.engine_table import ENGINES, local_engine
@@ -170,6 +171,11 @@ class Experiment:
         int, compute("TensorFlow's intra-op threads in every process; 0: TensorFlow's own choice", ge=0, le=1024)
     ] = 0
     malloc: Annotated[str, compute("a process keeps freed memory, or returns it to the kernel", valid=MALLOC)] = "keep"
+    device: Annotated[
+        str,
+        compute("what stages are executed on; gpu: each node takes one card, in turn", valid=("cpu", "gpu")),
+    ] = "cpu"
+    tf32: Annotated[str, compute("multiply float32 in TF32 (with 10 bits of mantissa) on a card", valid=SWITCH)] = "off"
     pin: Annotated[str, compute("pin each node to one core, and the local model to one", valid=SWITCH)] = "off"
     replicas: Annotated[int, failure("node processes for each portion of the model, used in turn", ge=1, le=64)] = 1
     lease: Annotated[
@@ -209,6 +215,11 @@ class Experiment:
     def turns(self) -> str:
         """The order of blocks: with a kill `blocked`, so that each cell recovers before the next begins."""
         return "blocked" if self.kill else self.order
+
+    @property
+    def hardware(self) -> Device:
+        """The device of all processes together. Raises `UsageError` if there is no card."""
+        return Device(tuple(cards()), self.tf32 == "on") if self.device == "gpu" else PROCESSOR
 
     @property
     def options(self) -> Mapping[str, str]:

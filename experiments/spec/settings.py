@@ -103,10 +103,12 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
 
     Raises `UsageError` for a text that is not UTF-8, an option of a transport or engine that no cell uses, a runtime
     that cannot run its cell, `cuts` without a cell of mode submodel, a host that other machines reach without TLS, a
-    kill that hits no node of some cell, a condition to stop without rounds, and an engine whose libraries are not
-    installed.
+    kill that hits no node of some cell, a condition to stop without rounds, a device that is not there, and an engine
+    without its libraries.
     """
     _check_text(experiment)
+    if not experiment.hardware.cards and experiment.tf32 == "on":
+        raise UsageError("--tf32 on: a processor has no TF32; valid with --device gpu")
     served = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
     _check_runtimes(experiment)
     names = {cell.transport for cell in experiment.with_locals().cells if not runtimes.is_runtime(cell.transport)}

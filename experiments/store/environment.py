@@ -39,7 +39,7 @@ PACKAGES = (
     *("ray", "uvicorn", "httptools", "urllib3", "orjson", "pybase64", "tensorflow-serving-api"),
     *("pandas", "pillow", "psutil", "rich", "matplotlib"),
 )
-VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA)_\w+")
+VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA|NVIDIA)_\w+")
 PRIVATE = re.compile(
     r"TF_(VAR|TOKEN|CLI|CONFIG)\b|TF_(VAR|TOKEN|CLI)_|TOKEN|SECRET|PASS|CREDENTIAL|KEY|CERT|ROOTS|PROXY"
 )

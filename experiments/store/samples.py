@@ -7,7 +7,8 @@ Columns, in this order (units in brackets):
   processes or handlers), `payload_bytes` [B, all tensors of all messages], `wire_bytes` [B, everything that crossed:
   `experiments.measure.wire`], `lookups` (registry lookups), `connects` (new connections), `repeated` (failed attempts
   before the one that was answered), `deviation` (largest |output - local| over largest |local|), `queue_seconds` [s,
-  in which stages waited for a free core] and `round` (in which each cell has one block).
+  in which stages waited for a free core], `round` (in which each cell has one block) and `near_ties` (elements of
+  integer or boolean outputs that differ from the local model's because the scores that decide them are almost equal).
 A value that was not measured is an empty field, read as NaN. A runtime gives no figures from inside a request.
 """
 
@@ -31,7 +32,7 @@ NAMING_FIELDS = CELL_FIELDS[: CELL_FIELDS.index("placement")]
 EXTRA_FIELDS = CELL_FIELDS[len(NAMING_FIELDS) :]
 INTEGERS = (
     *("batch", "servers", "concurrency", "repeats", "run", "block"),
-    *("messages", "payload_bytes", "lookups", "connects", "repeated"),
+    *("messages", "payload_bytes", "lookups", "connects", "repeated", "near_ties"),
 )
 """Columns of whole numbers."""
 COUNTS = ("messages", "payload_bytes", "lookups", "connects")
@@ -42,12 +43,12 @@ COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "start", "compute_seconds"),
     *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "repeated", "deviation"),
-    *("queue_seconds", "round"),
+    *("queue_seconds", "round", "near_ties"),
 )
 
 LATER: Mapping[str, str] = {
     **dict.fromkeys(("start", "wire_bytes", "queue_seconds", "round"), ""),
-    **dict.fromkeys(("repeats", "repeated"), "0"),
+    **dict.fromkeys(("repeats", "repeated", "near_ties"), "0"),
     "concurrency": "1",
     "label": "",
 }
@@ -74,6 +75,7 @@ class Sample:
     queue_seconds: float = float("nan")
     round: float = float("nan")
     """A whole number; NaN in samples of earlier versions, which had no rounds."""
+    near_ties: int = 0
 
     def row(self) -> Mapping[str, Any]:
         return vars(self) | {name: getattr(self.cell, name) for name in CELL_FIELDS} | {"cell": self.cell.name}

@@ -15,6 +15,7 @@ from rich.table import Table
 import transports
 from cluster import scratch
 from cluster.client import Client
+from cluster.device import PROCESSOR
 from cluster.dispatcher import Dispatcher
 from cluster.flows import FLOWS
 from cluster.launch import Cluster, Settings
@@ -43,6 +44,7 @@ def observe(
     `notify` is called before each number of workers, `keep` with each outcome as soon as it is there.
     """
     with contextlib.ExitStack() as stack:
+        PROCESSOR.restrict()
         launcher = stack.enter_context(LocalLauncher())
         tune(0, "keep")
         folder = stack.enter_context(scratch.folder())

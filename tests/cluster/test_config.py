@@ -9,6 +9,7 @@ import pytest
 
 from cluster import config
 from cluster.config import ModelServerConfig, NodeConfig, RegistryConfig
+from cluster.device import Device
 from transports.errors import UsageError
 
 EVERY = [
@@ -18,6 +19,7 @@ EVERY = [
         files={"p/partition.json": "0" * 64},
         portion=1,
         cores=(0, 1),
+        device=Device(("0",), tf32=True),
         model_servers=({"grpc": "127.0.0.1:8500", "rest": "127.0.0.1:8501"},),
     ),
     ModelServerConfig(models=("p.stage-0",), binary="tensorflow_model_server", threads=2, malloc="default"),

@@ -48,13 +48,18 @@ class Rig:
     cases: Mapping[str, Case]
     partitions: Mapping[str, Partition]
 
-    def assert_right(self, name: str, route: Callable[[Partition], Route], variant: int) -> None:
-        """Assert that the partition `name` gives the outputs of the local model for input number `variant`."""
+    def assert_right(self, name: str, route: Callable[[Partition], Route], variant: int, batch: int = 2) -> None:
+        """Assert that the partition `name` gives the outputs of the local model for input number `variant`.
+
+        `batch`: how many items of the input are sent."""
         model, partition = name.partition(".")[0], self.partitions[name]
         made = route(partition)
         client = self.direct(model) if made.transport == "none" else self.running.client
         case = self.cases[model]
-        inputs, expected = (draws[variant % len(draws)] for draws in (case.inputs, case.expected))
+        inputs, expected = (
+            {tensor: array[:batch] for tensor, array in draws[variant % len(draws)].items()}
+            for draws in (case.inputs, case.expected)
+        )
         assert_right(client.infer(partition, made, inputs, timeout=20.0).outputs, expected)
 
 
@@ -93,6 +98,13 @@ def test_other_codecs_carry_the_same_tensors(rig: Rig, transport: str, codec: st
     """A few splits are enough: the bytes of a codec depend on the tensors alone."""
     name = f"{model}.{split}"
     rig.assert_right(name, lambda partition: Route(name, partition.engines[0], transport, codec), 0)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize(("transport", "codec"), [(name, transports.load(name).codecs[0]) for name in transports.NAMES])
+def test_a_batch_of_nothing_is_answered(rig: Rig, transport: str, codec: str, flow: str) -> None:
+    name = "multi-output.layer.round-robin"  # TensorFlow's convolutions take no batch of 0
+    rig.assert_right(name, lambda partition: Route(name, "eager", transport, codec, flow), 0, batch=0)
 
 
 def test_the_shapes_include_the_difficult_edges(partitions: Mapping[str, Partition]) -> None:

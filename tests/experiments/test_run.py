@@ -92,6 +92,10 @@ def test_a_matrix_over_real_processes(ended: Ended) -> None:
     assert_wire_bytes(frame)
     assert (out / "report.md").read_text().count("| Wire / payload ") == 3 + 1  # each flow, alone; every cell
     assert environment.read(out)["complete"] is True
+    assert environment.read(out)["gate"]["tolerance"] == 1e-3
+    assert environment.read(out)["cards"] == {}
+    assert environment.read(out)["variables"]["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert "since the lowest precision on the path is float32 (operation 'stem')." in (out / "report.md").read_text()
     assert {path.name for path in out.glob("plan-*.json")} == {"plan-whole.json", "plan-submodel.json"}
     written = {name: (out / name).read_bytes() for name in ("summary.csv", "report.md")}
     report.build(out)
@@ -113,6 +117,7 @@ def test_ctrl_c_keeps_the_samples_and_leaves_nothing_running(model: Path, tmp_pa
     with Run("--model", model, "--servers", 2, "--runs", 1_000_000, "--out", out) as going:
         going.wait_for("requests")
         processes = going.cluster()
+        assert {process.environ()["CUDA_VISIBLE_DEVICES"] for process in processes} == {"-1"}
         going.process.send_signal(signal.SIGINT)
         assert going.finish() == (130, "error: interrupted")
     assert_gone(processes)

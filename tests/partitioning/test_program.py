@@ -137,16 +137,19 @@ def test_every_broken_edge_changes_the_output_visibly(name: str) -> None:
     plan = build_plan(program.graph, layer(program.graph), "layer")
     stages = executables("eager", program, plan)
     right = run_chained(plan, stages, inputs)
-    for stage in plan.stages:
-        for place in range(len(stage.inputs)):
+    empty = {name for name, edge in plan.edges.items() if 0 in edge.shape}  # such a tensor has nothing to break
+    for stage in (stage for stage in plan.stages if not empty.issuperset(stage.outputs)):
+        for place, tensor in enumerate(stage.inputs):
+            if tensor in empty:
+                continue
 
             def cut(at: str, given: Any, stage: Stage = stage, place: int = place) -> Any:
                 broken = [np.zeros_like(x) if index == place else x for index, x in enumerate(given)]
                 return broken if at == stage.name else given
 
             wrong = run_chained(plan, stages, inputs, cut)
-            worst = max(np.abs(a - b).max() for a, b in zip(right, wrong, strict=True))
-            assert worst > 0.01, f"{stage.name}: {stage.inputs[place]}"
+            worst = max(np.abs(a - b).max(initial=0.0) for a, b in zip(right, wrong, strict=True))
+            assert worst > 0.01, f"{stage.name}: {tensor}"
 
 
 def _subclassed() -> keras.Model:
@@ -169,11 +172,6 @@ def _overridden() -> keras.Model:
     return Own()
 
 
-def _stateful() -> keras.Model:
-    x = keras.Input(batch_shape=(2, 5, 3), name="x")
-    return keras.Model(x, layers.LSTM(3, stateful=True, name="memory")(x))
-
-
 def _strings() -> keras.Model:
     x = keras.Input((1,), dtype="string", name="text")
     return keras.Model(x, layers.StringLookup(vocabulary=["a", "b"])(x))
@@ -192,7 +190,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "'seq' is not built: begin it with keras.Input",
     ),
     "strings": (_strings, "no operation that a server could run: those on strings run at the client"),
-    "stateful": (_stateful, "layer 'memory' of operation 'memory' (LSTM) keeps a state from request to request"),
     "sparse": (_sparse, "input 'x' is sparse or ragged"),
     "no model": (lambda: layers.Dense(2), "Dense is no Keras model"),
 }
@@ -231,31 +228,6 @@ def test_low_precision_crosses_unchanged(engine: str) -> None:
     array = np.ones((2, 4), ml_dtypes.bfloat16)
     stages = executables(engine, program, plan)
     assert run_chained(plan, stages, [array])[0].dtype.name == "bfloat16"
-
-
-class Noise(layers.Layer):
-    """Samples at inference, too."""
-
-    def call(self, inputs: Any) -> Any:
-        return inputs + keras.random.normal(keras.ops.shape(inputs))
-
-
-class Counter(layers.Layer):
-    """Adds the number of its calls."""
-
-    def build(self, shape: Any) -> None:
-        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
-
-    def call(self, inputs: Any) -> Any:
-        self.calls.assign_add(1.0)
-        return inputs + self.calls
-
-
-def test_operations_that_sample_or_count_are_named() -> None:
-    x = keras.Input((4,), name="x")
-    y = layers.Dense(4, name="dense")(Noise(name="noise")(x))
-    program = read(keras.Model(x, Counter(name="counter")(layers.Dropout(0.5, name="drop")(y))))
-    assert costs.unsteady(program, {"x": np.ones((2, 4), "float32")}) == ["noise", "counter"]
 
 
 def test_inputs_that_an_operation_cannot_take_are_refused() -> None:

@@ -125,6 +125,20 @@ def test_equals_the_local_model(
 
 
 @pytest.mark.parametrize("engine", INTERFACES)
+@pytest.mark.parametrize("shape", ["multi-output", "empty"])
+def test_a_batch_of_nothing_is_answered(
+    running: Running, cases: Mapping[str, Case], partitions: Mapping[str, Partition], shape: str, engine: str
+) -> None:
+    """JSON writes any such tensor as an empty list."""
+    partition = partitions[f"{shape}-submodel"]
+    inputs, expected = (
+        {name: array[:0] for name, array in found[0].items()} for found in (cases[shape].inputs, cases[shape].expected)
+    )
+    answer = running.client("tcp", shape).infer(partition, Route(partition.name, engine, "tcp"), inputs, timeout=20.0)
+    assert_right(answer.outputs, expected)
+
+
+@pytest.mark.parametrize("engine", INTERFACES)
 def test_a_stage_ends_at_the_deadline_of_its_request(
     running: Running, partitions: Mapping[str, Partition], cases: Mapping[str, Case], engine: str
 ) -> None:
