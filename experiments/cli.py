@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from partitioning import command
+from partitioning import command_line
 from partitioning.errors import PartitionError
 from partitioning.options import hint
 from transports.errors import SplitbenchError, UsageError
@@ -59,6 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exit_status(work: Callable[[], int]) -> int:
-    """`command.exit_status` with the errors of this program: 2 for a value that cannot be used, 1 for a failed run."""
+    """`command_line.exit_status` with this program's errors: 2 for a value that cannot be used, 1 for a failed run."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    return command.exit_status(work, refused=(UsageError, PartitionError), failed=(SplitbenchError, OSError))
+    return command_line.exit_status(work, refused=(UsageError, PartitionError), failed=(SplitbenchError, OSError))

@@ -24,7 +24,7 @@ from experiments.spec.flags import Runs
 from experiments.spec.settings import from_record
 from experiments.store import environment, faults, files, samples
 from experiments.store.files import replace_file
-from partitioning import command, keras_settings
+from partitioning import command_line, keras_settings
 from partitioning.engine_table import is_remote
 from partitioning.inputs.variants import check_input
 from transports.errors import UsageError
@@ -109,7 +109,7 @@ def _check_shown(folders: Iterable[Path]) -> None:
 
 def show(folders: Iterable[Path]) -> None:
     """Print the table of each results folder, then where their reports are."""
-    console, records = command.console(), {folder: environment.read(folder) for folder in folders}
+    console, records = command_line.console(), {folder: environment.read(folder) for folder in folders}
     for folder, record in records.items():
         if not record["experiment"]["kill"]:  # after a kill there is nothing to compare
             if len(records) > 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from partitioning import keras_settings
-from partitioning.command import exit_status
+from partitioning.command_line import exit_status
 from partitioning.errors import PartitionError
 from partitioning.input_options import PHOTOGRAPH, PIXELS, Absent, Extent, Input, Scale
 from partitioning.options import Cut, Imports, Mode, Model, Parser, Placed, Servers, TrustModel, option

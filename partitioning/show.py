@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from partitioning import command
+from partitioning import command_line
 from partitioning.options import Parser
 from partitioning.placement import Placement
 from partitioning.plan import Cut, Plan, cut_table, sent_bytes
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m partitioning.
 
 def _show(options: PlanOptions) -> None:
     made = planned(options)
-    console = command.console()
+    console = command_line.console()
     if not console.is_terminal:  # A pipe has no width, and names should stay on one line.
-        console = command.console(width=160)
+        console = command_line.console(width=160)
     console.print(_table(f"{options.model}, {options.mode}", made.plan, made.placement, made.costs))
     operations, stages = len(made.program.graph.operations), len(made.plan.stages)
     print(f"{operations} operations, {stages} stages, {_size(sent_bytes(made.plan))} between stages")

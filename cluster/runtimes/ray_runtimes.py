@@ -25,7 +25,7 @@ from cluster.partition import Partition
 from cluster.runtimes.base import Infer, Runtime, Setup, System, Task, ended, tasks_of
 from cluster.runtimes.ray_head import kept_handlers, variables
 from transports.base import Array
-from transports.errors import ConnectionLost, DeadlineExceeded
+from transports.errors import ConnectionLost, DeadlineExceeded, UsageError
 
 NAME = "ray"
 """Of the process that the launcher starts."""
@@ -51,8 +51,11 @@ class Ray(System):
             os.environ.update(variables(TOKEN))
             import ray
 
-            with kept_handlers():
-                ray.init(address=str(address), log_to_driver=False, configure_logging=False)
+            try:
+                with kept_handlers():
+                    ray.init(address=str(address), log_to_driver=False, configure_logging=False)
+            except UnicodeEncodeError as error:  # it records the command line
+                raise UsageError("Ray takes no command line that is not UTF-8; rename the files in it") from error
             with _mapped(START):
                 ray.get([actor.__ray_ready__.remote() for actor in self.actors], timeout=START)
             undo.pop_all()

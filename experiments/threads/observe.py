@@ -29,7 +29,7 @@ from experiments.store import environment, files, rows, samples
 from experiments.threads import report as threads_report
 from experiments.threads.__main__ import Chain
 from experiments.threads.report import Outcome, observed_minimum
-from partitioning import command
+from partitioning import command_line
 from partitioning.placement import round_robin
 from partitioning.strategies import make_plan
 from transports.base import Array
@@ -110,7 +110,7 @@ def run(chain: Chain, out: str, argv: Sequence[str]) -> int:
     """
     scratch.home()
     needed, outcomes = _recorded(chain, Path(out), argv) if out else observe(chain, _say)
-    command.console().print(_table(needed, outcomes))
+    command_line.console().print(_table(needed, outcomes))
     minimum = observed_minimum(outcomes, "nested")
     print(f"workers that nested calls need: predicted {needed}, observed {minimum}")
     return 0 if minimum == needed else 1

@@ -186,3 +186,10 @@ def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
 def test_an_unknown_operation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PartitionError, match="no operation 'other' in this program"):
         archive.export(read(MODELS["sequential"]()), ["other"], tmp_path)
+
+
+def test_a_disk_that_takes_no_export_is_no_fault_of_the_model(tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    program = read(_constants())
+    with pytest.raises(OSError, match=rf"^{file}/portion cannot be written: Not a directory$"):
+        archive.export(program, program.steps, file / "portion")
