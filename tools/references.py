@@ -22,7 +22,7 @@ SPECS = (
 )
 COMMANDS: Mapping[str, str] = {name: f"run --spec experiments/specs/{name}.toml" for name in SPECS} | {
     "faults-replicas": "run --spec experiments/specs/faults.toml --replicas 2",
-    "ladder": "ladder --mode submodel --engine frozen --threads 1 --runs 100 "
+    "ladder": "ladder --mode submodel --engine frozen --threads 1 --runs 200 "
     f"--transport grpc,grpc-tuned,rpyc-tuned,tcp,unix --cut {CHEAP}",
     "sizes": "sizes --max 32 --longest 30 --repeats 3",
     "sizes-bare": "sizes --bare --sizes 0.0001,0.01,0.2,1,8 --repeats 5",
