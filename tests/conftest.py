@@ -29,8 +29,10 @@ for name, steady in PROFILES.items():
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
-# Processes that a shell starts in the background ignore Ctrl-C, and so would every process that a test interrupts.
+# A shell starts background processes that ignore Ctrl-C, and nohup one that ignores SIGHUP. What a test starts and ends
+# must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 LOCKS = pytest.StashKey[str]()
