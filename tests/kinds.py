@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.models import _dense, _weights
+from tests.models import _conv, _dense, _weights
 
 
 def _words(name: str = "words", length: int | None = 6) -> Any:
@@ -191,6 +191,78 @@ def own_layer() -> keras.Model:
     return keras.Model(x, _dense(3, "head", None)(_recurrent(layers.GRU, 4, "gru")(scaled)), name="own_layer")
 
 
+class Weighted(layers.Layer):
+    """A layer of `Backbone`, of which Keras cannot write `factor` (and which is registered nowhere)."""
+
+    def __init__(self, factor: Any, name: str) -> None:
+        super().__init__(name=name)
+        self.factor = factor
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.factor(inputs)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Shifted(layers.Layer):
+    """A layer of `Backbone`, whose configuration lacks `shift` and has a number that is no plain `float`."""
+
+    def __init__(self, shift: float = 0.0, scale: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.shift, self.scale = shift, scale
+
+    def call(self, inputs: Any) -> Any:
+        return self.scale * inputs + self.shift
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": np.float64(self.scale)}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Backbone(keras.Model):
+    """A functional model that makes its layers itself, as those of KerasHub do: Keras saves `units` alone."""
+
+    def __init__(self, units: int, **options: Any) -> None:
+        x = keras.Input((6,), name="backbone_x")
+        weighted = Weighted(keras.ops.tanh, "weighted")(_dense(units, "wide", "tanh")(x))
+        shifted = Shifted(3.0, name="shifted")(weighted)
+        super().__init__(x, _dense(4, "narrow", "tanh")(Shifted(scale=2.0, name="scaled")(shifted)), **options)
+        self.units = units
+
+    def get_config(self) -> dict[str, Any]:
+        return {"units": self.units, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Backbone:
+        return cls(**config)
+
+
+def own_model() -> keras.Model:
+    """A user's model, whose layers cannot be made from their own configurations, in another model."""
+    x = keras.Input((6,), name="x")
+    return keras.Model(x, _dense(3, "head", None)(Backbone(5, name="backbone")(x)), name="own_model")
+
+
+@keras.saving.register_keras_serializable("tests")
+class Largest(layers.Layer):
+    """Says a wrong shape of its results, and no dtype."""
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.argsort(inputs, axis=-1)[:, :2]
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return shape
+
+
+def misrecorded() -> keras.Model:
+    """Tensors that differ from what Keras has recorded of them: in shape, in dtype, or in both."""
+    x, image = keras.Input((6,), name="x"), keras.Input((8, 8, 3), name="image")
+    parts = [keras.ops.one_hot(Largest(name="largest")(x), 6), keras.ops.real(keras.ops.cast(x, "complex64"))[:, None]]
+    cropped = layers.RandomCrop(5, 5, name="crop")(image)
+    seen = layers.GlobalMaxPooling2D(name="pool")(_conv(6, "look")(cropped))
+    joined = layers.Concatenate(axis=1, name="join")([*parts, seen[:, None]])
+    return keras.Model([x, image], _dense(3, "head", None)(joined), name="misrecorded")
+
+
 def _quantised(mode: str) -> Callable[[], keras.Model]:
     def build() -> keras.Model:
         x = keras.Input((16,), name="x")
@@ -219,5 +291,7 @@ KINDS: Mapping[str, Callable[[], keras.Model]] = {
     "sentences": sentences,
     "labels": labels,
     "odd-names": odd_names,
+    "own-model": own_model,
+    "misrecorded": misrecorded,
     **{mode: _quantised(mode) for mode in ("int8", "int4", "float8")},
 }
