@@ -147,12 +147,14 @@ def forget_calls(operation: Any) -> None:
 def inference_kwargs(operation: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments with which a direct call does the same as in `model(x, training=False)`.
 
-    There Keras replaces the recorded or default `training` by `False` (the default of preprocessing layers is `True`).
-    Operations that take no `training`, or for which it is off by default, keep their arguments.
+    There Keras replaces the recorded or default `training` by `False` (the default of preprocessing layers is `True`),
+    and layers inside others inherit it, also through a layer that takes no `training`. Operations without inner layers
+    for which it is off by default keep their arguments.
     """
     parameter = inspect.signature(operation.call).parameters.get("training")
     trains = parameter is not None and parameter.default not in (None, False, inspect.Parameter.empty)
-    return dict(kwargs) | ({"training": False} if trains or "training" in kwargs else {})
+    inherited = len(sublayers(operation)) > 1
+    return dict(kwargs) | ({"training": False} if trains or inherited or "training" in kwargs else {})
 
 
 def sublayers(operation: Any) -> list[Any]:

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.models import _conv, _dense, _weights
+from tests.models import _dense, _recurrent, _weights
+from tests.own_kinds import OWN, own_layer
 
 
 def _words(name: str = "words", length: int | None = 6) -> Any:
@@ -23,11 +24,6 @@ def _embedding(name: str = "embed") -> layers.Embedding:
     return layers.Embedding(
         9, 4, mask_zero=True, name=name, embeddings_initializer=keras.initializers.RandomNormal(seed=1)
     )
-
-
-def _recurrent(cls: type[Any], units: int, name: str, **options: Any) -> Any:
-    orthogonal = keras.initializers.Orthogonal(seed=5)
-    return cls(units, name=name, recurrent_initializer=orthogonal, **_weights(name), **options)
 
 
 def masked_recurrent() -> keras.Model:
@@ -161,108 +157,6 @@ def odd_names() -> keras.Model:
     return keras.Model(x, _dense(3, "the end", None)(inner(y)), name="_odd names")
 
 
-@keras.saving.register_keras_serializable("tests")
-class Scaled(layers.Layer):
-    """A user's layer, which holds another layer and makes a mask."""
-
-    def __init__(self, factor: float = 2.0, **options: Any) -> None:
-        super().__init__(**options)
-        self.factor = factor
-        self.inside = _dense(4, "inside", "tanh")
-
-    def build(self, shape: Any) -> None:
-        self.inside.build(shape)
-        self.offset = self.add_weight(shape=(shape[-1],), initializer="ones", name="offset")
-
-    def call(self, inputs: Any) -> Any:
-        return self.inside(inputs) * self.factor + self.offset
-
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        return keras.ops.any(keras.ops.greater(inputs, 0.0), axis=-1)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "factor": self.factor}
-
-
-def own_layer() -> keras.Model:
-    """A registered layer, whose mask a recurrent layer reads."""
-    x = keras.Input((5, 4), name="x")
-    scaled = Scaled(3.0, name="scaled")(x)
-    return keras.Model(x, _dense(3, "head", None)(_recurrent(layers.GRU, 4, "gru")(scaled)), name="own_layer")
-
-
-class Weighted(layers.Layer):
-    """A layer of `Backbone`, of which Keras cannot write `factor` (and which is registered nowhere)."""
-
-    def __init__(self, factor: Any, name: str) -> None:
-        super().__init__(name=name)
-        self.factor = factor
-
-    def call(self, inputs: Any) -> Any:
-        return inputs * self.factor(inputs)
-
-
-@keras.saving.register_keras_serializable("tests")
-class Shifted(layers.Layer):
-    """A layer of `Backbone`, whose configuration lacks `shift` and has a number that is no plain `float`."""
-
-    def __init__(self, shift: float = 0.0, scale: float = 1.0, **options: Any) -> None:
-        super().__init__(**options)
-        self.shift, self.scale = shift, scale
-
-    def call(self, inputs: Any) -> Any:
-        return self.scale * inputs + self.shift
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": np.float64(self.scale)}
-
-
-@keras.saving.register_keras_serializable("tests")
-class Backbone(keras.Model):
-    """A functional model that makes its layers itself, as those of KerasHub do: Keras saves `units` alone."""
-
-    def __init__(self, units: int, **options: Any) -> None:
-        x = keras.Input((6,), name="backbone_x")
-        weighted = Weighted(keras.ops.tanh, "weighted")(_dense(units, "wide", "tanh")(x))
-        shifted = Shifted(3.0, name="shifted")(weighted)
-        super().__init__(x, _dense(4, "narrow", "tanh")(Shifted(scale=2.0, name="scaled")(shifted)), **options)
-        self.units = units
-
-    def get_config(self) -> dict[str, Any]:
-        return {"units": self.units, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Backbone:
-        return cls(**config)
-
-
-def own_model() -> keras.Model:
-    """A user's model, whose layers cannot be made from their own configurations, in another model."""
-    x = keras.Input((6,), name="x")
-    return keras.Model(x, _dense(3, "head", None)(Backbone(5, name="backbone")(x)), name="own_model")
-
-
-@keras.saving.register_keras_serializable("tests")
-class Largest(layers.Layer):
-    """Says a wrong shape of its results, and no dtype."""
-
-    def call(self, inputs: Any) -> Any:
-        return keras.ops.argsort(inputs, axis=-1)[:, :2]
-
-    def compute_output_shape(self, shape: Any) -> Any:
-        return shape
-
-
-def misrecorded() -> keras.Model:
-    """Tensors that differ from what Keras has recorded of them: in shape, in dtype, or in both."""
-    x, image = keras.Input((6,), name="x"), keras.Input((8, 8, 3), name="image")
-    parts = [keras.ops.one_hot(Largest(name="largest")(x), 6), keras.ops.real(keras.ops.cast(x, "complex64"))[:, None]]
-    cropped = layers.RandomCrop(5, 5, name="crop")(image)
-    seen = layers.GlobalMaxPooling2D(name="pool")(_conv(6, "look")(cropped))
-    joined = layers.Concatenate(axis=1, name="join")([*parts, seen[:, None]])
-    return keras.Model([x, image], _dense(3, "head", None)(joined), name="misrecorded")
-
-
 def _quantised(mode: str) -> Callable[[], keras.Model]:
     def build() -> keras.Model:
         x = keras.Input((16,), name="x")
@@ -291,7 +185,6 @@ KINDS: Mapping[str, Callable[[], keras.Model]] = {
     "sentences": sentences,
     "labels": labels,
     "odd-names": odd_names,
-    "own-model": own_model,
-    "misrecorded": misrecorded,
+    **OWN,
     **{mode: _quantised(mode) for mode in ("int8", "int4", "float8")},
 }

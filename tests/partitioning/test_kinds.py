@@ -120,7 +120,7 @@ def test_a_layer_that_cannot_be_traced_runs_eagerly_and_is_refused_by_name_elsew
     program, inputs = read(model), inputs_for(model)
     plan = make_plan(program.graph, "layer")
     np.testing.assert_array_equal(run_chained(plan, executables("eager", program, plan), inputs)[0], model(inputs[0]))
-    with pytest.raises(PartitionError, match="'concrete' cannot be compiled .*; use the engine eager"):
+    with pytest.raises(PartitionError, match=r"'concrete' cannot be compiled .*; use the engine eager"):
         executables("frozen", program, plan)
 
 
