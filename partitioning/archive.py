@@ -26,7 +26,19 @@ import numpy as np
 
 from partitioning.errors import PartitionError, import_modules, one_line
 from partitioning.graph import ITEMSIZES, Graph
-from partitioning.objects import ASSETS, Array, Arrays, build, load_assets, plain_json, recipe, remade, restore, saved
+from partitioning.objects import (
+    ASSETS,
+    Array,
+    Arrays,
+    build,
+    configuration,
+    load_assets,
+    plain_json,
+    recipe,
+    remade,
+    restore,
+    saved,
+)
 from partitioning.program import Program
 from partitioning.steps import Masks, Step, TensorRef
 
@@ -78,7 +90,7 @@ def export(program: Program, operations: Iterable[str], folder: Path) -> None:
         steps = [_step_record(step, numbers[id(step.operation)], arrays) for step in portion.steps.values()]
         dtypes = {name: array.dtype.name for name, array in arrays.items()}
         in_model = any(isinstance(item, int) for item in objects)
-        model = plain_json(keras.saving.serialize_keras_object(program.model)) if in_model else None
+        model = configuration(program.model, "the model") if in_model else None
         record = _Record(FORMAT, portion.graph, objects, steps, dtypes, portion.imports, portion.trust, model)
         (folder / OPERATIONS).write_text(json.dumps(msgspec.to_builtins(record)))
         np.savez(folder / ARRAYS, **{name: _plain(array) for name, array in arrays.items()})  # type: ignore[arg-type]

@@ -37,9 +37,9 @@ def recipe(program: Program, step: Step, number: int, arrays: Arrays, folder: Pa
     """
     models = (layer for layer in sublayers(program.model) if isinstance(layer, keras.Model))
     if not any(is_foreign(model) for model in models):
-        return _serialised(step)
+        return configuration(step.operation, f"operation {step.name!r}")
     with contextlib.suppress(Exception):  # A layer may raise anything.
-        record = _serialised(step)
+        record = configuration(step.operation, f"operation {step.name!r}")
         if not any(is_foreign(layer) for layer in sublayers(step.operation)):
             return record
         clone = keras.saving.deserialize_keras_object(record, safe_mode=not program.trust)
@@ -82,14 +82,14 @@ def load_assets(number: int, operation: Any, folder: Path) -> None:
             layer.load_assets(str(folder / ASSETS / f"{number}/{place}"))
 
 
-def _serialised(step: Step) -> Any:
+def configuration(item: Any, what: str) -> Any:
+    """The configuration of a Keras object as JSON. Raises `PartitionError`, which says `what` it is."""
     try:
-        return plain_json(keras.saving.serialize_keras_object(step.operation))
-    except Exception as error:
+        return plain_json(keras.saving.serialize_keras_object(item))
+    except Exception as error:  # A layer may raise anything.
         raise PartitionError(
-            f"operation {step.name!r} ({type(step.operation).__name__}) cannot be written to a file: "
-            f"{one_line(error)}; give its class a get_config() and register it with "
-            "keras.saving.register_keras_serializable()"
+            f"{what} ({type(item).__name__}) cannot be written to a file: {one_line(error)}; give its class a "
+            "get_config() and register it with keras.saving.register_keras_serializable()"
         ) from error
 
 

@@ -34,7 +34,6 @@ BOUNDS = ("timeout", "--foreground", "1800", "prlimit", f"--data={10 * 2**30}")
 """What a model's process may take: seconds, and bytes of private memory."""
 RUN = ("--transport", "none", "--mode", "layer,submodel", "--servers", str(GROUPS), "--runs", "1", "--warmup", "0")
 
-
 Row = list[str]
 """The cells of a row, in the order of `HEAD`."""
 
