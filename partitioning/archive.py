@@ -1,13 +1,13 @@
 """Archives: a portion of a model as files, which another process reads and executes.
 
-    operations.json   graph, argument templates, and the configuration of each Keras object, numbered in order
+    operations.json   graph, argument templates, and how each Keras object is made, numbered in order
     arrays.npz        `OBJECT/LAYER/KEY`: a variable of a layer in an object; `constant/k`: an array among the arguments
     assets/           `OBJECT/LAYER/`: the files that a layer writes itself (vocabularies)
 
-Rules: There is no pickle. An object that several operations share is written once. Arrays of dtypes that NumPy does not
-define (bfloat16) are written as unsigned integers; `operations.json` has their dtypes. Reading imports the modules
-that the portion names, and runs pickled lambdas only if the model was loaded with trust. None of this makes a foreign
-archive safe: load only archives that you exported yourself.
+Rules: There is no pickle. An object that several operations share is written once (`partitioning.objects`). Arrays of
+dtypes that NumPy does not define (bfloat16) are written as unsigned integers; `operations.json` has their dtypes.
+Reading imports the modules that the portion names, and runs pickled lambdas only if the model was loaded with trust.
+None of this makes a foreign archive safe: load only archives that you exported yourself.
 """
 
 from __future__ import annotations
@@ -23,21 +23,28 @@ import keras
 import ml_dtypes
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from partitioning.errors import PartitionError, import_modules, one_line
 from partitioning.graph import ITEMSIZES, Graph
-from partitioning.keras_internals import sublayers
+from partitioning.objects import (
+    ASSETS,
+    Array,
+    Arrays,
+    build,
+    configuration,
+    load_assets,
+    plain_json,
+    recipe,
+    remade,
+    restore,
+    saved,
+)
 from partitioning.program import Program
-from partitioning.steps import Masks, Step, TensorRef, fill
+from partitioning.steps import Masks, Step, TensorRef
 
 OPERATIONS = "operations.json"
 ARRAYS = "arrays.npz"
-ASSETS = "assets"
 FORMAT = 2
-
-Array = npt.NDArray[Any]
-Arrays = dict[str, Array]
 
 
 class _Step(msgspec.Struct):
@@ -57,6 +64,8 @@ class _Record(msgspec.Struct):
     dtypes: dict[str, str]
     imports: tuple[str, ...]
     trust: bool
+    model: Any = None
+    """The configuration of the model, if an object is taken from it."""
 
 
 def export(program: Program, operations: Iterable[str], folder: Path) -> None:
@@ -75,11 +84,14 @@ def export(program: Program, operations: Iterable[str], folder: Path) -> None:
         for step in portion.steps.values():
             if id(step.operation) not in numbers:
                 number = numbers[id(step.operation)] = len(objects)
-                objects.append(_serialised(step))
-                arrays |= _saved(step, number, folder)
+                variables = saved(step, number, folder)
+                objects.append(recipe(program, step, number, variables, folder))
+                arrays |= variables
         steps = [_step_record(step, numbers[id(step.operation)], arrays) for step in portion.steps.values()]
         dtypes = {name: array.dtype.name for name, array in arrays.items()}
-        record = _Record(FORMAT, portion.graph, objects, steps, dtypes, portion.imports, portion.trust)
+        in_model = any(isinstance(item, int) for item in objects)
+        model = configuration(program.model, "the model") if in_model else None
+        record = _Record(FORMAT, portion.graph, objects, steps, dtypes, portion.imports, portion.trust, model)
         (folder / OPERATIONS).write_text(json.dumps(msgspec.to_builtins(record)))
         np.savez(folder / ARRAYS, **{name: _plain(array) for name, array in arrays.items()})  # type: ignore[arg-type]
     except OSError as error:
@@ -98,19 +110,17 @@ def load(folder: Path) -> Program:
         arrays = {name: file[name].view(getattr(ml_dtypes, dtype, dtype)) for name, dtype in record.dtypes.items()}
     with _blaming(folder / OPERATIONS):
         safe = not record.trust
-        objects = [keras.saving.deserialize_keras_object(item, safe_mode=safe) for item in record.objects]
+        objects = remade(record.objects, record.model, safe)
         steps = {item.name: _step(item, objects, arrays, safe) for item in record.steps}
         _check(record.graph, steps)
         # Assets come first, since a vocabulary may determine the shape of a weight.
         for number, operation in enumerate(objects):
-            for place, layer in enumerate(sublayers(operation)):
-                if (folder / ASSETS / f"{number}/{place}").is_dir():
-                    layer.load_assets(str(folder / ASSETS / f"{number}/{place}"))
+            load_assets(number, operation, folder)
         for step in steps.values():
-            _build(step, record.graph)
+            build(step, record.graph)
     with _blaming(folder / ARRAYS):
         for number, operation in enumerate(objects):
-            _restore(number, operation, arrays)
+            restore(number, operation, arrays)
     return Program(record.graph, steps, None, record.imports, record.trust)
 
 
@@ -126,38 +136,10 @@ def _blaming(path: Path) -> Iterator[None]:
         raise PartitionError(f"{path} is not a usable portion of a model: {one_line(error)}") from error
 
 
-def _serialised(step: Step) -> Any:
-    try:
-        record = keras.saving.serialize_keras_object(step.operation)
-        json.dumps(record)
-    except Exception as error:
-        raise PartitionError(
-            f"operation {step.name!r} ({type(step.operation).__name__}) cannot be written to a file: "
-            f"{one_line(error)}; give its class a get_config() and register it with "
-            "keras.saving.register_keras_serializable()"
-        ) from error
-    return record
-
-
-def _saved(step: Step, number: int, folder: Path) -> Arrays:
-    """The variables of the step's layers, in each layer's own format. Writes the layers' assets to files."""
-    arrays: Arrays = {}
-    for place, layer in enumerate(sublayers(step.operation)):
-        store: dict[str, Any] = {}
-        layer.save_own_variables(store)
-        arrays |= {f"{number}/{place}/{key}": np.asarray(value) for key, value in store.items()}
-        if hasattr(layer, "save_assets"):
-            assets = folder / ASSETS / f"{number}/{place}"
-            assets.mkdir(parents=True, exist_ok=True)
-            layer.save_assets(str(assets))
-    return arrays
-
-
 def _step_record(step: Step, number: int, arrays: Arrays) -> _Step:
     """The record of a step. Adds the arrays among its arguments to `arrays`."""
     try:
-        arguments = keras.saving.serialize_keras_object(_encoded((step.args, dict(step.kwargs)), arrays))
-        json.dumps(arguments)
+        arguments = plain_json(keras.saving.serialize_keras_object(_encoded((step.args, dict(step.kwargs)), arrays)))
     except Exception as error:
         raise PartitionError(
             f"an argument of operation {step.name!r} cannot be written to a file: {one_line(error)}"
@@ -213,28 +195,6 @@ def _check(graph: Graph, steps: Mapping[str, Step]) -> None:
         for name in (*step.inputs, *step.outputs):
             if name not in graph.tensors or graph.tensors[name].dtype not in ITEMSIZES:
                 raise ValueError(f"tensor {name!r} of step {step.name!r} is not described")
-
-
-def _build(step: Step, graph: Graph) -> None:
-    """Make the weights that layers do not make from their configuration alone, by a symbolic call."""
-
-    def symbolic(tensor: TensorRef) -> Any:
-        info = graph.tensors[tensor.name]
-        return keras.KerasTensor(info.shape, info.dtype)
-
-    if not all(layer.built for layer in sublayers(step.operation)):
-        args, kwargs = fill((step.args, dict(step.kwargs)), symbolic)
-        step.operation(*args, **kwargs)
-
-
-def _restore(number: int, operation: Any, arrays: Arrays) -> None:
-    for place, layer in enumerate(sublayers(operation)):
-        prefix = f"{number}/{place}/"
-        store = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-        if store:
-            layer.load_own_variables(store)
-        elif layer._trainable_variables or layer._non_trainable_variables:
-            raise ValueError(f"no weights of layer {layer.name!r}")
 
 
 def _plain(array: Array) -> Array:

@@ -114,31 +114,47 @@ def set_mask(tensor: Any, mask: Any) -> None:
     backend.set_keras_mask(tensor, mask)
 
 
-def needs_trace(operation: Any) -> bool:
-    """Whether the operation must be traced to know its results.
+def is_foreign(layer: Any) -> bool:
+    """Whether the layer's class is not one of Keras itself."""
+    return not type(layer).__module__.startswith("keras.src.")
 
-    It may attach a mask that none of its inputs has, or be an encoding layer, whose recorded dtypes are often wrong.
+
+def may_mask(operation: Any) -> bool:
+    """Whether the operation may attach a mask that none of its inputs has."""
+    return any(
+        isinstance(layer, keras.layers.Masking)
+        or getattr(layer, "mask_zero", False)
+        or (is_foreign(layer) and not getattr(type(layer).compute_mask, "_is_default", False))
+        for layer in sublayers(operation)
+    )
+
+
+def may_be_misrecorded(operation: Any) -> bool:
+    """Whether Keras may have recorded wrong shapes or dtypes of its results.
+
+    Users' layers with a `compute_output_shape` are recorded with their compute dtype, encoding layers with the wrong
+    dtype, and `RandomCrop` with its shape in training.
     """
-    for layer in sublayers(operation):
-        if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
-            return True
-        foreign = not type(layer).__module__.startswith("keras.src.")
-        if foreign and not getattr(type(layer).compute_mask, "_is_default", False):
-            return True
-        if hasattr(layer, "output_mode"):
-            return True
-    return False
+    return any(is_foreign(layer) or ".preprocessing." in type(layer).__module__ for layer in sublayers(operation))
+
+
+def forget_calls(operation: Any) -> None:
+    """Remove the record of the operation's symbolic calls, which refers to the other operations of its model."""
+    operation._inbound_nodes.clear()
+    operation._outbound_nodes.clear()
 
 
 def inference_kwargs(operation: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments with which a direct call does the same as in `model(x, training=False)`.
 
-    There Keras replaces the recorded or default `training` by `False` (the default of preprocessing layers is `True`).
-    Operations that take no `training`, or for which it is off by default, keep their arguments.
+    There Keras replaces the recorded or default `training` by `False` (the default of preprocessing layers is `True`),
+    and layers inside others inherit it, also through a layer that takes no `training`. Operations without inner layers
+    for which it is off by default keep their arguments.
     """
     parameter = inspect.signature(operation.call).parameters.get("training")
     trains = parameter is not None and parameter.default not in (None, False, inspect.Parameter.empty)
-    return dict(kwargs) | ({"training": False} if trains or "training" in kwargs else {})
+    inherited = len(sublayers(operation)) > 1
+    return dict(kwargs) | ({"training": False} if trains or inherited or "training" in kwargs else {})
 
 
 def sublayers(operation: Any) -> list[Any]:

@@ -202,9 +202,11 @@ def _reason(path: Path, message: str) -> str:
         module = re.search(rf"'module': {quoted}['\"], 'class_name': '{name}'", message)
         place = f" of package {(package or module)[1]!r}" if package or module else ""  # type: ignore[index]
         return f"{made} needs the class {name!r}{place}; give the module that registers it: --import MODULE"
-    if re.search(r'"class_name": *"Lambda"', config) and re.search("lambda", message, re.IGNORECASE):
+    pickled = re.search(r'"class_name": *"(Lambda|__lambda__)"', config)
+    if pickled and re.search("lambda", message, re.IGNORECASE):
+        what = "Lambda layer" if pickled[1] == "Lambda" else "lambda function"
         return (
-            f"{made} holds a Lambda layer, which is pickled code and is not run; --trust-model runs it, or build the "
+            f"{made} holds a {what}, which is pickled code and is not run; --trust-model runs it, or build the "
             "model with keras.ops or a registered layer"
         )
     return f"{made} cannot be loaded: {' '.join(message.split())}"

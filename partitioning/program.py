@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from partitioning.calls import can_flatten, names_of
 from partitioning.checks import check_absent, check_model, check_stateless
 from partitioning.client_side import STRING, ClientSide, split
 from partitioning.errors import PartitionError, one_line
@@ -27,8 +28,8 @@ from partitioning.keras_internals import (
     input_structure,
     is_functional,
     legal_scopes,
-    mask_of,
-    needs_trace,
+    may_be_misrecorded,
+    may_mask,
 )
 from partitioning.limits import limits
 from partitioning.order import narrow_order, needed
@@ -41,8 +42,8 @@ from partitioning.tracing import trace
 class Program:
     """The operations that servers run: a graph, and a step for each operation, by name.
 
-    `client` is the rest of the model, `None` in a portion. A process that loads a portion imports the modules `imports`
-    first, and runs pickled code in it if `trust` is set.
+    `client` is the rest of the model and `model` the whole of it; both are `None` in a portion. A process that loads a
+    portion imports the modules `imports` first, and runs pickled code in it if `trust` is set.
     """
 
     graph: Graph
@@ -50,6 +51,7 @@ class Program:
     client: ClientSide | None = None
     imports: tuple[str, ...] = ()
     trust: bool = False
+    model: keras.Model | None = None
 
     def function(self, stage: Stage) -> StageFunction:
         """The function that computes `stage.outputs` from `stage.inputs`, in their orders.
@@ -158,7 +160,7 @@ def read(
     before, at_servers, after = split([step for step in steps if step.name in alive], sink.tensors, inputs)
     infos = tuple(sink.tensors[name] for name in inputs)
     client = ClientSide(infos, outputs, structure, before, after, limits(steps, infos))
-    return Program(*_at_servers(at_servers, client, sink.tensors), client, tuple(imports), trust)
+    return Program(*_at_servers(at_servers, client, sink.tensors), client, tuple(imports), trust, model)
 
 
 def _at_servers(
@@ -180,11 +182,22 @@ def _at_servers(
 
 
 def _traced(sink: _Sink, inputs: Sequence[str]) -> list[Step]:
-    """The steps in the order in which they were read; a trace, if one is needed, adds masks and corrects dtypes."""
-    if not any(needs_trace(step.operation) for step in sink.steps):
+    """The steps in the order in which they were read; a trace, if one is needed, adds masks and corrects tensors.
+
+    Without masks, a model that cannot be traced keeps its tensors as recorded: it may still run eagerly.
+    """
+    masked = any(may_mask(step.operation) for step in sink.steps)
+    unsure = any(may_be_misrecorded(step.operation) for step in sink.steps)
+    # Keras records the parts of complex numbers as complex.
+    if not masked and not unsure and not any(info.dtype.startswith("complex") for info in sink.tensors.values()):
         return sink.steps
     ranked = sorted(sink.steps, key=lambda step: sink.ranks[step.name])
-    steps, found = trace(ranked, inputs, sink.tensors)
+    try:
+        steps, found = trace(ranked, inputs, sink.tensors)
+    except PartitionError:
+        if masked:
+            raise
+        return sink.steps
     sink.tensors |= found
     by_name = {step.name: step for step in steps}
     return [by_name[step.name] for step in sink.steps]
@@ -198,9 +211,9 @@ def _read_graph(model: keras.Model, scope: _Scope, prefix: str, rank: tuple[int,
     """Add the operations of a functional model to `sink`, and the names of their outputs to `scope`."""
     calls = calls_between(model.inputs, model.outputs)
     places = execution_order(model)
-    for call, name in zip(calls, _names(calls), strict=True):
+    for call, name in zip(calls, names_of(calls), strict=True):
         place = (*rank, places[id(call.operation), call.index])
-        if not _can_flatten(call, scope):
+        if not can_flatten(call):
             _read_step(call, scope, f"{prefix}{name}", sink)
             sink.ranks[f"{prefix}{name}"] = place
             continue
@@ -250,48 +263,3 @@ def _specs(call: Call, scope: _Scope, name: str) -> Sequence[Any]:
         reason = f"operation {name!r} cannot do without the absent input: {one_line(error)}"
         raise PartitionError(f"--absent: {reason}; give this input") from error
     return flat
-
-
-def _can_flatten(call: Call, scope: _Scope) -> bool:
-    """Whether a nested model takes its inputs unchanged (rank, dtype, no mask). If not, it stays one operation."""
-    passed = keras.tree.flatten([value for key, value in call.kwargs.items() if key != "training"])
-    if any(value is not None for value in passed) or not is_functional(call.operation):
-        return False
-    own, given = call.operation.inputs, call.inputs
-    if len(call.args) != 1 or len(own) != len(given) or not _same_structure(call.args[0], call.operation):
-        return False
-    return all(len(x.shape) == len(y.shape) and x.dtype == y.dtype for x, y in zip(own, given, strict=True))
-
-
-def _same_structure(given: Any, model: keras.Model) -> bool:
-    """Whether the model takes the flat values of `given` in their order. It selects from dictionaries by name."""
-    if not isinstance(given, dict):
-        return True
-    try:
-        keras.tree.assert_same_structure(given, input_structure(model))
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def _names(calls: Sequence[Call]) -> list[str]:
-    """The names of calls: that of the operation, and `name#k` for its k-th further call.
-
-    If Keras has recorded an implicit mask as an argument, the operations that compute it are among the calls. The last
-    of them is named `x:mask`, where `x` is the first layer that attaches the mask.
-    """
-    indices: dict[int, list[int]] = {}
-    for call in calls:
-        indices.setdefault(id(call.operation), []).append(call.index)
-    names = []
-    for call in calls:
-        rank = sorted(indices[id(call.operation)]).index(call.index)
-        names.append(f"{call.operation.name}#{rank}" if rank else call.operation.name)
-    masked: dict[int, str] = {}
-    for call, name in zip(calls, names, strict=True):
-        for tensor in call.outputs:
-            masked.setdefault(id(mask_of(tensor)), f"{name}:mask")
-    return [
-        masked.get(id(call.outputs[0]), name) if len(call.outputs) == 1 else name
-        for call, name in zip(calls, names, strict=True)
-    ]

@@ -18,14 +18,14 @@ import tensorflow as tf
 
 from partitioning.errors import PartitionError, one_line
 from partitioning.graph import TensorInfo
-from partitioning.keras_internals import legal_scopes, mask_of, set_mask
+from partitioning.keras_internals import is_foreign, legal_scopes, mask_of, set_mask, sublayers
 from partitioning.steps import Masks, Step, fill
 
 
 def trace(
     steps: Sequence[Step], inputs: Sequence[str], tensors: Mapping[str, TensorInfo]
 ) -> tuple[list[Step], dict[str, TensorInfo]]:
-    """The steps (in the order in which Keras runs them) with their masks, and all tensors by name, with true dtypes.
+    """The steps (in the order in which Keras runs them) with their masks, and all tensors by name, as they really are.
 
     The mask that an operation attaches to its output `x` is the tensor `x:mask`. `inputs` are the model's inputs, which
     have no masks. Raises `PartitionError` for a model that TensorFlow cannot trace.
@@ -73,9 +73,10 @@ def _traced(step: Step, values: dict[str, Any], labels: dict[int, str], infos: d
     given: dict[int, str] = {}
     for index, (name, value) in enumerate(zip(step.outputs, results, strict=True)):
         values[name] = value
+        if value is None:  # Keras records a tensor even so.
+            continue
         labels.setdefault(id(value), name)
-        if infos[name].dtype != value.dtype.name:
-            infos[name] = TensorInfo(name, infos[name].shape, value.dtype.name)
+        infos[name] = TensorInfo(name, _shape(step, infos[name].shape, value.shape), value.dtype.name)
         mask = mask_of(value)
         if mask is not None and id(mask) not in labels:
             label = f"{name}:mask" if f"{name}:mask" not in infos else f"{name}:mask#1"
@@ -84,6 +85,16 @@ def _traced(step: Step, values: dict[str, Any], labels: dict[int, str], infos: d
     used = {key for key, copy in copies.items() if copy.consumers() or any(copy is value for value in results)}
     taken = {name: labels[id(own[id(values[name])])] for name in step.inputs if id(values[name]) in used}
     return Masks(taken, given)
+
+
+def _shape(step: Step, recorded: tuple[int | None, ...], traced: tf.TensorShape) -> tuple[int | None, ...]:
+    """The traced shape, or the recorded one if it says the same and more.
+
+    What a user's layer says of its shapes may be wrong, so that only its traced shapes count.
+    """
+    own = any(is_foreign(layer) for layer in sublayers(step.operation))
+    fits = traced.rank is None if own else traced.is_compatible_with(recorded)
+    return recorded if fits else tuple(traced)
 
 
 def _extended(step: Step, masks: Masks, used: set[str]) -> Step:

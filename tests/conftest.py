@@ -39,8 +39,11 @@ LOCKS = pytest.StashKey[str]()
 """The folder with the locks of the workers of this run."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked slow go last; among themselves, all keep their order."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked slow go last; among themselves, all keep their order. Those marked zoo run only if `-m` names it."""
+    if "zoo" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("zoo")])
+        items[:] = [item for item in items if not item.get_closest_marker("zoo")]
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 

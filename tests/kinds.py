@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.models import _dense, _weights
+from tests.models import _dense, _recurrent, _weights
+from tests.own_kinds import OWN, own_layer
 
 
 def _words(name: str = "words", length: int | None = 6) -> Any:
@@ -23,11 +24,6 @@ def _embedding(name: str = "embed") -> layers.Embedding:
     return layers.Embedding(
         9, 4, mask_zero=True, name=name, embeddings_initializer=keras.initializers.RandomNormal(seed=1)
     )
-
-
-def _recurrent(cls: type[Any], units: int, name: str, **options: Any) -> Any:
-    orthogonal = keras.initializers.Orthogonal(seed=5)
-    return cls(units, name=name, recurrent_initializer=orthogonal, **_weights(name), **options)
 
 
 def masked_recurrent() -> keras.Model:
@@ -162,36 +158,6 @@ def odd_names() -> keras.Model:
 
 
 @keras.saving.register_keras_serializable("tests")
-class Scaled(layers.Layer):
-    """A user's layer, which holds another layer and makes a mask."""
-
-    def __init__(self, factor: float = 2.0, **options: Any) -> None:
-        super().__init__(**options)
-        self.factor = factor
-        self.inside = _dense(4, "inside", "tanh")
-
-    def build(self, shape: Any) -> None:
-        self.inside.build(shape)
-        self.offset = self.add_weight(shape=(shape[-1],), initializer="ones", name="offset")
-
-    def call(self, inputs: Any) -> Any:
-        return self.inside(inputs) * self.factor + self.offset
-
-    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
-        return keras.ops.any(keras.ops.greater(inputs, 0.0), axis=-1)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "factor": self.factor}
-
-
-def own_layer() -> keras.Model:
-    """A registered layer, whose mask a recurrent layer reads."""
-    x = keras.Input((5, 4), name="x")
-    scaled = Scaled(3.0, name="scaled")(x)
-    return keras.Model(x, _dense(3, "head", None)(_recurrent(layers.GRU, 4, "gru")(scaled)), name="own_layer")
-
-
-@keras.saving.register_keras_serializable("tests")
 class Shifted(layers.Layer):
     """Adds a tensor, if there is one."""
 
@@ -242,6 +208,7 @@ KINDS: Mapping[str, Callable[[], keras.Model]] = {
     "labels": labels,
     "odd-names": odd_names,
     "optional": optional,
+    **OWN,
     **{mode: _quantised(mode) for mode in ("int8", "int4", "float8")},
 }
 ABSENT: Mapping[str, tuple[str, ...]] = {"optional": ("shift", "mask")}

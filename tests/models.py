@@ -31,6 +31,11 @@ def _conv(filters: int, name: str, activation: str | None = "relu", strides: int
     return layers.Conv2D(filters, 3, strides, "same", activation=activation, name=name, **_weights(name))
 
 
+def _recurrent(cls: type[Any], units: int, name: str, **options: Any) -> Any:
+    orthogonal = keras.initializers.Orthogonal(seed=5)
+    return cls(units, name=name, recurrent_initializer=orthogonal, **_weights(name), **options)
+
+
 def sequential() -> keras.Model:
     """A chain, as `keras.Sequential`."""
     return keras.Sequential(
@@ -172,6 +177,21 @@ def empty() -> keras.Model:
     deep = _dense(5, "deep", "tanh")(stem)
     joined = layers.Concatenate(name="join")([deep, flat, layers.Flatten(name="columns")(rows)])
     return keras.Model(x, [_dense(4, "head", None)(joined), rows], name="empty")
+
+
+def multi_channel() -> keras.Model:
+    """An image of five channels, and one of a single channel."""
+    many, gray = keras.Input((8, 8, 5), name="many"), keras.Input((8, 8, 1), name="gray")
+    joined = layers.Subtract(name="difference")([_conv(4, "wide")(many), _conv(4, "thin")(gray)])
+    return keras.Model([many, gray], _dense(4, "head", None)(layers.Flatten(name="flat")(joined)), name="multi_channel")
+
+
+def fixed_batch() -> keras.Model:
+    """A batch of exactly two, whose items are mixed."""
+    x = keras.Input(batch_shape=(2, 6), name="x")
+    mixed = keras.ops.reshape(_dense(6, "first", "tanh")(x), (6, 2))
+    joined = layers.Subtract(name="difference")([mixed, keras.ops.flip(mixed, axis=0)])
+    return keras.Model(x, _dense(4, "head", None)(keras.ops.reshape(joined, (2, 6))), name="fixed_batch")
 
 
 SHAPES: Mapping[str, Callable[[], keras.Model]] = {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -23,12 +24,20 @@ from partitioning.placement import PLACEMENTS
 from partitioning.program import Program, read
 from partitioning.strategies import make_plan
 from tests.faults.common import REMOTE
-from tests.models import SHAPES, flat_outputs, inputs_for
+from tests.kinds import KINDS
+from tests.models import SHAPES, fixed_batch, flat_outputs, inputs_for, multi_channel
 from transports.base import Array, Transport
 
 SERVERS = 4
 SPLITS = [("whole", "contiguous"), *((mode, place) for mode in ("layer", "submodel") for place in PLACEMENTS)]
 """Mode and placement. With a single stage all placements are equal."""
+ONCE: Mapping[str, Callable[[], keras.Model]] = {
+    **{name: KINDS[name] for name in ("masked-recurrent", "dictionaries", "integers", "own-layer")},
+    "multi-channel": multi_channel,
+    "fixed-batch": fixed_batch,
+}
+"""More models. Each meets every transport and flow in one split, since splits do not depend on these kinds."""
+MODELS = {**SHAPES, **ONCE}
 COMPILED = ("submodel", "contiguous")
 """The only split with the engine `frozen`. The others are `eager`, since engines do not depend on placements."""
 
@@ -43,8 +52,8 @@ class Case:
 
 
 def _case(name: str) -> Case:
-    model = SHAPES[name]()
-    program = read(model)
+    model = MODELS[name]()
+    program = read(model, ["tests.kinds"] if name in KINDS else [])
     draws = [inputs_for(model, batch=2, seed=seed) for seed in (0, 1)]
     return Case(
         program,
@@ -55,15 +64,20 @@ def _case(name: str) -> Case:
 
 @pytest.fixture(scope="session")
 def cases() -> Mapping[str, Case]:
-    return {name: _case(name) for name in SHAPES}
+    return {name: _case(name) for name in MODELS}
+
+
+def splits_of(model: str) -> list[tuple[str, str]]:
+    """All splits, or the one in which a model of `ONCE` is tested."""
+    return SPLITS if model in SHAPES else [SPLITS[1 + list(ONCE).index(model) % (len(SPLITS) - 1)]]
 
 
 @pytest.fixture(scope="session")
 def partitions(cases: Mapping[str, Case]) -> Mapping[str, Partition]:
-    """Every model, strategy and placement, by `model.mode.placement`."""
+    """Every model in all its splits, by `model.mode.placement`."""
     made = {}
     for name, case in cases.items():
-        for mode, placement in SPLITS:
+        for mode, placement in splits_of(name):
             plan = make_plan(case.program.graph, mode, "equal", SERVERS)
             placed = PLACEMENTS[placement](plan, min(SERVERS, len(plan.stages)))
             engine = "frozen" if (mode, placement) == COMPILED else "eager"

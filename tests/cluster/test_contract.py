@@ -22,7 +22,7 @@ from cluster.partition import Partition
 from cluster.registry import parse_holders
 from cluster.request import Route
 from cluster.result_receiver import ResultReceiver
-from tests.cluster.conftest import SPLITS, Case, Running, assert_right
+from tests.cluster.conftest import ONCE, SPLITS, Case, Running, assert_right, splits_of
 from tests.faults.common import REMOTE
 from tests.models import SHAPES
 from tests.transports.conftest import dialled
@@ -89,6 +89,15 @@ def test_equals_the_local_model(rig: Rig, transport: str, model: str, mode: str,
         return Route(partition.name, partition.engines[0], transport, codec, flow, **switches)
 
     rig.assert_right(f"{model}.{mode}.{placement}", route, turn)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("model", ONCE)
+@pytest.mark.parametrize("transport", transports.NAMES)
+def test_more_models_over_every_transport_and_flow(rig: Rig, transport: str, model: str, flow: str) -> None:
+    (split,) = splits_of(model)
+    name = ".".join((model, *split))
+    rig.assert_right(name, lambda partition: Route(name, partition.engines[0], transport, flow=flow), 0)
 
 
 @pytest.mark.parametrize("split", ["whole.contiguous", "layer.round-robin", "submodel.round-robin"])

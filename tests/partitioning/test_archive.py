@@ -19,7 +19,9 @@ from partitioning.errors import PartitionError
 from partitioning.plan import Plan, build_plan
 from partitioning.program import Program, read
 from partitioning.strategies import equal, layer
+from tests.kinds import KINDS
 from tests.models import MODELS, flat_outputs, inputs_for
+from tests.own_kinds import Weighted
 from tests.partitioning.conftest import run_chained
 
 
@@ -130,6 +132,27 @@ def test_a_damaged_file_is_named(case: str, tmp_path: Path) -> None:
     with pytest.raises(PartitionError) as caught:
         archive.load(tmp_path)
     assert reason in str(caught.value)
+
+
+def test_only_objects_with_incomplete_configurations_come_from_the_model(tmp_path: Path) -> None:
+    program = read(KINDS["own-model"]())
+    archive.export(program, program.steps, tmp_path)
+    record = json.loads((tmp_path / "operations.json").read_text())
+    names = [program.graph.operations[item].name for item in record["objects"] if isinstance(item, int)]
+    assert sorted(names) == ["backbone/shifted", "backbone/weighted"]
+    for step in archive.load(tmp_path).steps.values():
+        assert all(len(node.parent_nodes) == 0 for node in step.operation._inbound_nodes)
+
+
+def test_a_model_whose_configuration_cannot_be_written_is_named(tmp_path: Path) -> None:
+    class Nameless(keras.Model):
+        def get_config(self) -> dict[str, Any]:
+            raise NotImplementedError
+
+    x = keras.Input((4,))
+    program = read(Nameless(x, Weighted(keras.ops.tanh, "weighted")(x)))
+    with pytest.raises(PartitionError, match=r"the model \(Nameless\) cannot be written to a file: NotImpl"):
+        archive.export(program, program.steps, tmp_path)
 
 
 def test_a_pickled_lambda_is_neither_run_nor_written(tmp_path: Path) -> None:

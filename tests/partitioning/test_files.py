@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -102,18 +103,20 @@ def test_a_file_brings_its_own_weights(suffix: str, tmp_path: Path) -> None:
     assert loaded.preprocess is None
 
 
-def _lambda(path: Path) -> keras.Model:
-    x = keras.Input((4,), name="x")
-    model = keras.Model(x, layers.Lambda(lambda value: value * 2, name="code")(x))
+PICKLED: Mapping[str, Callable[[Any], Any]] = {
+    "Lambda layer": layers.Lambda(lambda value: value * 2, name="code"),
+    "lambda function": lambda x: keras.ops.map(lambda value: value * 2, x),
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "suffix"), [("Lambda layer", "keras"), ("Lambda layer", "h5"), ("lambda function", "keras")]
+)
+def test_pickled_code_runs_only_with_trust(what: str, suffix: str, tmp_path: Path) -> None:
+    path, x = tmp_path / f"code.{suffix}", keras.Input((4,), name="x")
+    model = keras.Model(x, PICKLED[what](x))
     model.save(path)
-    return model
-
-
-@pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_pickled_code_runs_only_with_trust(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"code.{suffix}"
-    model = _lambda(path)
-    with pytest.raises(PartitionError, match="holds a Lambda layer, which is pickled code and is not run; --trust-mod"):
+    with pytest.raises(PartitionError, match=f"holds a {what}, which is pickled code and is not run; --trust-model"):
         models.load(str(path))
     program = models.load(str(path), trust=True).read()
     plan, inputs = make_plan(program.graph, "whole"), inputs_for(model)
@@ -186,7 +189,8 @@ def test_files_that_cannot_be_loaded_are_refused_on_one_line(case: str, tmp_path
 
 def test_a_portion_without_trust_runs_no_pickled_code(tmp_path: Path) -> None:
     path = tmp_path / "code.keras"
-    _lambda(path)
+    x = keras.Input((4,), name="x")
+    keras.Model(x, PICKLED["Lambda layer"](x)).save(path)
     program = models.load(str(path), trust=True).read()
     archive.export(program, ["code"], tmp_path)
     record = json.loads((tmp_path / "operations.json").read_text())

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from partitioning.client_side import ClientSide
-from partitioning.engines import ENGINES
+from partitioning.engines import ENGINES, to_array
+from partitioning.errors import PartitionError
 from partitioning.export import export
 from partitioning.plan import Plan
 from partitioning.program import Program, read
@@ -89,6 +90,42 @@ def test_every_stage_survives_as_a_saved_model(name: str, mode: str, tmp_path: P
     stages = {stage.name: loaded(served, tmp_path, stage) for stage in plan.stages}
     for inputs, expected in answered:
         _assert_right(_run(program, plan, stages, inputs), expected, exact=False)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_tensors_are_what_the_graph_says(name: str) -> None:
+    program, answered = _answered(name)
+    assert {operation.kind for operation in program.graph.operations}.isdisjoint({"Functional", "Sequential"})
+    values = _client(program).prepare(answered[1][0])
+    for stage in make_plan(program.graph, "layer").stages:
+        given = program.function(stage)([keras.ops.convert_to_tensor(values[tensor]) for tensor in stage.inputs])
+        values.update((tensor, to_array(value)) for tensor, value in zip(stage.outputs, given, strict=True))
+        for tensor in stage.outputs:
+            info = program.graph.tensors[tensor]
+            assert info.dtype == values[tensor].dtype.name
+            assert [extent or real for extent, real in zip(info.shape, values[tensor].shape, strict=True)] == list(
+                values[tensor].shape
+            )
+
+
+class Concrete(keras.layers.Layer):
+    """Computes with NumPy, so it cannot be traced."""
+
+    def call(self, inputs: Any) -> Any:
+        return keras.ops.convert_to_tensor(np.tanh(inputs.numpy()))
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return shape
+
+
+def test_a_layer_that_cannot_be_traced_runs_eagerly_and_is_refused_by_name_elsewhere() -> None:
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(3)(Concrete(name="concrete")(x)))
+    program, inputs = read(model), inputs_for(model)
+    plan = make_plan(program.graph, "layer")
+    np.testing.assert_array_equal(run_chained(plan, executables("eager", program, plan), inputs)[0], model(inputs[0]))
+    with pytest.raises(PartitionError, match=r"'concrete' cannot be compiled .*; use the engine eager"):
+        executables("frozen", program, plan)
 
 
 @pytest.mark.parametrize("name", MASKED)
