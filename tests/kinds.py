@@ -158,7 +158,7 @@ def odd_names() -> keras.Model:
 
 
 @keras.saving.register_keras_serializable("tests")
-class Shifted(layers.Layer):
+class Offset(layers.Layer):
     """Adds a tensor, if there is one."""
 
     def call(self, x: Any, shift: Any = None) -> Any:
@@ -172,10 +172,10 @@ def optional() -> keras.Model:
     mask = keras.Input((5, 5), dtype="bool", name="mask", optional=True)
     inner_x, inner_shift = keras.Input((5, 4), name="inner_x"), keras.Input((5, 4), name="inner_shift", optional=True)
     inner = keras.Model(
-        [inner_x, inner_shift], _dense(4, "wide", "tanh")(Shifted(name="inside")(inner_x, inner_shift)), name="inner"
+        [inner_x, inner_shift], _dense(4, "wide", "tanh")(Offset(name="inside")(inner_x, inner_shift)), name="inner"
     )
     attention = layers.MultiHeadAttention(2, 3, name="attention", **_weights("attention"))
-    attended = attention(inner([x, shift]), Shifted(name="shifted")(x, shift=shift), attention_mask=mask)
+    attended = attention(inner([x, shift]), Offset(name="shifted")(x, shift=shift), attention_mask=mask)
     return keras.Model({"x": x, "more": [shift, mask]}, _dense(3, "head", None)(attended), name="optional")
 
 

@@ -23,7 +23,7 @@ def test_a_model_runs_per_layer_and_per_submodel(name: str) -> None:
     assert 0 < float(row["narrow (MB)"]) <= float(row["equal (MB)"])
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 def test_a_row_is_measured_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Path(shutil.copy(zoo.PAGE, tmp_path))
     monkeypatch.setattr(zoo, "PAGE", page)

@@ -50,6 +50,8 @@ class LocalLauncher(Launcher):
         self._writing = threading.Lock()
         self._processes: dict[str, _Process] = {}
         self._stored: set[str] = set()
+        self._begun = False
+        """Whether the fork server has loaded TensorFlow, and reads orders."""
         self._broken = False
         self._held = contextlib.ExitStack()
 
@@ -170,6 +172,7 @@ class LocalLauncher(Launcher):
             for name in going:
                 self._send(Signal(name, number))
         with self._news:
+            self._news.wait_for(lambda: self._begun or self._broken, START)  # only then does it read orders
             self._news.wait_for(lambda: not self.running().intersection(going), GRACE)
 
     def _failure(self) -> str:
@@ -185,13 +188,16 @@ class LocalLauncher(Launcher):
     def _read(self) -> None:
         assert self._fork_server.stdout is not None
         with self._fork_server.stdout as events:
-            rest, begun = b"", False
+            rest = b""
             while data := events.read(2**16):
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    if begun:
+                    if self._begun:
                         self._hear(msgspec.json.decode(line, type=Event))
-                    begun |= line == MARK
+                    elif line == MARK:
+                        with self._news:
+                            self._begun = True
+                            self._news.notify_all()
         with self._news:
             self._broken = True
             self._news.notify_all()

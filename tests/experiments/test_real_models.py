@@ -23,11 +23,6 @@ def text_classifier() -> keras.Model:
     return keras_hub.models.BertTextClassifier(backbone, num_classes=3)
 
 
-def language_model() -> keras.Model:
-    """Llama, whose layers do not survive their own configurations."""
-    return keras_hub.models.LlamaBackbone(vocabulary_size=50, num_query_heads=2, num_key_value_heads=1, **SMALL)
-
-
 def segmenter() -> keras.Model:
     """DeepLabV3+ with a mask of 256 x 256 for three classes."""
     encoder = keras_hub.models.ResNetBackbone(
@@ -53,7 +48,6 @@ def segmenter() -> keras.Model:
 
 MODELS: Mapping[str, Callable[[], keras.Model]] = {
     "text-classifier": text_classifier,
-    "language-model": language_model,
     "segmenter": segmenter,
 }
 

@@ -10,7 +10,7 @@ from keras import layers
 
 from partitioning.errors import PartitionError
 from partitioning.program import read
-from tests.kinds import Shifted, optional
+from tests.kinds import Offset, optional
 
 
 def test_absent_inputs_are_neither_in_the_graph_nor_at_the_client() -> None:
@@ -25,7 +25,7 @@ def test_absent_inputs_are_neither_in_the_graph_nor_at_the_client() -> None:
 def needed() -> keras.Model:
     """An optional input that a layer and the outputs need."""
     x, y = keras.Input((4,), name="x"), keras.Input((4,), name="y", optional=True)
-    return keras.Model([x, y], [layers.Dense(3, name="dense")(y), Shifted()(x)])
+    return keras.Model([x, y], [layers.Dense(3, name="dense")(y), Offset()(x)])
 
 
 def given_back() -> keras.Model:
@@ -34,7 +34,7 @@ def given_back() -> keras.Model:
 
 
 def alone() -> keras.Model:
-    return keras.Model(y := keras.Input((4,), name="y", optional=True), Shifted()(y))
+    return keras.Model(y := keras.Input((4,), name="y", optional=True), Offset()(y))
 
 
 @pytest.mark.parametrize(

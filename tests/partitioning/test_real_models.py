@@ -15,7 +15,7 @@ from tests.models import flat_outputs
 from tests.partitioning.conftest import executables, run_chained
 from tests.partitioning.test_archive import through_files
 
-NAMES = ("MobileNetV3Large", "EfficientNetV2B0", "NASNetMobile")
+NAMES = ("MobileNetV3Large", pytest.param("EfficientNetV2B0", marks=pytest.mark.zoo), "NASNetMobile")
 
 pytestmark = pytest.mark.slow
 

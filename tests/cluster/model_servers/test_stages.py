@@ -98,7 +98,7 @@ def running(
             local = InProcessCluster(own, cases[shape].program, by_name["none"], servers)
             return client(stack.enter_context(local).registries)
 
-        remote, here = client(cluster.registries), {shape: direct(shape) for shape in cases}
+        remote, here = client(cluster.registries), {shape: direct(shape) for shape in SHAPES}
         yield Running(servers, lambda transport, shape: here[shape] if transport == "none" else remote)
 
 

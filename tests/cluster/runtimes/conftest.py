@@ -75,9 +75,9 @@ def usable(name: str) -> type[Runtime]:
 def split(cases: Mapping[str, Case]) -> Mapping[tuple[str, str], Partition]:
     """Partitions by model and mode."""
     made = {}
-    for model, case in cases.items():
+    for model in SHAPES:
         for mode, placement in SPLITS:
-            plan = make_plan(case.program.graph, mode, "equal", 4)
+            plan = make_plan(cases[model].program.graph, mode, "equal", 4)
             placed = PLACEMENTS[placement](plan, min(SERVERS, len(plan.stages)))
             engines = dict.fromkeys([TURNS[model, mode], BESIDE.get((model, mode), TURNS[model, mode])])
             made[model, mode] = Partition(f"{model}.{mode}", plan, placed, tuple(engines))

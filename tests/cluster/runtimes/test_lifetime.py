@@ -61,9 +61,9 @@ def test_an_experiment_measures_runtimes_like_transports_and_ends_by_ctrl_c(
 ) -> None:
     usable("ray")
     words = ("--model", model, "--transport", "none,ray,ray-graph,tf-runtime", "--mode", "submodel", "--servers", 2)
-    more = ("--engine", "frozen", "--insecure", "on", "--threads", 1, "--runs", 2000, "--out", tmp_path / "out")
+    more = ("--engine", "frozen", "--insecure", "on", "--threads", 1, "--runs", 1000, "--out", tmp_path / "out")
     with Run(*words, *more) as going:
-        going.wait_for("1000/10000 requests")
+        going.wait_for("500/5000 requests")
         left = Left(going.process.pid)
         going.process.send_signal(signal.SIGINT)
         status, last = going.finish()
@@ -72,7 +72,7 @@ def test_an_experiment_measures_runtimes_like_transports_and_ends_by_ctrl_c(
     frame = samples.read(tmp_path / "out")
     known = ["messages", "payload_bytes", "lookups", "connects", "compute_seconds", "queue_seconds"]
     for name, group in frame.groupby("transport"):
-        assert len(group) >= 100
+        assert len(group) >= 50
         assert group[known].notna().all().all() == (name == "none")
         assert (group["deviation"] < 1e-3).all()
     assert (frame.loc[frame["transport"].isin(["ray", "tf-runtime"]), "wire_bytes"] > 0).all()
