@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import ml_dtypes
@@ -21,12 +22,16 @@ from experiments.measure.progress import Progress
 from experiments.measure.runner import run as measure
 from experiments.measure.ties import scores_of
 from experiments.measure.tolerance import TOLERANCES, Tolerance, tolerance_of
+from experiments.reports.report import build
 from experiments.spec.experiment import Cell, Experiment
 from experiments.store import samples
 from partitioning.program import Program, read
 from tests.kinds import KINDS
 from tests.models import MODELS, fork_join
 from transports.base import Array
+
+if TYPE_CHECKING:
+    from tests.experiments.conftest import Maker
 
 
 def swapped(program: Program, operation: str) -> Program:
@@ -220,3 +225,16 @@ def test_the_tolerance_follows_the_lowest_precision(case: str) -> None:
     found = tolerance_of(program)
     assert (found.value, found.precision, found.operation) == (TOLERANCES[precision], precision, operation)
     assert (tolerance_of(program, tf32=True).precision == "tf32") == (precision == "float32")
+
+
+def test_the_gate_its_near_ties_and_the_cards_are_reported(make_results: Maker) -> None:
+    gate = {"tolerance": 0.03, "reason": "the lowest precision on the path is float16 (operation 'a|b')"}
+    folder = make_results([Cell()], gate=gate, cards={"0": "Card | of a sort"})
+    path = folder / "samples.csv"
+    head, *body = path.read_text().splitlines()
+    path.write_text("\n".join([head, *(f"{row[:-1]}2" if row.startswith("grpc") else row for row in body), ""]))
+    whole = build(folder).read_text(encoding="utf-8")
+    assert re.search(r"\| Cards +\| 0 Card \\\| of a sort, TF32 off +\|", whole)
+    (text,) = (part for part in whole.split("\n\n") if "Every answer" in part)
+    assert "by 0.03 of its output's largest value, since the lowest precision on the path is float16" in text
+    assert text.endswith("(near ties): 100 in grpc/layer/nested/eager/raw/b1/s5.")

@@ -243,19 +243,6 @@ def test_a_cell_without_its_local_model_has_no_ratio(make_results: Maker) -> Non
     assert layer[3] == ["x / Local", ABSENT]
 
 
-def test_the_gate_its_near_ties_and_the_cards_are_reported(make_results: Maker) -> None:
-    gate = {"tolerance": 0.03, "reason": "the lowest precision on the path is float16 (operation 'a|b')"}
-    folder = make_results([Cell()], gate=gate, cards={"0": "Card | of a sort"})
-    path = folder / "samples.csv"
-    head, *body = path.read_text().splitlines()
-    path.write_text("\n".join([head, *(f"{row[:-1]}2" if row.startswith("grpc") else row for row in body), ""]))
-    whole = build(folder).read_text(encoding="utf-8")
-    assert re.search(r"\| Cards +\| 0 Card \\\| of a sort, TF32 off +\|", whole)
-    (text,) = (part for part in whole.split("\n\n") if "Every answer" in part)
-    assert "by 0.03 of its output's largest value, since the lowest precision on the path is float16" in text
-    assert text.endswith("(near ties): 100 in grpc/layer/nested/eager/raw/b1/s5.")
-
-
 def test_only_the_local_model(make_results: Maker) -> None:
     (first, *_) = tables_of(build(make_results([local_of(Cell())])).read_text(encoding="utf-8"))
     assert first[0] == ["Data on 50 runs", "Local"]
