@@ -126,6 +126,13 @@ def by_size(folder: str, *sizes: float) -> Lines:
     return [_short(text) for text in sizes_report.by_way(kept, ways)]
 
 
+def beside_libraries(folder: str) -> Lines:
+    """Each transport's echo as a multiple of its library's own, one row per size."""
+    found = sizes_report.medians(pd.read_csv(REFERENCE / folder / files.SUMMARY))
+    ways = Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
+    return [_short(text) for text in sizes_report.beside_libraries(found, ways)]
+
+
 def ladder_of(folder: str) -> Lines:
     """The steps of a request, one column per cell of the ladder in `folder`."""
     found = ladder.ladders(samples.read(REFERENCE / folder), stored_ladder.read(REFERENCE / folder))
@@ -200,6 +207,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "faults": partial(recoveries, {"faults": "1", "faults-replicas": "2"}),
     "rivals": partial(by_row, "rivals", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
     "ladder": lambda: ladder_of("ladder"),
+    "sizes-bare": lambda: beside_libraries("sizes-bare"),
     "sizes": partial(by_size, "sizes", 0.01, 0.1, 1, 8, 32),
     "sizes-large": partial(by_size, "sizes-large"),
     "threads": lambda: threads_report.table_of(REFERENCE / "threads"),

@@ -195,10 +195,17 @@ def _exponent(found: Medians, way: Way, sizes: Sequence[int]) -> str:
 
 def _ratios(heading: str, found: Medians, pairs: Sequence[tuple[Way, Way]], lines: Sequence[str]) -> list[str]:
     """A section with the ratio of each pair by size, and then `lines`; empty without pairs."""
-    if not pairs:
-        return []
+    return [f"## {heading}", "", *_by_pair(found, pairs), "", *lines] if pairs else []
+
+
+def _by_pair(found: Medians, pairs: Sequence[tuple[Way, Way]]) -> list[str]:
     columns = {f"{title(one)} / {title(other)}": partial(_ratio, found, one, other) for one, other in pairs}
-    return [f"## {heading}", "", *_by_size("Ratio of medians", _sizes(found), columns), "", *lines]
+    return _by_size("Ratio of medians", _sizes(found), columns)
+
+
+def beside_libraries(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """The table of each transport's time as a multiple of its library's own echo."""
+    return _by_pair(found, _bare_pairs(ways))
 
 
 def _bare_pairs(ways: Sequence[Way]) -> list[tuple[Way, Way]]:
@@ -215,10 +222,10 @@ def _bare_pairs(ways: Sequence[Way]) -> list[tuple[Way, Way]]:
 PLAIN = ("raw", "json", "json-b64")
 """Codecs that are compared with a bare echo: the usual ones of a transport."""
 BARE_IS = (
-    "A bare echo sends the bytes of the tensor with the library alone, as its users write it, without method, name, "
-    "shape, dtype or limit: bare-grpc sends bytes without protobuf, bare-grpc-stub a generated message with one "
-    "bytes field, bare-rpyc uses RPyC's defaults, bare-rpyc-tuned neither compression nor small pieces, and bare-rest "
-    "sends bytes without JSON."
+    "A bare echo sends the bytes of the tensor with the library alone, as its users write it, without method, name or "
+    "limit: bare-grpc sends bytes without protobuf, bare-grpc-stub a generated message with one bytes field, bare-rpyc "
+    "a tuple of dtype, shape and bytes with RPyC's defaults, bare-rpyc-tuned the same with neither compression nor "
+    "small pieces, and bare-rest sends bytes without JSON."
 )
 
 
