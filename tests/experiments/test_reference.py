@@ -10,10 +10,11 @@ import pytest
 
 from experiments import report
 from experiments.sizes import measure as sizes_measure
-from experiments.store import samples
+from experiments.store import environment, samples
 from experiments.store.files import CHART, ENVIRONMENT, REPORT, SAMPLES, SIZES, SUMMARY, THREADS
 from experiments.threads import report as threads_report
 from tests.experiments.common import REFERENCE
+from tools.references import COMMANDS
 
 FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/{ENVIRONMENT}"))
 DERIVED = (SUMMARY, REPORT, CHART, SIZES)
@@ -43,3 +44,10 @@ def test_derived_files_are_derived_from_the_samples(folder: Path, tmp_path: Path
     assert {path.name for path in made.iterdir()} == {path.name for path in folder.iterdir()}
     for path in (folder / name for name in (SUMMARY, REPORT)):
         assert not path.exists() or (made / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_every_reference_was_measured_by_its_command() -> None:
+    assert sorted(COMMANDS) == sorted(folder.name for folder in REFERENCE.iterdir())
+    for name, words in COMMANDS.items():
+        assert environment.read(REFERENCE / name)["command"] == [*words.split()[1:], "--out", f"results/new/{name}"]
+    assert len({environment.read(REFERENCE / name)["commit"]["commit"] for name in COMMANDS}) == 1
