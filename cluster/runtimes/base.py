@@ -28,6 +28,7 @@ from cluster.launchers import Launcher
 from cluster.manifest import digests
 from cluster.partition import Partition, export
 from partitioning.plan import Stage
+from transports.address import Address
 from transports.base import Array
 
 if TYPE_CHECKING:
@@ -81,6 +82,34 @@ class System(ABC):
 
     @abstractmethod
     def __exit__(self, *exc: object) -> None: ...
+
+
+class Servers(System):
+    """A process for each portion, which binds one port."""
+
+    title: ClassVar[str]
+    """The name of the processes, before their numbers."""
+    addresses: list[Address]
+    """Where they listen."""
+
+    def __enter__(self) -> Self:
+        self._names = [f"{self.title}-{number}" for number in range(self.setup.servers)]
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close)
+            self._start()
+            self.addresses = [next(iter(self.launcher.addresses(name).values())) for name in self._names]
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Start a process for each of `_names`."""
+
+    def _close(self) -> None:
+        self.launcher.stop(self._names)
 
 
 class Runtime(ABC):

@@ -11,7 +11,6 @@ import select
 import socket
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
 
 import msgspec
 
@@ -20,7 +19,7 @@ from cluster.errors import StageFailed
 from cluster.launchers import Order
 from cluster.manifest import of_portion
 from cluster.partition import Partition
-from cluster.runtimes.base import Infer, Runtime, System, tasks_of
+from cluster.runtimes.base import Infer, Runtime, Servers, tasks_of
 from cluster.runtimes.socket_frames import connected, receive, send
 from cluster.runtimes.socket_server import DIAL, HOLD, Hold
 from transports.address import Address
@@ -29,34 +28,21 @@ from transports.errors import ConnectionLost, DeadlineExceeded
 from transports.sockets import Deadline
 
 
-class SocketServers(System):
-    """A process for each portion."""
+class SocketServers(Servers):
+    title = "socket-server"
 
-    addresses: list[Address]
-
-    def __enter__(self) -> Self:
-        names = self._names = [f"socket-server-{number}" for number in range(self.setup.servers)]
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._close)
-            with self.setup.exported() as (files, contents):
-                for number, name in enumerate(names):
-                    config = SocketServerConfig(
-                        server=number,
-                        files=of_portion(files, number),
-                        device=self.setup.device.share(number),
-                        threads=self.setup.threads,
-                        malloc=self.setup.malloc,  # type: ignore[arg-type]
-                    )
-                    self.launcher.start(Order(name, config, contents))
-                self.addresses = [self.launcher.addresses(name)["tcp"] for name in names]
-            undo.pop_all()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        self.launcher.stop(self._names)
+    def _start(self) -> None:
+        setup = self.setup
+        with setup.exported() as (files, contents):
+            for number, name in enumerate(self._names):
+                config = SocketServerConfig(
+                    server=number,
+                    files=of_portion(files, number),
+                    device=setup.device.share(number),
+                    threads=setup.threads,
+                    malloc=setup.malloc,  # type: ignore[arg-type]
+                )
+                self.launcher.start(Order(name, config, contents))
 
 
 class Sockets(Runtime):

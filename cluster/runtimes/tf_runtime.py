@@ -10,17 +10,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster import scratch
 from cluster.config import TensorFlowServerConfig
 from cluster.errors import StageFailed
 from cluster.launchers import Order
 from cluster.partition import Partition
-from cluster.runtimes.base import Infer, Runtime, System, ended
+from cluster.runtimes.base import Infer, Runtime, Servers, ended
 from partitioning.errors import PartitionError
 from partitioning.plan import Stage
-from transports.address import Address
 from transports.base import Array
 from transports.errors import ConnectionLost, DeadlineExceeded
 
@@ -32,32 +31,18 @@ OPERATION = 30
 """Seconds for a step of a session's start or end. Without a limit, TensorFlow calls a lost server again for good."""
 
 
-class TensorFlowServers(System):
-    """A server for each portion."""
+class TensorFlowServers(Servers):
+    title = "tensorflow-server"
 
-    addresses: list[Address]
-
-    def __enter__(self) -> Self:
-        self._names = [f"tensorflow-server-{number}" for number in range(self.setup.servers)]
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._close)
-            setup = self.setup
-            for number, name in enumerate(self._names):
-                config = TensorFlowServerConfig(
-                    device=setup.device.share(number),
-                    threads=setup.threads,
-                    malloc=setup.malloc,  # type: ignore[arg-type]
-                )
-                self.launcher.start(Order(name, config))
-            self.addresses = [self.launcher.addresses(name)["grpc"] for name in self._names]
-            undo.pop_all()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        self.launcher.stop(self._names)
+    def _start(self) -> None:
+        setup = self.setup
+        for number, name in enumerate(self._names):
+            config = TensorFlowServerConfig(
+                device=setup.device.share(number),
+                threads=setup.threads,
+                malloc=setup.malloc,  # type: ignore[arg-type]
+            )
+            self.launcher.start(Order(name, config))
 
 
 class TensorFlowRuntime(Runtime):

@@ -45,9 +45,7 @@ def test_a_runtime_answers_as_the_local_model_does(
 
 def servers_of(runtime: Runtime) -> list[psutil.Process]:
     """The processes that execute stages."""
-    title = {"Ray": "ray::PortionServer", "TensorFlowServers": "tensorflow-server", "SocketServers": "socket-server"}[
-        runtime.processes.__name__
-    ]
+    title = getattr(runtime.processes, "title", "ray::PortionServer")
     below = psutil.Process(runtime.system.launcher.pid).children(recursive=True)
     return [process for process in below if process.name().startswith(title[:15])]
 
