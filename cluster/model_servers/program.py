@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -88,6 +89,8 @@ def _started(command: list[str], config: ModelServerConfig, stack: contextlib.Ex
 
     Raises `UsageError` for a program that cannot be run.
     """
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"binary: {config.binary!r} cannot be run: No such file, or no right to execute it")
     keep = {f"MALLOC_{name.removeprefix('M_')}_": str(value) for name, (_, value) in MALLOPT.items()}  # mallopt(3)
     try:
         program = subprocess.Popen(

@@ -82,7 +82,7 @@ with LocalLauncher() as launcher:
 KILLED: dict[str, Callable[[psutil.Process, psutil.Process], list[psutil.Process]]] = {
     "client": lambda client, fork_server: [client],
     "fork server": lambda client, fork_server: [fork_server],
-    "both": lambda client, fork_server: [fork_server, client],
+    "both": lambda client, fork_server: [client, fork_server],  # in the other order, the next run deletes the folder
     "process": lambda client, fork_server: fork_server.children()[:1],
 }
 
