@@ -19,6 +19,9 @@ from cluster.leases import LEAST_LEASE
 from transports.address import Address
 from transports.errors import UsageError
 
+Threads = Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)]
+Malloc = Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")]
+
 
 class _Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """The fields of every process."""
@@ -67,8 +70,8 @@ class NodeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True
     registry: Annotated[dict[str, str], Meta(description="transport -> HOST:PORT of the registry")]
     portion: Annotated[int | None, Meta(description="portion to hold; null: the one with the fewest holders")] = None
     patience: Annotated[float, Meta(description="seconds to wait until the portion is free", ge=0.0)] = 0.0
-    threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
-    malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
+    threads: Threads = 0
+    malloc: Malloc = "keep"
     model_servers: Annotated[
         tuple[dict[str, str], ...], Meta(description="for each portion, interface -> HOST:PORT of its model server")
     ] = ()
@@ -80,8 +83,8 @@ class ModelServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fiel
     models: Annotated[tuple[str, ...], Meta(description="names of the models to serve", min_length=1)]
     binary: Annotated[str, Meta(description="program to run; empty: the model server of this project")] = ""
     tensor_content: Annotated[bool, Meta(description="answer with bytes instead of lists of values")] = False
-    threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
-    malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
+    threads: Threads = 0
+    malloc: Malloc = "keep"
 
 
 class RayConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="ray"):
@@ -93,16 +96,16 @@ class RayConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True,
 class TensorFlowServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="tensorflow-server"):
     """A `tf.distribute.Server`. It ignores `bind` and listens on every address of the machine."""
 
-    threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
-    malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
+    threads: Threads = 0
+    malloc: Malloc = "keep"
 
 
 class SocketServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="socket-server"):
     """A server of the runtime `sockets`. Its `files` are the exports of its portion."""
 
     server: Annotated[int, Meta(description="the portion that it holds", ge=0)]
-    threads: Annotated[int, Meta(description="TensorFlow's threads; 0: its own choice", ge=0)] = 0
-    malloc: Annotated[Literal["keep", "default"], Meta(description="keep freed memory, or return it")] = "keep"
+    threads: Threads = 0
+    malloc: Malloc = "keep"
 
 
 Config = RegistryConfig | NodeConfig | ModelServerConfig | RayConfig | TensorFlowServerConfig | SocketServerConfig

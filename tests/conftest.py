@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,11 +47,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give each worker the folder with the locks of this run. It is deleted at the end of the run."""
+    """Give each worker the folder with the locks of this run. It is deleted at its end, or by the next run."""
     config: pytest.Config = node.config
     if LOCKS not in config.stash:
-        config.stash[LOCKS] = tempfile.mkdtemp(prefix="splitbench-tests-")
-        config.add_cleanup(lambda: shutil.rmtree(config.stash[LOCKS]))
+        stack = contextlib.ExitStack()
+        config.stash[LOCKS] = str(stack.enter_context(scratch.folder()))
+        config.add_cleanup(stack.close)
     node.workerinput["locks"] = config.stash[LOCKS]
 
 
