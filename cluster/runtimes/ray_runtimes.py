@@ -11,6 +11,8 @@ import contextlib
 import itertools
 import os
 import secrets
+import sys
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
@@ -104,6 +106,7 @@ class Ray(System):
     def _close(self) -> None:
         import ray
 
+        _let_go(sys.exception())
         with kept_handlers():
             ray.shutdown()
         if NAME in self.launcher.running():
@@ -175,6 +178,16 @@ class RayGraph(_OnRay):
             finally:
                 if not ended(graph.teardown):
                     self.system.kill(actors)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of `error` and of its causes hold.
+
+    A buffer of Ray that is released after Ray's shutdown writes to memory that is no longer mapped: a crash.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _hold(actors: list[Any], partition: Partition, engine: str) -> list[tuple[Task, Any, str]]:

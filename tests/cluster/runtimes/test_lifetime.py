@@ -39,6 +39,45 @@ with contextlib.ExitStack() as stack:
     sys.stdin.read()
 """
 
+INTERRUPTED = """
+import numpy as np
+from cluster.launchers import LocalLauncher
+from cluster.partition import Partition
+from cluster.runtimes import ray_runtimes
+from cluster.runtimes.base import Setup
+from partitioning.program import read
+from partitioning.strategies import make_plan
+from tests.models import sequential
+
+class Interrupting:
+    def array(self, held):
+        raise KeyboardInterrupt
+
+program = read(sequential())
+plan = make_plan(program.graph, "whole", "equal", 1)
+partition = Partition("whole", plan, dict.fromkeys(plan.by_name, 0), ("graph",))
+try:
+    with (
+        LocalLauncher() as launcher,
+        ray_runtimes.Ray(launcher, Setup({partition: program}, threads=1)) as system,
+        ray_runtimes.RayGraph(system).deploy(partition, "graph") as infer,
+    ):
+        inputs = {"x": np.zeros((1, 6), np.float32)}
+        infer(inputs, 30.0)
+        ray_runtimes.np = Interrupting()
+        infer(inputs, 30.0)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+"""An interrupt while the client holds an answer of Ray's, before it has copied it."""
+
+
+@pytest.mark.slow
+def test_an_answer_that_an_interrupted_request_holds_does_not_crash_the_client() -> None:
+    usable("ray-graph")
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "interrupted\n"), ended.stderr
+
 
 @pytest.mark.slow
 def test_nothing_is_left_behind_when_the_client_is_killed() -> None:
