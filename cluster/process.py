@@ -35,7 +35,7 @@ from cluster.registry import Registry
 from partitioning import keras_settings
 from partitioning.control_groups import control_group
 from partitioning.errors import PartitionError
-from partitioning.silence import silenced
+from partitioning.loading import load_tensorflow
 from transports.address import Address
 from transports.base import Transport
 from transports.errors import SplitbenchError, UsageError
@@ -166,10 +166,7 @@ def tune(threads: int, malloc: str) -> dict[str, int | str]:
     for settings of Keras that cannot be used.
     """
     keras_settings.check()
-    with silenced():
-        import tensorflow as tf
-
-    setting = tf.config.threading
+    setting = load_tensorflow().config.threading
     granted = control_group().cores
     threads = threads or (usable() if granted is not None else 0)
     if threads:

@@ -12,9 +12,9 @@ from partitioning import keras_settings
 from partitioning.command_line import exit_status
 from partitioning.errors import PartitionError
 from partitioning.input_options import PHOTOGRAPH, PIXELS, Absent, Extent, Input, Scale
+from partitioning.loading import load_tensorflow
 from partitioning.options import Cut, Imports, Mode, Model, Parser, Placed, Servers, TrustModel, option
 from partitioning.placement import PLACEMENTS, Placement
-from partitioning.silence import silenced
 from partitioning.strategy_table import CUTS, SLACKS
 
 if TYPE_CHECKING:
@@ -105,11 +105,10 @@ def planned(options: PlanOptions) -> Planned:
 
 def _loaded(options: PlanOptions) -> LoadedModel:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with silenced():
-        import tensorflow as tf
+    tensorflow = load_tensorflow()
     from partitioning import models
 
-    tf.get_logger().setLevel("ERROR")
+    tensorflow.get_logger().setLevel("ERROR")
     return models.load(options.model, imports=options.imports, trust=options.trust_model == "on")
 
 

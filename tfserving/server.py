@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,7 @@ def serve(options: Options, stack: contextlib.ExitStack) -> Mapping[str, Address
         assert options.model_base_path is not None
         chosen = (Model.latest(options.model_name, options.model_base_path),)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    gc.disable()  # while TensorFlow and the models are loaded, it would walk all of their objects several times
     _configure(options.tensorflow_session_parallelism, options.malloc)
     from tfserving import models
     from tfserving.grpc_server import GrpcServer
@@ -78,6 +80,7 @@ def serve(options: Options, stack: contextlib.ExitStack) -> Mapping[str, Address
 
     loaded = models.load(chosen)
     freeze_garbage()
+    gc.enable()
     server = GrpcServer(loaded, options.host, options.port, options.grpc_max_threads, content=options.tensor_content)
     stack.callback(server.close)
     if options.rest_api_port is None:

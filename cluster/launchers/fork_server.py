@@ -31,9 +31,10 @@ from msgspec import Struct
 
 from cluster import scratch
 from cluster.config import Config
+from partitioning.loading import load_tensorflow
 from transports.address import Address
 
-PRELOADED = ("tensorflow", "partitioning.archive", "partitioning.engines", "cluster.node_server", "cluster.process")
+PRELOADED = ("partitioning.archive", "partitioning.engines", "cluster.node_server", "cluster.process")
 GRACE = 5.0
 """Seconds in which a child has to end before it is killed."""
 TAIL = 2048
@@ -102,6 +103,7 @@ def main() -> int:
     for part in ("contents", "files", "logs", "tmp"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = str(folder / "tmp")  # TensorFlow leaves files there when a process is killed
+    load_tensorflow()
     for module in PRELOADED:
         importlib.import_module(module)
     try:

@@ -1,16 +1,34 @@
-"""Import TensorFlow without the lines that its native code writes to standard error at any log level."""
+"""Import TensorFlow quickly and quietly."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
+
+
+def load_tensorflow() -> Any:
+    """The module, imported without the lines that its native code writes to standard error at any log level.
+
+    There is no garbage collection meanwhile, nor later of what the import created: walking all of that several times,
+    and once more at the exit of the process, takes nearly as long as the import.
+    """
+    gc.disable()
+    try:
+        with _silenced():
+            import tensorflow
+    finally:
+        gc.freeze()
+        gc.enable()
+    return tensorflow
 
 
 @contextlib.contextmanager
-def silenced() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     """Hold back the output to file descriptor 2 during the block; drop it, unless an exception ends the block."""
     sys.stderr.flush()
     kept = os.dup(2)
