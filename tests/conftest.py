@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -35,6 +36,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LOCKS = pytest.StashKey[str]()
 """The folder with the locks of the workers of this run."""
+
+
+# Garbage collection would walk all that TensorFlow creates many times, while tests are collected and later.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
