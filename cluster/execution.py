@@ -14,8 +14,8 @@ import numpy as np
 
 from cluster.errors import NotAwaited, StageFailed
 from cluster.partition import Partition
-from cluster.pending import Consumers, consumers_of
 from cluster.pinning import usable
+from cluster.segments import Consumers, consumers_of, segments_of
 from partitioning.plan import Stage
 from transports.base import DTYPES, Array
 from transports.errors import DeadlineExceeded, MalformedMessage, WireError
@@ -44,15 +44,25 @@ class Shard:
         return self.partition.portion(self.server)
 
     @cached_property
-    def consumers(self) -> Consumers:
-        """Tensor -> the stages that take it."""
-        return consumers_of(self.stages)
+    def consumers(self) -> Mapping[bool, Consumers]:
+        """Whether calls are local -> tensor -> the segments that take it."""
+        return {local: consumers_of(segments_of(self.stages, local)) for local in (False, True)}
+
+    @cached_property
+    def leaving(self) -> Mapping[bool, frozenset[str]]:
+        """Whether calls are local -> the tensors that leave the server, those of the model's outputs included."""
+        made = [name for stage in self.stages for name in stage.outputs]
+        final, away = self.partition.plan.outputs, self.partition.destinations
+        return {
+            local: frozenset(name for name in made if name in final or away(name, local)) for local in (False, True)
+        }
 
     @cached_property
     def _expected(self) -> Mapping[str, tuple[np.dtype[Any] | None, tuple[int | None, ...]]]:
         """Tensor -> its dtype (None if no transport carries it) and its shape (None for open extents)."""
         edges = self.partition.plan.edges
-        return {name: (DTYPES.get(edges[name].dtype), edges[name].shape) for name in self.consumers}
+        taken = {name for stage in self.stages for name in stage.inputs}
+        return {name: (DTYPES.get(edges[name].dtype), edges[name].shape) for name in taken}
 
     def check_arrival(self, name: str, tensor: Array) -> None:
         """Raise `NotAwaited` if no stage takes the tensor, and `MalformedMessage` for a wrong dtype or shape."""
@@ -65,10 +75,14 @@ class Shard:
             edge, found = self.partition.plan.edges[name], f"{tensor.dtype.name}{list(tensor.shape)}"
             raise MalformedMessage(f"tensor {name!r}: expected {edge.dtype}{list(edge.shape)}, and received {found}")
 
-    def run(self, stage: Stage, inputs: list[Any], seconds: float) -> list[Any]:
-        """The outputs of `stage`. Raises `StageFailed` with the type of the exception alone; its text is in the log."""
+    def run(self, stage: Stage, values: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """The outputs of `stage`, whose inputs are among `values`, by name.
+
+        Raises `StageFailed` with the type of the exception alone; its text is in the log.
+        """
         try:
-            return self.execute[stage.name](inputs, seconds)
+            outputs = self.execute[stage.name]([values[name] for name in stage.inputs], seconds)
+            return dict(zip(stage.outputs, outputs, strict=True))
         except WireError:
             raise
         except Exception as error:

@@ -11,19 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from cluster.dispatcher import FAILURE_NOTICE_TIMEOUT, Dispatcher
 from cluster.errors import Draining, NotAwaited, StaleEpoch
 from cluster.execution import ExecutionSlots, Shard
 from cluster.flows import FLOWS, Produced, Steps
 from cluster.partition import Partition
-from cluster.pending import cascade
+from cluster.pending import Values, cascade
 from cluster.pinning import usable
 from cluster.queues import LOCAL, DestinationQueues
 from cluster.request import Request, RequestStats
 from cluster.request_table import RequestTable
-from partitioning.plan import Stage
+from cluster.segments import Segment
 from transports.base import Array, Message
 from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
 
@@ -117,42 +116,39 @@ class _Visit:
         self._message = message
 
     def run(self) -> Produced:
-        """Execute every stage that the message completes and, with local calls, the stages that these complete.
+        """Execute every segment that the message completes, and those that these complete.
 
         Only tensors that leave this server and outputs of the model are converted to arrays.
         """
-        request, shard, plan = self.request, self._shard, self.partition.plan
+        request, shard, final = self.request, self._shard, self.partition.plan.outputs
         local_calls = request.route.local_calls
-        outputs: dict[str, Array] = {}
-        leaving: dict[str, Array] = {}
+        consumers, leaving = shard.consumers[local_calls], shard.leaving[local_calls]
+        made: dict[str, Array] = {}
         compute = queued = 0.0
 
-        def execute(stage: Stage, inputs: list[Any]) -> list[Any]:
+        def execute(segment: Segment, values: Values) -> Values:
             nonlocal compute, queued
-            if (left := request.remaining) <= 0:
-                raise DeadlineExceeded(f"request {request.id}: no time left for stage {stage.name!r}")
             if not shard.remote:
-                queued += self._node.slots.acquire(left)
-            began = time.perf_counter()
+                queued += self._node.slots.acquire(request.remaining)
             try:
-                values = shard.run(stage, inputs, left)
-                for name, value in zip(stage.outputs, values, strict=True):
-                    final, away = name in plan.outputs, self.partition.destinations(name, local_calls)
-                    if final or away:
-                        array = shard.to_array(value)
-                        if final:
-                            outputs[name] = array
-                        if away:
-                            leaving[name] = array
-                return values
+                for stage in segment.stages:
+                    if (left := request.remaining) <= 0:
+                        raise DeadlineExceeded(f"request {request.id}: no time left for stage {stage.name!r}")
+                    began = time.perf_counter()
+                    for name, value in shard.run(stage, values, left).items():
+                        values[name] = value
+                        if name in leaving:
+                            made[name] = shard.to_array(value)
+                    compute += time.perf_counter() - began
             finally:
-                compute += time.perf_counter() - began
                 if not shard.remote:
                     self._node.slots.release()
+            return {name: values[name] for name in segment.outputs}
 
-        put = partial(self._node.requests.put, request, shard, shard.consumers, len(shard.stages))
-        cascade(put, shard.consumers, self._message.tensors, execute, local_calls=local_calls)
-        return Produced(outputs, leaving, RequestStats(compute=compute, queued=queued))
+        cascade(partial(self._node.requests.put, request, shard, consumers), self._message.tensors, execute)
+        away = {name: array for name, array in made.items() if self.partition.destinations(name, local_calls)}
+        outputs = {name: array for name, array in made.items() if name in final}
+        return Produced(outputs, away, RequestStats(compute=compute, queued=queued))
 
     def defer(self, steps: Steps) -> None:
         self._node.defer(self.request, steps)

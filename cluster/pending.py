@@ -1,102 +1,79 @@
-"""The inputs of a request at one server, kept until each stage has all its inputs. Pure: no lock, no clock, no I/O.
+"""The inputs of a request at one server, kept until each segment has all its inputs. Pure: no lock, no clock, no I/O.
 
-A tensor that arrives again while a stage waits is ignored. A request is forgotten once all its stages have started:
+A tensor that arrives again while a segment waits is ignored. A request is forgotten once all its segments have started:
 servers send each tensor once, and a retry has a new id.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from partitioning.plan import Stage
+from cluster.segments import Consumers, Segment
 from transports.errors import MalformedMessage
 
-Consumers = Mapping[str, Sequence[Stage]]
-"""Tensor -> the stages of one server that take it."""
-Execute = Callable[[Stage, list[Any]], Sequence[Any]]
-"""A stage and its inputs in its order -> its outputs in its order."""
+Values = dict[str, Any]
+"""Tensors by name, of whatever type the engine has."""
+Execute = Callable[[Segment, Values], Mapping[str, Any]]
+"""A segment and its inputs -> its outputs."""
 
 
 class Ready(NamedTuple):
-    """A stage with the value of each of its inputs, in the stage's order."""
+    """A segment with all of its inputs."""
 
-    stage: Stage
-    inputs: list[Any]
-
-
-def consumers_of(stages: Sequence[Stage]) -> dict[str, list[Stage]]:
-    """The `Consumers` among `stages`."""
-    found: dict[str, list[Stage]] = {}
-    for stage in stages:
-        for tensor in stage.inputs:
-            found.setdefault(tensor, []).append(stage)
-    return found
+    segment: Segment
+    inputs: Values
 
 
 class PendingInputs:
-    """Values by stage and tensor. Values are compared only if a tensor arrives twice, and not read otherwise."""
+    """Values by segment and tensor. Values are compared only if a tensor arrives twice, and not read otherwise."""
 
-    def __init__(self, consumers: Consumers, stages: int) -> None:
-        """`stages`: the number of the server's stages."""
+    def __init__(self, consumers: Consumers) -> None:
         self._consumers = consumers
-        self._stages = stages
-        self._values: dict[str, dict[str, Any]] = {}
+        self._segments = len({segment.name for segments in consumers.values() for segment in segments})
+        self._values: dict[str, Values] = {}
         self._started: set[str] = set()
 
     @property
     def complete(self) -> bool:
-        """Whether every stage has started."""
-        return len(self._started) == self._stages
+        """Whether every segment has started."""
+        return len(self._started) == self._segments
 
     def put(self, tensors: Mapping[str, Any]) -> list[Ready]:
-        """Store `tensors`, then remove and return every stage that has all its inputs.
+        """Store `tensors`, then remove and return every segment that has all its inputs.
 
-        Raises `MalformedMessage`, and stores nothing, if a tensor arrives again with other bytes while a stage waits.
+        Raises `MalformedMessage`, and stores nothing, if a tensor arrives again with other bytes while a segment waits.
         """
-        for stage_name, held in self._values.items():
+        for name, held in self._values.items():
             for tensor in held.keys() & tensors.keys():
                 if not _same(held[tensor], tensors[tensor]):
-                    text = f"tensor {tensor!r} came twice for stage {stage_name!r}, with other bytes"
+                    text = f"tensor {tensor!r} came twice for stage {name!r}, with other bytes"
                     raise MalformedMessage(text)
         ready = []
         for tensor, value in tensors.items():
-            for stage in self._consumers[tensor]:
-                if stage.name in self._started:
+            for segment in self._consumers[tensor]:
+                if segment.name in self._started:
                     continue
-                held = self._values.setdefault(stage.name, {})
+                held = self._values.setdefault(segment.name, {})
                 held.setdefault(tensor, value)
-                if len(held) == len(stage.inputs):
-                    self._started.add(stage.name)
-                    del self._values[stage.name]
-                    ready.append(Ready(stage, [held[name] for name in stage.inputs]))
+                if len(held) == len(segment.inputs):
+                    self._started.add(segment.name)
+                    ready.append(Ready(segment, self._values.pop(segment.name)))
         return ready
 
 
-def cascade(
-    put: Callable[[Mapping[str, Any]], list[Ready]],
-    consumers: Consumers,
-    tensors: Mapping[str, Any],
-    execute: Execute,
-    *,
-    local_calls: bool,
-) -> None:
-    """Execute every stage that `tensors` complete.
+def cascade(put: Callable[[Mapping[str, Any]], list[Ready]], tensors: Mapping[str, Any], execute: Execute) -> None:
+    """Execute every segment that `tensors` complete, and those that the outputs of these complete.
 
-    With `local_calls`, outputs also become inputs of the server's other stages, without a message. `put` is
-    `PendingInputs.put` of the request.
+    `put` is `PendingInputs.put` of the request.
     """
     ready = deque(put(tensors))
     while ready:
-        stage, inputs = ready.popleft()
-        outputs = execute(stage, inputs)
-        if local_calls:
-            own = {name: value for name, value in zip(stage.outputs, outputs, strict=True) if name in consumers}
-            if own:
-                ready.extend(put(own))
+        if outputs := execute(*ready.popleft()):
+            ready.extend(put(outputs))
 
 
 def _same(one: Any, other: Any) -> bool:

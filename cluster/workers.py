@@ -8,28 +8,26 @@ function follows the calls in the order in which nodes make them; it sends nothi
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from cluster.partition import Partition
-from cluster.pending import PendingInputs, cascade, consumers_of
-from partitioning.plan import Stage
+from cluster.pending import PendingInputs, Values, cascade
+from cluster.segments import Segment, consumers_of, segments_of
 
 
 def workers_needed(partition: Partition, *, local_calls: bool, send: str) -> int:
     """The largest number of calls that one server has open at once, for one request in the flow `nested`."""
     portions = [partition.portion(server) for server in range(partition.servers)]
-    consumers = [consumers_of(stages) for stages in portions]
-    pending = [PendingInputs(of, len(stages)) for of, stages in zip(consumers, portions, strict=True)]
+    pending = [PendingInputs(consumers_of(segments_of(stages, local_calls))) for stages in portions]
 
     def deliver(server: int, names: tuple[str, ...]) -> tuple[str, ...]:
         """The tensors that leave `server` after `names` have arrived there."""
         made: list[str] = []
 
-        def execute(stage: Stage, inputs: list[Any]) -> list[Any]:
-            made.extend(stage.outputs)
-            return [None] * len(stage.outputs)
+        def execute(segment: Segment, inputs: Values) -> Values:
+            made.extend(name for stage in segment.stages for name in stage.outputs)
+            return dict.fromkeys(segment.outputs)
 
-        cascade(pending[server].put, consumers[server], dict.fromkeys(names), execute, local_calls=local_calls)
+        cascade(pending[server].put, dict.fromkeys(names), execute)
         return tuple(made)
 
     most: Counter[int] = Counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cluster.device import Device
 from cluster.execution import Shard
@@ -38,9 +39,8 @@ class PortionServer:
     def run(self, key: str, *arrays: Array) -> Array | tuple[Array, ...]:
         """The task's outputs from its inputs, each in order; a single output alone."""
         shard, task = self._tasks[key]
-        values = dict(zip(task.inputs, arrays, strict=True))
+        values: dict[str, Any] = dict(zip(task.inputs, arrays, strict=True))
         for stage in task.stages:
-            made = shard.run(stage, [values[name] for name in stage.inputs], 0.0)
-            values.update(zip(stage.outputs, made, strict=True))
+            values |= shard.run(stage, values, 0.0)
         outputs = tuple(shard.to_array(values[name]) for name in task.outputs)
         return outputs if len(outputs) > 1 else outputs[0]

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -103,8 +104,7 @@ def _handler(order: Hold, shard: Shard, target: socket.socket) -> Handle:
 
 def _executed(shard: Shard, task: Task, order: Hold, arrays: Sequence[Array]) -> list[Array]:
     """The tensors that leave the task. Raises `StageFailed`."""
-    values = dict(zip(order.arriving, arrays, strict=True))
+    values: dict[str, Any] = dict(zip(order.arriving, arrays, strict=True))
     for stage in task.stages:
-        made = shard.run(stage, [values[name] for name in stage.inputs], 0.0)
-        values.update(zip(stage.outputs, made, strict=True))
+        values |= shard.run(stage, values, 0.0)
     return [shard.to_array(values[name]) for name in order.leaving]

@@ -1,35 +1,38 @@
-"""Pending inputs: complete stages, repeated tensors, local calls."""
+"""Pending inputs: complete segments, repeated tensors, outputs that stay on the server."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cluster.pending import PendingInputs, Ready, cascade, consumers_of
+from cluster.pending import PendingInputs, Ready, Values, cascade
+from cluster.segments import Segment, consumers_of, segments_of
 from partitioning.plan import Stage
 from tests.cluster.plans import fork, placed
 from transports.errors import MalformedMessage
 
 STAGES = placed(fork(), [0, 0, 0, 0]).portion(0)
-CONSUMERS = consumers_of(STAGES)
+CONSUMERS = consumers_of(segments_of(STAGES, local_calls=False))
 
 
 @pytest.fixture
 def pending() -> PendingInputs:
-    return PendingInputs(CONSUMERS, len(STAGES))
+    """Each stage is a segment."""
+    return PendingInputs(CONSUMERS)
 
 
 def names(ready: list[Ready]) -> list[str]:
-    return [item.stage.name for item in ready]
+    return [item.segment.name for item in ready]
 
 
-def test_a_stage_is_ready_once_all_of_its_inputs_are_there(pending: PendingInputs) -> None:
+def test_a_segment_is_ready_once_all_of_its_inputs_are_there(pending: PendingInputs) -> None:
     assert names(pending.put({"a": 1})) == ["b", "c"]
     assert names(pending.put({"b": 2})) == []
     (ready,) = pending.put({"c": 3})
-    assert (ready.stage.name, ready.inputs) == ("join", [1, 2, 3])
+    assert (ready.segment.name, ready.inputs) == ("join", {"a": 1, "b": 2, "c": 3})
     assert not pending.complete
     pending.put({"x": 0})
     assert pending.complete
@@ -38,7 +41,7 @@ def test_a_stage_is_ready_once_all_of_its_inputs_are_there(pending: PendingInput
 def test_a_tensor_that_comes_twice_counts_once(pending: PendingInputs) -> None:
     assert names(pending.put({"a": 1})) == ["b", "c"]
     assert names(pending.put({"a": 1})) == []
-    assert pending.put({"b": 2, "c": 3})[0].inputs == [1, 2, 3]
+    assert pending.put({"b": 2, "c": 3})[0].inputs == {"a": 1, "b": 2, "c": 3}
 
 
 @pytest.mark.parametrize("other", [np.ones(2, np.float32), np.zeros(3, np.float32), np.zeros(2, np.int32)])
@@ -50,19 +53,33 @@ def test_a_tensor_that_comes_again_with_other_bytes_is_refused(
     assert names(pending.put({"b": first.copy()})) == []
     with pytest.raises(MalformedMessage, match="tensor 'b' came twice for stage 'join', with other bytes"):
         pending.put({"b": other})
-    assert pending.put({"a": 1, "c": 3})[-1].inputs[1] is first
+    assert pending.put({"a": 1, "c": 3})[-1].inputs["b"] is first
 
 
-@pytest.mark.parametrize(("local_calls", "run"), [(True, ["a", "b", "c", "join"]), (False, ["a"])])
-def test_local_calls_run_the_next_stages_on_the_same_server(
-    pending: PendingInputs, local_calls: bool, run: list[str]
+@pytest.mark.parametrize(
+    ("stages", "arriving", "run"),
+    [
+        (STAGES, [{"x": "x"}], ["a", "b", "c", "join"]),
+        (STAGES[2:], [{"a": "a"}, {"b": "b"}], ["c", "join"]),  # join waits for the server that has b
+        (STAGES[2:], [{"b": "b"}, {"a": "a"}], ["c", "join"]),
+    ],
+    ids=["all here", "the join waits", "the join is first"],
+)
+def test_outputs_that_stay_on_the_server_complete_its_next_segments(
+    stages: Sequence[Stage], arriving: list[Values], run: list[str]
 ) -> None:
     done: dict[str, str] = {}
+    pending = PendingInputs(consumers_of(segments_of(stages, local_calls=True)))
 
-    def execute(stage: Stage, inputs: list[Any]) -> list[Any]:
-        done[stage.name] = f"{stage.name}({','.join(inputs)})"
-        return [done[stage.name]]
+    def execute(segment: Segment, values: Values) -> Values:
+        assert values.keys() == set(segment.inputs)
+        for stage in segment.stages:
+            values[stage.name] = done[stage.name] = f"{stage.name}({','.join(values[name] for name in stage.inputs)})"
+        return {name: values[name] for name in segment.outputs}
 
-    cascade(pending.put, CONSUMERS, {"x": "x"}, execute, local_calls=local_calls)
+    for tensors in arriving:
+        cascade(pending.put, tensors, execute)
     assert list(done) == run
-    assert done.get("join", "join(a(x),b(a(x)),c(a(x)))") == "join(a(x),b(a(x)),c(a(x)))"
+    a, b = ("a(x)", "b(a(x))") if "a" in run else ("a", "b")
+    assert done["join"] == f"join({a},{b},c({a}))"
+    assert pending.complete

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 
 from cluster.errors import Draining
-from cluster.pending import Ready, consumers_of
+from cluster.pending import Ready
 from cluster.request import NO_STATS, Request, RequestStats, Route
 from cluster.request_table import SLACK, RequestTable
+from cluster.segments import consumers_of, segments_of
 from tests.cluster.hosts import Clock
 from tests.cluster.plans import fork, placed
 from tests.lateness import in_time
 
-STAGES = placed(fork(), [0, 0, 0, 0]).portion(0)
-CONSUMERS = consumers_of(STAGES)
+SEGMENTS = segments_of(placed(fork(), [0, 0, 0, 0]).portion(0), local_calls=False)
+CONSUMERS = consumers_of(SEGMENTS)
 FAR = 1e9
 
 
@@ -39,13 +40,13 @@ def message(table: RequestTable, asked: Request) -> Iterator[None]:
 
 
 def put(table: RequestTable, asked: Request, tensors: dict[str, Any], shard: str = "layer") -> list[Ready]:
-    return table.put(asked, shard, CONSUMERS, len(STAGES), tensors)
+    return table.put(asked, shard, CONSUMERS, tensors)
 
 
 def send(table: RequestTable, asked: Request, tensors: dict[str, Any], shard: str = "layer") -> list[str]:
-    """The stages that a message with `tensors` completes."""
+    """The segments, of one stage each, that a message with `tensors` completes."""
     with message(table, asked):
-        return [ready.stage.name for ready in put(table, asked, tensors, shard)]
+        return [ready.segment.name for ready in put(table, asked, tensors, shard)]
 
 
 def test_inputs_wait_for_each_other_across_messages() -> None:
@@ -60,10 +61,10 @@ def test_requests_and_shards_do_not_mix() -> None:
     for asked, shard, value in ((one, "layer", 1), (two, "layer", 2), (one, "other", 3)):
         assert send(table, asked, {"a": value, "b": value}, shard) == ["b", "c"]
     with message(table, two):
-        assert put(table, two, {"c": 20}) == [Ready(STAGES[-1], [2, 2, 20])]
+        assert put(table, two, {"c": 20}) == [Ready(SEGMENTS[-1], {"a": 2, "b": 2, "c": 20})]
     with message(table, one):
-        assert put(table, one, {"c": 10}) == [Ready(STAGES[-1], [1, 1, 10])]
-        assert put(table, one, {"c": 30}, "other") == [Ready(STAGES[-1], [3, 3, 30])]
+        assert put(table, one, {"c": 10}) == [Ready(SEGMENTS[-1], {"a": 1, "b": 1, "c": 10})]
+        assert put(table, one, {"c": 30}, "other") == [Ready(SEGMENTS[-1], {"a": 3, "b": 3, "c": 30})]
 
 
 def test_a_complete_request_leaves_the_table() -> None:
@@ -150,14 +151,15 @@ def test_inputs_from_many_threads_complete_each_stage_once() -> None:
         for number in range(300):
             asked = request(f"r{number}")
             with message(table, asked):
-                ready = [(number, item.stage.name, item.inputs) for item in put(table, asked, {tensor: number})]
+                ready = [(number, item.segment.name, item.inputs) for item in put(table, asked, {tensor: number})]
             with lock:
                 found.extend(ready)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(feed, ["a", "b", "c", "x"]))
-    joins = sorted((number, inputs) for number, stage, inputs in found if stage == "join")
-    assert joins == [(number, [number] * 3) for number in range(300)]
+    joins = {number: inputs for number, segment, inputs in found if segment == "join"}
+    assert len(found) == 4 * 300
+    assert joins == {number: dict.fromkeys("abc", number) for number in range(300)}
     assert len(table) == 0
 
 

@@ -1,0 +1,61 @@
+"""The stages of one server in segments: those of a segment run in a row, since no message comes in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from partitioning.plan import Stage
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Stages that can run as soon as all `inputs` are there, in an order in which they can run."""
+
+    stages: tuple[Stage, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """Tensors that other segments of the server take without a message."""
+
+    @property
+    def name(self) -> str:
+        """That of its first stage."""
+        return self.stages[0].name
+
+
+Consumers = Mapping[str, Sequence[Segment]]
+"""Tensor -> the segments of one server that take it."""
+
+
+def segments_of(stages: Sequence[Stage], local_calls: bool) -> list[Segment]:
+    """The segments of a server with `stages`, which are in an order in which they can run.
+
+    With `local_calls`, a segment has the stages that need the same tensors of other servers, directly or through other
+    stages. Without, each stage is a segment, and every tensor comes with a message.
+    """
+    if not local_calls:
+        return [Segment((stage,), stage.inputs, ()) for stage in stages]
+    needed: dict[str, frozenset[str]] = {}
+    groups: dict[frozenset[str], list[Stage]] = {}
+    for stage in stages:
+        needs = frozenset[str]().union(*(needed.get(name, {name}) for name in stage.inputs))
+        needed.update(dict.fromkeys(stage.outputs, needs))
+        groups.setdefault(needs, []).append(stage)
+    return [_segment(group, stages) for group in groups.values()]
+
+
+def _segment(group: Sequence[Stage], stages: Sequence[Stage]) -> Segment:
+    made = {name for stage in group for name in stage.outputs}
+    taken = dict.fromkeys(name for stage in group for name in stage.inputs if name not in made)
+    own = {stage.name for stage in group}
+    given = {name for stage in stages if stage.name not in own for name in stage.inputs}
+    return Segment(tuple(group), tuple(taken), tuple(made & given))
+
+
+def consumers_of(segments: Sequence[Segment]) -> dict[str, list[Segment]]:
+    """The `Consumers` among `segments`."""
+    found: dict[str, list[Segment]] = {}
+    for segment in segments:
+        for tensor in segment.inputs:
+            found.setdefault(tensor, []).append(segment)
+    return found
