@@ -16,6 +16,8 @@ from pathlib import Path
 
 REFERENCE, NEW = Path("results/reference"), Path("results/new")
 CHEAP = "expanded_conv_4_expand+expanded_conv_7_expand+expanded_conv_11_expand+expanded_conv_13_expand"
+HOP = NEW / "five-dense.keras"
+"""The model of the reference `hop`: five layers of eight units, which take nearly no time."""
 SPECS = (
     *("rivals", "same-cell", "tuned-submodel", "seed-layer", "seed-submodel", "tuned-layer", "wire", "flows"),
     *("serving", "pipeline", "pipeline-light", "faults"),
@@ -24,6 +26,8 @@ COMMANDS: Mapping[str, str] = {name: f"run --spec experiments/specs/{name}.toml"
     "faults-replicas": "run --spec experiments/specs/faults.toml --replicas 2",
     "ladder": "ladder --mode submodel --engine frozen --threads 1 --runs 200 "
     f"--transport grpc,grpc-tuned,rpyc-tuned,tcp,unix --cut {CHEAP}",
+    "hop": f"ladder --model {HOP} --mode submodel --engine frozen --threads 1 --runs 400 "
+    "--transport rpyc,rpyc-tuned,grpc,grpc-tuned,rest,zmq,tcp,unix,shm",
     "sizes": "sizes --max 32 --longest 30 --repeats 3",
     "sizes-bare": "sizes --bare --sizes 0.0001,0.01,0.2,1,8 --repeats 5",
     "sizes-large": "sizes --transport grpc,rpyc-tuned --sizes 64,256,600 --repeats 3 --longest 60",
@@ -35,8 +39,19 @@ COMMANDS: Mapping[str, str] = {name: f"run --spec experiments/specs/{name}.toml"
 def measure(name: str) -> bool:
     """Measure one folder below `NEW`; whether the run is complete."""
     shutil.rmtree(NEW / name, ignore_errors=True)
+    if name == "hop":
+        make_hop()
     command = [sys.executable, "-m", "experiments", *COMMANDS[name].split(), "--out", str(NEW / name)]
     return subprocess.run(command, check=False).returncode == 0
+
+
+def make_hop() -> None:
+    """Write the model `HOP`."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    NEW.mkdir(parents=True, exist_ok=True)
+    keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(8) for _ in range(5))]).save(HOP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -140,6 +140,12 @@ class Runtime(ABC):
         Raises `PartitionError` for a stage that the runtime cannot execute, and `ConnectionLost`.
         """
 
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """A block of requests. Once one has ended, processes that would use cores while they wait are suspended until
+        the next one begins, so that they do not slow down what else is measured."""
+        yield
+
 
 @dataclass(frozen=True)
 class Task:

@@ -8,14 +8,15 @@ address of the machine, and accept only programs with the token of this run.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import os
 import secrets
+import signal
 import sys
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -35,13 +36,21 @@ TOKEN = secrets.token_hex(32)
 """One for the life of this process: Ray reads it once."""
 
 
+class Actors(NamedTuple):
+    """An actor for each server."""
+
+    handles: list[Any]
+    """Empty once they were killed."""
+    processes: list[int]
+    """The ids of their processes."""
+
+
 class Ray(System):
-    """A Ray cluster of this machine, with this process connected to it, and an actor for each server."""
+    """A Ray cluster of this machine, with this process connected to it."""
 
     def __init__(self, launcher: Launcher, setup: Setup) -> None:
         super().__init__(launcher, setup)
-        self._sets: dict[int, list[Any]] = {}
-        self._taken: set[int] = set()
+        self._spare: list[Actors] = []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
@@ -58,50 +67,44 @@ class Ray(System):
                     ray.init(address=str(address), log_to_driver=False, configure_logging=False)
             except UnicodeEncodeError as error:  # it records the command line
                 raise UsageError("Ray takes no command line that is not UTF-8; rename the files in it") from error
-            with _mapped(START):
-                ray.get([actor.__ray_ready__.remote() for actor in self.actors], timeout=START)
             undo.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._close()
 
-    @property
-    def actors(self) -> list[Any]:
-        """An actor for each server, for calls that need no actor of their own."""
-        return self._set(0)
+    @functools.cached_property
+    def shared(self) -> Actors:
+        """Actors for calls, which may be of several runtimes."""
+        return self._start()
 
     @contextlib.contextmanager
-    def own_actors(self) -> Iterator[list[Any]]:
-        """An actor for each server that no other compiled graph uses: Ray admits one graph for each actor."""
-        free = next(number for number in itertools.count() if number not in self._taken)
-        self._taken.add(free)
+    def own(self) -> Iterator[Actors]:
+        """Actors that nothing else uses: Ray admits one graph for each actor, and they may be suspended."""
+        actors = self._spare.pop() if self._spare else self._start()
         try:
-            yield self._set(free)
+            yield actors
         finally:
-            self._taken.remove(free)
+            if actors.handles:
+                self._spare.append(actors)
 
-    def kill(self, actors: list[Any]) -> None:
-        """Kill `actors`; those who need some later get others."""
+    def kill(self, actors: Actors) -> None:
         import ray
 
-        for actor in actors:
+        for actor in actors.handles:
             ray.kill(actor)
-        self._sets = {number: others for number, others in self._sets.items() if others is not actors}
+        actors.handles.clear()
 
-    def _set(self, number: int) -> list[Any]:
+    def _start(self) -> Actors:
         import ray
 
         from cluster.runtimes.ray_server import PortionServer
 
-        if number not in self._sets:
-            actor = ray.remote(num_cpus=0, max_restarts=0)(PortionServer)
-            setup = self.setup
-            how = (self._files, setup.threads, setup.malloc, os.environ.get("OMP_NUM_THREADS"))
-            self._sets[number] = [
-                actor.remote(server, *how, setup.device.share(server)) for server in range(setup.servers)
-            ]
-        return self._sets[number]
+        actor, setup = ray.remote(num_cpus=0, max_restarts=0)(PortionServer), self.setup
+        how = (self._files, setup.threads, setup.malloc, os.environ.get("OMP_NUM_THREADS"))
+        handles = [actor.remote(server, *how, setup.device.share(server)) for server in range(setup.servers)]
+        with _mapped(START):
+            return Actors(handles, ray.get([handle.process.remote() for handle in handles], timeout=START))
 
     def _close(self) -> None:
         import ray
@@ -119,6 +122,8 @@ class _OnRay(Runtime):
     engines = ("eager", "graph", "frozen")
     processes = Ray
     system: Ray
+    actors: Actors
+    """Those of the deployment."""
 
 
 class RayActors(_OnRay):
@@ -130,7 +135,8 @@ class RayActors(_OnRay):
     def deploy(self, partition: Partition, engine: str) -> Iterator[Infer]:
         import ray
 
-        held = _hold(self.system.actors, partition, engine)
+        self.actors = self.system.shared
+        held = _hold(self.actors, partition, engine)
         calls = [(task, actor.run.options(num_returns=len(task.outputs)), key) for task, actor, key in held]
         outputs = partition.plan.outputs
 
@@ -146,7 +152,10 @@ class RayActors(_OnRay):
 
 
 class RayGraph(_OnRay):
-    """All tasks are one compiled graph: channels between actors are made once, and a request starts no task."""
+    """All tasks are one compiled graph: channels between actors are made once, and a request starts no task.
+
+    Actors wait for a channel by asking for it again and again: five of them, idle, take more than one core of two.
+    """
 
     title = "Ray compiled graph"
     overlaps = False
@@ -158,10 +167,10 @@ class RayGraph(_OnRay):
 
         plan = partition.plan
         taken = [name for name in plan.inputs if name in plan.edges]
-        with self.system.own_actors() as actors:
+        with self.system.own() as self.actors:
             with InputNode() as given:
                 nodes: dict[str, Any] = {name: given[place] for place, name in enumerate(taken)}
-                for task, actor, key in _hold(actors, partition, engine):
+                for task, actor, key in _hold(self.actors, partition, engine):
                     method = actor.run.options(num_returns=len(task.outputs))
                     made = method.bind(key, *[nodes[name] for name in task.inputs])
                     nodes.update(zip(task.outputs, made if len(task.outputs) > 1 else [made], strict=True))
@@ -176,8 +185,22 @@ class RayGraph(_OnRay):
             try:
                 yield infer
             finally:
+                self._signal(signal.SIGCONT)
                 if not ended(graph.teardown):
-                    self.system.kill(actors)
+                    self.system.kill(self.actors)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.actors.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
 
 
 def _let_go(error: BaseException | None) -> None:
@@ -190,11 +213,11 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _hold(actors: list[Any], partition: Partition, engine: str) -> list[tuple[Task, Any, str]]:
+def _hold(actors: Actors, partition: Partition, engine: str) -> list[tuple[Task, Any, str]]:
     """Each task, the actor that holds it by now, and the task's key there. Raises `ConnectionLost`."""
     import ray
 
-    held = [(task, actors[task.server], uuid.uuid4().hex) for task in tasks_of(partition)]
+    held = [(task, actors.handles[task.server], uuid.uuid4().hex) for task in tasks_of(partition)]
     with _mapped(START):
         holding = [actor.hold.remote(key, partition.name, engine, task) for task, actor, key in held]
         ray.get(holding, timeout=START)

@@ -32,6 +32,9 @@ class PortionServer:
         self._shards = load_shards(Path(os.environ[FOLDER]), files, server, ModelServerClients([]))
         self._tasks: dict[str, tuple[Shard, Task]] = {}
 
+    def process(self) -> int:
+        return os.getpid()
+
     def hold(self, key: str, partition: str, engine: str, task: Task) -> None:
         """Keep a task under `key`."""
         self._tasks[key] = (self._shards[partition, engine], task)

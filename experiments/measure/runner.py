@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -35,7 +36,6 @@ from experiments.spec.schedule import Block, Kill, blocks, warm_ups
 from experiments.store import rows
 from experiments.store.samples import Sample, Writer
 from transports.address import Address
-from transports.base import Array
 from transports.errors import ConnectError, ConnectionLost, WireError
 from transports.process import freeze_garbage
 from transports.sockets import Deadline
@@ -96,8 +96,8 @@ class _CellRunner:
 
     prepared: Prepared
     client: Client
-    direct: Mapping[Cell, Callable[[Mapping[str, Array]], Answer]]
-    """Functions that answer the requests of cells without nodes: of the local model or a runtime."""
+    direct: Mapping[Cell, runtimes.Direct]
+    """What answers the requests of cells without nodes."""
     launcher: Launcher | None
     cluster: Cluster | None
     fault_injector: FaultInjector | None
@@ -106,11 +106,12 @@ class _CellRunner:
 
     def warm_up(self, cell: Cell) -> None:
         """Untimed requests."""
-        for number in range(warm_ups(self.prepared.experiment.warmup)):
-            try:
-                self._request(cell, number)
-            except WireError as error:
-                self._fail(cell, error)
+        with self._awake(cell):
+            for number in range(warm_ups(self.prepared.experiment.warmup)):
+                try:
+                    self._request(cell, number)
+                except WireError as error:
+                    self._fail(cell, error)
 
     def measure(self, block: Block, keep: Keep) -> None:
         """The requests of a block, with the cell's concurrency; `keep` is called with the counted samples."""
@@ -118,10 +119,13 @@ class _CellRunner:
         cell = experiment.cells[block.cell]
         alone = experiment.pin == "on" and cell.transport == "none"
         measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
-        with pinned(cores()[:1]) if alone else contextlib.nullcontext():
+        with self._awake(cell), pinned(cores()[:1]) if alone else contextlib.nullcontext():
             measure(cell, block, lambda sample: keep(sample) if sample.run >= 0 else None)
         if self.fault_injector and self.cluster:
             self.cluster.wait_ready()
+
+    def _awake(self, cell: Cell) -> AbstractContextManager[None]:
+        return self.direct[cell].awake() if cell in self.direct else contextlib.nullcontext()
 
     def _one_by_one(self, cell: Cell, block: Block, keep: Keep) -> None:
         for number in block.numbers:
@@ -193,7 +197,7 @@ class _CellRunner:
         inputs = self.prepared.inputs[cell.batch][variant]
         start = time.perf_counter()
         if cell in self.direct:
-            answer = self.direct[cell](inputs)
+            answer = self.direct[cell].infer(inputs)
         else:
             answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout, cell.repeats)
         seconds = time.perf_counter() - start
@@ -225,7 +229,7 @@ def _cell_runner(
         dispatcher = stack.enter_context(contextlib.closing(Dispatcher(made, registries)))
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(made, experiment.host)))
         answers = {
-            cell: LocalModel(cell.engine, prepared.program, partition.plan).infer
+            cell: runtimes.Direct(LocalModel(cell.engine, prepared.program, partition.plan).infer)
             for cell, partition in prepared.partitions.items()
             if cell == local_of(cell)
         }

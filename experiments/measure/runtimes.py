@@ -1,11 +1,12 @@
-"""The runtimes of an experiment's cells: their processes, and a function that answers the requests of each cell."""
+"""The runtimes of an experiment's cells: their processes, and what answers the requests of each cell."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster import runtimes
 from cluster.client import Answer
@@ -24,17 +25,25 @@ UNKNOWN = RequestStats(*[math.nan] * len(RequestStats.__struct_fields__))  # typ
 """The statistics of a request: nothing is measured inside a runtime."""
 
 
+class Direct(NamedTuple):
+    """What answers the requests of a cell without nodes: the local model or a runtime."""
+
+    infer: Callable[[Mapping[str, Array]], Answer]
+    awake: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """Entered for a block of requests (`cluster.runtimes.base.Runtime.awake`)."""
+
+
 @contextlib.contextmanager
 def started(
     prepared: Prepared, launcher: Launcher | None, notify: Callable[[str], None]
-) -> Iterator[Mapping[Cell, Callable[[Mapping[str, Array]], Answer]]]:
-    """A function for each cell over a runtime that answers its requests. On exit all of their processes are gone.
+) -> Iterator[Mapping[Cell, Direct]]:
+    """What answers the requests of each cell over a runtime. On exit all of their processes are gone.
 
     Raises `UsageError` for a stage that a runtime cannot execute.
     """
     cells = [cell for cell in prepared.partitions if runtimes.is_runtime(cell.transport)]
     kinds = {cell.transport: runtimes.load(cell.transport) for cell in cells}
-    timeout, answers = prepared.experiment.timeout, {}
+    timeout, found = prepared.experiment.timeout, dict[Cell, Direct]()
     with contextlib.ExitStack() as stack:
         for processes in dict.fromkeys(kind.processes for kind in kinds.values()):
             assert launcher is not None
@@ -45,19 +54,20 @@ def started(
             setup = Setup(programs, asked.threads, asked.malloc, asked.hardware)
             notify(f"starting {', '.join(dict.fromkeys(cell.transport for cell in own))}")
             system = stack.enter_context(processes(launcher, setup))
-            deployed: dict[tuple[str, str, str], Infer] = {}
+            deployed: dict[tuple[str, str, str], Direct] = {}
             for cell in own:
                 partition = partitions[prepared.partitions[cell]]
                 key = (cell.transport, partition.name, cell.engine)
                 if key not in deployed:
                     try:
                         runtime = kinds[cell.transport](system)
-                        deployed[key] = stack.enter_context(runtime.deploy(partition, cell.engine))
+                        infer = stack.enter_context(runtime.deploy(partition, cell.engine))
                     except PartitionError as error:
                         raise UsageError(str(error)) from error
+                    deployed[key] = Direct(_answering(infer, timeout), runtime.awake)
                     notify(f"{cell.transport} ready with {partition.name}")
-                answers[cell] = _answering(deployed[key], timeout)
-        yield answers
+                found[cell] = deployed[key]
+        yield found
 
 
 def _answering(infer: Infer, timeout: float) -> Callable[[Mapping[str, Array]], Answer]:
