@@ -17,8 +17,8 @@ else
 endif
 
 # A variable given to make is one of the tests' environment: TFS_BINARY=/path/to/tensorflow_model_server is the real server.
-test: .venv/.ready  ## the whole test suite in two processes; make test ARGS="-k codec" runs a part of it
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+test: .venv/.ready  ## the whole test suite in three processes; make test ARGS="-k codec" runs a part of it
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.ready  ## ruff, strict mypy, and the check that the protobuf stubs are what the compiler emits
 	$(BIN)/ruff check .

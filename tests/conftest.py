@@ -1,7 +1,8 @@
 """Rules of the whole suite: fast tests first, where random inputs come from, and which tests run side by side.
 
-`make test` runs two worker processes (pytest-xdist), each with whole files. A test marked `alone`, which counts what
-the whole machine does, starts when the other worker is between two tests, and that worker waits until it has ended.
+`make test` runs worker processes (pytest-xdist), each with whole files: three, since many tests wait. A test marked
+`alone`, which counts what the whole machine does, starts when the other workers are between two tests, and these wait
+until it has ended.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,9 @@ class Run:
 
     def cluster(self) -> list[psutil.Process]:
         """The launcher and its processes, among them the registry and two nodes."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
-        assert {process.name() for process in found} >= {"registry", "node-0", "node-1"}
-        return found
+        found = below(self.process.pid)
+        assert {*found.values()} >= {"registry", "node-0", "node-1"}
+        return [*found]
 
     def __enter__(self) -> Run:
         return self
@@ -54,6 +55,15 @@ class Run:
         self.out, err = self.process.communicate(timeout=timeout)
         self.lines += err.splitlines()
         return self.process.returncode, self.lines[-1].strip() if self.lines else ""
+
+
+def below(pid: int) -> dict[psutil.Process, str]:
+    """The processes below the process `pid`, with their names, without those that end meanwhile."""
+    found: dict[psutil.Process, str] = {}
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[process] = process.name()
+    return found
 
 
 def process_of(launcher: LocalLauncher, name: str) -> psutil.Process:

@@ -20,7 +20,7 @@ from partitioning.placement import PLACEMENTS
 from partitioning.strategies import make_plan
 from tests.cluster.conftest import Case
 from tests.models import SHAPES
-from tests.running import assert_gone
+from tests.running import assert_gone, below
 from transports.errors import UsageError
 
 SERVERS = 2
@@ -47,12 +47,12 @@ class Left:
     """What a client and its runtimes have made by now; `before`: processes of other tests, which stay."""
 
     def __init__(self, client: int, before: Collection[psutil.Process] = ()) -> None:
-        children = psutil.Process(client).children(recursive=True)
-        self.processes = [process for process in children if process not in before]
-        self.raylet = next(process for process in self.processes if process.name() == "raylet")
+        names = below(client)
+        self.processes = [process for process in names if process not in before]
+        self.raylet = next(process for process in self.processes if names[process] == "raylet")
         self.folder = home_of(self.raylet)
         assert self.folder.is_dir()
-        assert any(process.name().startswith("ray::PortionServer") for process in self.processes)
+        assert any(names[process].startswith("ray::PortionServer") for process in self.processes)
 
     def semaphores(self) -> list[Path]:
         return list(SHARED.glob(f"sem.*{self.raylet.pid}-*"))
