@@ -40,6 +40,13 @@ class Ladder:
     def seconds(self) -> float:
         return sum(self.pieces.values())
 
+    @property
+    def beside_library(self) -> float:
+        """The request less None, as a multiple of the library alone (or sockets, without a library)."""
+        pieces = self.pieces
+        none = pieces["local model"] + pieces["cut"] + pieces["nodes"]
+        return (self.seconds - none) / (pieces["sockets"] + pieces.get("library", 0.0))
+
 
 def ladders(measured: pd.DataFrame, steps: pd.DataFrame) -> list[Ladder]:
     """A ladder for each cell in `steps` that was measured with its local model and None; means over common rounds."""
@@ -93,7 +100,8 @@ def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[s
         "",
         "The bytes cross one after the other in an echo of another process, and half of each echo counts. **Not "
         "explained** includes messages of a request that overlap, and waits for a core. **Processes** are caches that "
-        "processes take from each other, and the time until one that waits goes on.",
+        "processes take from each other, and the time until one that waits goes on. **Less None, / library** is the "
+        "request less None (local model, cut and nodes), as a multiple of sockets and library.",
     ]
 
 
@@ -101,6 +109,7 @@ def steps_table(found: Sequence[Ladder], labels: Sequence[str]) -> list[str]:
     """A row for each step and a column for each of `found`: milliseconds, and their share of the request."""
     body = [[name, *(_piece(ladder, name) for ladder in found)] for name in PIECES]
     body.append(["request", *(f"{number(1e3 * ladder.seconds, 4)} (100 %)" for ladder in found)])
+    body.append(["less None, / library", *(number(ladder.beside_library, 3) for ladder in found)])
     return table(["Step (ms)", *labels], body)
 
 

@@ -88,9 +88,11 @@ def test_pieces_by_hand(tmp_path: Path) -> None:
         }
     )
     assert found.seconds == pytest.approx(20)
+    assert found.beside_library == pytest.approx(7 / 2)
     (without,) = ladders(measured, steps[steps["rung"] != "library"])
     assert "library" not in without.pieces
     assert without.pieces["transport"] == pytest.approx(2.5)
+    assert without.beside_library == pytest.approx(7 / 0.5)
     (older,) = ladders(measured[measured["transport"] != "sockets"], steps)
     assert "processes" not in older.pieces
     assert older.pieces["not explained"] == pytest.approx(4)
