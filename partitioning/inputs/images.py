@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from partitioning.errors import PartitionError
 from partitioning.graph import TensorInfo
 from partitioning.input_options import SCALES
+from partitioning.memory import free_memory
 
 MODES: Mapping[int, str] = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels of an image -> Pillow's mode."""
@@ -27,9 +28,13 @@ DTYPES = frozenset(
 )
 """The dtypes of image inputs: they hold 0..255."""
 LARGEST = 89_478_485
-"""Most pixels that are decoded at once: a quarter of 2**30 bytes, in RGB. Pillow's own limit."""
+"""Most pixels that are decoded without a look at the memory: a quarter of 2**30 bytes, in RGB. Pillow's own limit."""
+PIXEL = 4
+"""Bytes of a decoded pixel, at most."""
+FACTOR = 4
+"""How many times `LARGEST` are decoded at once, at most."""
 REDUCED = 8
-"""The divisor of width and height with which a larger JPEG is decoded."""
+"""The divisor of width and height with which a JPEG above `LARGEST` is decoded."""
 BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 """Brands in the first box of a HEIC file."""
@@ -101,7 +106,8 @@ def decoded(path: Path) -> Image.Image:
     """The first frame of the image, upright by its EXIF tag (if that can be read), with at most 8 bits a channel.
 
     16-bit images are scaled to 8 bits. A JPEG of more than `LARGEST` pixels is decoded at an eighth of its width and
-    height. Raises `PartitionError` for a file that is missing, unreadable, truncated, no image, or too large.
+    height, other images as a whole if the memory suffices. Raises `PartitionError` for a file that is missing,
+    unreadable, truncated, no image, or too large.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of broken EXIF data
@@ -126,8 +132,7 @@ def _loaded(path: Path) -> Image.Image:
             image.load()
             return image
     except BOMBS as error:
-        limit = f"{LARGEST} pixels at most, or a JPEG that can be decoded at an eighth of its size"
-        raise PartitionError(f"--input: {str(path)!r} is too large; valid: {limit}") from error
+        raise PartitionError(f"--input: {str(path)!r} is too large for the memory; give a smaller image") from error
     except UnidentifiedImageError as error:
         reason = "HEIC: convert it to JPEG" if _is_heic(path) else "no image; give a JPEG or a PNG"
         raise PartitionError(f"--input: {str(path)!r} is {reason}") from error
@@ -140,16 +145,14 @@ def _opened(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except BOMBS as bomb:
-        try:
-            with _any_size():
-                image = Image.open(path, formats=["JPEG"])
-        except UnidentifiedImageError:
-            raise bomb from None
+        with _any_size():
+            image = Image.open(path)
         whole = image.width * image.height
-        image.draft(None, (image.width // REDUCED, image.height // REDUCED))
+        image.draft(None, (image.width // REDUCED, image.height // REDUCED))  # no effect unless it is a JPEG
         # A progressive JPEG keeps the coefficients of all pixels while it is decoded, about three bytes for each.
-        held = 3 * whole if image.info.get("progressive") else 4 * image.width * image.height
-        if held > 4 * LARGEST:
+        held = 3 * whole if image.info.get("progressive") else PIXEL * image.width * image.height
+        # Turning, converting and resizing it takes as much again.
+        if held > min(FACTOR * PIXEL * LARGEST, free_memory() // 2):
             raise bomb
         return image
 

@@ -197,8 +197,8 @@ def _bad(folder: Path, kind: str) -> Path:
         ("empty", "is no image"),
         ("truncated", "cannot be decoded"),
         ("png cut off", "cannot be decoded"),
-        ("bomb", "is too large; valid:"),
-        ("progressive", "is too large; valid:"),
+        ("bomb", "is too large for the memory"),
+        ("progressive", "is too large for the memory"),
         ("deep", "more than 16 bits a channel"),
         ("float", "more than 16 bits a channel"),
         ("heic", "is HEIC: convert it to JPEG"),
@@ -222,10 +222,24 @@ def test_a_photograph_above_the_limit_is_decoded_small(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900_000)
     assert images.decoded(tmp_path / "large.jpg").size == (113, 150)
     assert Image.MAX_IMAGE_PIXELS == 900_000
-    monkeypatch.setattr(images, "LARGEST", 16_000)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16_000)
+    monkeypatch.setattr(images, "LARGEST", 4_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000)
     with pytest.raises(PartitionError, match="too large"):
         images.decoded(tmp_path / "large.jpg")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP"])
+def test_an_image_above_the_limit_is_decoded_if_the_memory_suffices(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (1200, 900), "red").save(tmp_path / "large", kind)
+    monkeypatch.setattr(images, "LARGEST", 300_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300_000)
+    assert images.decoded(tmp_path / "large").size == (1200, 900)
+    assert pixels(tmp_path / "large", (4, 4))[0, 0].tolist() == [255, 0, 0]
+    monkeypatch.setattr(images, "free_memory", lambda: 2 * 4 * 1200 * 900 - 1)
+    with pytest.raises(PartitionError, match="is too large for the memory; give a smaller image"):
+        images.decoded(tmp_path / "large")
 
 
 def test_a_photograph_of_108_megapixels_is_decoded_small(tmp_path: Path) -> None:
