@@ -15,7 +15,7 @@ import numpy as np
 from cluster.errors import NotAwaited, StageFailed
 from cluster.partition import Partition
 from cluster.pinning import usable
-from cluster.segments import Consumers, consumers_of, segments_of
+from cluster.segments import Segments, segments_of
 from partitioning.plan import Stage
 from transports.base import DTYPES, Array
 from transports.errors import DeadlineExceeded, MalformedMessage, WireError
@@ -44,9 +44,9 @@ class Shard:
         return self.partition.portion(self.server)
 
     @cached_property
-    def consumers(self) -> Mapping[bool, Consumers]:
-        """Whether calls are local -> tensor -> the segments that take it."""
-        return {local: consumers_of(segments_of(self.stages, local)) for local in (False, True)}
+    def segments(self) -> Mapping[bool, Segments]:
+        """Whether calls are local -> the segments of the stages."""
+        return {local: segments_of(self.stages, local) for local in (False, True)}
 
     @cached_property
     def leaving(self) -> Mapping[bool, frozenset[str]]:

@@ -122,7 +122,7 @@ class _Visit:
         """
         request, shard, final = self.request, self._shard, self.partition.plan.outputs
         local_calls = request.route.local_calls
-        consumers, leaving = shard.consumers[local_calls], shard.leaving[local_calls]
+        segments, leaving = shard.segments[local_calls], shard.leaving[local_calls]
         made: dict[str, Array] = {}
         compute = queued = 0.0
 
@@ -145,7 +145,7 @@ class _Visit:
                     self._node.slots.release()
             return {name: values[name] for name in segment.outputs}
 
-        cascade(partial(self._node.requests.put, request, shard, consumers), self._message.tensors, execute)
+        cascade(partial(self._node.requests.put, request, shard, segments), self._message.tensors, execute)
         away = {name: array for name, array in made.items() if self.partition.destinations(name, local_calls)}
         outputs = {name: array for name, array in made.items() if name in final}
         return Produced(outputs, away, RequestStats(compute=compute, queued=queued))

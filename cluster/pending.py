@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cluster.segments import Consumers, Segment
+from cluster.segments import Segment, Segments
 from transports.errors import MalformedMessage
 
 Values = dict[str, Any]
@@ -31,16 +31,15 @@ class Ready(NamedTuple):
 class PendingInputs:
     """Values by segment and tensor. Values are compared only if a tensor arrives twice, and not read otherwise."""
 
-    def __init__(self, consumers: Consumers) -> None:
-        self._consumers = consumers
-        self._segments = len({segment.name for segments in consumers.values() for segment in segments})
+    def __init__(self, segments: Segments) -> None:
+        self._segments = segments
         self._values: dict[str, Values] = {}
         self._started: set[str] = set()
 
     @property
     def complete(self) -> bool:
         """Whether every segment has started."""
-        return len(self._started) == self._segments
+        return len(self._started) == len(self._segments.all)
 
     def put(self, tensors: Mapping[str, Any]) -> list[Ready]:
         """Store `tensors`, then remove and return every segment that has all its inputs.
@@ -54,7 +53,7 @@ class PendingInputs:
                     raise MalformedMessage(text)
         ready = []
         for tensor, value in tensors.items():
-            for segment in self._consumers[tensor]:
+            for segment in self._segments.taking[tensor]:
                 if segment.name in self._started:
                     continue
                 held = self._values.setdefault(segment.name, {})

@@ -19,7 +19,7 @@ from typing import Any
 from cluster.errors import Draining
 from cluster.pending import PendingInputs, Ready
 from cluster.request import NO_STATS, Request, RequestStats
-from cluster.segments import Consumers
+from cluster.segments import Segments
 
 SLACK = 1024
 """The heap may hold this many deadlines of requests that have left, or as many as there are requests in flight."""
@@ -79,11 +79,12 @@ class RequestTable:
             if self._draining:
                 self._changed.notify_all()
 
-    def put(self, request: Request, shard: object, consumers: Consumers, tensors: Mapping[str, Any]) -> list[Ready]:
+    def put(self, request: Request, shard: object, segments: Segments, tensors: Mapping[str, Any]) -> list[Ready]:
         """`PendingInputs.put` of `request` at `shard`. A message of the request must have entered."""
         with self._changed:
             pending = self._requests[request.id].pending
-            inputs = pending.setdefault(shard, PendingInputs(consumers))
+            if (inputs := pending.get(shard)) is None:
+                inputs = pending[shard] = PendingInputs(segments)
             ready = inputs.put(tensors)
             if inputs.complete:
                 del pending[shard]

@@ -23,18 +23,30 @@ class Segment:
         return self.stages[0].name
 
 
-Consumers = Mapping[str, Sequence[Segment]]
-"""Tensor -> the segments of one server that take it."""
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """All segments of one server."""
+
+    all: tuple[Segment, ...]
+    taking: Mapping[str, Sequence[Segment]]
+    """Tensor -> the segments that take it."""
 
 
-def segments_of(stages: Sequence[Stage], local_calls: bool) -> list[Segment]:
+def segments_of(stages: Sequence[Stage], local_calls: bool) -> Segments:
     """The segments of a server with `stages`, which are in an order in which they can run.
 
     With `local_calls`, a segment has the stages that need the same tensors of other servers, directly or through other
     stages. Without, each stage is a segment, and every tensor comes with a message.
     """
-    if not local_calls:
-        return [Segment((stage,), stage.inputs, ()) for stage in stages]
+    found = _joined(stages) if local_calls else [Segment((stage,), stage.inputs, ()) for stage in stages]
+    taking: dict[str, list[Segment]] = {}
+    for segment in found:
+        for tensor in segment.inputs:
+            taking.setdefault(tensor, []).append(segment)
+    return Segments(tuple(found), taking)
+
+
+def _joined(stages: Sequence[Stage]) -> list[Segment]:
     needed: dict[str, frozenset[str]] = {}
     groups: dict[frozenset[str], list[Stage]] = {}
     for stage in stages:
@@ -50,12 +62,3 @@ def _segment(group: Sequence[Stage], stages: Sequence[Stage]) -> Segment:
     own = {stage.name for stage in group}
     given = {name for stage in stages if stage.name not in own for name in stage.inputs}
     return Segment(tuple(group), tuple(taken), tuple(made & given))
-
-
-def consumers_of(segments: Sequence[Segment]) -> dict[str, list[Segment]]:
-    """The `Consumers` among `segments`."""
-    found: dict[str, list[Segment]] = {}
-    for segment in segments:
-        for tensor in segment.inputs:
-            found.setdefault(tensor, []).append(segment)
-    return found

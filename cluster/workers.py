@@ -11,13 +11,13 @@ from collections import Counter
 
 from cluster.partition import Partition
 from cluster.pending import PendingInputs, Values, cascade
-from cluster.segments import Segment, consumers_of, segments_of
+from cluster.segments import Segment, segments_of
 
 
 def workers_needed(partition: Partition, *, local_calls: bool, send: str) -> int:
     """The largest number of calls that one server has open at once, for one request in the flow `nested`."""
     portions = [partition.portion(server) for server in range(partition.servers)]
-    pending = [PendingInputs(consumers_of(segments_of(stages, local_calls))) for stages in portions]
+    pending = [PendingInputs(segments_of(stages, local_calls)) for stages in portions]
 
     def deliver(server: int, names: tuple[str, ...]) -> tuple[str, ...]:
         """The tensors that leave `server` after `names` have arrived there."""

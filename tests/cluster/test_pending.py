@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from cluster.pending import PendingInputs, Ready, Values, cascade
-from cluster.segments import Segment, consumers_of, segments_of
+from cluster.segments import Segment, segments_of
 from partitioning.plan import Stage
 from tests.cluster.plans import fork, placed
 from transports.errors import MalformedMessage
 
 STAGES = placed(fork(), [0, 0, 0, 0]).portion(0)
-CONSUMERS = consumers_of(segments_of(STAGES, local_calls=False))
+SEGMENTS = segments_of(STAGES, local_calls=False)
 
 
 @pytest.fixture
 def pending() -> PendingInputs:
     """Each stage is a segment."""
-    return PendingInputs(CONSUMERS)
+    return PendingInputs(SEGMENTS)
 
 
 def names(ready: list[Ready]) -> list[str]:
@@ -69,7 +69,7 @@ def test_outputs_that_stay_on_the_server_complete_its_next_segments(
     stages: Sequence[Stage], arriving: list[Values], run: list[str]
 ) -> None:
     done: dict[str, str] = {}
-    pending = PendingInputs(consumers_of(segments_of(stages, local_calls=True)))
+    pending = PendingInputs(segments_of(stages, local_calls=True))
 
     def execute(segment: Segment, values: Values) -> Values:
         assert values.keys() == set(segment.inputs)

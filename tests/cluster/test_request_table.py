@@ -15,13 +15,12 @@ from cluster.errors import Draining
 from cluster.pending import Ready
 from cluster.request import NO_STATS, Request, RequestStats, Route
 from cluster.request_table import SLACK, RequestTable
-from cluster.segments import consumers_of, segments_of
+from cluster.segments import segments_of
 from tests.cluster.hosts import Clock
 from tests.cluster.plans import fork, placed
 from tests.lateness import in_time
 
 SEGMENTS = segments_of(placed(fork(), [0, 0, 0, 0]).portion(0), local_calls=False)
-CONSUMERS = consumers_of(SEGMENTS)
 FAR = 1e9
 
 
@@ -40,7 +39,7 @@ def message(table: RequestTable, asked: Request) -> Iterator[None]:
 
 
 def put(table: RequestTable, asked: Request, tensors: dict[str, Any], shard: str = "layer") -> list[Ready]:
-    return table.put(asked, shard, CONSUMERS, tensors)
+    return table.put(asked, shard, SEGMENTS, tensors)
 
 
 def send(table: RequestTable, asked: Request, tensors: dict[str, Any], shard: str = "layer") -> list[str]:
@@ -61,10 +60,10 @@ def test_requests_and_shards_do_not_mix() -> None:
     for asked, shard, value in ((one, "layer", 1), (two, "layer", 2), (one, "other", 3)):
         assert send(table, asked, {"a": value, "b": value}, shard) == ["b", "c"]
     with message(table, two):
-        assert put(table, two, {"c": 20}) == [Ready(SEGMENTS[-1], {"a": 2, "b": 2, "c": 20})]
+        assert put(table, two, {"c": 20}) == [Ready(SEGMENTS.all[-1], {"a": 2, "b": 2, "c": 20})]
     with message(table, one):
-        assert put(table, one, {"c": 10}) == [Ready(SEGMENTS[-1], {"a": 1, "b": 1, "c": 10})]
-        assert put(table, one, {"c": 30}, "other") == [Ready(SEGMENTS[-1], {"a": 3, "b": 3, "c": 30})]
+        assert put(table, one, {"c": 10}) == [Ready(SEGMENTS.all[-1], {"a": 1, "b": 1, "c": 10})]
+        assert put(table, one, {"c": 30}, "other") == [Ready(SEGMENTS.all[-1], {"a": 3, "b": 3, "c": 30})]
 
 
 def test_a_complete_request_leaves_the_table() -> None:
