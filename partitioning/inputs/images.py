@@ -128,11 +128,13 @@ def _loaded(path: Path) -> Image.Image:
     if not path.is_file():
         raise PartitionError(f"--input: no file {str(path)!r}; give an image file, such as a JPEG or a PNG")
     try:
-        with _opened(path) as image:
+        with _limited(None):
+            image = Image.open(path)
+        with image, _limited(_admitted(image, path)):
             image.load()
             return image
     except BOMBS as error:
-        raise PartitionError(f"--input: {str(path)!r} is too large for the memory; give a smaller image") from error
+        raise _too_large(path) from error
     except UnidentifiedImageError as error:
         reason = "HEIC: convert it to JPEG" if _is_heic(path) else "no image; give a JPEG or a PNG"
         raise PartitionError(f"--input: {str(path)!r} is {reason}") from error
@@ -140,27 +142,30 @@ def _loaded(path: Path) -> Image.Image:
         raise PartitionError(f"--input: {str(path)!r} cannot be decoded: {error}; give a whole image") from error
 
 
-def _opened(path: Path) -> Image.Image:
-    """The image, not decoded yet. Raises `DecompressionBombError` if decoding it would take too much memory."""
-    try:
-        return Image.open(path)
-    except BOMBS as bomb:
-        with _any_size():
-            image = Image.open(path)
-        whole = image.width * image.height
+def _admitted(image: Image.Image, path: Path) -> int:
+    """The pixels that may be decoded. A large JPEG will be decoded small.
+
+    Raises `PartitionError` if that would take too much memory.
+    """
+    whole = image.width * image.height
+    if whole > LARGEST:
         image.draft(None, (image.width // REDUCED, image.height // REDUCED))  # no effect unless it is a JPEG
         # A progressive JPEG keeps the coefficients of all pixels while it is decoded, about three bytes for each.
         held = 3 * whole if image.info.get("progressive") else PIXEL * image.width * image.height
         # Turning, converting and resizing it takes as much again.
         if held > min(FACTOR * PIXEL * LARGEST, free_memory() // 2):
-            raise bomb
-        return image
+            raise _too_large(path)
+    return max(whole, LARGEST)
+
+
+def _too_large(path: Path) -> PartitionError:
+    return PartitionError(f"--input: {str(path)!r} is too large for the memory; give a smaller image")
 
 
 @contextlib.contextmanager
-def _any_size() -> Iterator[None]:
-    """Switch Pillow's check of the number of pixels off during the block."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def _limited(pixels: int | None) -> Iterator[None]:
+    """Let Pillow decode images of so many pixels during the block; None: of any size."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
     try:
         yield
     finally:
