@@ -64,7 +64,10 @@ def _named(operation: Operation, drawing: Sequence[str]) -> str:
 
 @contextmanager
 def _draws() -> Iterator[list[tuple[str, bytes]]]:
-    """The random numbers that are drawn in the block, each with the innermost layer that draws them."""
+    """The random numbers that are drawn in the block, each with the innermost layer that draws them.
+
+    Seeds count, too: choices can be the same although the numbers behind them are new.
+    """
     drawn: list[tuple[str, bytes]] = []
 
     def watch(kind: Any, inputs: Any, attributes: Any, outputs: Any, op_name: Any = None, graph: Any = None) -> None:
@@ -72,7 +75,8 @@ def _draws() -> Iterator[list[tuple[str, bytes]]]:
         if graph is None and any(word in text for word in RANDOM):
             layer = _calling_layer()
             if not type(layer).__module__.startswith(UNUSED):
-                drawn.append((layer.name if layer else "", b"".join(output.numpy().tobytes() for output in outputs)))
+                seeds = [tensor for tensor in inputs if tensor.dtype.is_integer]
+                drawn.append((layer.name if layer else "", b"".join(t.numpy().tobytes() for t in (*seeds, *outputs))))
 
     op_callbacks.add_op_callback(watch)
     try:

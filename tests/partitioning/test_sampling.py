@@ -48,10 +48,16 @@ def _compiled(layer: Any, x: Any) -> Any:
     return tf.function(lambda value: value + tf.random.normal([4]))(x)
 
 
+def _surely(layer: Any, x: Any) -> Any:
+    """A choice that is nearly always the same."""
+    return x + keras.random.categorical(x * 0 + [0.0, 0.0, 0.0, 50.0], 4, dtype="float32", seed=layer.seeds)
+
+
 SAMPLING: Mapping[str, tuple[Call, layers.Layer | None]] = {
     "keras.random": (lambda layer, x: x + keras.random.normal(keras.ops.shape(x)), None),
     "a seed generator": (lambda layer, x: x + keras.random.normal((4,), seed=layer.seeds), None),
     "a choice": (lambda layer, x: x + keras.random.categorical(x, 4, dtype="float32", seed=layer.seeds), None),
+    "a nearly sure choice": (_surely, None),
     "TensorFlow's own numbers": (lambda layer, x: x + tf.random.uniform([4]), None),
     "TensorFlow's own, compiled": (_compiled, None),
     "NumPy's numbers": (lambda layer, x: x + np.random.default_rng().normal(size=4), None),
