@@ -50,12 +50,9 @@ class Shard:
 
     @cached_property
     def leaving(self) -> Mapping[bool, frozenset[str]]:
-        """Whether calls are local -> the tensors that leave the server, those of the model's outputs included."""
-        made = [name for stage in self.stages for name in stage.outputs]
-        final, away = self.partition.plan.outputs, self.partition.destinations
-        return {
-            local: frozenset(name for name in made if name in final or away(name, local)) for local in (False, True)
-        }
+        """Whether calls are local -> the tensors that messages bring to the servers that await them."""
+        made, to = [name for stage in self.stages for name in stage.outputs], self.partition.destinations
+        return {local: frozenset(name for name in made if to(name, local)) for local in (False, True)}
 
     @cached_property
     def _expected(self) -> Mapping[str, tuple[np.dtype[Any] | None, tuple[int | None, ...]]]:

@@ -137,7 +137,7 @@ class _Visit:
                     began = time.perf_counter()
                     for name, value in shard.run(stage, values, left).items():
                         values[name] = value
-                        if name in leaving:
+                        if name in leaving or name in final:
                             made[name] = shard.to_array(value)
                     compute += time.perf_counter() - began
             finally:
@@ -146,7 +146,7 @@ class _Visit:
             return {name: values[name] for name in segment.outputs}
 
         cascade(partial(self._node.requests.put, request, shard, segments), self._message.tensors, execute)
-        away = {name: array for name, array in made.items() if self.partition.destinations(name, local_calls)}
+        away = {name: array for name, array in made.items() if name in leaving}
         outputs = {name: array for name, array in made.items() if name in final}
         return Produced(outputs, away, RequestStats(compute=compute, queued=queued))
 

@@ -61,4 +61,5 @@ def _segment(group: Sequence[Stage], stages: Sequence[Stage]) -> Segment:
     taken = dict.fromkeys(name for stage in group for name in stage.inputs if name not in made)
     own = {stage.name for stage in group}
     given = {name for stage in stages if stage.name not in own for name in stage.inputs}
-    return Segment(tuple(group), tuple(taken), tuple(made & given))
+    passed = [name for stage in group for name in stage.outputs if name in given]
+    return Segment(tuple(group), tuple(taken), tuple(passed))

@@ -24,7 +24,7 @@ from experiments.reports.labels import column_title
 from experiments.reports.markdown import ABSENT, interval, number, table
 from experiments.reports.sections import Row
 from experiments.sizes import report as sizes_report
-from experiments.sizes.measure import MB, Study
+from experiments.sizes.measure import MB, Study, Way
 from experiments.spec.experiment import Cell, local_of
 from experiments.store import environment, files, intervals, samples
 from experiments.store import faults as stored_faults
@@ -120,17 +120,20 @@ def recoveries(folders: Mapping[str, str]) -> Lines:
 
 def by_size(folder: str, *sizes: float) -> Lines:
     """Median seconds of an echo, one row per size: the given `sizes` in MB, or every size measured."""
-    found = sizes_report.medians(pd.read_csv(REFERENCE / folder / files.SUMMARY))
+    found, ways = _medians(folder)
     kept = {key: value for key, value in found.items() if not sizes or key[1] in {size * MB for size in sizes}}
-    ways = Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
     return [_short(text) for text in sizes_report.by_way(kept, ways)]
 
 
 def beside_libraries(folder: str) -> Lines:
     """Each transport's echo as a multiple of its library's own, one row per size."""
+    return [_short(text) for text in sizes_report.beside_libraries(*_medians(folder))]
+
+
+def _medians(folder: str) -> tuple[sizes_report.Medians, Sequence[Way]]:
+    """The median seconds of each way and size, and the ways."""
     found = sizes_report.medians(pd.read_csv(REFERENCE / folder / files.SUMMARY))
-    ways = Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
-    return [_short(text) for text in sizes_report.beside_libraries(found, ways)]
+    return found, Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
 
 
 def ladder_of(folder: str) -> Lines:

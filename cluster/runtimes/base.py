@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cluster import scratch
 from cluster.device import PROCESSOR, Device
+from cluster.execution import Shard
 from cluster.launchers import Launcher
 from cluster.manifest import digests
 from cluster.partition import Partition, export
@@ -142,8 +143,8 @@ class Runtime(ABC):
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
-        """A block of requests. Once one has ended, processes that would use cores while they wait are suspended until
-        the next one begins, so that they do not slow down what else is measured."""
+        """To be entered for each block of requests. Between two blocks, processes that would use cores while they wait
+        are suspended, so that they do not slow down what else is measured."""
         yield
 
 
@@ -157,6 +158,14 @@ class Task:
     """Tensors that the stages take from outside of themselves."""
     outputs: tuple[str, ...]
     """Tensors that other tasks take, or that are outputs of the model."""
+
+
+def execute(shard: Shard, task: Task, given: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
+    """The tensors `wanted`, which are among `given` or made by the stages of `task`. Raises `StageFailed`."""
+    values: dict[str, Any] = dict(given)
+    for stage in task.stages:
+        values |= shard.run(stage, values, 0.0)
+    return [shard.to_array(values[name]) for name in wanted]
 
 
 def ended(end: Callable[[], None]) -> bool:

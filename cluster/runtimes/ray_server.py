@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster.device import Device
 from cluster.execution import Shard
 from cluster.model_servers.client import ModelServerClients
 from cluster.node_server import load_shards
 from cluster.process import tune
-from cluster.runtimes.base import Task
+from cluster.runtimes.base import Task, execute
 from cluster.runtimes.ray_head import FOLDER
 from transports.base import Array
 
@@ -42,8 +41,5 @@ class PortionServer:
     def run(self, key: str, *arrays: Array) -> Array | tuple[Array, ...]:
         """The task's outputs from its inputs, each in order; a single output alone."""
         shard, task = self._tasks[key]
-        values: dict[str, Any] = dict(zip(task.inputs, arrays, strict=True))
-        for stage in task.stages:
-            values |= shard.run(stage, values, 0.0)
-        outputs = tuple(shard.to_array(values[name]) for name in task.outputs)
+        outputs = tuple(execute(shard, task, dict(zip(task.inputs, arrays, strict=True)), task.outputs))
         return outputs if len(outputs) > 1 else outputs[0]

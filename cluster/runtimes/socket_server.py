@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -20,7 +19,7 @@ from cluster.errors import StageFailed
 from cluster.execution import Shard
 from cluster.model_servers.client import ModelServerClients
 from cluster.node_server import Shards, load_shards
-from cluster.runtimes.base import Task, tasks_of
+from cluster.runtimes.base import execute, tasks_of
 from cluster.runtimes.socket_frames import connected, receive, send
 from transports.address import Address
 from transports.base import Array
@@ -94,17 +93,9 @@ def _handler(order: Hold, shard: Shard, target: socket.socket) -> Handle:
         leaving: list[Array] = []
         if not error:
             try:
-                leaving = _executed(shard, task, order, arrays)
+                leaving = execute(shard, task, dict(zip(order.arriving, arrays, strict=True)), order.leaving)
             except StageFailed as failed:
                 error = str(failed)
         send(target, order.leaving_as, leaving, error)
 
     return handle
-
-
-def _executed(shard: Shard, task: Task, order: Hold, arrays: Sequence[Array]) -> list[Array]:
-    """The tensors that leave the task. Raises `StageFailed`."""
-    values: dict[str, Any] = dict(zip(order.arriving, arrays, strict=True))
-    for stage in task.stages:
-        values |= shard.run(stage, values, 0.0)
-    return [shard.to_array(values[name]) for name in order.leaving]
