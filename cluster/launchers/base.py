@@ -9,6 +9,7 @@ Rules:
     has the SHA-256 of each file, the order names a local file with that content, and the launcher copies contents that
     the other side lacks. The local files may be deleted once `start` has returned; a later order may name the same
     contents again.
+  - A launcher keeps contents on a host only after it has verified them, so that a later experiment sends nothing.
   - A launcher sets `folder` in the document to the folder of the copied files. The process verifies them itself.
   - READY, the exit status and the last lines of a log return over a channel that no output of the process can disturb.
   - No process outlives its launcher, however the launcher ends.
@@ -24,6 +25,7 @@ from signal import Signals
 from typing import Self
 
 from cluster.config import Config
+from cluster.launchers.protocol import Hello
 from transports.address import Address
 
 START = 300.0
@@ -45,6 +47,18 @@ class Order:
     """The host on which the process runs, for a launcher with several hosts; empty: any."""
     title: str = ""
     """The name of the process in error texts; empty: `name`."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A host's clock and load, read through the launcher."""
+
+    offset: float
+    """Seconds by which the clock of the host is ahead of this one."""
+    uncertainty: float
+    """Half of the seconds that question and answer took: the offset is that much more or less."""
+    load: float
+    """Load average over a minute."""
 
 
 class Launcher(ABC):
@@ -93,6 +107,19 @@ class Launcher(ABC):
     @abstractmethod
     def tail(self, name: str) -> str:
         """The last lines in the log of the process `name`, also after its end; empty if there are none."""
+
+    @property
+    @abstractmethod
+    def hosts(self) -> Mapping[str, Hello]:
+        """Host -> what it says of itself: versions, processor, memory, load."""
+
+    @abstractmethod
+    def clock(self, host: str) -> Clock:
+        """The clock of a host, as well as the way to it allows."""
+
+    @abstractmethod
+    def secret(self, host: str, name: str, data: bytes) -> str:
+        """Write a file on a host that only its user can read; returns its path there. It ends with the launcher."""
 
     @abstractmethod
     def check(self, patience: float = 0.0) -> None:

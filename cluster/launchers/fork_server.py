@@ -2,14 +2,16 @@
 
 Loading TensorFlow takes seconds of processor time; forked processes have it at once and share its memory. Forking is
 safe because TensorFlow has not run yet, and because this process starts no thread: one loop reads orders, reaps
-children and writes events. Each child has its own session, log and sockets.
+children and writes events (`cluster.launchers.protocol`). Each child has its own session, log and sockets.
 
-    standard input    orders, a line of JSON each (`Store`, `Start`, `Signal`, `Tail`)
-    standard output   events, a line of JSON each (`Ready`, `Ended`, `Tailed`)
+Standard input brings orders and standard output takes events; both may be the ends of a connection to another machine.
+The events are written to a copy of the descriptor, made before any library is loaded; what libraries print goes to the
+log. At the end of the input, or after a silence if the launcher set a limit, this process ends every child and deletes
+its folder. If it is killed, the standard input of each child closes, and the child ends and deletes the folder.
 
-Both may be the ends of a connection to another machine. The events are written to a copy of the descriptor, made before
-any library is loaded; what libraries print goes to the log. At the end of the input this process ends every child and
-deletes FOLDER. If it is killed, the standard input of each child closes, and the child ends and deletes FOLDER.
+    python -P -m cluster.launchers.fork_server [FOLDER]
+
+Without FOLDER, as on another machine, it makes a folder, and keeps what it was sent in the user's cache.
 """
 
 from __future__ import annotations
@@ -27,10 +29,32 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
-from cluster import scratch
+from cluster import facts, scratch
 from cluster.config import Config
+from cluster.launchers.contents import Contents, user_cache
+from cluster.launchers.protocol import (
+    CHUNK,
+    MARK,
+    Alive,
+    Ask,
+    Begin,
+    Begun,
+    Ended,
+    Event,
+    Hello,
+    Lacking,
+    Ready,
+    Request,
+    Secret,
+    Signal,
+    Start,
+    Store,
+    Tail,
+    Tailed,
+    Tick,
+    Tock,
+)
 from partitioning.loading import load_tensorflow
 from transports.address import Address
 
@@ -43,73 +67,22 @@ ENDING = {signal.SIGTERM}
 """The signals that end a child in order."""
 ATOMIC = 4096 if sys.platform == "linux" else 512
 """PIPE_BUF: writes of up to so many bytes are never interleaved with those of another process."""
-MARK = b"events of the fork server:"
-"""The line before the first event. Lines before it were printed by a shell, or at the start of the interpreter."""
-CHUNK = 2**18
-"""Bytes of a file in one order."""
-
-
-class Store(Struct, frozen=True, tag=True):
-    """A piece of the content with that SHA-256, at `offset`; the pieces come in sequence."""
-
-    sha256: str
-    offset: int
-    data: bytes
-
-
-class Start(Struct, frozen=True, tag=True):
-    """Start a process with the files in its document, whose contents have been stored."""
-
-    name: str
-    config: Config
-
-
-class Signal(Struct, frozen=True, tag=True):
-    name: str
-    number: int
-
-
-class Tail(Struct, frozen=True, tag=True):
-    name: str
-
-
-class Ready(Struct, frozen=True, tag=True):
-    name: str
-    addresses: dict[str, str]
-
-
-class Ended(Struct, frozen=True, tag=True):
-    name: str
-    status: int
-    tail: str
-
-
-class Tailed(Struct, frozen=True, tag=True):
-    name: str
-    tail: str
-
-
-Request = Store | Start | Signal | Tail
-Event = Ready | Ended | Tailed
 
 
 def main() -> int:
-    """Serve until the input ends or SIGTERM comes; then end the children. The first argument is FOLDER."""
-    folder = Path(sys.argv[1])
+    """Serve until the input ends or SIGTERM comes; then end the children."""
     events = os.dup(1)
     os.dup2(2, 1)
     os.write(events, b"\n" + MARK + b"\n")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for part in ("contents", "files", "logs", "tmp"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    os.environ["TMPDIR"] = str(folder / "tmp")  # TensorFlow leaves files there when a process is killed
-    load_tensorflow()
-    for module in PRELOADED:
-        importlib.import_module(module)
-    try:
-        ForkServer(folder, events).serve()
-    finally:
-        delete(folder)
+    with contextlib.ExitStack() as stack:
+        if sys.argv[1:]:
+            folder, cache = Path(sys.argv[1]), None
+        else:
+            scratch.sweep(scratch.SHORT)
+            folder, cache = stack.enter_context(scratch.folder(scratch.SHORT)), user_cache()
+        stack.callback(delete, folder)
+        ForkServer(folder, cache, events).serve()
     return 0
 
 
@@ -122,12 +95,18 @@ def delete(folder: Path) -> None:
 class ForkServer:
     """The loop. `folder` holds contents, files and logs; `events` is the descriptor for events."""
 
-    def __init__(self, folder: Path, events: int) -> None:
+    def __init__(self, folder: Path, cache: Path | None, events: int) -> None:
+        for part in ("files", "logs", "tmp", "secrets"):
+            (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = str(folder / "tmp")  # TensorFlow leaves files there when a process is killed
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         self._folder = folder
+        self._contents = Contents(folder / "contents", cache)
         self._events = events
         self._pid = os.getpid()
         self._children: dict[int, str] = {}
         self._parts: list[bytes] = []
+        self._silence: float | None = None
         self._lifeline, self._held = os.pipe()
         self._woken, wake = os.pipe()
         os.set_blocking(self._woken, False)
@@ -140,8 +119,9 @@ class ForkServer:
         self._selector.register(self._woken, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Carry out orders until the input ends, then end the children."""
-        while self._wait(None):
+        """Introduce the host, carry out orders until the input ends or is silent for too long, and end the children."""
+        self._tell(Hello(str(self._folder), {**facts.versions(), "code": facts.code()}, facts.facts()))
+        while self._wait(self._silence):
             pass
         self._selector.unregister(0)
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -152,9 +132,11 @@ class ForkServer:
                 self._wait(left)
 
     def _wait(self, timeout: float | None) -> bool:
-        """Handle input and signals that come within `timeout` seconds; False at the end of input and on SIGTERM."""
-        going = True
-        for key, _ in self._selector.select(timeout):
+        """Handle input and signals that come within `timeout` seconds; False if none come, at the end of input, and on
+        SIGTERM."""
+        found = self._selector.select(timeout)
+        going = bool(found)
+        for key, _ in found:
             if key.fd == 0:
                 going &= self._read()
             else:
@@ -175,24 +157,46 @@ class ForkServer:
             self._parts = []
         self._parts.append(rest)
         for line in lines:
-            match msgspec.json.decode(line, type=Request):
-                case Store(sha256, offset, piece):
-                    with (self._folder / "contents" / sha256).open("ab" if offset else "wb") as file:
-                        file.write(piece)
-                case Start(name, config):
-                    self._start(name, config)
-                case Signal(name, number):
-                    self._signal(name, number)
-                case Tail(name):
-                    self._tell(Tailed(name, self._tail(name)))
+            self._carry_out(msgspec.json.decode(line, type=Request))
         return bool(data)
+
+    def _carry_out(self, order: Request) -> None:
+        match order:
+            case Begin(silence):
+                self._silence = silence or None
+                self._load()
+                self._tell(Begun())
+            case Alive():
+                pass
+            case Ask(wanted):
+                self._tell(Lacking(self._contents.lacking(wanted)))
+            case Store(sha256, offset, piece, last):
+                self._contents.add(sha256, offset, piece, last)
+            case Secret(name, data):
+                (path := self._folder / "secrets" / name).touch(mode=0o600)
+                path.write_bytes(data)
+            case Start(name, config):
+                self._start(name, config)
+            case Signal(name, number):
+                self._signal(name, number)
+            case Tail(name):
+                self._tell(Tailed(name, self._tail(name)))
+            case Tick():
+                self._tell(Tock(time.time(), facts.load()[0]))
+
+    def _load(self) -> None:
+        """Load TensorFlow. Meanwhile no order is read, and SIGTERM ends this process at once."""
+        handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        load_tensorflow()
+        for module in PRELOADED:
+            importlib.import_module(module)
+        signal.signal(signal.SIGTERM, handler)
 
     def _start(self, name: str, config: Config) -> None:
         files = self._folder / "files" / name
         shutil.rmtree(files, ignore_errors=True)
         for path, sha256 in config.files.items():
-            (files / path).parent.mkdir(parents=True, exist_ok=True)
-            os.link(self._folder / "contents" / sha256, files / path)
+            self._contents.link(sha256, files / path)
         (log := self._log(name)).unlink(missing_ok=True)
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # a child must not ignore it with the handler of its parent
         pid = os.fork()
@@ -254,8 +258,12 @@ class ForkServer:
 
     def _tell(self, event: Event) -> None:
         line = msgspec.json.encode(event) + b"\n"
-        while len(line) > ATOMIC and not isinstance(event, Ready):
+        while len(line) > ATOMIC and isinstance(event, Ended | Tailed):
             event = msgspec.structs.replace(event, tail=event.tail[len(event.tail) // 4 + 1 :])
             line = msgspec.json.encode(event) + b"\n"
         with contextlib.suppress(OSError):
             os.write(self._events, line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

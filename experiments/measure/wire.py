@@ -21,8 +21,9 @@ from collections.abc import Callable
 
 import psutil
 
+from cluster.facts import LOOPBACK
 from experiments.spec.experiment import Cell
-from experiments.store.environment import LOOPBACK, UNCOUNTED
+from experiments.store.environment import UNCOUNTED
 from partitioning.engine_table import is_remote
 
 

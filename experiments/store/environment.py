@@ -9,43 +9,23 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import platform
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import transports
-from cluster.pinning import affinity
+from cluster import facts
 from experiments.spec.experiment import Experiment
 from experiments.spec.paths import anonymous
 from experiments.spec.settings import to_record
 from experiments.store import files
 from experiments.store.files import replace_file
-from partitioning import keras_settings
-from partitioning.control_groups import control_group
 from transports.errors import SplitbenchError, UsageError
 
-PACKAGES = (
-    *("splitbench", "tensorflow", "keras", "numpy", "scipy", "msgspec", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
-    *("ray", "uvicorn", "httptools", "urllib3", "orjson", "pybase64", "tensorflow-serving-api"),
-    *("pandas", "pillow", "psutil", "rich", "matplotlib"),
-)
-VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA|NVIDIA)_\w+")
-PRIVATE = re.compile(
-    r"TF_(VAR|TOKEN|CLI|CONFIG)\b|TF_(VAR|TOKEN|CLI)_|TOKEN|SECRET|PASS|CREDENTIAL|KEY|CERT|ROOTS|PROXY"
-)
-"""Variables that are not recorded: Terraform's, which share TensorFlow's prefix, and those that may hold secrets."""
-LOOPBACK = ("lo", "lo0")
-"""Names of the loopback interface on Linux and on other systems."""
 UNCOUNTED = frozenset(name for name in transports.NAMES if name != "none" and not transports.kind(name).crosses_network)
 """Transports between processes whose messages do not cross the loopback interface."""
 log = logging.getLogger("splitbench.experiments")
@@ -76,7 +56,7 @@ def update(folder: Path, **entries: Any) -> None:
 
 def finish(folder: Path, failure: str = "") -> None:
     """Mark the run as complete, or record the `failure` that ended it."""
-    times = {"ended": _now(), "load_at_end": collect_load()}
+    times = {"ended": _now(), "load_at_end": facts.load()}
     update(folder, complete=not failure, failure=anonymous(failure), **times)
 
 
@@ -129,13 +109,10 @@ def collect(
         "command": [anonymous(word) for word in argv],
         "experiment": to_record(experiment) if isinstance(experiment, Experiment) else dict(experiment),
         "commit": collect_commit(),
-        "versions": collect_versions(),
-        "keras": keras_settings.settings(),
-        "system": collect_system(),
-        "processor": collect_processor(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "control_group": collect_control_group(),
-        "load_at_start": collect_load(),
+        "versions": facts.versions(),
+        "code": facts.code(),
+        **{name: found for name, found in facts.facts().items() if name not in ("load", "variables")},
+        "load_at_start": facts.load(),
         "load_at_end": None,
         "threads": dict(threads),
         "variables": collect_variables(),
@@ -160,53 +137,10 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def collect_versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that affect a measurement; `None` for a package that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(PACKAGES)
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def collect_system() -> dict[str, Any]:
-    """`loopback_mtu`: the largest packet of the loopback interface in bytes; `None` without such an interface."""
-    interfaces = psutil.net_if_stats()
-    return {
-        "system": platform.system(),
-        "kernel": platform.release(),
-        "machine": platform.machine(),
-        "implementation": sys.implementation.name,
-        "loopback_mtu": next((interfaces[name].mtu for name in LOOPBACK if name in interfaces), None),
-    }
-
-
-def collect_processor() -> dict[str, Any]:
-    """Model and cores; `affinity` is the number of logical cores on which this process may run."""
-    lines: list[str] = []
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = names[0] if names else platform.processor() or platform.machine()
-    return {"model": model, "logical_cores": os.cpu_count(), "affinity": affinity()}
-
-
-def collect_control_group() -> dict[str, float | None]:
-    """What a control group grants to the run; None where no group limits it."""
-    grant = control_group()
-    return {"cores": grant.cores, "memory_bytes": grant.memory}
-
-
-def collect_load() -> list[float]:
-    """Load averages over 1, 5 and 15 minutes."""
-    return [round(load, 2) for load in psutil.getloadavg()]
-
-
 def collect_variables() -> dict[str, str]:
-    """Environment variables that change the behaviour of TensorFlow, OpenMP or gRPC."""
+    """Environment variables that change the behaviour of TensorFlow, OpenMP or gRPC, without names of this machine."""
     host = re.compile(rf"\b{re.escape(socket.gethostname())}\b")
-    names = [name for name in sorted(os.environ) if VARIABLES.fullmatch(name) and not PRIVATE.search(name)]
-    return {name: host.sub("localhost", anonymous(os.environ[name])) for name in names}
+    return {name: host.sub("localhost", anonymous(text)) for name, text in facts.variables().items()}
 
 
 def _now() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import facts
 from cluster.errors import ClusterDown
 from experiments.spec.experiment import Cell, Experiment
 from experiments.spec.paths import anonymous
@@ -104,10 +105,10 @@ def test_paths_below_the_working_directory_stay_relative(tmp_path: Path, monkeyp
 
 
 def test_collected_entries() -> None:
-    versions = environment.collect_versions()
+    versions = facts.versions()
     assert re.match(r"3\.\d+", str(versions["python"]))
     assert versions["numpy"]
-    processor = environment.collect_processor()
+    processor = facts.processor()
     assert processor["logical_cores"] == os.cpu_count()
     assert 1 <= processor["affinity"] <= processor["logical_cores"]
     assert processor["model"]

@@ -123,10 +123,10 @@ for group in json.loads(sys.argv[1]):
 from cluster.pinning import usable
 from cluster.process import tune
 from experiments import run
-from experiments.store import environment
+from cluster import facts
 assert run.main(sys.argv[2:]) == 2
 threads = tune(0, "default")["intra_op"]
-print(json.dumps([usable(), threads, environment.collect_control_group(), environment.collect_processor()["affinity"]]))
+print(json.dumps([usable(), threads, facts.granted(), facts.processor()["affinity"]]))
 """
 
 

@@ -1,0 +1,106 @@
+"""What the machine of this process is: versions, processor, memory, load. Read without loading TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster.pinning import affinity
+from partitioning import keras_settings
+from partitioning.control_groups import control_group
+from transports.process import ROOT
+
+PACKAGES = (
+    *("splitbench", "tensorflow", "keras", "numpy", "scipy", "msgspec", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
+    *("ray", "uvicorn", "httptools", "urllib3", "orjson", "pybase64", "tensorflow-serving-api", "cryptography"),
+    *("pandas", "pillow", "psutil", "rich", "matplotlib"),
+)
+OWN = ("cluster", "partitioning", "tfserving", "transports")
+"""The packages of this program that run on every host."""
+VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA|NVIDIA)_\w+")
+PRIVATE = re.compile(
+    r"TF_(VAR|TOKEN|CLI|CONFIG)\b|TF_(VAR|TOKEN|CLI)_|TOKEN|SECRET|PASS|CREDENTIAL|KEY|CERT|ROOTS|PROXY"
+)
+"""Variables that are not recorded: Terraform's, which share TensorFlow's prefix, and those that may hold secrets."""
+LOOPBACK = ("lo", "lo0")
+"""Names of the loopback interface on Linux and on other systems."""
+
+
+def facts() -> dict[str, Any]:
+    """What a result records of each host."""
+    return {
+        "system": system(),
+        "processor": processor(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "control_group": granted(),
+        "load": load(),
+        "keras": keras_settings.settings(),
+        "variables": variables(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that affect a measurement; `None` for a package that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+@functools.cache
+def code() -> str:
+    """The first digits of a SHA-256 over the source of the packages `OWN`: equal programs have equal ones."""
+    digest = hashlib.sha256()
+    for path in sorted(path for name in OWN for path in (ROOT / name).rglob("*.py")):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def system() -> dict[str, Any]:
+    """`loopback_mtu`: the largest packet of the loopback interface in bytes; `None` without such an interface."""
+    interfaces = psutil.net_if_stats()
+    return {
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "implementation": sys.implementation.name,
+        "loopback_mtu": next((interfaces[name].mtu for name in LOOPBACK if name in interfaces), None),
+    }
+
+
+def processor() -> dict[str, Any]:
+    """Model and cores; `affinity` is the number of logical cores on which this process may run."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = names[0] if names else platform.processor() or platform.machine()
+    return {"model": model, "logical_cores": os.cpu_count(), "affinity": affinity()}
+
+
+def granted() -> dict[str, float | None]:
+    """What a control group grants to this process; None where no group limits it."""
+    grant = control_group()
+    return {"cores": grant.cores, "memory_bytes": grant.memory}
+
+
+def load() -> list[float]:
+    """Load averages over 1, 5 and 15 minutes."""
+    return [round(load, 2) for load in psutil.getloadavg()]
+
+
+def variables() -> dict[str, str]:
+    """Environment variables that change the behaviour of TensorFlow, OpenMP or gRPC."""
+    names = [name for name in sorted(os.environ) if VARIABLES.fullmatch(name) and not PRIVATE.search(name)]
+    return {name: os.environ[name] for name in names}

@@ -1,0 +1,169 @@
+"""A fork server as its launcher sees it: a program whose standard input and output lead to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from signal import Signals
+from typing import Self
+
+import msgspec
+
+from cluster.errors import ClusterDown
+from cluster.launchers.protocol import MARK, Alive, Answer, Begin, Begun, Event, Hello, Request
+
+CAPACITY = 2**20
+"""Bytes that the pipe for orders holds."""
+END = 15.0
+"""Seconds within which the fork server and its processes have to end once the orders have ended."""
+BEATS = 4
+"""Orders within the silence that a fork server bears."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to reach a fork server."""
+
+    command: Sequence[str]
+    """The program to run on this machine."""
+    title: str = "launcher"
+    """Its name in error texts."""
+    silence: float = 0.0
+    """Seconds without an order after which the fork server takes the connection for lost; 0: never."""
+    remedy: Callable[[int, str], str] = lambda status, log: ""
+    """Exit status and log of the program -> what to do about it, the end of an error text."""
+
+
+class Pipe:
+    """A running program that leads to a fork server. A context manager; on exit both have ended.
+
+    `news` is notified after each event; `hear` is called with each one that answers an order, while `news` is held.
+    """
+
+    def __init__(self, way: Way, news: threading.Condition, hear: Callable[[Pipe, Answer], None]) -> None:
+        self.way = way
+        self.hello: Hello | None = None
+        """What the host said of itself; None before that."""
+        self.broken = False
+        """Whether the connection or the fork server has ended."""
+        self.stored: set[str] = set()
+        """SHA-256 of the contents that the fork server has."""
+        self.begun = False
+        """Whether the fork server has loaded TensorFlow, and reads orders."""
+        self._news = news
+        self._hear = hear
+        self._writing = threading.Lock()
+        self._over = threading.Event()
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._log = self._held.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+        self._program = subprocess.Popen(
+            self.way.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C reaches only this program, which then ends the others
+        )
+        assert self._program.stdin is not None
+        self._orders = self._program.stdin
+        with contextlib.suppress(AttributeError, OSError):  # Linux: files are copied in fewer writes
+            fcntl.fcntl(self._orders.fileno(), fcntl.F_SETPIPE_SZ, CAPACITY)
+        self._threads = [threading.Thread(target=self._read, name=f"{self.way.title}: events", daemon=True)]
+        if self.way.silence:
+            self._threads += [threading.Thread(target=self._beat, name=f"{self.way.title}: orders", daemon=True)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.finish()
+        try:
+            self._program.wait(END)
+        except subprocess.TimeoutExpired:
+            self._program.kill()
+            self._program.wait()
+        for thread in self._threads:
+            thread.join()
+        self._held.close()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the program: of the fork server itself, if that runs on this machine."""
+        return self._program.pid
+
+    def begin(self) -> None:
+        """Let the fork server load TensorFlow. Raises `ClusterDown`."""
+        self.send(Begin(self.way.silence))
+
+    def send(self, order: Request) -> None:
+        """Raises `ClusterDown` if the connection has ended."""
+        line = memoryview(msgspec.json.encode(order) + b"\n")
+        try:
+            with self._writing:
+                while line:
+                    line = line[self._orders.write(line) or 0 :]
+        except (OSError, ValueError):
+            self._threads[0].join()
+            raise ClusterDown(self.failure()) from None
+
+    def finish(self) -> None:
+        """End the orders, so that the fork server ends its processes and itself. Returns at once."""
+        self._over.set()
+        with contextlib.suppress(OSError):
+            self._orders.close()
+        if not self.begun:  # while it loads TensorFlow, it does not read its input
+            self._program.terminate()
+
+    def failure(self) -> str:
+        """Why the connection has ended."""
+        status = self._program.wait()
+        self._log.seek(0)
+        log = self._log.read()
+        return f"{self.way.title} {ending(status)}{last_line(log)}{self.way.remedy(status, log)}"
+
+    def _beat(self) -> None:
+        while not self._over.wait(self.way.silence / BEATS):
+            with contextlib.suppress(ClusterDown):
+                self.send(Alive())
+
+    def _read(self) -> None:
+        assert self._program.stdout is not None
+        with self._program.stdout as events:
+            rest, marked = b"", False
+            while data := events.read(2**16):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    if marked:
+                        self._take(msgspec.json.decode(line, type=Event))
+                    marked = marked or line == MARK
+        with self._news:
+            self.broken = True
+            self._news.notify_all()
+
+    def _take(self, event: Event) -> None:
+        with self._news:
+            if isinstance(event, Hello):
+                self.hello = event
+            elif isinstance(event, Begun):
+                self.begun = True
+            else:
+                self._hear(self, event)
+            self._news.notify_all()
+
+
+def ending(status: int) -> str:
+    """How a process with that exit status (negative: the signal that ended it) has ended."""
+    return f"was ended by {Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def last_line(log: str) -> str:
+    """The last line of a log, as the end of an error text; empty if there is none."""
+    lines = log.strip().splitlines()
+    return f": {lines[-1]}" if lines else ""
