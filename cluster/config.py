@@ -2,8 +2,8 @@
 
     {"kind": "registry", "servers": 2, "transports": ["grpc"]}
 
-`kind` is `registry`, `node`, `model-server`, `ray`, `tensorflow-server` or `socket-server`. Unknown fields, and values
-of another type or out of range, are refused with the path of the field.
+`kind` is `registry`, `node`, `probe`, `relay`, `model-server`, `ray`, `tensorflow-server` or `socket-server`. Unknown
+fields, and values of another type or out of range, are refused with the path of the field.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class _Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bind: Annotated[str, Meta(description="host name or address to bind", min_length=1)] = "127.0.0.1"
     advertise: Annotated[str, Meta(description="address under which others reach the process; empty: `bind`")] = ""
     cores: Annotated[tuple[int, ...], Meta(description="cores that the process may use; empty: all")] = ()
+    cpu: Annotated[float, Meta(description="share of a core that the process may use; 0: no limit", ge=0.0)] = 0.0
+    memory: Annotated[int, Meta(description="bytes of memory that it may use; 0: no limit", ge=0)] = 0
     device: Annotated[Device, Meta(description="`cards` that the process may use, and `tf32`; {}: the processor")] = (
         PROCESSOR
     )
@@ -64,6 +66,17 @@ class RegistryConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=
     )
 
 
+class ProbeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="probe"):
+    """A probe: measures the ways between hosts."""
+
+
+class RelayConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="relay"):
+    """A relay: emulates the link between two hosts (`cluster.links`)."""
+
+    hosts: Annotated[tuple[str, str], Meta(description="the names of the two hosts")]
+    seed: Annotated[int, Meta(description="seed of the jitter", ge=0)] = 0
+
+
 class NodeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="node"):
     """A node: holds and executes one portion of the model. Its `files` are the exports of that portion."""
 
@@ -72,6 +85,7 @@ class NodeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True
     patience: Annotated[float, Meta(description="seconds to wait until the portion is free", ge=0.0)] = 0.0
     threads: Threads = 0
     malloc: Malloc = "keep"
+    host: Annotated[str, Meta(description="name of its host, for emulated links")] = ""
     model_servers: Annotated[
         tuple[dict[str, str], ...], Meta(description="for each portion, interface -> HOST:PORT of its model server")
     ] = ()
@@ -108,7 +122,16 @@ class SocketServerConfig(_Process, frozen=True, kw_only=True, forbid_unknown_fie
     malloc: Malloc = "keep"
 
 
-Config = RegistryConfig | NodeConfig | ModelServerConfig | RayConfig | TensorFlowServerConfig | SocketServerConfig
+Config = (
+    RegistryConfig
+    | NodeConfig
+    | ProbeConfig
+    | RelayConfig
+    | ModelServerConfig
+    | RayConfig
+    | TensorFlowServerConfig
+    | SocketServerConfig
+)
 
 
 def parse(document: str | bytes) -> Config:

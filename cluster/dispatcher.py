@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from cluster.errors import Draining, NoServer, StaleEpoch
 from cluster.leases import Holder
 from cluster.partition import Partition
-from cluster.registry import fields_read, parse_holders, positive, text, whole
+from cluster.registry import fields_read, parse_holders, parse_links, positive, text, whole
 from cluster.request import NO_STATS, Request, RequestStats, Route
+from cluster.usage import Traffic
 from transports.address import Address
 from transports.base import Array, Message, Transport
 from transports.errors import (
@@ -70,8 +71,13 @@ class _Registry(NamedTuple):
 class Dispatcher:
     """Used by many threads of a process at once. The registries of two transports may differ."""
 
-    def __init__(self, transports: Mapping[str, Transport], registries: Mapping[str, Address]) -> None:
-        """`transports` by name; `registries`: the address of the registry on each of them."""
+    def __init__(self, transports: Mapping[str, Transport], registries: Mapping[str, Address], host: str = "") -> None:
+        """`transports` by name; `registries`: the address of the registry on each of them. `host`: the name of this
+        host, for emulated links."""
+        self.traffic = Traffic()
+        self._host = host
+        self._relays: Mapping[str, Mapping[Address, Address]] = {}
+        """Transport -> address -> the relay to it, once a request that crosses links has been sent over it."""
         self._transports = transports
         self._addresses = registries
         self._registries: dict[str, _Registry] = {}
@@ -145,19 +151,25 @@ class Dispatcher:
             if error.remote or not isinstance(error, (ConnectError, ConnectionLost)):
                 raise
             raise type(error)(f"server {delivery.server}: {error}") from error
-        return reply, RequestStats(messages=1, payload=message.payload + reply.payload, connects=made)
+        sent, back = message.payload, reply.payload
+        self.traffic.add(delivery.holder.address, sent, back)
+        return reply, RequestStats(messages=1, payload=sent + back, connects=made)
 
     def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
         """Send outputs of the model, and the statistics so far, to the client's result receiver."""
         message = Message("result", request.fields() | stats.fields(), outputs)
-        self.call(request, Address.parse(request.reply_to), message)
+        address = Address.parse(request.reply_to)
+        self.call(request, address, message)
+        self.traffic.add(address, message.payload, 0)
 
     def send_failure(self, request: Request, error: WireError) -> None:
         """Send the reason why there will be no outputs to the client's result receiver. If that fails, log it."""
         fields = {"request": request.id, "kind": error.kind, "text": str(error)}
         try:
-            pool = self._pool(request.route)
-            pool.call(Address.parse(request.reply_to), Message("failed", fields), FAILURE_NOTICE_TIMEOUT)
+            address, route = Address.parse(request.reply_to), request.route
+            if route.linked:
+                address = self._relay(route, FAILURE_NOTICE_TIMEOUT).get(address, address)
+            self._pool(route).call(address, Message("failed", fields), FAILURE_NOTICE_TIMEOUT)
         except WireError as lost:
             log.warning("request %s: %s; the client cannot be notified: %s", request.id, error, lost)
 
@@ -173,8 +185,21 @@ class Dispatcher:
         """The answer of the handler at `address`, and how many connections were opened. Raises a `WireError`."""
         if (left := request.remaining) <= 0:
             raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
+        if request.route.linked:
+            address = self._relay(request.route, left).get(address, address)
         reply, made = self._pool(request.route).call(address, message, left)
         return reply, int(made)
+
+    def _relay(self, route: Route, timeout: float) -> Mapping[Address, Address]:
+        """Address -> the relay through which this host reaches it. They do not change during a run."""
+        if (known := self._relays.get(route.transport)) is None:
+            registry = self._addresses[route.transport]
+            question = Message("links", {"host": self._host})
+            reply, _ = self._pool(route).call(registry, question, timeout)
+            with fields_read(f"the registry at {registry} answered 'links' with"):
+                known = parse_links(text(reply.fields, "links"))
+            self._relays = {**self._relays, route.transport: known}
+        return known
 
     def _look_up(
         self, request: Request, method: str, tensor: str, servers: range | frozenset[int]

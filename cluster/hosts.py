@@ -28,6 +28,8 @@ from transports.address import LAST_PORT
 from transports.errors import UsageError, suggest
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.\-]*[A-Za-z0-9])?"
+VERSIONS = ("same", "any")
+"""Whether a host with other versions than here is refused, or measured and recorded."""
 CLIENT = "client"
 """The name, in links, of the machine on which the run was started, unless a host says that it is that one."""
 SHORT = re.compile(rf"(?P<name>{NAME})(:(?P<count>[0-9]+))?")
@@ -72,6 +74,10 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def record(self) -> dict[str, Any]:
         """The host for a results file."""
         return {name: value for name, value in msgspec.to_builtins(self).items() if name not in PRIVATE}
+
+
+HERE = Host(name="here", address="127.0.0.1")
+"""This machine, where no other host is given."""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):

@@ -6,25 +6,15 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cluster.config import NodeConfig, RegistryConfig
 from cluster.device import PROCESSOR, Device
+from cluster.hosts import HERE, Host, by_name, servers_of
+from cluster.identity import NOBODY, Identity
 from cluster.launchers.base import Launcher, Order
 from cluster.manifest import digests, of_portion
 from transports.address import Address
-
-
-@dataclass(frozen=True)
-class Host:
-    """A machine on which processes run."""
-
-    name: str = ""
-    """The launcher's name for it."""
-    bind: str = "127.0.0.1"
-    """The address that processes bind there."""
-    advertise: str = ""
-    """The address under which others reach it; empty: `bind`."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +39,14 @@ class Settings:
     """Seconds after which the registry drops a node that sends no heartbeats."""
     model_servers: Sequence[Mapping[str, Address]] = ()
     """For each portion, the addresses of its model server by interface; empty: no engine needs one."""
-    hosts: Sequence[Host] = (Host(),)
-    """Nodes are distributed over them in turn; the registry runs on the first."""
+    hosts: Sequence[Host] = (HERE,)
+    """The hosts with their addresses. The registry runs on the first; `cluster.hosts.servers_of` places the nodes."""
+    identity: Identity = NOBODY
+    """The files by which processes recognise each other, which every host gets; `options` then name none."""
     insecure: bool = False
     """Whether processes may bind an address beyond this machine without TLS."""
     cores: Sequence[int] = ()
-    """Nodes are pinned to one of these cores each, in turn; empty: every node may use all cores."""
+    """Nodes are pinned to one of these cores each, in turn; empty: those of their host."""
 
 
 class Cluster:
@@ -71,13 +63,24 @@ class Cluster:
         self._launcher = launcher
         self._notify = notify
         self._orders: dict[str, Order] = {}
-        self.nodes = [f"node-{number}" for number in range(settings.servers * settings.replicas)]
+        self._hosts = by_name(settings.hosts)
+        self._options: dict[str, Mapping[str, str]] = {}
+        self._ports = {host.name: host.port for host in settings.hosts}
+        held = servers_of(settings.hosts, settings.servers)
+        self.host_of = {f"node-{node}": held[node % settings.servers] for node in self._numbers()}
+        self.host_of["registry"] = settings.hosts[0].name
+        """Process -> the name of its host."""
+        self.nodes = [f"node-{number}" for number in self._numbers()]
         self.registries: Mapping[str, Address] = {}
         """Transport -> address of the registry."""
 
     def __enter__(self) -> Self:
+        settings = self._settings
         with contextlib.ExitStack() as undo:
             undo.callback(self._close)
+            for host in self._hosts:
+                own = settings.identity.installed(self._launcher, host, settings.transports)
+                self._options[host] = own | dict(settings.options)
             self._launcher.start(self._registry_order())
             self.registries = self._launcher.addresses("registry")
             files = digests(self._settings.exports)
@@ -90,6 +93,10 @@ class Cluster:
 
     def __exit__(self, *exc: object) -> None:
         self._close()
+
+    def addresses(self, name: str) -> Mapping[str, Address]:
+        """Transport -> address of the process `name`. Waits until it is ready. Raises `ClusterDown`."""
+        return self._launcher.addresses(name)
 
     def wait_ready(self, notify: Callable[[str], None] = lambda text: None) -> None:
         """Return once every node is ready. Raises `ClusterDown` if one ends before that."""
@@ -108,14 +115,29 @@ class Cluster:
     def _close(self) -> None:
         self._launcher.stop([*self.nodes, "registry"])
 
+    def _numbers(self) -> range:
+        return range(self._settings.servers * self._settings.replicas)
+
+    def _common(self, host: Host) -> dict[str, Any]:
+        """The fields of every document for a process on `host`; takes the next of its ports."""
+        settings, port = self._settings, self._ports[host.name]
+        self._ports[host.name] += len(settings.transports) if port else 0
+        return {
+            "bind": host.bind or host.address,
+            "advertise": host.address,
+            "port": port,
+            "cores": host.cores,
+            "cpu": host.cpu,
+            "memory": host.memory,
+            "transports": settings.transports,
+            "options": dict(self._options[host.name]),
+            "insecure": settings.insecure,
+        }
+
     def _registry_order(self) -> Order:
         settings, host = self._settings, self._settings.hosts[0]
         config = RegistryConfig(
-            bind=host.bind,
-            advertise=host.advertise,
-            transports=settings.transports,
-            options=dict(settings.options),
-            insecure=settings.insecure,
+            **self._common(host) | {"cpu": 0.0, "memory": 0},  # a host's limits are for its servers
             # Nodes and clients each have one or two calls open at a time.
             workers=2 * len(self.nodes) + 8,
             servers=settings.servers,
@@ -125,27 +147,24 @@ class Cluster:
         return Order("registry", config, host=host.name)
 
     def _node_order(self, number: int, files: Mapping[str, str]) -> Order:
-        settings = self._settings
-        portion, host = number % settings.servers, settings.hosts[number % len(settings.hosts)]
+        settings, name = self._settings, self.nodes[number]
+        portion, host = number % settings.servers, self._hosts[self.host_of[name]]
         own = of_portion(files, portion)
+        cores = (settings.cores[number % len(settings.cores)],) if settings.cores else host.cores
         config = NodeConfig(
-            bind=host.bind,
-            advertise=host.advertise,
-            cores=(settings.cores[number % len(settings.cores)],) if settings.cores else (),
+            **self._common(host) | {"cores": cores},
             device=settings.device.share(number),
             files=own,
-            transports=settings.transports,
-            options=dict(settings.options),
-            insecure=settings.insecure,
             workers=settings.workers,
             registry={name: str(address) for name, address in self.registries.items()},
             portion=portion,
+            host=host.name,
             patience=2 * settings.lease,
-            threads=settings.threads,
+            threads=host.threads or settings.threads,
             malloc="keep" if settings.malloc == "keep" else "default",
             model_servers=tuple(
                 {name: str(address) for name, address in server.items()} for server in settings.model_servers
             ),
         )
         contents = {sha256: settings.exports / path for path, sha256 in own.items()}
-        return Order(self.nodes[number], config, contents, host.name)
+        return Order(name, config, contents, host.name)

@@ -23,6 +23,7 @@ from cluster.queues import LOCAL, DestinationQueues
 from cluster.request import Request, RequestStats
 from cluster.request_table import RequestTable
 from cluster.segments import Segment
+from cluster.usage import Usage
 from transports.base import Array, Message
 from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
 
@@ -50,9 +51,11 @@ class Node:
         self._room = threading.BoundedSemaphore(WAITING)
 
     def handle(self, message: Message) -> Message:
-        """Answer `infer` as the request's flow does. Raises a `WireError`."""
+        """Answer `infer` as the request's flow does, and `usage` (`cluster.usage`). Raises a `WireError`."""
+        if message.method == "usage":
+            return Message("used", Usage.of_this_process(self.dispatcher.traffic).fields())
         if message.method != "infer":
-            raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer'")
+            raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer' and 'usage'")
         named, held = message.fields.get("epoch"), self._epoch()
         if named != held:
             raise StaleEpoch(f"the message names epoch {named}, and this server has epoch {held}")

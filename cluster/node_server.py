@@ -72,10 +72,11 @@ class NodeServer:
         claim: int | None = None,
         patience: float = 0.0,
         stop: Stop | None = None,
+        host: str = "",
     ) -> None:
         """`load`: index of a portion -> its shards. `at`: the address to bind. `advertise`: the host name under which
         others reach it (empty: that of `at`). `claim` and `patience`: see `LeaseClient`. `stop`: ends the wait for a
-        portion; it is set when the server loses its portion.
+        portion; it is set when the server loses its portion. `host`: see `Dispatcher`.
 
         Raises `NoPortion` if the portion, or every portion, is taken.
         """
@@ -86,7 +87,7 @@ class NodeServer:
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             shards: dict[tuple[str, str], Shard] = {}
-            dispatcher = Dispatcher(transports, registries)
+            dispatcher = Dispatcher(transports, registries, host)
             self._stack.callback(dispatcher.close)
             # Before the first lease there is no epoch; 0 never is one.
             self._node = Node(shards, dispatcher, lambda: self._lease_client.epoch if self._lease_client else 0)

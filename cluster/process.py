@@ -24,8 +24,10 @@ from cluster.config import (
     Config,
     ModelServerConfig,
     NodeConfig,
+    ProbeConfig,
     RayConfig,
     RegistryConfig,
+    RelayConfig,
     SocketServerConfig,
     TensorFlowServerConfig,
 )
@@ -100,9 +102,32 @@ def _node(config: NodeConfig, stack: contextlib.ExitStack, stop: StopSignal) -> 
         claim=config.portion,
         patience=config.patience,
         stop=stop,
+        host=config.host,
     )
     stack.callback(server.close)
     return server.addresses, lambda: server.finish(DRAIN)
+
+
+def _probe(config: ProbeConfig, stack: contextlib.ExitStack, stop: StopSignal) -> tuple[Mapping[str, Address], Finish]:
+    from cluster.node_server import addresses, serve_all
+    from cluster.probe import Probe
+
+    handle, at = Probe(config.options).handle, Address(config.bind, config.port)
+    return addresses(serve_all(handle, _transports(config), at, config.workers, stack)), lambda: None
+
+
+def _relay(config: RelayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> tuple[Mapping[str, Address], Finish]:
+    from cluster.links.control import Control
+    from cluster.links.link import Link
+    from cluster.links.relay import Relay
+    from cluster.node_server import addresses, serve_all
+
+    one, other = config.hosts
+    free = {ends: Link(*ends, both=False) for ends in ((one, other), (other, one))}
+    relay = stack.enter_context(Relay(free, config.seed))
+    control = Control(relay, config.bind, config.advertise or config.bind)
+    at = Address(config.bind, config.port)
+    return addresses(serve_all(control.handle, _transports(config), at, config.workers, stack)), lambda: None
 
 
 def _model_server(
@@ -140,6 +165,8 @@ PROGRAMS: Mapping[type[Config], Callable[[Any, contextlib.ExitStack, StopSignal]
 PROGRAMS = {
     RegistryConfig: _registry,
     NodeConfig: _node,
+    ProbeConfig: _probe,
+    RelayConfig: _relay,
     ModelServerConfig: _model_server,
     RayConfig: _ray,
     TensorFlowServerConfig: _tensorflow_server,
@@ -148,7 +175,7 @@ PROGRAMS = {
 """Kind of document -> the function that serves until the stack closes; it returns the addresses that it has bound."""
 
 
-def _transports(config: RegistryConfig | NodeConfig) -> dict[str, Transport]:
+def _transports(config: RegistryConfig | NodeConfig | ProbeConfig | RelayConfig) -> dict[str, Transport]:
     """The transports by name. Raises `UsageError` for one that cannot be used, or may not bind `config.bind`."""
     made = {name: transports.make(name, config.options) for name in config.transports}
     for transport in made.values():

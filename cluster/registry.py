@@ -8,10 +8,15 @@ The protocol, over any transport (`Registry.handle`):
     leave      epoch                                                  -> ok
     where      partition, tensor, transport                           -> servers, ttl, replicas
     who        partition, transport                                   -> servers, ttl, replicas
+    link       host, address, relay                                   -> ok
+    links      host                                                   -> links
 
 `servers` is "0=EPOCH@HOST:PORT,... 3=...": by portion, the nodes that await the tensor (`where`), or those that are
 ready for the partition (`who`). `replicas` is the number of nodes that may hold one portion. `ttl` is the life of a
 lease in seconds: nodes renew their leases within that time, and clients may cache answers for that long.
+
+`links` is "HOST:PORT=HOST:PORT ...": the addresses that processes on a host reach through a relay, which emulates the
+link between two hosts, and the relay's address for each (`cluster.links`).
 
 Several portions may await one tensor, and several nodes may hold one portion, so an answer is always a *list*. The
 registry stores addresses and names alone; no tensor passes through it. Nodes register again at a registry that was
@@ -39,6 +44,8 @@ class Registry:
 
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
+        self._links: dict[str, dict[str, str]] = {}
+        """Host -> address -> the address of a relay to it."""
 
     def handle(self, message: Message) -> Message:
         """The handler that transports serve. Raises `MalformedMessage` for an unknown method or unusable fields."""
@@ -59,8 +66,14 @@ class Registry:
                     return self._answer(self._leases.where(partition, tensor, transport))
                 case "who":
                     return self._answer(self._leases.who(text(fields, "partition"), text(fields, "transport")))
+                case "link":
+                    relays = self._links.setdefault(text(fields, "host"), {})
+                    relays[str(_address(text(fields, "address")))] = str(_address(text(fields, "relay")))
+                case "links":
+                    relays = self._links.get(text(fields, "host"), {})
+                    return Message("linked", {"links": " ".join(f"{near}={far}" for near, far in relays.items())})
                 case other:
-                    valid = "register, report, renew, leave, where, who"
+                    valid = "register, report, renew, leave, where, who, link, links"
                     raise MalformedMessage(f"the registry has no method {other!r}; valid: {valid}")
         return Message("ok")
 
@@ -88,6 +101,15 @@ def parse_holders(servers: str) -> dict[int, tuple[Holder, ...]]:
         return {int(server): tuple(map(_parse_holder, held.split(","))) for server, _, held in pairs}
     except ValueError as error:
         raise MalformedMessage(f"the registry's list of servers: {error}") from None
+
+
+def parse_links(links: str) -> dict[Address, Address]:
+    """`"10.0.0.2:7000=127.0.0.1:9000 ..."` -> the relay of each address. Raises `MalformedMessage`."""
+    try:
+        pairs = (item.partition("=") for item in links.split())
+        return {_address(address): _address(relay) for address, _, relay in pairs}
+    except ValueError as error:
+        raise MalformedMessage(f"the registry's list of links: {error}") from None
 
 
 def _parse_holder(holder: str) -> Holder:

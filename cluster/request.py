@@ -17,7 +17,7 @@ from transports.errors import MalformedMessage
 from transports.limits import DAY
 
 
-class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a request travels: chosen by the client, and the same at every hop."""
 
     partition: str
@@ -34,6 +34,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether connections are kept, or each hop opens a new one."""
     send: Annotated[str, Meta(pattern=r"^(bundle|tensor)\Z")] = "bundle"
     """One message for each server, or one for each tensor and server."""
+    linked: bool = False
+    """Whether messages between hosts cross emulated links."""
 
 
 @lru_cache(maxsize=1024)

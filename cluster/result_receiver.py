@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from cluster.request import NO_STATS, Request, RequestStats
+from transports.address import Address
 from transports.base import Array, Message, Server, Transport
 from transports.errors import ConnectError, DeadlineExceeded, MalformedMessage, WireError, from_kind
 
@@ -67,13 +68,17 @@ class ResultReceiver:
         self._closed = False
         self._lock = threading.Lock()
 
+    def address(self, transport: str) -> Address:
+        """Where results over `transport` are received. Raises `ConnectError`."""
+        return self._server(transport).address
+
     @contextlib.contextmanager
     def expect(self, request: Request, names: Sequence[str]) -> Iterator[PendingResult]:
         """Expect the tensors `names` of `request`. Results that arrive after the block are dropped.
 
         Raises `ConnectError` if the receiver is closed, or cannot serve on the transport of the request.
         """
-        pending = PendingResult(replace(request, reply_to=str(self._server(request.route.transport).address)), names)
+        pending = PendingResult(replace(request, reply_to=str(self.address(request.route.transport))), names)
         with self._lock:
             self._pending[request.id] = pending
         try:

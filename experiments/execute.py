@@ -10,24 +10,27 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cluster import scratch
+from cluster import identity, machines, scratch
 from cluster.device import cards
-from cluster.launchers import Launcher, LocalLauncher
+from cluster.machines import Machines
 from cluster.process import tune
+from cluster.runtimes import is_runtime
 from experiments.measure import memory
 from experiments.measure.progress import Progress
 from experiments.reports import engine_titles as engines
 from experiments.reports import report
 from experiments.reports.terminal import render_table
+from experiments.spec import machines as spec
 from experiments.spec.experiment import Experiment
 from experiments.spec.flags import Runs
 from experiments.spec.settings import from_record
-from experiments.store import environment, faults, files, samples
+from experiments.store import environment, files, samples
 from experiments.store.files import replace_file
 from partitioning import command_line, keras_settings
 from partitioning.engine_table import is_remote
 from partitioning.inputs.variants import check_input
 from transports.errors import UsageError
+from transports.limits import TLS_FILES
 
 if TYPE_CHECKING:
     from experiments.measure.prepare import Prepared
@@ -49,7 +52,7 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
         progress.phase("loading TensorFlow and the model")
         experiment.hardware.share(0).restrict()
         remote = any(cell.transport != "none" or is_remote(cell.engine) for cell in experiment.cells)
-        launcher = stack.enter_context(LocalLauncher()) if remote else None
+        on = stack.enter_context(machines.started(_asked(experiment), remote, progress.phase))
         settings = tune(experiment.threads, experiment.malloc)
         from experiments.measure.prepare import prepare  # loads TensorFlow, once the launcher has forked
 
@@ -63,15 +66,30 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
         environment.update(folder, gate=prepared.tolerance.record(), cards=found)
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
-        _measure(prepared, folder, progress, launcher, each_round)
+        _measure(prepared, folder, progress, on, each_round)
     report.build(folder)
 
 
-def _measure(
-    prepared: Prepared, folder: Path, progress: Progress, launcher: Launcher | None, each_round: EachRound | None
-) -> None:
+def _asked(experiment: Experiment) -> machines.Settings:
+    """What an experiment asks of the machines."""
+    files = [getattr(experiment, name) for name in TLS_FILES]
+    names = {cell.transport for cell in experiment.cells if not is_runtime(cell.transport)} - {"none"}
+    return machines.Settings(
+        cluster=experiment.cluster,
+        hosts=spec.hosts_of(experiment),
+        ssh=experiment.ssh,
+        versions=experiment.versions,
+        transports=tuple(sorted(names)),
+        address=experiment.host,
+        identity=identity.given(files) if experiment.several_machines and all(files) else None,
+        insecure=experiment.insecure == "on",
+    )
+
+
+def _measure(prepared: Prepared, folder: Path, progress: Progress, on: Machines, each_round: EachRound | None) -> None:
     """Measure every cell. If that fails, report what was measured, with the reason."""
     from experiments.measure.runner import run
+    from experiments.measure.writers import Writers
 
     def salvage() -> None:
         if samples.read(folder).size:
@@ -80,10 +98,17 @@ def _measure(
     with environment.finishing(folder, salvage), contextlib.ExitStack() as stack:
         for partition in dict.fromkeys(prepared.partitions.values()):
             replace_file(folder / files.PLAN.format(partition.name), partition.plan.to_json())
-        writer = stack.enter_context(samples.Writer(folder))
-        log = stack.enter_context(faults.writer(folder)) if prepared.experiment.kill else None
+        killed = bool(prepared.experiment.kill)
+        writers = Writers.into(folder, stack, kill=killed, ask=bool(prepared.chosen(remote=True)) and not killed)
         more = {"each_round": stack.enter_context(each_round(prepared, folder))} if each_round else {}
-        run(prepared, writer, progress, launcher, log, **more)
+        if found := on.record():
+            environment.update(folder, machines=found)
+        run(prepared, writers, progress, on, **more)
+        if warning := on.measure_again():
+            progress.phase(f"warning: {warning}")
+            environment.update(folder, links_warning=warning)
+        if on.ways:
+            environment.update(folder, machines=on.record())
 
 
 def check(runs: Runs) -> None:

@@ -35,13 +35,13 @@ def control_group() -> Grant:
 
 def read(root: Path = Path("/")) -> Grant:
     """The grant of this process now. `root` holds `proc` and the mounted hierarchies."""
-    cores = [granted for group in _groups(root, "cpu") if (granted := _cores(group)) is not None]
-    memory = [found for group in _groups(root, "memory") if (found := _memory(group)) is not None]
+    cores = [granted for group in groups(root, "cpu") if (granted := _cores(group)) is not None]
+    memory = [found for group in groups(root, "memory") if (found := _memory(group)) is not None]
     least, free = min(memory, default=(None, None))[0], min((free for _, free in memory), default=None)
     return Grant(min(cores, default=None), least, free)
 
 
-def _groups(root: Path, controller: str) -> Iterator[Path]:
+def groups(root: Path, controller: str) -> Iterator[Path]:
     """The folder of each group that limits this process by `controller`, its own first."""
     fields = [line.split(":", 2) for line in _lines(root / "proc/self/cgroup")]
     paths = {name: path for _, names, path in fields for name in names.split(",")}  # version 2: no name

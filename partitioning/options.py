@@ -25,6 +25,7 @@ from partitioning.strategy_table import MODES, split_cuts
 Noun = TypeVar("Noun")
 Split = Callable[[Any, str], list[Any]]
 
+JOINT = "; "
 SWITCH = ("on", "off")
 """The valid values of an option whose flag without a value means `on`."""
 WRONG: Mapping[type, str] = {str: "is no text; write it in quotes", int: "is no whole number", float: "is no number"}
@@ -57,6 +58,10 @@ class Option:
     """Whether the option may have several values, separated by commas."""
     repeat: bool = False
     """Whether the flag may be given more than once; its raw value is a list of texts."""
+    joined: bool = False
+    """Whether the flag may be given more than once; its raw value is one text, with `JOINT` between the values."""
+    short: str = ""
+    """A second name of the flag, such as `-H`."""
     valid: Collection[str] = ()
     """All valid values; empty: every value of the type within the range."""
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -194,10 +199,14 @@ class Parser(argparse.ArgumentParser):
             text = f"{'* ' if item.name in axes else ''}{item.help} ({default})".replace("%", "%%")
             metavar = item.metavar or "|".join(item.valid) or METAVARS.get(item.unit) or METAVARS[item.kind]
             more: dict[str, Any] = {"nargs": "?", "const": "on"} if item.valid == SWITCH else {}
-            more |= {"action": "append"} if item.repeat else {"action": Once, "several": item.several}
+            if item.repeat:
+                more |= {"action": "append"}
+            else:
+                more |= {"action": Joined} if item.joined else {"action": Once, "several": item.several}
             required = item.default is MISSING
+            names = [item.short, item.flag] if item.short else [item.flag]
             groups[item.group].add_argument(
-                item.flag, dest=item.name, metavar=metavar, help=text, required=required, **more
+                *names, dest=item.name, metavar=metavar, help=text, required=required, **more
             )
 
     def texts(self, argv: Sequence[str] | None) -> dict[str, Any]:
@@ -228,6 +237,14 @@ def _joined(argv: Sequence[str]) -> list[str]:
             word = f"{words.pop()}={word}"
         words.append(word)
     return words
+
+
+class Joined(argparse.Action):
+    """Joins the values of a repeated flag to one text."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        earlier = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, values if earlier is None else f"{earlier}{JOINT}{values}")
 
 
 class Once(argparse.Action):

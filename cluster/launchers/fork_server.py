@@ -27,10 +27,11 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from cluster import facts, scratch
+from cluster import facts, resource_limits, scratch
 from cluster.config import Config
 from cluster.launchers.contents import Contents, user_cache
 from cluster.launchers.protocol import (
@@ -55,8 +56,10 @@ from cluster.launchers.protocol import (
     Tick,
     Tock,
 )
+from cluster.resource_limits import Group, Limits
 from partitioning.loading import load_tensorflow
 from transports.address import Address
+from transports.errors import UsageError
 
 PRELOADED = ("partitioning.archive", "partitioning.engines", "cluster.node_server", "cluster.process")
 GRACE = 5.0
@@ -92,6 +95,11 @@ def delete(folder: Path) -> None:
     scratch.remove_dead(folder.parent)
 
 
+class _Child(NamedTuple):
+    name: str
+    group: Group
+
+
 class ForkServer:
     """The loop. `folder` holds contents, files and logs; `events` is the descriptor for events."""
 
@@ -104,7 +112,7 @@ class ForkServer:
         self._contents = Contents(folder / "contents", cache)
         self._events = events
         self._pid = os.getpid()
-        self._children: dict[int, str] = {}
+        self._children: dict[int, _Child] = {}
         self._parts: list[bytes] = []
         self._silence: float | None = None
         self._lifeline, self._held = os.pipe()
@@ -125,8 +133,8 @@ class ForkServer:
             pass
         self._selector.unregister(0)
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for name in self._children.values():
-                self._signal(name, number)
+            for child in self._children.values():
+                self._signal(child.name, number)
             deadline = time.monotonic() + GRACE
             while self._children and (left := deadline - time.monotonic()) > 0:
                 self._wait(left)
@@ -145,7 +153,8 @@ class ForkServer:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            name = self._children.pop(pid)
+            name, group = self._children.pop(pid)
+            group.remove()
             self._tell(Ended(name, os.waitstatus_to_exitcode(status), self._tail(name)))
         return going
 
@@ -198,18 +207,24 @@ class ForkServer:
         for path, sha256 in config.files.items():
             self._contents.link(sha256, files / path)
         (log := self._log(name)).unlink(missing_ok=True)
+        try:
+            group = resource_limits.make(Limits(config.cpu, config.memory), name)
+        except UsageError as error:
+            self._tell(Ended(name, 2, f"error: {error}"))
+            return
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # a child must not ignore it with the handler of its parent
         pid = os.fork()
         if pid == 0:
-            self._become(name, msgspec.structs.replace(config, folder=str(files)), log)
-        self._children[pid] = name
+            self._become(name, msgspec.structs.replace(config, folder=str(files)), log, group)
+        self._children[pid] = _Child(name, group)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
-    def _become(self, name: str, config: Config, log: Path) -> None:
+    def _become(self, name: str, config: Config, log: Path, group: Group) -> None:
         """In the child: detach from the parent's session and descriptors, run, and exit without its clean-up."""
         status = 1
         try:
             os.setsid()
+            group.join()
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
@@ -234,12 +249,13 @@ class ForkServer:
             sys.stdout.flush()
             sys.stderr.flush()
             if os.getppid() != self._pid:  # the fork server was killed, and perhaps its launcher too
+                group.leave()
                 delete(self._folder)
             os._exit(status)
 
     def _signal(self, name: str, number: int) -> None:
         """Send a signal to the process and its children, unless the process has ended."""
-        for pid in [pid for pid, child in self._children.items() if child == name]:
+        for pid in [pid for pid, child in self._children.items() if child.name == name]:
             try:
                 os.killpg(pid, number)
             except (ProcessLookupError, PermissionError):  # before the child has called setsid()

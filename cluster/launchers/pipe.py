@@ -53,8 +53,8 @@ class Pipe:
         """Whether the connection or the fork server has ended."""
         self.stored: set[str] = set()
         """SHA-256 of the contents that the fork server has."""
-        self.begun = False
-        """Whether the fork server has loaded TensorFlow, and reads orders."""
+        self.loading = False
+        """Whether the fork server loads TensorFlow, and reads no orders."""
         self._news = news
         self._hear = hear
         self._writing = threading.Lock()
@@ -100,6 +100,7 @@ class Pipe:
 
     def begin(self) -> None:
         """Let the fork server load TensorFlow. Raises `ClusterDown`."""
+        self.loading = True
         self.send(Begin(self.way.silence))
 
     def send(self, order: Request) -> None:
@@ -118,7 +119,7 @@ class Pipe:
         self._over.set()
         with contextlib.suppress(OSError):
             self._orders.close()
-        if not self.begun:  # while it loads TensorFlow, it does not read its input
+        if self.loading:  # it does not read its input
             self._program.terminate()
 
     def failure(self) -> str:
@@ -152,7 +153,7 @@ class Pipe:
             if isinstance(event, Hello):
                 self.hello = event
             elif isinstance(event, Begun):
-                self.begun = True
+                self.loading = False
             else:
                 self._hear(self, event)
             self._news.notify_all()

@@ -59,27 +59,29 @@ class _Process:
 class PipedLauncher(Launcher):
     """Starts processes on the hosts to which `ways` lead (host -> way). Entering returns before TensorFlow is loaded.
 
-    `check`: called with what each host says of itself, once all have; an error that it raises ends the launcher before
-    any host loads TensorFlow. With one way, hosts of every name are the same machine.
+    With one way, hosts of every name are the same machine.
     """
 
-    def __init__(self, ways: Mapping[str, Way], check: Callable[[Mapping[str, Hello]], None] | None = None) -> None:
+    check_first: Callable[[], None] = staticmethod(lambda: None)
+    """Called before any host loads TensorFlow. An error that it raises ends the launcher. It may start processes that
+    need no TensorFlow."""
+
+    def __init__(self, ways: Mapping[str, Way]) -> None:
         self._news = threading.Condition()
         self._processes: dict[str, _Process] = {}
         self._pipes: dict[str, Pipe] = {}
         for host, way in ways.items():
             self._add(host, way)
-        self._check = check
         self._answers: dict[Pipe, Lacking | Tock | None] = {}
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             undo.callback(self._close)
+            self._until = time.monotonic() + HELLO
             for pipe in self._pipes.values():
                 self._held.enter_context(pipe)
-            if self._check is not None:
-                self._check(self.hosts)
+            self.check_first()
             for pipe in self._pipes.values():
                 pipe.begin()
             undo.pop_all()
@@ -177,7 +179,7 @@ class PipedLauncher(Launcher):
     def _introduced(self, pipe: Pipe) -> Hello:
         """What the host said of itself. Raises `ClusterDown` if it says nothing."""
         with self._news:
-            self._news.wait_for(lambda: pipe.hello is not None or pipe.broken, HELLO)
+            self._news.wait_for(lambda: pipe.hello is not None or pipe.broken, self._until - time.monotonic())
             if pipe.hello is not None:
                 return pipe.hello
             broken = pipe.broken
@@ -210,7 +212,7 @@ class PipedLauncher(Launcher):
             self._answers[pipe] = None
         pipe.send(question)
         with self._news:  # until TensorFlow is loaded no question is answered
-            self._news.wait_for(lambda: pipe.begun or pipe.broken, START)
+            self._news.wait_for(lambda: not pipe.loading or pipe.broken, START)
             self._news.wait_for(lambda: self._answers[pipe] or pipe.broken, START)
             answer = self._answers[pipe]
         if answer is None:
@@ -229,7 +231,7 @@ class PipedLauncher(Launcher):
             with contextlib.suppress(ClusterDown):  # if the fork server has ended, no process runs
                 self._processes[name].pipe.send(Signal(name, number))
         with self._news:  # only then do they read orders
-            self._news.wait_for(lambda: all(pipe.begun or pipe.broken for pipe in pipes), START)
+            self._news.wait_for(lambda: all(not pipe.loading or pipe.broken for pipe in pipes), START)
             self._news.wait_for(lambda: not self.running().intersection(going), GRACE)
 
     def _failure(self) -> str:

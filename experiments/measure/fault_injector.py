@@ -11,10 +11,12 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import Self
 
 from cluster.dispatcher import UNREACHABLE
 from cluster.errors import NoServer
-from experiments.spec.experiment import Cell
+from cluster.launch import Cluster
+from experiments.spec.experiment import Cell, Experiment
 from experiments.spec.schedule import Kill
 from experiments.store import rows
 from experiments.store.faults import Fault
@@ -22,6 +24,8 @@ from transports.errors import ResourceExhausted, WireError
 
 EXPECTED = (*UNREACHABLE, NoServer, ResourceExhausted)
 """Errors that a kill may cause: a server is gone, no server has its stages yet, or the other servers are full."""
+RECOVERY = 60.0
+"""Seconds, besides two leases, within which a failure after a kill is expected."""
 PAUSE = 0.1
 """Seconds to wait after a failed request, so that immediate refusals do not spin."""
 
@@ -41,6 +45,15 @@ class FaultInjector:
         self._patience = patience
         self._killed: dict[Cell, float] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, cluster: Cluster | None, log: rows.Writer | None, clock: Callable[[], float]
+    ) -> Self | None:
+        """The injector of `experiment`; None if it kills no node."""
+        if not (experiment.kill and cluster and log):
+            return None
+        return cls(Kill.parse(experiment.kill), cluster.replace, log, clock, RECOVERY + 2 * experiment.lease)
 
     def before(self, cell: Cell, run: int) -> None:
         """Kill the node if this is the request for it."""

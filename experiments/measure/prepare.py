@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from experiments.measure.gate import Right
 from experiments.measure.model_servers import Serving
 from experiments.measure.ties import scores_of
 from experiments.measure.tolerance import Tolerance, tolerance_of
+from experiments.spec import machines
 from experiments.spec.experiment import Cell, Experiment, local_of
 from partitioning.engine_table import is_remote, local_engine
 from partitioning.errors import PartitionError
@@ -102,7 +104,7 @@ def prepare(experiment: Experiment) -> Prepared:
         expected = {
             batch: [_right(loaded, whole, variant, tolerance) for variant in inputs[batch]] for batch in batches
         }
-        partitions = _partitions(whole, inputs[batches[0]][0], experiment.cells)
+        partitions = _partitions(whole, inputs[batches[0]][0], experiment)
         _check_json(partitions)
         memory.check_batch(whole.graph, batches[-1])
     except PartitionError as error:
@@ -126,10 +128,11 @@ def route_of(cell: Cell, partition: Partition) -> Route:
         registry=cell.registry,
         connections=cell.connections,
         send=cell.send,
+        linked=bool(cell.link),
     )
 
 
-def _partitions(program: Program, sample: Tensors, cells: Sequence[Cell]) -> dict[Cell, Partition]:
+def _partitions(program: Program, sample: Tensors, experiment: Experiment) -> dict[Cell, Partition]:
     """The partition of each cell; cells with equal keys share one.
 
     Its name is its mode, or its whole key if the mode has several partitions. The costs of operations are measured with
@@ -142,7 +145,7 @@ def _partitions(program: Program, sample: Tensors, cells: Sequence[Cell]) -> dic
 
         return costs.measure(program, sample, engine)
 
-    keys = {cell: _partition_key(cell) for cell in cells}
+    keys = {cell: _partition_key(cell) for cell in experiment.cells}
     modes = Counter(key[0] for key in set(keys.values()))
     made: dict[tuple[str, ...], Partition] = {}
     for cell, key in keys.items():
@@ -155,7 +158,9 @@ def _partitions(program: Program, sample: Tensors, cells: Sequence[Cell]) -> dic
             text = f"--servers {cell.servers}: the plan {cell.mode!r} of this model has {len(plan.stages)} stages"
             raise UsageError(f"{text}; give at most as many servers")
         name = cell.mode if modes[cell.mode] == 1 else "-".join(key)
-        made[key] = Partition(name, plan, PLACEMENTS[cell.placement](plan, cell.servers), ())
+        chosen = machines.servers(experiment, cell)
+        placed = PLACEMENTS[cell.placement](plan, cell.servers)
+        made[key] = Partition(name, plan, {stage: chosen[server] for stage, server in placed.items()}, ())
     return {cell: made[key] for cell, key in keys.items()}
 
 
@@ -165,6 +170,7 @@ def _partition_key(cell: Cell) -> tuple[str, ...]:
     if cell.mode == "submodel":
         words.append(hashlib.sha256(cell.cut.encode()).hexdigest()[:8] if "+" in cell.cut else cell.cut)
         words += [local_engine(cell.engine)] if cell.cut in SLACKS else []
+    words += [re.sub(r"[^A-Za-z0-9.+]", "-", cell.on)] if cell.on else []
     return tuple(words)
 
 

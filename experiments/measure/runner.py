@@ -14,27 +14,28 @@ from typing import NoReturn
 import msgspec
 
 import transports
-from cluster import scratch
 from cluster.client import Answer, Client
 from cluster.dispatcher import Dispatcher
 from cluster.errors import NoServer
 from cluster.in_process import InProcessCluster
-from cluster.launch import Cluster, Host, Settings
-from cluster.launchers import HINDSIGHT, Launcher
-from cluster.model_servers.servers import ModelServers
-from cluster.partition import export
+from cluster.launch import Cluster
+from cluster.launchers import HINDSIGHT
+from cluster.machines import NONE, Machines
 from cluster.pinning import cores, pinned
 from cluster.result_receiver import ResultReceiver
-from experiments.measure import gate, runtimes, wire
+from experiments.measure import gate, nodes, runtimes, wire
+from experiments.measure import links as cell_links
 from experiments.measure.fault_injector import FaultInjector
+from experiments.measure.links import CellLinks
 from experiments.measure.local import LocalModel
 from experiments.measure.prepare import Prepared, route_of
 from experiments.measure.progress import Progress
 from experiments.measure.stopping import Stopping
-from experiments.spec.experiment import Cell, Experiment, local_of
-from experiments.spec.schedule import Block, Kill, blocks, warm_ups
-from experiments.store import rows
-from experiments.store.samples import Sample, Writer
+from experiments.measure.usage import NodeUsage, Reading
+from experiments.measure.writers import Writers
+from experiments.spec.experiment import Cell, local_of
+from experiments.spec.schedule import Block, blocks, warm_ups
+from experiments.store.samples import Sample
 from transports.address import Address
 from transports.errors import ConnectError, ConnectionLost, WireError
 from transports.process import freeze_garbage
@@ -42,33 +43,30 @@ from transports.sockets import Deadline
 
 Keep = Callable[[Sample], None]
 
-RECOVERY = 60.0
-"""Seconds, besides two leases, within which a failure after a kill is expected."""
+
 ENDED = (ConnectError, ConnectionLost, NoServer)
 """Errors of a request whose server may have ended: only for these is its exit status awaited."""
 
 
 def run(
     prepared: Prepared,
-    samples: Writer,
+    writers: Writers,
     progress: Progress,
-    launcher: Launcher | None = None,
-    faults: rows.Writer | None = None,
+    machines: Machines = NONE,
     each_round: Callable[[int], None] = lambda number: None,
 ) -> None:
-    """Measure every cell of `prepared`: a row of `samples` for each timed request.
+    """Measure every cell of `prepared`: a sample for each timed request.
 
     The row is written before the next request begins; with several requests in flight, as soon as one is answered.
-    `launcher` starts the processes; without it only cells over `none` can run. `faults` records kills and the requests
-    that fail after them. `each_round` is called with the number of each round before its first block. The experiment's
-    `until_stable` and `limit` may end it after a round.
+    `machines` run the processes; without a launcher only cells over `none` can run. `each_round` is called with the
+    number of each round before its first block. The experiment's `until_stable` and `limit` may end it after a round.
 
     Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a failed
-    request. Requests answered until then, or still in flight and answered later, are in `samples`. Nothing is left
+    request. Requests answered until then, or still in flight and answered later, are among the samples. Nothing is left
     running.
     """
     experiment = prepared.experiment
-    with _cell_runner(prepared, progress, launcher, faults) as runner:
+    with _cell_runner(prepared, progress, machines, writers) as runner:
         for cell in experiment.cells:
             progress.phase(f"checking {cell.name}")
             runner.warm_up(cell)
@@ -76,7 +74,7 @@ def run(
         stopping, last = Stopping(experiment), -1
 
         def keep(sample: Sample) -> None:
-            samples.append(sample)
+            writers.samples.append(sample)
             stopping.add(sample)
             progress.advance(sample.cell.name, sample.seconds)
 
@@ -98,14 +96,17 @@ class _CellRunner:
     client: Client
     direct: Mapping[Cell, runtimes.Direct]
     """What answers the requests of cells without nodes."""
-    launcher: Launcher | None
+    machines: Machines
+    links: CellLinks
     cluster: Cluster | None
+    usage: NodeUsage | None
     fault_injector: FaultInjector | None
     began: float
     """Zero of the clock of the samples' `start`."""
 
     def warm_up(self, cell: Cell) -> None:
         """Untimed requests."""
+        self.links.impose(cell)
         with self._awake(cell):
             for number in range(warm_ups(self.prepared.experiment.warmup)):
                 try:
@@ -118,11 +119,28 @@ class _CellRunner:
         experiment = self.prepared.experiment
         cell = experiment.cells[block.cell]
         alone = experiment.pin == "on" and cell.transport == "none"
+        self.links.impose(cell)
         measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
-        with self._awake(cell), pinned(cores()[:1]) if alone else contextlib.nullcontext():
+        with self._awake(cell), self._used(cell, block), pinned(cores()[:1]) if alone else contextlib.nullcontext():
             measure(cell, block, lambda sample: keep(sample) if sample.run >= 0 else None)
         if self.fault_injector and self.cluster:
             self.cluster.wait_ready()
+
+    @contextlib.contextmanager
+    def _used(self, cell: Cell, block: Block) -> Iterator[None]:
+        """Record what the nodes use for the block."""
+        if self.usage is None or cell.transport == "none" or cell in self.direct:
+            yield
+            return
+        before = self._usage(cell, self.usage)
+        yield
+        self.usage.write(cell, block, before, self._usage(cell, self.usage))
+
+    def _usage(self, cell: Cell, usage: NodeUsage) -> Reading:
+        try:
+            return usage.read()
+        except WireError as error:
+            self._fail(cell, error)
 
     def _awake(self, cell: Cell) -> AbstractContextManager[None]:
         return self.direct[cell].awake() if cell in self.direct else contextlib.nullcontext()
@@ -150,7 +168,9 @@ class _CellRunner:
         if self.fault_injector and cell.transport != "none":
             self.fault_injector.before(cell, number)
         while True:
-            crossed = wire.counting(cell)
+            crossed = wire.counting(
+                cell, lambda: self.links.repeated(cell), here=not self.prepared.experiment.several_machines
+            )
             start = time.perf_counter() - self.began
             try:
                 seconds, answer, verdict = self._request(cell, number)
@@ -182,8 +202,8 @@ class _CellRunner:
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:
         """Raise the cause of a failed request: a process that ended, or else the error itself."""
         patience = Deadline.after(HINDSIGHT if isinstance(error, ENDED) else 0.0)
-        if self.launcher:
-            self.launcher.check(patience.left())
+        if self.machines.launcher:
+            self.machines.launcher.check(patience.left())
         raise type(error)(f"cell {cell.name}: {error}") from error
 
     def _request(self, cell: Cell, number: int) -> tuple[float, Answer, gate.Verdict]:
@@ -206,12 +226,11 @@ class _CellRunner:
 
 
 @contextlib.contextmanager
-def _cell_runner(
-    prepared: Prepared, progress: Progress, launcher: Launcher | None, faults: rows.Writer | None
-) -> Iterator[_CellRunner]:
+def _cell_runner(prepared: Prepared, progress: Progress, machines: Machines, writers: Writers) -> Iterator[_CellRunner]:
     """Start the processes and handlers of all cells, and a client; on exit, all of them are gone."""
-    experiment = prepared.experiment
-    made = {name: transports.make(name, experiment.options) for name in prepared.transports}
+    experiment, launcher = prepared.experiment, machines.launcher
+    options = machines.options(prepared.transports) | dict(experiment.options)
+    made = {name: transports.make(name, options) for name in prepared.transports}
     registries: dict[str, Address] = {}
     cluster: Cluster | None = None
     # A message over `none` is a Python call: a chain of servers is a stack of about ten frames for each hop.
@@ -220,14 +239,17 @@ def _cell_runner(
         servers = stack.enter_context(
             prepared.model_servers.started(prepared.served, prepared.program, launcher, progress.phase)
         )
+        links = stack.enter_context(cell_links.started(experiment, machines))
         if launcher and prepared.chosen(remote=True):
-            cluster = stack.enter_context(_cluster(prepared, progress, launcher, servers))
+            cluster = stack.enter_context(nodes.started(prepared, progress, machines, servers))
             registries |= cluster.registries
         if direct := prepared.chosen(remote=False):
             local = InProcessCluster(direct, prepared.program, made["none"], servers.addresses(progress.phase))
             registries |= stack.enter_context(local).registries
-        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(made, registries)))
-        receiver = stack.enter_context(contextlib.closing(ResultReceiver(made, experiment.host)))
+        dispatcher = stack.enter_context(contextlib.closing(Dispatcher(made, registries, links.relays.here)))
+        receiver = stack.enter_context(contextlib.closing(ResultReceiver(made, machines.address)))
+        if cluster:
+            cell_links.publish(links, cluster, receiver, made)
         answers = {
             cell: runtimes.Direct(LocalModel(cell.engine, prepared.program, partition.plan).infer)
             for cell, partition in prepared.partitions.items()
@@ -235,43 +257,10 @@ def _cell_runner(
         }
         answers |= stack.enter_context(runtimes.started(prepared, launcher, progress.phase))
         began = time.perf_counter()
-        fault_injector = _fault_injector(experiment, cluster, faults, lambda: time.perf_counter() - began)
-        yield _CellRunner(prepared, Client(dispatcher, receiver), answers, launcher, cluster, fault_injector, began)
-
-
-@contextlib.contextmanager
-def _cluster(prepared: Prepared, progress: Progress, launcher: Launcher, servers: ModelServers) -> Iterator[Cluster]:
-    """The processes of the cells with nodes in other processes. Exported files are deleted once the nodes have them."""
-    experiment, remote = prepared.experiment, prepared.chosen(remote=True)
-    with contextlib.ExitStack() as stack:
-        with scratch.folder() as exports:
-            for partition in remote:
-                export(prepared.program, partition, exports)
-                progress.phase(f"exported {len(partition.plan.stages)} stages of {partition.name}")
-            settings = Settings(
-                transports=tuple(name for name in prepared.transports if name != "none"),
-                servers=max(partition.servers for partition in remote),
-                exports=exports,
-                workers=prepared.workers,
-                threads=experiment.threads,
-                malloc=experiment.malloc,
-                device=experiment.hardware,
-                options=experiment.options,
-                replicas=experiment.replicas,
-                lease=experiment.lease,
-                hosts=(Host(bind=experiment.host),),
-                insecure=experiment.insecure == "on",
-                model_servers=servers.addresses(progress.phase),
-                cores=tuple(cores()) if experiment.pin == "on" else (),
-            )
-            cluster = stack.enter_context(Cluster(settings, launcher, progress.phase))
-        yield cluster
-
-
-def _fault_injector(
-    experiment: Experiment, cluster: Cluster | None, faults: rows.Writer | None, clock: Callable[[], float]
-) -> FaultInjector | None:
-    if not (experiment.kill and cluster and faults):
-        return None
-    patience = RECOVERY + 2 * experiment.lease
-    return FaultInjector(Kill.parse(experiment.kill), cluster.replace, faults, clock, patience)
+        fault_injector = FaultInjector.of(experiment, cluster, writers.faults, lambda: time.perf_counter() - began)
+        usage = None
+        if cluster and writers.nodes and not fault_injector:
+            asked = next(name for name in made if name != "none")
+            usage = NodeUsage(cluster, made[asked], dispatcher.traffic.bytes, writers.nodes)
+        client = Client(dispatcher, receiver)
+        yield _CellRunner(prepared, client, answers, machines, links, cluster, usage, fault_injector, began)

@@ -6,6 +6,8 @@ acknowledgements, registry lookups and new connections. Rules:
   - Over `none` nothing crosses: the figure is 0, whatever other programs sent meanwhile. Only the calls of an engine
     that uses a model server are counted.
   - Runtimes use the interface, too. What Ray passes in shared memory is not counted.
+  - A relay of an emulated link carries bytes over the interface a second time. It counts them, and they are subtracted.
+  - With processes on several machines there is no figure: no interface carries all messages.
   - Messages over Unix sockets do not cross the interface: a cell with such a transport has no figure.
   - The counter is the machine's. Heartbeats (some hundred bytes every few seconds) and other programs are included in
     some requests: use the median of many.
@@ -36,11 +38,21 @@ def sent() -> float:
     return next((counters[name].bytes_sent for name in LOOPBACK if name in counters), math.nan)
 
 
-def counting(cell: Cell) -> Callable[[], float]:
-    """Start counting for a request of `cell`; the returned function gives its bytes, NaN if they are unknown."""
+def counting(cell: Cell, repeated: Callable[[], int] = lambda: 0, *, here: bool = True) -> Callable[[], float]:
+    """Start counting for a request of `cell`; the returned function gives its bytes, NaN if they are unknown.
+
+    `repeated`: the bytes that relays of emulated links have carried a second time until now. `here`: whether all
+    processes run on this machine.
+    """
     if cell.transport == "none" and not is_remote(cell.engine):
         return lambda: 0
-    if cell.concurrency > 1 or cell.transport in UNCOUNTED:
+    if cell.concurrency > 1 or cell.transport in UNCOUNTED or not here:
         return lambda: math.nan
+    carried = repeated()  # the question itself crosses the interface: it comes before the first reading
     before = sent()
-    return lambda: sent() - before
+
+    def crossed() -> float:
+        after = sent()
+        return after - before - (repeated() - carried)
+
+    return crossed

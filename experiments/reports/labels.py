@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import transports
 from cluster import runtimes
@@ -47,11 +47,16 @@ def unusual(cell: Cell) -> list[str]:
     return [f"{_dashed(name)} {value}" for name, value in named if value != str(getattr(Cell, name))]
 
 
+SILENT = ("codec", "on", "link", "label")
+"""Settings that a label leaves out where they have their default."""
+
+
 class Settings:
     """The settings of `cells` and what differs between them; local models are left out, unless there are no others.
 
     `differing`: names of settings with several values; `transport` is always among them, as is the engine of a model
-    server. A cut at named operations is written `cut 1`, `cut 2`, ...; `cuts` has its operations.
+    server. A cut at named operations is written `cut 1`, `cut 2`, ..., and links `link 1`, `link 2`, ...; `legend` has
+    what they mean.
     """
 
     def __init__(self, cells: Sequence[Cell], titles: engine_titles.Titles | None = None) -> None:
@@ -61,8 +66,8 @@ class Settings:
         values = {name: {getattr(cell, name) for cell in compared} for name in CELL_FIELDS}
         served = {"engine"} if titles.keys() & values["engine"] else set()
         self.differing = ["transport", *(n for n in CELL_FIELDS[1:] if len(values[n]) > 1 or n in served)]
-        named = dict.fromkeys(cell.cut for cell in compared if "+" in cell.cut)
-        self.cuts = {cut: str(number) for number, cut in enumerate(named, 1)}
+        self.cuts = _numbered(cell.cut for cell in compared if "+" in cell.cut)
+        self.links = _numbered(cell.link for cell in compared if cell.link)
         first = compared[0] if compared else Cell()
         rest = [name for name in CELL_FIELDS[1:] if name not in self.differing]
         shown = [name for name in rest if name not in EXTRA_FIELDS or getattr(first, name) != getattr(Cell, name)]
@@ -71,7 +76,7 @@ class Settings:
     def value(self, cell: Cell, name: str) -> str:
         """The value of a setting as a table shows it."""
         value = value_of(cell, name)
-        return {"engine": self._titles, "cut": self.cuts}.get(name, {}).get(value, value)
+        return {"engine": self._titles, "cut": self.cuts, "link": self.links}.get(name, {}).get(value, value)
 
     def word(self, cell: Cell, name: str) -> str:
         """The value of a setting as a text shows it: `"batch 8"`."""
@@ -85,12 +90,17 @@ class Settings:
         """What distinguishes the cell: `"gRPC, hub, batch 8"`, `"Local, batch 8"`. The default codec is not written."""
         if cell == local_of(cell):
             return ", ".join(["Local", *(self.word(cell, n) for n in self.differing if n in ("engine", "batch"))])
-        names = [name for name in self.differing if name != "codec" or cell.codec != Cell.codec]
+        names = [n for n in self.differing if n not in SILENT or getattr(cell, n) != getattr(Cell, n)]
         return ", ".join(self.word(cell, name) for name in names)
 
     def legend(self) -> list[str]:
-        """`["cut 1: before add and relu"]`: the operations of each named cut."""
-        return [f"cut {number}: before {', '.join(cut.split('+'))}" for cut, number in self.cuts.items()]
+        """`["cut 1: before add and relu"]`: the operations of each named cut, and the links."""
+        cuts = [f"cut {number}: before {', '.join(cut.split('+'))}" for cut, number in self.cuts.items()]
+        return cuts + [f"link {number}: {link}" for link, number in self.links.items()]
+
+
+def _numbered(values: Iterable[str]) -> dict[str, str]:
+    return {value: str(number) for number, value in enumerate(dict.fromkeys(values), 1)}
 
 
 def _dashed(name: str) -> str:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.reports import charts, explanations, faults, ladder, sections, steadiness
+from experiments.reports import charts, explanations, faults, ladder, machines, sections, steadiness
 from experiments.reports import engine_titles as engines
 from experiments.reports.labels import Settings
 from experiments.reports.markdown import line
 from experiments.reports.published import Figures, figures_for
 from experiments.spec.experiment import Experiment, local_of
 from experiments.spec.settings import from_record
-from experiments.store import environment, files, intervals, samples, statistics
+from experiments.store import environment, files, intervals, nodes, samples, statistics
 from experiments.store import faults as stored_faults
 from experiments.store import ladder as stored_ladder
 from experiments.store.files import replace_file
@@ -49,6 +49,7 @@ def build(folder: Path) -> Path:
             *sections.groups(summary, titles),
             steadiness.same_cells(measured, experiment.seed),
             sections.full_table(summary, titles),
+            *machines.sections(record, experiment, nodes.read(folder), summary),
             explanations.how_to_read(experiment, summary, titles, intervals.in_rounds(measured)),
         ]
     parts = [

@@ -73,8 +73,9 @@ def banner(record: Mapping[str, Any], note: str) -> list[str]:
     lines = []
     if not record["complete"]:
         lines.append(f"> **INCOMPLETE**: {line(str(record['failure'])) or 'the run recorded no cause'}")
-    if warning := record.get("warning"):
-        lines.append(f"> **WARNING**: {line(str(warning))}")
+    for name in ("warning", "links_warning"):
+        if warning := record.get(name):
+            lines.append(f"> **WARNING**: {line(str(warning))}")
     if note:
         lines.append(f"> **NOTE**: {line(note)}")
     return "\n>\n".join(lines).split("\n") if lines else []

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import transports
 from cluster import runtimes
 from cluster.device import PROCESSOR, Device, cards
 from cluster.flow_table import FLOW_NAMES
+from cluster.hosts import VERSIONS, Host
 from cluster.leases import LEAST_LEASE
 from partitioning.engine_table import ENGINES, local_engine
 from partitioning.input_options import PHOTOGRAPH, PIXELS, Absent, Extent, Input, Scale
@@ -32,7 +33,7 @@ from partitioning.options import (
     option,
     options_of,
 )
-from transports.limits import CONNECTIONS, DAY, Limits
+from transports.limits import CONNECTIONS, DAY, TLS_FILES, Limits
 from transports.process import MALLOC
 
 FILES = "files and the rest"
@@ -44,9 +45,15 @@ TRANSPORTS: Mapping[str, str] = {**transports.NAMES, **runtimes.NAMES}
 carry = partial(option, group="what carries the tensors", concerns="client, nodes")
 compute = partial(option, group="how a stage is executed", concerns="client, nodes, model servers")
 access = partial(option, group="limits, addresses and TLS", concerns="client, nodes, registry")
+place = partial(option, group="machines and links", concerns="client, nodes, registry, model servers")
 failure = partial(option, group="node failures", concerns="nodes, registry")
 schedule = partial(option, group="schedule", concerns="client")
 ALL = "client, nodes, registry"
+
+
+def split_links(raw: Any, where: str) -> list[Any]:
+    """The values in `raw`: a text is one, whatever commas it has; a list holds values."""
+    return raw if isinstance(raw, list) else [raw]
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,23 @@ class Cell:
         int, failure("times that a request is repeated if a server is lost with it", concerns="client", ge=0, le=10**7)
     ] = 0
 
+    on: Annotated[
+        str,
+        place(
+            "hosts whose servers hold the stages, by name or label: edge+cloud (the first servers on edge), cloud",
+            metavar="HOST+HOST",
+        ),
+    ] = ""
+    link: Annotated[
+        str,
+        place(
+            "emulate a link: 'edge<->cloud rtt:20ms,jitter:2ms,bandwidth:50Mbit', or 'edge->cloud ...' for one "
+            "direction; may be repeated",
+            metavar="A<->B WORD:VALUE,...",
+            joined=True,
+            split=split_links,
+        ),
+    ] = ""
     label: Annotated[
         str, schedule("name for a cell; a,b measures each cell twice (A/A: its ratio to itself should be 1)")
     ] = ""
@@ -138,6 +162,30 @@ class Experiment:
     absent: Absent = ()
     imports: Imports = ()
     trust_model: TrustModel = "off"
+    cluster: Annotated[
+        str,
+        place(
+            "where processes run: local (this machine), ssh (the hosts, by the system's OpenSSH), ray (a Ray cluster)",
+            metavar="local|ssh|ray[:HOST:PORT]",
+        ),
+    ] = "local"
+    hosts: Annotated[
+        str,
+        place(
+            "the machines: a TOML file with a [[host]] table for each, or NAME:SERVERS,NAME:SERVERS; with --cluster "
+            "local, names for parts of this machine",
+            metavar="FILE|NAME:N,...",
+            short="-H",
+        ),
+    ] = ""
+    ssh: Annotated[str, place("the ssh command for --cluster ssh, such as 'ssh -F FILE'", concerns="client")] = "ssh"
+    versions: Annotated[
+        str,
+        place(
+            "hosts with other versions of Python, TensorFlow, Keras or this package: refuse them, or record it",
+            valid=VERSIONS,
+        ),
+    ] = "same"
     runs: Annotated[int, schedule("timed requests in each cell", ge=1, le=10**7)] = 50
     until_stable: Annotated[
         float,
@@ -193,7 +241,11 @@ class Experiment:
         Limits.max_message
     )
     host: Annotated[
-        str, access("address at which every process listens; one that other machines reach needs TLS", min_length=1)
+        str,
+        access(
+            "address at which every process (with hosts, the client) listens; one that other machines reach needs TLS",
+            min_length=1,
+        ),
     ] = "127.0.0.1"
     insecure: Annotated[str, access("listen without TLS at a --host that other machines reach", valid=SWITCH)] = "off"
     tls_cert: Annotated[
@@ -210,6 +262,13 @@ class Experiment:
     ] = ""
     option: Mapping[str, str] = field(default_factory=dict)
     """NAME.KEY -> value: options that one transport or engine alone has."""
+    machines: tuple[Host, ...] = ()
+    """The hosts that `hosts`, or the tables [[host]] of a file, describe."""
+
+    @property
+    def several_machines(self) -> bool:
+        """Whether processes run on other machines than this."""
+        return self.cluster != "local"
 
     @property
     def turns(self) -> str:
@@ -228,7 +287,10 @@ class Experiment:
         shared = {
             key: getattr(self, key)
             for key, item in SETTINGS.items()
-            if "transports" in item.concerns and getattr(self, key) != item.default
+            if "transports" in item.concerns
+            and getattr(self, key) != item.default
+            # Between machines the files travel with the processes, to a folder that is not known yet.
+            and not (self.several_machines and key in TLS_FILES)
         }
         return {f"{name}.{key}": str(value) for name in names for key, value in shared.items()} | dict(self.option)
 

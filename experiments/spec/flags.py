@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import transports
+from cluster import hosts
+from cluster.hosts import Host
 from cluster.model_servers import selection
 from experiments.spec.experiment import CELL_FIELDS, FILES, SETTINGS, Experiment
 from experiments.spec.settings import OWN, cells_of, check
@@ -56,6 +58,8 @@ a file for --spec (TOML; any flag's name is a key, a key marked * may be a list)
   transport = ["none", "rpyc"]
   [option]
   grpc.max_message = 4194304
+  [[host]]                          # the machines, as in a file for --hosts
+  name = "edge"
 
 exit status: 0 done; 1 the run failed, and what was measured is kept; 2 a value cannot be used; 130 interrupted."""
 
@@ -167,6 +171,7 @@ def _experiment(given: Values, spec: str) -> Experiment:
     """The experiment of the file `spec`, if any, whose values the flags in `given` override."""
     table = _load_toml(Path(spec)) if spec else {}
     blocks, option = table.pop("matrix", [{}]) or [{}], table.pop("option", {})
+    tables = {"host": table.pop("host")} if "host" in table else {}
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise UsageError(f"{spec}: matrix: not a list of tables; write [[matrix]]")
     if not isinstance(option, dict):
@@ -196,7 +201,15 @@ def _experiment(given: Values, spec: str) -> Experiment:
     kept = {key: text for key, text in _flat(option, spec).items() if key.partition(".")[0] not in replaced}
     kept |= transports.parse_options(given.get("option", ()))
     cuts = [cut for block in ([flags] if "mode" in flags else written) for cut in block.get("cut", ())]
-    return check(Experiment(cells=cells, **single, option=kept), cuts)
+    machines = _machines(single.get("hosts", ""), tables, spec)
+    return check(Experiment(cells=cells, **single, option=kept, machines=machines), cuts)
+
+
+def _machines(given: str, tables: Mapping[str, Any], spec: str) -> tuple[Host, ...]:
+    """The hosts of `--hosts`, or else those of the file's own tables."""
+    if given:
+        return hosts.read(given)
+    return hosts.of_tables(tables, spec) if tables else ()
 
 
 def _from_table(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:

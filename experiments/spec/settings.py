@@ -12,11 +12,15 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import transports
 from cluster import runtimes
+from cluster.hosts import Host
 from cluster.model_servers import selection
+from experiments.spec import machines
 from experiments.spec.experiment import CELL_FIELDS, SETTINGS, Cell, Experiment, local_of
-from experiments.spec.paths import nameless, portable
+from experiments.spec.paths import anonymous, nameless, portable
 from experiments.spec.schedule import Kill
 from partitioning.engine_table import is_remote
 from partitioning.input_options import PHOTOGRAPH
@@ -31,7 +35,7 @@ OWN = ""
 """Stands for the default codec of each transport, the first of `Transport.codecs`."""
 
 FOR_NODES = (
-    *("flow", "codec", "local_calls", "registry", "connections", "send", "repeats"),
+    *("flow", "codec", "local_calls", "registry", "connections", "send", "repeats", "on", "link"),
     *("workers", "replicas", "lease", "max_message", "host"),
 )
 """Settings of nodes and of the messages between them, which have no effect on a runtime."""
@@ -87,7 +91,8 @@ def canonical(cell: Cell) -> Cell:
     if runtimes.is_runtime(cell.transport):
         cell = replace(cell, **{name: getattr(Cell, name) for name in FOR_NODES if hasattr(cell, name)})
     if cell.transport == "none":  # no bytes are written, and no server can be lost
-        cell = replace(cell, codec=Cell.codec, repeats=Cell.repeats)
+        link = cell.link if is_remote(cell.engine) else Cell.link
+        cell = replace(cell, codec=Cell.codec, repeats=Cell.repeats, on=Cell.on, link=link)
     if cell.mode == "whole" and cell.transport == "none":
         local = local_of(cell)
         if cell.engine == local.engine:
@@ -125,7 +130,9 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     remote = [cell for cell in messages if transports.load(cell.transport).addressing != "in-process"]
     for name in dict.fromkeys(cell.transport for cell in remote):
         options = transports.make(name, experiment.options).options
-        transports.check_host(experiment.host, options, experiment.insecure == "on")
+        if not experiment.several_machines:
+            transports.check_host(experiment.host, options, experiment.insecure == "on")
+    machines.check(experiment)
     if experiment.kill:
         _check_kill(experiment, remote)
     for name in ("until_stable", "limit"):
@@ -192,6 +199,9 @@ def to_record(experiment: Experiment) -> dict[str, Any]:
     record = {item.name: getattr(experiment, item.name) for item in fields(Experiment)}
     record |= {name: portable(record[name]) for name in TLS_FILES if record[name]}
     cells = [asdict(cell) for cell in experiment.cells]
+    record |= {"machines": [host.record() for host in experiment.machines]}
+    record |= {"hosts": portable(experiment.hosts)} if experiment.hosts.endswith(".toml") else {}
+    record |= {"ssh": anonymous(experiment.ssh)}
     return record | {"model": model, "input": source, "option": nameless(experiment.option), "cells": cells}
 
 
@@ -205,6 +215,7 @@ def from_record(record: Mapping[str, Any]) -> Experiment:
         bundled = {"input": str(PHOTOGRAPH)} if record.get("input") == BUNDLED else {}
         several = [name for name, item in SETTINGS.items() if item.several and name not in CELL_FIELDS]
         listed = {name: tuple(record.get(name, ())) for name in several}
-        return Experiment(**{**record, **bundled, **listed, "cells": cells})
-    except (TypeError, KeyError, AttributeError) as error:
+        machines = tuple(msgspec.convert(host, Host) for host in record.get("machines", ()))
+        return Experiment(**{**record, **bundled, **listed, "cells": cells, "machines": machines})
+    except (TypeError, KeyError, AttributeError, msgspec.ValidationError) as error:
         raise UsageError(f"this is no record of an experiment: {error}") from error

@@ -10,6 +10,7 @@ from transports.errors import SplitbenchError
 SAMPLES = "samples.csv"
 ENVIRONMENT = "environment.json"
 FAULTS = "faults.csv"
+NODES = "nodes.csv"
 PLAN = "plan-{}.json"
 """One for each partition, by its name."""
 SUMMARY = "summary.csv"
@@ -22,7 +23,20 @@ LADDER_CHART = "ladder.svg"
 THREADS = "threads.csv"
 """The requests of `experiments.threads`."""
 
-RESULTS = (SAMPLES, SUMMARY, REPORT, ENVIRONMENT, CHART, FAULTS, SIZES, THREADS, LADDER, LADDER_CHART, PLAN.format("*"))
+RESULTS = (
+    SAMPLES,
+    SUMMARY,
+    REPORT,
+    ENVIRONMENT,
+    CHART,
+    FAULTS,
+    NODES,
+    SIZES,
+    THREADS,
+    LADDER,
+    LADDER_CHART,
+    PLAN.format("*"),
+)
 """Patterns. A folder with a file that matches one of them holds an experiment."""
 
 

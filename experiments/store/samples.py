@@ -50,7 +50,7 @@ LATER: Mapping[str, str] = {
     **dict.fromkeys(("start", "wire_bytes", "queue_seconds", "round"), ""),
     **dict.fromkeys(("repeats", "repeated", "near_ties"), "0"),
     "concurrency": "1",
-    "label": "",
+    **dict.fromkeys(("on", "link", "label"), ""),
 }
 """Columns that were added after version 0.1, and the text that stands for them in older files."""
 
@@ -142,7 +142,11 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def cell_of(row: Mapping[str, Any]) -> Cell:
-    """The cell of a row of a samples or summary table, in which pandas may have read an empty text as NaN."""
-    texts = {name: "" if row[name] != row[name] else str(row[name]) for name in CELL_FIELDS}
+    """The cell of a row of a samples or summary table, in which pandas may have read an empty text as NaN.
+
+    Tables of earlier versions lack some of its fields.
+    """
+    known = {name: row.get(name, LATER.get(name)) for name in CELL_FIELDS}
+    texts = {name: "" if value != value else str(value) for name, value in known.items()}
     values: dict[str, Any] = {name: int(row[name]) if name in INTEGERS else text for name, text in texts.items()}
     return Cell(**values)

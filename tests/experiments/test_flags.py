@@ -40,7 +40,7 @@ def test_every_field_is_a_flag_with_help_and_default(monkeypatch: pytest.MonkeyP
             f"(default: {setting.default if setting.default not in ('', ()) else 'none'})" in text
             or setting.name == "input"
         )
-    assert {item.name for item in (*fields(Cell), *fields(Experiment))} == {*SETTINGS, "cells", "option"}
+    assert {item.name for item in (*fields(Cell), *fields(Experiment))} == {*SETTINGS, "cells", "option", "machines"}
 
 
 def test_help_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from experiments.measure.gate import OutputDiffers, Right, Verdict, compare
 from experiments.measure.prepare import prepare
 from experiments.measure.progress import Progress
 from experiments.measure.runner import run as measure
+from experiments.measure.writers import Writers
 from experiments.measure.ties import scores_of
 from experiments.measure.tolerance import TOLERANCES, Tolerance, tolerance_of
 from experiments.reports.report import build
@@ -69,7 +70,7 @@ def test_the_gate_stops_a_wrong_output(what: str, policy: str, tmp_path: Path) -
     out = samples.claim(tmp_path / "out", experiment.title)
     progress = Progress(6, [cell.name for cell in experiment.cells])
     with samples.Writer(out) as writer, progress, pytest.raises(OutputDiffers, match=r"output 'head'.*deviates"):
-        measure(replace(right, program=BROKEN[what](right.program)), writer, progress)
+        measure(replace(right, program=BROKEN[what](right.program)), Writers(writer), progress)
     assert not len(samples.read(out))
 
 
@@ -90,7 +91,7 @@ def test_answers_to_requests_in_flight_beside_a_failing_one_are_kept(
     prepared = prepare(Experiment((cell,), model=str(model), runs=40))
     progress = Progress(40, [cell.name])
     with samples.Writer(tmp_path) as writer, progress, pytest.raises(OutputDiffers, match="this one"):
-        measure(prepared, writer, progress)
+        measure(prepared, Writers(writer), progress)
     uncounted = Experiment.warmup + cell.concurrency
     assert len(samples.read(tmp_path)) == len(answered) - uncounted
 

@@ -10,6 +10,7 @@ import pytest
 from experiments.measure import runner
 from experiments.measure.prepare import prepare
 from experiments.measure.progress import Progress
+from experiments.measure.writers import Writers
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.store import samples
 
@@ -24,7 +25,7 @@ def test_local_is_a_bare_call_and_none_has_nodes(
     monkeypatch.setattr(runner.Client, "infer", lambda *args: routed.append(args[1].name) or infer(*args))
     experiment = Experiment((none,), model=str(model), runs=5).with_locals()
     with samples.Writer(tmp_path) as writer, Progress(10, [cell.name for cell in experiment.cells]) as progress:
-        runner.run(prepare(experiment), writer, progress)
+        runner.run(prepare(experiment), Writers(writer), progress)
     frame = samples.read(tmp_path)
     local = frame[frame["cell"] == local_of(none).name]
     split = frame[frame["cell"] == none.name]

@@ -21,7 +21,7 @@ DERIVED = (SUMMARY, REPORT, CHART, SIZES)
 
 COLUMNS = {"cell": samples.COLUMNS, "way": sizes_measure.COLUMNS, "workers": threads_report.COLUMNS}
 """First column of a results folder -> all columns of its kind."""
-ADDED = ("label", "queue_seconds", "round", "near_ties")
+ADDED = ("label", "queue_seconds", "round", "near_ties", "on", "link")
 """Columns that results measured before them lack."""
 
 

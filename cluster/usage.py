@@ -1,0 +1,72 @@
+"""What a node has used so far: processor time, memory, and the bytes that it has sent to each server.
+
+Bytes are those of tensors. They are counted once, by the process that calls: what it sends, and what returns to it.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cluster.registry import fields_read, text, whole
+from transports.address import Address
+from transports.base import Message, Scalar
+from transports.errors import MalformedMessage
+
+PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in a unit of `ru_maxrss`."""
+
+
+class Traffic:
+    """Bytes of the tensors in calls to each address. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes: dict[Address, tuple[int, int]] = {}
+
+    def add(self, address: Address, there: int, back: int) -> None:
+        with self._lock:
+            before = self._bytes.get(address, (0, 0))
+            self._bytes[address] = (before[0] + there, before[1] + back)
+
+    def bytes(self) -> Mapping[Address, tuple[int, int]]:
+        """Address -> bytes sent there, and bytes that came back."""
+        with self._lock:
+            return dict(self._bytes)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process has used since it started."""
+
+    cpu: float
+    """Seconds of processor time, of all its threads."""
+    peak: int
+    """Bytes of the largest resident memory so far; a forked process begins with that of its parent."""
+    traffic: Mapping[Address, tuple[int, int]] = field(default_factory=dict)
+    """`Traffic.bytes`."""
+
+    @classmethod
+    def of_this_process(cls, traffic: Traffic) -> Usage:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT
+        return cls(time.process_time(), peak, traffic.bytes())
+
+    def fields(self) -> dict[str, Scalar]:
+        """The usage as fields of a message."""
+        lines = "\n".join(f"{address} {there} {back}" for address, (there, back) in self.traffic.items())
+        return {"cpu": self.cpu, "peak": self.peak, "traffic": lines}
+
+    @classmethod
+    def of(cls, message: Message) -> Usage:
+        """The usage in the fields of `message`. Raises `MalformedMessage`."""
+        with fields_read(f"{message.method!r} has"):
+            cpu = message.fields["cpu"]
+            if not isinstance(cpu, float):
+                raise MalformedMessage(f"cpu: {str(cpu)[:100]!r} is no number")
+            rows = (line.split(" ") for line in text(message.fields, "traffic").splitlines())
+            traffic = {Address.parse(address): (int(there), int(back)) for address, there, back in rows}
+            return cls(cpu, whole(message.fields, "peak"), traffic)

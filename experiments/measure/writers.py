@@ -1,0 +1,31 @@
+"""The files that a run writes while it measures."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from experiments.store import faults, nodes, rows, samples
+
+
+@dataclass(frozen=True)
+class Writers:
+    """Where a run writes what it measures."""
+
+    samples: samples.Writer
+    faults: rows.Writer | None = None
+    """Kills, and the requests that fail after them."""
+    nodes: rows.Writer | None = None
+    """What the nodes used in each block; None: they are not asked."""
+
+    @classmethod
+    def into(cls, folder: Path, stack: contextlib.ExitStack, *, kill: bool = False, ask: bool = False) -> Self:
+        """Create the files in `folder`; they are closed with `stack`. `kill`: whether a node is killed. `ask`: whether
+        nodes are asked what they used. Raises `WriteError`."""
+        return cls(
+            stack.enter_context(samples.Writer(folder)),
+            stack.enter_context(faults.writer(folder)) if kill else None,
+            stack.enter_context(nodes.writer(folder)) if ask else None,
+        )
