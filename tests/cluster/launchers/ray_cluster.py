@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,10 +25,11 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "ab"}
 CLUSTER = f"ray:{ADDRESSES['head']}:{PORT}"
 SHORT = Path("/tmp")
 """For Ray's folders. A Unix socket's path has at most 107 bytes."""
-PROGRAMS = ("cluster.launchers.", "ray::Actor")
-"""Parts of the command lines of our processes."""
+PROGRAMS = re.compile(r"cluster\.launchers\.\w+|ray::Actor.*")
+"""A word in the command lines of our processes."""
 CLIENT = """
 import json, sys
+from dataclasses import replace
 import transports
 from cluster.config import RegistryConfig
 from cluster.errors import ClusterDown
@@ -54,16 +56,17 @@ def serve(launcher):
         launcher.check(60)
         print("no failure", flush=True)
 
-cluster, loaded, *hosts = sys.argv[1:]
+cluster, silence, *hosts = sys.argv[1:]
+silence = float(silence)
 try:
     hosts = [Host(**json.loads(host)) for host in hosts]
     ways, addresses = ray_hosts.ways(cluster, hosts)
     at = dict(zip(ways, addresses))
-    launcher = PipedLauncher(ways)
-    if not json.loads(loaded):
+    launcher = PipedLauncher({name: replace(way, silence=silence) for name, way in ways.items()})
+    if not silence:
         launcher.check_first = lambda: serve(launcher)
     with launcher:
-        if json.loads(loaded):
+        if silence:
             serve(launcher)
 except (ClusterDown, UsageError) as error:
     print(type(error).__name__, error, flush=True)
@@ -109,16 +112,17 @@ class RayCluster:
         self,
         *hosts: Mapping[str, Any],
         cluster: str = CLUSTER,
-        loaded: bool = False,
+        silence: float = 0.0,
         inside: tuple[str, ...] = (),
         **variables: str | None,
     ) -> Iterator[Job]:
         """Run a client in the namespace of the head, with its environment changed by `variables` (None: removed).
 
-        `loaded`: whether the hosts load TensorFlow first. `inside`: the words of a command that runs it.
+        `silence`: seconds without an order after which a fork server ends; 0: the client works before TensorFlow is
+        loaded, when there is no limit. `inside`: the words of a command that runs the client.
         """
         environment = {**os.environ, **TOKEN, **variables, "PYTHONPATH": str(ROOT)}
-        words = [*inside, sys.executable, "-c", CLIENT, cluster, json.dumps(loaded), *map(json.dumps, hosts)]
+        words = [*inside, sys.executable, "-c", CLIENT, cluster, str(silence), *map(json.dumps, hosts)]
         process = self.net.popen(
             "head",
             words,
@@ -147,7 +151,7 @@ class RayCluster:
         for pid in self.net.processes(host):
             try:
                 process = psutil.Process(pid)
-                if any(part in word for word in process.cmdline() for part in PROGRAMS):
+                if any(PROGRAMS.fullmatch(word) for word in process.cmdline()):
                     yield process
             except psutil.NoSuchProcess:
                 pass
