@@ -69,6 +69,8 @@ class RegistryConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=
 class ProbeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="probe"):
     """A probe: measures the ways between hosts."""
 
+    ports: Annotated[int, Meta(description="consecutive ports at which it answers, from `port` on", ge=1)] = 1
+
 
 class RelayConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="relay"):
     """A relay: emulates the link between two hosts (`cluster.links`)."""

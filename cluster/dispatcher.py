@@ -144,23 +144,27 @@ class Dispatcher:
         if carry is not None:
             fields.update(carry.fields())
         message = Message("infer", fields, delivery.tensors)
+        sent, address = message.payload, delivery.holder.address
+        if carry is not None:  # before it is sent: the client may have its outputs before this server has the answer
+            self.traffic.add(address, sent, 0)
         try:
-            reply, made = self.call(request, delivery.holder.address, message)
+            reply, made = self.call(request, address, message)
         except UNREACHABLE as error:
             self._forget(delivery.holder)
             if error.remote or not isinstance(error, (ConnectError, ConnectionLost)):
                 raise
             raise type(error)(f"server {delivery.server}: {error}") from error
-        sent, back = message.payload, reply.payload
-        self.traffic.add(delivery.holder.address, sent, back)
+        back = reply.payload
+        if carry is None:
+            self.traffic.add(address, sent, back)
         return reply, RequestStats(messages=1, payload=sent + back, connects=made)
 
     def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
         """Send outputs of the model, and the statistics so far, to the client's result receiver."""
         message = Message("result", request.fields() | stats.fields(), outputs)
         address = Address.parse(request.reply_to)
+        self.traffic.add(address, message.payload, 0)  # before the client has them
         self.call(request, address, message)
-        self.traffic.add(address, message.payload, 0)
 
     def send_failure(self, request: Request, error: WireError) -> None:
         """Send the reason why there will be no outputs to the client's result receiver. If that fails, log it."""
@@ -193,7 +197,7 @@ class Dispatcher:
     def _relay(self, route: Route, timeout: float) -> Mapping[Address, Address]:
         """Address -> the relay through which this host reaches it. They do not change during a run."""
         if (known := self._relays.get(route.transport)) is None:
-            registry = self._addresses[route.transport]
+            registry = self._registry(route.transport)
             question = Message("links", {"host": self._host})
             reply, _ = self._pool(route).call(registry, question, timeout)
             with fields_read(f"the registry at {registry} answered 'links' with"):
@@ -215,9 +219,7 @@ class Dispatcher:
             pins = request.pins if method == "where" else {}
             if time.monotonic() < cached.until and _has(cached.holders, servers, pins):
                 return cached.holders, NO_STATS
-        if (address := self._addresses.get(route.transport)) is None:
-            hint = suggest(route.transport, self._addresses)
-            raise MalformedMessage(f"no registry over transport {route.transport!r}{hint}")
+        address = self._registry(route.transport)
         question = Message(method, {"partition": route.partition, "tensor": tensor, "transport": route.transport})
         reply, made = self.call(request, address, question)
         with fields_read(f"the registry at {address} answered {method!r} with"):
@@ -226,6 +228,12 @@ class Dispatcher:
         self._registries[route.transport] = _Registry(lease, replicas)
         self._answers[key] = _Answer(found, time.monotonic() + lease)
         return found, RequestStats(lookups=1, connects=made)
+
+    def _registry(self, transport: str) -> Address:
+        """The address of the registry over `transport`. Raises `MalformedMessage` if there is none."""
+        if (address := self._addresses.get(transport)) is None:
+            raise MalformedMessage(f"no registry over transport {transport!r}{suggest(transport, self._addresses)}")
+        return address
 
     def _forget(self, holder: Holder) -> None:
         """Drop every cached answer that names `holder`."""

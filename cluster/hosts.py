@@ -30,9 +30,11 @@ from transports.errors import UsageError, suggest
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.\-]*[A-Za-z0-9])?"
 VERSIONS = ("same", "any")
 """Whether a host with other versions than here is refused, or measured and recorded."""
+SHAPED = "SPLITBENCH_SHAPED"
+"""The variable with which whoever shapes links by the kernel says so (`tools.hosts`)."""
 CLIENT = "client"
 """The name, in links, of the machine on which the run was started, unless a host says that it is that one."""
-SHORT = re.compile(rf"(?P<name>{NAME})(:(?P<count>[0-9]+))?")
+SHORT = re.compile(rf"(?P<name>{NAME})(:(?P<count>[0-9]{{1,4}}))?")
 HINT = 'write [[host]] tables with name = "..." in a TOML file, or NAME:SERVERS,NAME:SERVERS'
 PRIVATE = ("ssh", "python", "address", "bind")
 """Fields that say where a machine is, which no result records."""
@@ -160,7 +162,7 @@ def spread(on: str, hosts: Sequence[Host], held: Mapping[int, str], count: int) 
 
     Raises `UsageError` if these hold fewer servers.
     """
-    names = [name for word in on.split("+") for name in members(word.strip(), hosts, f"--on {on}")]
+    names = dict.fromkeys(name for word in on.split("+") for name in members(word.strip(), hosts, f"--on {on}"))
     found = [server for name in names for server in sorted(held) if held[server] == name]
     if len(found) < count:
         raise UsageError(f"--on {on}: these hosts hold {len(found)} servers, and a cell has {count}; set --servers")

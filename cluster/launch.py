@@ -144,7 +144,7 @@ class Cluster:
             replicas=settings.replicas,
             lease=settings.lease,
         )
-        return Order("registry", config, host=host.name)
+        return Order("registry", config, host=host.name, title=_title("registry", host))
 
     def _node_order(self, number: int, files: Mapping[str, str]) -> Order:
         settings, name = self._settings, self.nodes[number]
@@ -167,4 +167,9 @@ class Cluster:
             ),
         )
         contents = {sha256: settings.exports / path for path, sha256 in own.items()}
-        return Order(name, config, contents, host.name)
+        return Order(name, config, contents, host.name, _title(name, host))
+
+
+def _title(name: str, host: Host) -> str:
+    """The name of a process in error texts."""
+    return name if host.name == HERE.name else f"{name} on host {host.name}"

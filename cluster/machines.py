@@ -7,7 +7,6 @@ measured, so that an unusable host is named before anything else is done.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import socket
 import tempfile
@@ -18,27 +17,17 @@ from typing import Any
 
 from msgspec.structs import replace
 
-import transports
 from cluster import facts, probe
-from cluster.config import ProbeConfig
 from cluster.errors import ClusterDown
-from cluster.hosts import CLIENT, HERE, Host
+from cluster.hosts import HERE, SHAPED, Host
 from cluster.identity import NOBODY, Identity, throwaway
-from cluster.launchers import Launcher, LocalLauncher, Order
+from cluster.launchers import Launcher, LocalLauncher
 from cluster.launchers.piped import PipedLauncher
-from cluster.probe import Way
-from transports.errors import UsageError, WireError
+from cluster.survey import Survey, Ways, changed
+from transports.errors import UsageError
 
 SAME = ("python", "tensorflow", "keras", "splitbench", "code")
 """Versions that have to be the same on every host; of Python the first two numbers."""
-CHANGE = 0.2
-"""Share by which a way may change during a run, without a warning."""
-RTT_NOISE, MEASURED_BANDWIDTH = 2e-4, 2e9
-"""Seconds of a round trip below which a change is noise, and bits per second up to which the probe is not the limit."""
-SHAPED = "SPLITBENCH_SHAPED"
-"""The variable with which whoever shapes links by the kernel says so (`tools.hosts`)."""
-Ways = Mapping[tuple[str, str], Way]
-"""(source, target) -> the measured way; the machine of the run is `client`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +46,8 @@ class Settings:
     identity: Identity | None = None
     """None: made for this experiment, if there are several machines."""
     insecure: bool = False
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """Host -> the number of ports that its processes will take."""
 
     @property
     def remote(self) -> bool:
@@ -85,11 +76,17 @@ class Machines:
         """The options of this process's ends of the transports `names` (NAME.KEY -> value)."""
         return self.identity.options(names, self.folder)
 
+    def survey(self) -> Survey:
+        """What asks the hosts of what they can reach and bear."""
+        assert self.launcher is not None
+        own = self.options([probe.TRANSPORT])
+        return Survey(self.launcher, self.hosts, self.identity, own, self.settings.insecure, self.settings.ports)
+
     def measure_again(self) -> str:
         """Measure every way again; returns a warning if one has changed, else an empty text. Raises `ClusterDown`."""
         if not self.settings.remote:
             return ""
-        self.ways["after"] = _ways(self)
+        self.ways["after"] = self.survey().ways()
         return changed(self.ways["before"], self.ways["after"])
 
     def record(self) -> dict[str, Any]:
@@ -135,7 +132,7 @@ def started(settings: Settings, needed: bool, notify: Callable[[str], None]) -> 
         notify(f"connecting to {', '.join(host.name for host in settings.hosts)}")
         try:
             paths, hosts = ways_to(settings.cluster, settings.hosts, settings.ssh)
-            address = source_address(hosts[0].address) if settings.address == "127.0.0.1" else settings.address
+            address = source_address(hosts[0]) if settings.address == "127.0.0.1" else settings.address
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             identity = _identity(settings, [address, *(host.address for host in hosts)])
             identity.write(Path(folder))
@@ -148,29 +145,17 @@ def started(settings: Settings, needed: bool, notify: Callable[[str], None]) -> 
         yield machines
 
 
-def source_address(target: str) -> str:
-    """The address of this machine from which it reaches `target`. Raises `UsageError`."""
+def source_address(host: Host) -> str:
+    """The address of this machine from which it reaches `host`. Raises `UsageError`."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(target, 9, type=socket.SOCK_DGRAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(host.address, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as sock:
             sock.connect(address)  # sends nothing
             return str(sock.getsockname()[0])
     except OSError as error:
-        raise UsageError(f"{target!r} cannot be reached from here: {error}; give `address` of the host") from None
-
-
-def changed(before: Ways, after: Ways) -> str:
-    """A warning that names the ways that have changed by more than `CHANGE`; empty if none has."""
-    found = []
-    for (source, target), way in before.items():
-        now, ends = after[source, target], f"from {source} to {target}"
-        if abs(now.rtt - way.rtt) > max(CHANGE * way.rtt, RTT_NOISE):
-            found.append(f"round trip {ends} {way.rtt * 1e3:.3g} ms, then {now.rtt * 1e3:.3g} ms")
-        slower = min(way.bandwidth, now.bandwidth)
-        if slower < MEASURED_BANDWIDTH and abs(now.bandwidth / way.bandwidth - 1) > CHANGE:
-            rates = f"{way.bandwidth / 1e6:.3g} Mbit/s, then {now.bandwidth / 1e6:.3g} Mbit/s"
-            found.append(f"bandwidth {ends} {rates}")
-    return f"the links have changed during the run: {'; '.join(found)}" if found else ""
+        raise UsageError(
+            f"host {host.name}: {host.address!r} cannot be reached from here: {error}; give its `address`"
+        ) from None
 
 
 def differences(versions: Mapping[str, str | None]) -> list[str]:
@@ -193,7 +178,7 @@ def _identity(settings: Settings, addresses: Sequence[str]) -> Identity:
 
 
 def _check(machines: Machines) -> None:
-    """Compare the versions, and measure every way. Raises `ClusterDown` and `UsageError`."""
+    """Compare the versions, try the limits, and measure every way. Raises `ClusterDown` and `UsageError`."""
     assert machines.launcher is not None
     for name, hello in machines.launcher.hosts.items():
         found = differences(hello.versions)
@@ -201,46 +186,7 @@ def _check(machines: Machines) -> None:
             raise UsageError(
                 f"host {name} has {', '.join(found)}; install the same there, or measure and record it: --versions any"
             )
-    machines.ways["before"] = _ways(machines)
-
-
-def _ways(machines: Machines) -> Ways:
-    """Every way between two machines. Raises `Unreachable` for one that does not exist."""
-    launcher, hosts = machines.launcher, machines.hosts
-    assert launcher is not None
-    names = {host.name: f"probe-{host.name}" for host in hosts}
-    own = transports.make(probe.TRANSPORT, machines.options([probe.TRANSPORT]))
-    found: dict[tuple[str, str], Way] = {}
-    try:
-        for host in hosts:
-            launcher.start(_probe_order(machines, launcher, host, names[host.name]))
-        at = {host: launcher.addresses(name)[probe.TRANSPORT] for host, name in names.items()}
-        for source, target in itertools.permutations((CLIENT, *names), 2):
-            if target == CLIENT:
-                continue
-            try:
-                if source == CLIENT:
-                    found[source, target] = probe.measure(own, at[target])
-                else:
-                    found[source, target] = probe.ask(own, at[source], at[target])
-            except WireError as error:
-                raise probe.unreachable(_title(source), _title(target), at[target], error) from error
-    finally:
-        launcher.stop(list(names.values()))
-    return found
-
-
-def _title(name: str) -> str:
-    return "this machine" if name == CLIENT else f"host {name}"
-
-
-def _probe_order(machines: Machines, launcher: Launcher, host: Host, name: str) -> Order:
-    config = ProbeConfig(
-        bind=host.bind or host.address,
-        advertise=host.address,
-        port=host.port,
-        transports=(probe.TRANSPORT,),
-        options=machines.identity.installed(launcher, host.name, [probe.TRANSPORT]),
-        insecure=machines.settings.insecure,
-    )
-    return Order(name, config, host=host.name, title=f"host {host.name}: its probe")
+    survey = machines.survey()
+    survey.limits()
+    survey.ports()
+    machines.ways["before"] = survey.ways()

@@ -27,8 +27,10 @@ ROUNDS = 10
 """Round trips, of which the shortest counts."""
 ENOUGH = 0.2
 """Seconds that a message has to take on its way, so that its bytes per second are the bandwidth."""
-FIRST, MOST = 2**16, 2**26
-"""Bytes of the first message, and at most: four times as many each time."""
+AGAIN = 2
+"""Further messages of `MOST` bytes, over a way that is faster than that: the fastest counts."""
+FIRST, MOST, GROWTH = 2**16, 2**26, 8.0
+"""Bytes of the first message, and at most; how many times more the next one has, unless fewer are enough."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Way:
     rtt: float
     """Seconds of the shortest round trip, of a message of about 100 bytes, with the work of both ends."""
     bandwidth: float
-    """Bits per second of the largest message sent, without the round trip."""
+    """Bits per second of the largest message, without the round trip."""
 
     def record(self) -> dict[str, float]:
         return asdict(self)
@@ -49,15 +51,19 @@ class Unreachable(ClusterDown):
 
 
 def measure(transport: Transport, address: Address) -> Way:
-    """The way from this process to the probe at `address`, in about a second. Raises a `WireError`."""
+    """The way from this process to the probe at `address`, in one to three seconds. Raises a `WireError`."""
     with transport.connect(address, timeout=REACH) as connection:
         rtt = min(_seconds(connection, 0) for _ in range(1 + ROUNDS))
         size = FIRST
         while True:
-            left = max(1e-9, _seconds(connection, size) - rtt)
-            if left >= ENOUGH or size >= MOST:
-                return Way(rtt, 8 * size / left)
-            size *= 4
+            seconds = _seconds(connection, size)
+            if seconds - rtt >= ENOUGH:
+                return Way(rtt, 8 * size / (seconds - rtt))
+            if size >= MOST:
+                break
+            size = min(MOST, int(size * min(GROWTH, 1.5 * ENOUGH / max(1e-9, seconds - rtt))))
+        seconds = min(seconds, *(_seconds(connection, size) for _ in range(AGAIN)))
+        return Way(rtt, 8 * size / max(1e-9, seconds - rtt))
 
 
 def _seconds(connection: Connection, size: int) -> float:
@@ -75,15 +81,31 @@ class Probe:
         self._transport = transports.make(TRANSPORT, options)
 
     def handle(self, message: Message) -> Message:
-        """Answer `take`, and `dial` with the `Way` to the field `address`. Raises a `WireError`."""
+        """Answer `take`; `reach` and `dial` once the probe at the field `address` has answered, `dial` with the `Way`
+        there. Raises a `WireError`."""
         if message.method == "take":
             return Message("taken")
-        if message.method != "dial":
-            raise MalformedMessage(f"a probe has no method {message.method!r}: it has 'take' and 'dial'")
         with fields_read("a message to a probe has"):
             address = Address.parse(text(message.fields, "address"))
-        way = measure(self._transport, address)
-        return Message("dialled", way.record())
+        match message.method:
+            case "reach":
+                reach(self._transport, address)
+                return Message("reached")
+            case "dial":
+                return Message("dialled", measure(self._transport, address).record())
+        raise MalformedMessage(f"a probe has no method {message.method!r}: it has 'take', 'reach' and 'dial'")
+
+
+def reach(transport: Transport, address: Address) -> None:
+    """Return once the probe at `address` has answered. Raises a `WireError`."""
+    with transport.connect(address, timeout=REACH) as connection:
+        connection.call(Message("take"), REACH)
+
+
+def ask_reach(transport: Transport, probe: Address, other: Address) -> None:
+    """The same from the host of `probe` to the probe `other`."""
+    with transport.connect(probe, timeout=REACH) as connection:
+        connection.call(Message("reach", {"address": str(other)}), ANSWER)
 
 
 def ask(transport: Transport, probe: Address, other: Address) -> Way:

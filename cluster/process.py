@@ -112,8 +112,10 @@ def _probe(config: ProbeConfig, stack: contextlib.ExitStack, stop: StopSignal) -
     from cluster.node_server import addresses, serve_all
     from cluster.probe import Probe
 
+    (served,) = _transports(config).items()
+    all_ports = dict([served, *((f"port-{place}", served[1]) for place in range(1, config.ports))])
     handle, at = Probe(config.options).handle, Address(config.bind, config.port)
-    return addresses(serve_all(handle, _transports(config), at, config.workers, stack)), lambda: None
+    return addresses(serve_all(handle, all_ports, at, config.workers, stack)), lambda: None
 
 
 def _relay(config: RelayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> tuple[Mapping[str, Address], Finish]:

@@ -31,10 +31,16 @@ from transports.errors import UsageError
 NAME = re.compile(r"splitbench-(\d+)-.+")
 SYSTEM = Path("/")
 """The folder that holds `proc` and the mounted hierarchies."""
-PERIOD = 100_000
-"""Microseconds after which a process has its share anew."""
-LEAST = 0.01
-"""The smallest share of a core that the kernel takes: 1 ms in a period."""
+SHORTEST, LONGEST = 20_000, 100_000
+"""Microseconds after which a process has its share anew, at least and at most. In a short period it runs as evenly as a
+slow processor does; in the kernel's own of 100 ms a quarter of a core would do 25 ms of work at full speed and then
+stop for 75."""
+QUOTA = 1_000
+"""The least microseconds of a period that the kernel grants."""
+LEAST = QUOTA / LONGEST
+"""The smallest share of a core."""
+KILLS = ("memory.oom_control", "memory.events")
+"""The files, of version 1 and 2, in which the kernel counts the processes that it killed for their memory."""
 PATIENCE = 0.5
 """Seconds in which killed processes have to leave a group that is removed."""
 IF_PRESENT = {"memory.memsw.limit_in_bytes", "memory.swap.max"}
@@ -50,7 +56,7 @@ class Limits:
     """What a process may take. Raises `UsageError` for numbers that are no limits."""
 
     cpu: float = 0.0
-    """Cores: 0.25 is 25 ms in each 100 ms, 1.5 is one and a half cores; 0 is no limit."""
+    """Cores: 0.25 is 5 ms in each 20 ms, 1.5 is one and a half cores; 0 is no limit."""
     memory: int = 0
     """Bytes; 0 is no limit. The kernel rounds down to pages."""
 
@@ -76,6 +82,11 @@ class Group:
         for folder in self.homes:
             _write(folder / "cgroup.procs", str(pid))
         control_group.cache_clear()  # a forked process has inherited what its parent read
+
+    def exceeded(self) -> bool:
+        """Whether the kernel has killed a process of the group, since it needed more memory than the limit."""
+        kills = (_kills(folder / name) for folder in self.homes for name in KILLS)
+        return any(kills)
 
     def leave(self) -> None:
         """Put this process back into the maker's group, and remove the group."""
@@ -194,10 +205,11 @@ def _impose(limits: Limits, controller: str, name: str, homes: dict[Path, Path],
 
 def _settings(limits: Limits, controller: str, version: int) -> Iterator[tuple[str, str]]:
     """The files of a group, in the order in which they are written, and their text."""
-    quota, memory = str(round(limits.cpu * PERIOD)), str(limits.memory)
+    period = max(SHORTEST, min(LONGEST, round(QUOTA / limits.cpu))) if limits.cpu else LONGEST
+    quota, memory = str(round(limits.cpu * period)), str(limits.memory)
     yield from {
-        ("cpu", 1): [("cpu.cfs_period_us", str(PERIOD)), ("cpu.cfs_quota_us", quota)],
-        ("cpu", 2): [("cpu.max", f"{quota} {PERIOD}")],
+        ("cpu", 1): [("cpu.cfs_period_us", str(period)), ("cpu.cfs_quota_us", quota)],
+        ("cpu", 2): [("cpu.max", f"{quota} {period}")],
         ("memory", 1): [("memory.limit_in_bytes", memory), ("memory.memsw.limit_in_bytes", memory)],
         ("memory", 2): [("memory.max", memory), ("memory.swap.max", "0")],
     }[controller, version]
@@ -229,6 +241,15 @@ def _removed(folder: Path) -> bool:
     except OSError as error:
         return error.errno != errno.EBUSY
     return True
+
+
+def _kills(path: Path) -> int:
+    """The number of killed processes in a file of a group that tells it; 0 without the file."""
+    try:
+        counts = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))
 
 
 def _lives(pid: int) -> bool:

@@ -1,6 +1,7 @@
 """What a node has used so far: processor time, memory, and the bytes that it has sent to each server.
 
-Bytes are those of tensors. They are counted once, by the process that calls: what it sends, and what returns to it.
+Bytes are those of tensors. They are counted once, by the process that calls: what it sends, and what returns to it. It
+has counted them before the client has the outputs of the request.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ class Traffic:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._bytes: dict[Address, tuple[int, int]] = {}
+        self._bytes: dict[Address, list[int]] = {}
 
     def add(self, address: Address, there: int, back: int) -> None:
         with self._lock:
-            before = self._bytes.get(address, (0, 0))
-            self._bytes[address] = (before[0] + there, before[1] + back)
+            if (sums := self._bytes.get(address)) is None:
+                sums = self._bytes[address] = [0, 0]
+            sums[0] += there
+            sums[1] += back
 
     def bytes(self) -> Mapping[Address, tuple[int, int]]:
         """Address -> bytes sent there, and bytes that came back."""
         with self._lock:
-            return dict(self._bytes)
+            return {address: (there, back) for address, (there, back) in self._bytes.items()}
 
 
 @dataclass(frozen=True)

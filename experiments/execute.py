@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from rich.console import RenderableType
 
 from cluster import identity, machines, scratch
 from cluster.device import cards
@@ -18,8 +19,9 @@ from cluster.runtimes import is_runtime
 from experiments.measure import memory
 from experiments.measure.progress import Progress
 from experiments.reports import engine_titles as engines
-from experiments.reports import report
-from experiments.reports.terminal import render_table
+from experiments.reports import link_map, report
+from experiments.reports.labels import Settings
+from experiments.reports.terminal import render_ranking, render_table
 from experiments.spec import machines as spec
 from experiments.spec.experiment import Experiment
 from experiments.spec.flags import Runs
@@ -83,6 +85,7 @@ def _asked(experiment: Experiment) -> machines.Settings:
         address=experiment.host,
         identity=identity.given(files) if experiment.several_machines and all(files) else None,
         insecure=experiment.insecure == "on",
+        ports=spec.ports(experiment, len(names)),
     )
 
 
@@ -132,6 +135,14 @@ def _check_shown(folders: Iterable[Path]) -> None:
             raise UsageError(f"--beside {folder}: no {files.SUMMARY}; derive it with: splitbench report {folder}")
 
 
+def _table(folder: Path, record: Mapping[str, Any]) -> RenderableType:
+    """The table of a results folder: a row for each cell or, with several links, for each link."""
+    experiment, titles = from_record(record["experiment"]), engines.titles_of(record)
+    if found := link_map.LinkMap.of(experiment, samples.read(folder)):
+        return render_ranking(link_map.HEADER, link_map.ranking(found, Settings(found.rows, titles), experiment.seed))
+    return render_table(pd.read_csv(folder / files.SUMMARY), titles)
+
+
 def show(folders: Iterable[Path]) -> None:
     """Print the table of each results folder, then where their reports are."""
     console, records = command_line.console(), {folder: environment.read(folder) for folder in folders}
@@ -139,7 +150,6 @@ def show(folders: Iterable[Path]) -> None:
         if not record["experiment"]["kill"]:  # after a kill there is nothing to compare
             if len(records) > 1:
                 console.print(record["experiment"]["title"] or folder.name, style="bold")
-            summary = pd.read_csv(folder / files.SUMMARY)
-            console.print(render_table(summary, engines.titles_of(record)), "", sep="\n")
+            console.print(_table(folder, record), "", sep="\n")
     for folder in records:
         console.print(f"results: {folder} (begin with {files.REPORT})", soft_wrap=True)

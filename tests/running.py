@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ ROOT = Path(__file__).parent.parent
 class Run:
     """`python -m experiments.run` (or another module) as a process, whose standard error is read line by line."""
 
-    def __init__(self, *arguments: object, module: str = "experiments.run", **options: Any) -> None:
-        command = [sys.executable, "-m", module, *map(str, arguments)]
+    def __init__(
+        self, *arguments: object, module: str = "experiments.run", within: Sequence[str] = (), **options: Any
+    ) -> None:
+        """`within`: a command that runs the one after it, such as `nsenter`."""
+        command = [*within, sys.executable, "-m", module, *map(str, arguments)]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )

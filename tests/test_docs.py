@@ -41,6 +41,7 @@ TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page 
 CURRENT = {name: text for name, text in TEXTS.items() if name != "CHANGELOG.md"}
 """The pages that may name only what exists today."""
 BLOCKS = [(name, block) for name, text in TEXTS.items() for block in re.findall(r"```sh\n(.*?)```", text, re.S)]
+TOML = re.findall(r"```toml\n(.*?)```", TEXTS["docs/machines.md"], re.S)
 COMMANDS = [shlex.split(line, comments=True) for _, block in BLOCKS for line in block.splitlines() if line.strip()]
 MODULES = {name: module.removesuffix(".__main__") for name, (module, _) in cli.COMMANDS.items()}
 """Command of `splitbench` -> the module that is the same program."""
@@ -89,6 +90,10 @@ def test_the_pages_show_every_command_and_no_other() -> None:
 @pytest.mark.parametrize(("name", "words"), LINES, ids=[" ".join(words) for _, words in LINES])
 def test_a_command_line_parses(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(certificates(tmp_path) if "--tls-cert" in words else ROOT)
+    if "hosts.toml" in words:  # the page shows it
+        monkeypatch.chdir(tmp_path)
+        (shown,) = (block for block in TOML if block.startswith("[[host]]"))
+        (tmp_path / "hosts.toml").write_text(shown)
     assert READERS[name](program(words)[1])
 
 

@@ -19,13 +19,14 @@ import pandas as pd
 import transports
 from cluster import runtimes
 from experiments.reports import engine_titles as engines
-from experiments.reports import faults, ladder, sections
-from experiments.reports.labels import column_title
+from experiments.reports import faults, ladder, link_map, sections
+from experiments.reports.labels import Settings, column_title
 from experiments.reports.markdown import ABSENT, interval, number, table
 from experiments.reports.sections import Row
 from experiments.sizes import report as sizes_report
 from experiments.sizes.measure import MB, Study, Way
 from experiments.spec.experiment import Cell, local_of
+from experiments.spec.settings import from_record
 from experiments.store import environment, files, intervals, samples
 from experiments.store import faults as stored_faults
 from experiments.store import ladder as stored_ladder
@@ -142,6 +143,14 @@ def ladder_of(folder: str) -> Lines:
     return ladder.steps_table(found, [column_title(each.cell) for each in found])
 
 
+def by_link(folder: str) -> Lines:
+    """The two fastest ways to cut over each link (`experiments.reports.link_map`)."""
+    experiment = from_record(environment.read(REFERENCE / folder)["experiment"])
+    found = link_map.LinkMap.of(experiment, samples.read(REFERENCE / folder))
+    assert found is not None
+    return table(link_map.HEADER, link_map.ranking(found, Settings(found.rows), experiment.seed), left=3)
+
+
 def all_transports() -> Lines:
     """One row per transport, from what its class says."""
     kinds = {name: transports.kind(name) for name in transports.NAMES}
@@ -210,6 +219,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "faults": partial(recoveries, {"faults": "1", "faults-replicas": "2"}),
     "rivals": partial(by_row, "rivals", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
     "batch": partial(by_row, "batch", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
+    "edge-cloud": partial(by_link, "edge-cloud"),
     "ladder": lambda: ladder_of("ladder"),
     "hop": lambda: ladder_of("hop"),
     "sizes-bare": lambda: beside_libraries("sizes-bare"),

@@ -20,7 +20,7 @@ HOP = NEW / "five-dense.keras"
 """The model of the reference `hop`: five layers of eight units, which take nearly no time."""
 SPECS = (
     *("rivals", "same-cell", "tuned-submodel", "seed-layer", "seed-submodel", "tuned-layer", "wire", "flows"),
-    *("serving", "pipeline", "pipeline-light", "faults"),
+    *("serving", "pipeline", "pipeline-light", "faults", "edge-cloud"),
 )
 COMMANDS: Mapping[str, str] = {name: f"run --spec experiments/specs/{name}.toml" for name in SPECS} | {
     "faults-replicas": "run --spec experiments/specs/faults.toml --replicas 2",

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import select
 import selectors
 import shutil
 import signal
@@ -66,6 +67,8 @@ GRACE = 5.0
 """Seconds in which a child has to end before it is killed."""
 TAIL = 2048
 """Bytes at the end of a log that an event carries."""
+EXCEEDED = "\nit needed more memory than its limit, `memory` of its host"
+"""The last line of the log of a process that the kernel has killed for that."""
 ENDING = {signal.SIGTERM}
 """The signals that end a child in order."""
 ATOMIC = 4096 if sys.platform == "linux" else 512
@@ -95,6 +98,14 @@ def delete(folder: Path) -> None:
     scratch.remove_dead(folder.parent)
 
 
+def _at_end(lifeline: int) -> bool:
+    """Whether the other end is closed. Nobody writes to it.
+
+    A process learns this before it learns that its parent has ended: the kernel closes the parent's files first.
+    """
+    return bool(select.select([lifeline], [], [], 0)[0])
+
+
 class _Child(NamedTuple):
     name: str
     group: Group
@@ -111,7 +122,6 @@ class ForkServer:
         self._folder = folder
         self._contents = Contents(folder / "contents", cache)
         self._events = events
-        self._pid = os.getpid()
         self._children: dict[int, _Child] = {}
         self._parts: list[bytes] = []
         self._silence: float | None = None
@@ -154,8 +164,9 @@ class ForkServer:
             if pid == 0:
                 break
             name, group = self._children.pop(pid)
+            why = EXCEEDED if group.exceeded() else ""
             group.remove()
-            self._tell(Ended(name, os.waitstatus_to_exitcode(status), self._tail(name)))
+            self._tell(Ended(name, os.waitstatus_to_exitcode(status), self._tail(name) + why))
         return going
 
     def _read(self) -> bool:
@@ -171,12 +182,11 @@ class ForkServer:
 
     def _carry_out(self, order: Request) -> None:
         match order:
-            case Begin(silence):
-                self._silence = silence or None
+            case Begin():
                 self._load()
                 self._tell(Begun())
-            case Alive():
-                pass
+            case Alive(silence):
+                self._silence = silence
             case Ask(wanted):
                 self._tell(Lacking(self._contents.lacking(wanted)))
             case Store(sha256, offset, piece, last):
@@ -248,7 +258,7 @@ class ForkServer:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            if os.getppid() != self._pid:  # the fork server was killed, and perhaps its launcher too
+            if _at_end(0):  # the fork server was killed, and perhaps its launcher too
                 group.leave()
                 delete(self._folder)
             os._exit(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import subprocess
 import tempfile
 import threading
@@ -21,6 +22,8 @@ CAPACITY = 2**20
 """Bytes that the pipe for orders holds."""
 END = 15.0
 """Seconds within which the fork server and its processes have to end once the orders have ended."""
+LIBRARY = re.compile(r"([IWEF]\d{4} |\d{4}-\d\d-\d\d \d\d:|WARNING: All log messages before)")
+"""The beginning of a line that TensorFlow's own log writes, whenever it likes."""
 BEATS = 4
 """Orders within the silence that a fork server bears."""
 
@@ -55,6 +58,7 @@ class Pipe:
         """SHA-256 of the contents that the fork server has."""
         self.loading = False
         """Whether the fork server loads TensorFlow, and reads no orders."""
+        self._strange = ""
         self._news = news
         self._hear = hear
         self._writing = threading.Lock()
@@ -101,7 +105,7 @@ class Pipe:
     def begin(self) -> None:
         """Let the fork server load TensorFlow. Raises `ClusterDown`."""
         self.loading = True
-        self.send(Begin(self.way.silence))
+        self.send(Begin())
 
     def send(self, order: Request) -> None:
         """Raises `ClusterDown` if the connection has ended."""
@@ -125,16 +129,31 @@ class Pipe:
     def failure(self) -> str:
         """Why the connection has ended."""
         status = self._program.wait()
+        if self._strange:
+            return f"{self.way.title}{self._strange}"
         self._log.seek(0)
         log = self._log.read()
         return f"{self.way.title} {ending(status)}{last_line(log)}{self.way.remedy(status, log)}"
 
     def _beat(self) -> None:
-        while not self._over.wait(self.way.silence / BEATS):
+        while True:  # the first at once: the host may be lost before it has loaded TensorFlow
             with contextlib.suppress(ClusterDown):
-                self.send(Alive())
+                self.send(Alive(self.way.silence))
+            if self._over.wait(self.way.silence / BEATS):
+                return
 
     def _read(self) -> None:
+        try:
+            self._follow()
+        except msgspec.DecodeError as error:  # with --versions any the host may have another protocol
+            self._strange = f" says what is no event ({error}); install the same version of this package there"
+            self._program.terminate()
+        with self._news:
+            self.broken = True
+            self._news.notify_all()
+
+    def _follow(self) -> None:
+        """Take events until the end of the output. Raises `DecodeError` for what is none."""
         assert self._program.stdout is not None
         with self._program.stdout as events:
             rest, marked = b"", False
@@ -144,9 +163,6 @@ class Pipe:
                     if marked:
                         self._take(msgspec.json.decode(line, type=Event))
                     marked = marked or line == MARK
-        with self._news:
-            self.broken = True
-            self._news.notify_all()
 
     def _take(self, event: Event) -> None:
         with self._news:
@@ -165,6 +181,6 @@ def ending(status: int) -> str:
 
 
 def last_line(log: str) -> str:
-    """The last line of a log, as the end of an error text; empty if there is none."""
-    lines = log.strip().splitlines()
+    """The last line of a log that TensorFlow did not write, as the end of an error text; empty if there is none."""
+    lines = [line for line in log.strip().splitlines() if line.strip() and not LIBRARY.match(line)]
     return f": {lines[-1]}" if lines else ""

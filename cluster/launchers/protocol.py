@@ -34,10 +34,7 @@ class Hello(Struct, frozen=True, tag=True):
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """Load TensorFlow and carry out orders. Before this order nothing but the interpreter runs."""
-
-    silence: float = 0.0
-    """Seconds without an order after which the fork server ends, since the connection is lost; 0: never."""
+    """Load TensorFlow and carry out orders. Before this order nothing but the interpreter and probes run."""
 
 
 class Begun(Struct, frozen=True, tag=True):
@@ -46,6 +43,9 @@ class Begun(Struct, frozen=True, tag=True):
 
 class Alive(Struct, frozen=True, tag=True):
     """The launcher is still there."""
+
+    silence: float
+    """Seconds without an order after which the fork server ends, since the connection is lost."""
 
 
 class Ask(Struct, frozen=True, tag=True):

@@ -104,7 +104,7 @@ class Relay:
         def impose() -> None:
             for source, direction in self._directions.items():
                 schedule = self._schedule(source, links)
-                schedule.free = direction.schedule.free
+                schedule.follow(direction.schedule)
                 direction.schedule = schedule
             done.set()
 
@@ -155,10 +155,10 @@ class Relay:
         return sum(direction.carried for direction in self._directions.values()) if total is None else total
 
     def _schedule(self, source: str, links: Mapping[tuple[str, str], Link]) -> Schedule:
-        """That of the direction from host `source`, free if it has no link. Its jitter depends on seed and link."""
+        """That of the direction from host `source`, free if it has no link. Jitter depends on seed and direction."""
         target = self._targets[source]
         link = links.get((source, target), Link(source, target, both=False))
-        return Schedule(link, f"{self._seed} {source}->{target} {link.jitter}")
+        return Schedule(link, f"{self._seed} {source}->{target}")
 
     def _accept(self, listener: socket.socket, source: str, target: Target) -> None:
         try:

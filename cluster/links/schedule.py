@@ -54,6 +54,13 @@ class Schedule:
         self.limit = max(MEMORY, int(held))
         """Bytes that one connection may have on their way; more than the link holds, so that it never falls idle."""
 
+    def follow(self, before: Schedule) -> None:
+        """Take the place of `before`: what it has sent occupies the direction, and its jitter goes on.
+
+        If the jitter began anew, as often as cells of an experiment take turns, few of its values would ever occur.
+        """
+        self.free, self._random = before.free, before._random
+
     def deliver(self, arrived: float, size: int, after: float = 0.0) -> float:
         """The moment at which a piece of `size` bytes, which arrived at `arrived`, is delivered.
 

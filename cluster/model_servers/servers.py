@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from cluster.config import ModelServerConfig
+from cluster.hosts import HERE, Host
 from cluster.launchers.base import Launcher, Order
 from cluster.manifest import digests
 from cluster.model_servers.selection import Settings
@@ -45,14 +46,22 @@ class ModelServers:
     """
 
     def __init__(
-        self, settings: Settings, launcher: Launcher | None, held: Sequence[Models], cores: Sequence[int] = ()
+        self,
+        settings: Settings,
+        launcher: Launcher | None,
+        held: Sequence[Models],
+        cores: Sequence[int] = (),
+        hosts: Sequence[Host] = (),
     ) -> None:
-        """`launcher`: None only if `held` is empty. `cores`: the servers take one each, in turn; empty: all cores."""
+        """`launcher`: None only if `held` is empty. `cores`: the servers take one each, in turn; empty: all cores.
+        `hosts`: that of each server, on which it listens for the nodes there alone; empty: this machine.
+        """
         self.names = [f"model-server-{number}" for number in range(len(held))]
         self._settings = settings
         self._launcher = launcher
         self._held = held
         self._cores = cores
+        self._hosts = hosts
         self._ready: tuple[Mapping[str, Address], ...] = ()
 
     def __enter__(self) -> Self:
@@ -81,19 +90,22 @@ class ModelServers:
 
     def _order(self, number: int, models: Models) -> Order:
         settings, name = self._settings, self.names[number]
+        host = self._hosts[number] if self._hosts else HERE
         files, contents = {}, {}
         for model, home in models.items():
             for path, sha256 in digests(home / model).items():
                 files[f"{model}/{path}"] = sha256
                 contents[sha256] = home / model / path
         config = ModelServerConfig(
-            cores=(self._cores[number % len(self._cores)],) if self._cores else (),
+            cores=(self._cores[number % len(self._cores)],) if self._cores else host.cores,
+            cpu=host.cpu,
+            memory=host.memory,
             device=settings.device.share(number),
             files=files,
             models=tuple(models),
             binary=settings.binary or "",
             tensor_content=settings.tensor_content,
-            threads=settings.threads,
+            threads=host.threads or settings.threads,
             malloc="keep" if settings.malloc == "keep" else "default",
         )
-        return Order(name, config, contents, title=f"{name} ({settings.kind})")
+        return Order(name, config, contents, host.name, title=f"{name} ({settings.kind})")

@@ -47,6 +47,8 @@ def complete(experiment: Experiment) -> Experiment:
     wrong = {
         "--kill": bool(experiment.kill),
         "--order blocked": experiment.turns == "blocked",
+        "--cluster ssh or ray, since its steps are measured here": experiment.several_machines,
+        "--link": any(cell.link for cell in experiment.cells),
         "--concurrency above 1": any(cell.concurrency > 1 for cell in experiment.cells),
         "an engine that calls model servers": any(is_remote(cell.engine) for cell in experiment.cells),
         "a runtime, which sends no messages to nodes": any(map(runtimes.is_runtime, names)),

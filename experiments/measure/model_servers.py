@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cluster import scratch
+from cluster.hosts import Host, by_name
 from cluster.launchers import Launcher
 from cluster.model_servers import selection
 from cluster.model_servers.servers import ModelServers, export
 from cluster.partition import Partition
 from cluster.pinning import cores
+from experiments.spec import machines
 from experiments.spec.experiment import Experiment
 from partitioning.errors import PartitionError
 from transports.errors import UsageError
@@ -37,6 +39,8 @@ class Serving:
     """The servers are pinned to these cores in turn, each to the core of the first node that calls it; empty: to none.
 
     With `--replicas`, nodes on other cores call it too."""
+    hosts: tuple[Host, ...] = ()
+    """The host of each server; empty: this machine."""
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
@@ -45,7 +49,9 @@ class Serving:
         if settings is None:
             return cls(None)
         settings = replace(settings, threads=experiment.threads, malloc=experiment.malloc, device=experiment.hardware)
-        return cls(settings, tuple(cores()) if experiment.pin == "on" else ())
+        of, held = by_name(machines.hosts_of(experiment)), machines.held(experiment)
+        hosts = tuple(of[held[server]] for server in sorted(held))
+        return cls(settings, tuple(cores()) if experiment.pin == "on" else (), hosts)
 
     def record(self) -> dict[str, Any] | None:
         """The model server that runs, without a path of this machine; None without one."""
@@ -82,7 +88,7 @@ class Serving:
                         held = export(dict.fromkeys(partitions, program), folder)
                     except PartitionError as error:
                         raise UsageError(str(error)) from error
-                    servers = stack.enter_context(ModelServers(self.settings, launcher, held, self.cores))
+                    servers = stack.enter_context(ModelServers(self.settings, launcher, held, self.cores, self.hosts))
             yield servers
 
 

@@ -13,6 +13,7 @@ from cluster.partition import export
 from cluster.pinning import cores
 from experiments.measure.prepare import Prepared
 from experiments.measure.progress import Progress
+from experiments.spec import machines as spec
 
 
 @contextlib.contextmanager
@@ -36,7 +37,7 @@ def started(prepared: Prepared, progress: Progress, machines: Machines, servers:
                 options=experiment.options,
                 replicas=experiment.replicas,
                 lease=experiment.lease,
-                hosts=machines.hosts,
+                hosts=spec.placed(experiment, machines.hosts) if experiment.machines else machines.hosts,
                 identity=machines.identity,
                 insecure=experiment.insecure == "on",
                 model_servers=servers.addresses(progress.phase),

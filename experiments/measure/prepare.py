@@ -30,7 +30,7 @@ from partitioning.errors import PartitionError
 from partitioning.inputs.variants import photographs, variants
 from partitioning.placement import PLACEMENTS
 from partitioning.strategies import make_plan
-from partitioning.strategy_table import SLACKS
+from partitioning.strategy_table import CUTS, SLACKS
 from transports.base import Array
 from transports.errors import UsageError
 
@@ -168,10 +168,15 @@ def _partition_key(cell: Cell) -> tuple[str, ...]:
     """The settings that determine a partition, the mode first. Measured cuts depend on the engine."""
     words = [cell.mode, f"s{cell.servers}", cell.placement]
     if cell.mode == "submodel":
-        words.append(hashlib.sha256(cell.cut.encode()).hexdigest()[:8] if "+" in cell.cut else cell.cut)
+        words.append(cell.cut if cell.cut in CUTS else _digest(cell.cut))
         words += [local_engine(cell.engine)] if cell.cut in SLACKS else []
-    words += [re.sub(r"[^A-Za-z0-9.+]", "-", cell.on)] if cell.on else []
+    if cell.on:  # labels may have any characters; the name becomes that of a file
+        words.append(cell.on if re.fullmatch(r"[A-Za-z0-9_.+-]{1,80}", cell.on) else _digest(cell.on))
     return tuple(words)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch: int) -> list[Tensors]:

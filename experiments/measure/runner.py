@@ -31,7 +31,7 @@ from experiments.measure.local import LocalModel
 from experiments.measure.prepare import Prepared, route_of
 from experiments.measure.progress import Progress
 from experiments.measure.stopping import Stopping
-from experiments.measure.usage import NodeUsage, Reading
+from experiments.measure.usage import NodeUsage
 from experiments.measure.writers import Writers
 from experiments.spec.experiment import Cell, local_of
 from experiments.spec.schedule import Block, blocks, warm_ups
@@ -106,7 +106,8 @@ class _CellRunner:
 
     def warm_up(self, cell: Cell) -> None:
         """Untimed requests."""
-        self.links.impose(cell)
+        with self._explained(cell):
+            self.links.impose(cell)
         with self._awake(cell):
             for number in range(warm_ups(self.prepared.experiment.warmup)):
                 try:
@@ -119,7 +120,8 @@ class _CellRunner:
         experiment = self.prepared.experiment
         cell = experiment.cells[block.cell]
         alone = experiment.pin == "on" and cell.transport == "none"
-        self.links.impose(cell)
+        with self._explained(cell):
+            self.links.impose(cell)
         measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
         with self._awake(cell), self._used(cell, block), pinned(cores()[:1]) if alone else contextlib.nullcontext():
             measure(cell, block, lambda sample: keep(sample) if sample.run >= 0 else None)
@@ -132,15 +134,12 @@ class _CellRunner:
         if self.usage is None or cell.transport == "none" or cell in self.direct:
             yield
             return
-        before = self._usage(cell, self.usage)
+        with self._explained(cell):
+            before = self.usage.read()
         yield
-        self.usage.write(cell, block, before, self._usage(cell, self.usage))
-
-    def _usage(self, cell: Cell, usage: NodeUsage) -> Reading:
-        try:
-            return usage.read()
-        except WireError as error:
-            self._fail(cell, error)
+        with self._explained(cell):
+            after = self.usage.read()
+        self.usage.write(cell, block, before, after)
 
     def _awake(self, cell: Cell) -> AbstractContextManager[None]:
         return self.direct[cell].awake() if cell in self.direct else contextlib.nullcontext()
@@ -167,10 +166,10 @@ class _CellRunner:
     def _sample(self, cell: Cell, number: int, block: Block) -> Sample:
         if self.fault_injector and cell.transport != "none":
             self.fault_injector.before(cell, number)
+        here = not self.prepared.experiment.several_machines
         while True:
-            crossed = wire.counting(
-                cell, lambda: self.links.repeated(cell), here=not self.prepared.experiment.several_machines
-            )
+            with self._explained(cell):
+                crossed = wire.counting(cell, lambda: self.links.repeated(cell), here=here)
             start = time.perf_counter() - self.began
             try:
                 seconds, answer, verdict = self._request(cell, number)
@@ -179,6 +178,8 @@ class _CellRunner:
                 if not (self.fault_injector and self.fault_injector.expected(cell, error)):
                     self._fail(cell, error)
                 self.fault_injector.failed(cell, number, start, error)
+        with self._explained(cell):
+            wire_bytes = crossed()
         stats = answer.stats
         return Sample(
             cell,
@@ -190,7 +191,7 @@ class _CellRunner:
             compute_seconds=stats.compute,
             messages=stats.messages,
             payload_bytes=stats.payload,
-            wire_bytes=crossed(),
+            wire_bytes=wire_bytes,
             lookups=stats.lookups,
             connects=stats.connects,
             repeated=answer.repeats,
@@ -198,6 +199,14 @@ class _CellRunner:
             round=block.round,
             near_ties=verdict.near_ties,
         )
+
+    @contextlib.contextmanager
+    def _explained(self, cell: Cell) -> Iterator[None]:
+        """Raise the cause of an error in the block, which asks processes something outside of what is timed."""
+        try:
+            yield
+        except WireError as error:
+            self._fail(cell, error)
 
     def _fail(self, cell: Cell, error: WireError) -> NoReturn:
         """Raise the cause of a failed request: a process that ended, or else the error itself."""

@@ -44,6 +44,21 @@ def steps(rows: Sequence[Mapping[str, float]], labels: Sequence[str]) -> str:
     return _svg((9, 1.6 + 0.45 * len(rows)), lambda axes: _draw_steps(axes, rows, labels))
 
 
+def heat_map(
+    seconds: Sequence[Sequence[float]],
+    names: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+) -> str:
+    """A field for each row and column: its milliseconds and its name, coloured by the multiple of its column's least.
+
+    Raises `ModuleNotFoundError` if matplotlib is not installed.
+    """
+    inches = (2.6 + 1.3 * len(columns), 1.9 + 0.5 * len(rows))
+    return _svg(inches, lambda axes: _draw_heat_map(axes, seconds, names, rows, columns, title))
+
+
 def _svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
@@ -69,6 +84,41 @@ def _draw_growth(axes: Any, summary: pd.DataFrame) -> None:
     axes.set_ylabel("seconds (median)")
     axes.grid(color="0.9")
     axes.legend(frameon=False)
+
+
+def _draw_heat_map(
+    axes: Any,
+    seconds: Sequence[Sequence[float]],
+    names: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+) -> None:
+    from matplotlib.colors import LogNorm
+
+    least = [min(column) for column in zip(*seconds, strict=True)]
+    multiples = [[value / low for value, low in zip(row, least, strict=True)] for row in seconds]
+    most = max(2.0, *(value for row in multiples for value in row))
+    image = axes.imshow(multiples, norm=LogNorm(1, most), cmap="YlGnBu", aspect="auto")
+    for y, row in enumerate(seconds):
+        for x, value in enumerate(row):
+            best = value == least[x]
+            dark = multiples[y][x] > most**0.55
+            axes.text(
+                *(x, y, f"{1e3 * value:.3g} ms\n{names[y][x]}"),
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="white" if dark else "black",
+                weight="bold" if best else "normal",
+            )
+    axes.set_xticks(range(len(columns)), [column.replace(", ", "\n") for column in columns], fontsize=7.5)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_title(title, loc="left", fontsize=9)
+    bar = axes.figure.colorbar(image, label="time / that of the link's fastest row (bold)")
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick <= most]
+    bar.set_ticks(ticks, labels=[f"{tick}" for tick in ticks], minor=False)
+    bar.minorticks_off()
 
 
 def _draw_steps(axes: Any, rows: Sequence[Mapping[str, float]], labels: Sequence[str]) -> None:

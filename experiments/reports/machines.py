@@ -102,7 +102,8 @@ def _nodes(used: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     header = ["Cell", "Node", "Host", "CPU (s)", "Received (MB)", "Sent (MB)", "Peak memory (MB)"]
     body = [_node(row, settings.label(cells[row["cell"]])) for row in _rows(by_node(used)) if row["cell"] in cells]
     text = "A request's share of what each node used, with the requests that do not count. Bytes are those of tensors."
-    return ["## Nodes", "", text, "", *table(header, body, left=3)]
+    legend = [f"- {line(item)}" for item in settings.legend()]
+    return ["## Nodes", "", text, *(["", *legend] if legend else []), "", *table(header, body, left=3)]
 
 
 def _rows(frame: pd.DataFrame) -> Sequence[Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.reports import charts, explanations, faults, ladder, machines, sections, steadiness
+from experiments.reports import charts, explanations, faults, ladder, link_map, machines, sections, steadiness
 from experiments.reports import engine_titles as engines
 from experiments.reports.labels import Settings
 from experiments.reports.markdown import line
@@ -45,6 +45,7 @@ def build(folder: Path) -> Path:
         outcome = [
             steadiness.outcome(experiment, measured, summary),
             _chart(experiment, summary, folder, titles),
+            link_map.section(experiment, measured, folder, titles),
             ladder.section(folder, measured, stored_ladder.read(folder)),
             *sections.groups(summary, titles),
             steadiness.same_cells(measured, experiment.seed),

@@ -211,6 +211,8 @@ def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
 
 def _tls(experiment: Experiment) -> str:
     """`"mutual (grpc, rest)"`: the transports with a certificate, whether a flag or an option gave it."""
+    if experiment.several_machines and experiment.insecure != "on":
+        return "mutual, with the certificate given" if experiment.tls_cert else "mutual, with a certificate of this run"
     names = [key.partition(".")[0] for key, value in experiment.options.items() if key.endswith(".tls_cert") and value]
     secured = [name for name in dict.fromkeys(names) if name != "none"]
     return f"mutual ({', '.join(secured)})" if secured else "none"

@@ -101,6 +101,16 @@ def render_table(summary: pd.DataFrame, titles: Mapping[str, str] = {}) -> Summa
     return SummaryTable(rows, Settings([cell_of(row) for row in rows], titles))
 
 
+def render_ranking(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """The fastest cells over each link (`link_map.ranking`)."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in header:
+        table.add_column(name, justify="right" if "(" in name else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _wrapped(lines: Sequence[str], width: int) -> list[Text]:
     parts = [textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
     return [Text(part, no_wrap=True, overflow="ignore") for wrapped in parts for part in wrapped]

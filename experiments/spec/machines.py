@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import msgspec
+
 import transports
 from cluster import resource_limits, runtimes
 from cluster.hosts import CLIENT, Host, members, servers_of, spread
@@ -31,8 +33,27 @@ def hosts_of(experiment: Experiment) -> tuple[Host, ...]:
 
 def held(experiment: Experiment) -> Mapping[int, str]:
     """Server -> the name of its host; none without hosts. Raises `UsageError` for a server on no host."""
-    hosts = hosts_of(experiment)
-    return servers_of(hosts, max(_most(experiment), len(hosts))) if hosts else {}
+    hosts, most = hosts_of(experiment), _most(experiment)
+    given = any(host.servers for host in hosts)
+    return servers_of(hosts, most if given else max(most, len(hosts))) if hosts else {}
+
+
+def placed(experiment: Experiment, hosts: Sequence[Host]) -> tuple[Host, ...]:
+    """`hosts`, those of an experiment as they were started, each with the servers that it holds there."""
+    of = held(experiment)
+    return tuple(
+        msgspec.structs.replace(host, servers=tuple(server for server, name in of.items() if name == host.name))
+        for host in hosts
+    )
+
+
+def ports(experiment: Experiment, transports: int) -> Mapping[str, int]:
+    """Host -> the ports that the registry, on the first host, and its nodes take, with that many transports."""
+    of = held(experiment)
+    counts = {name: experiment.replicas * list(of.values()).count(name) for name in of.values()}
+    first = [host.name for host in hosts_of(experiment)[:1]]
+    names = dict.fromkeys([*first, *counts])
+    return {name: transports * (counts.get(name, 0) + (name in first)) for name in names}
 
 
 def servers(experiment: Experiment, cell: Cell) -> Sequence[int]:
@@ -47,16 +68,31 @@ def here(experiment: Experiment) -> str:
     return next((host.name for host in experiment.machines if host.client), CLIENT)
 
 
+def canonical_on(text: str) -> str:
+    """The same text for the same hosts in the same order, whatever spaces it has."""
+    return "+".join(word.strip() for word in text.split("+"))
+
+
+def canonical_link(text: str) -> str:
+    """The same text for the same links in the same order. Raises `UsageError` for a text that describes none."""
+    return JOINT.join(str(Link.parse(part)) for part in _parts(text))
+
+
 def links(experiment: Experiment, cell: Cell) -> dict[Direction, Link]:
     """The emulated links of a cell, by hosts. Raises `UsageError` for a link between what is no host."""
     found: dict[Direction, Link] = {}
-    for text in filter(None, (part.strip() for part in cell.link.split(JOINT.strip()))):
+    for text in _parts(cell.link):
         link = Link.parse(text)
         for source, target in _ends(experiment, link, text):
             if (source, target) in found:
                 raise UsageError(f"--link {text!r}: {source}->{target} has a link already; give one for each direction")
             found[source, target] = replace(link, source=source, target=target, both=False)
     return found
+
+
+def _parts(text: str) -> list[str]:
+    """The texts of the single links in the text of several."""
+    return [stripped for part in text.split(JOINT.strip()) if (stripped := part.strip())]
 
 
 def _ends(experiment: Experiment, link: Link, text: str) -> Iterator[Direction]:
@@ -82,9 +118,8 @@ def check(experiment: Experiment) -> None:
             f"--cluster {experiment.cluster}: on which hosts? Give --hosts FILE or --hosts NAME:SERVERS,..."
         )
     for host in experiment.machines:
-        limits = resource_limits.Limits(host.cpu, host.memory)
-        if not experiment.several_machines:
-            _check_part(host, limits)
+        _check_limits(host, here=not experiment.several_machines)
+        _check_limited(experiment, host)
     for cell in experiment.cells:
         if cell.on and not hosts_of(experiment):
             raise UsageError(f"--on {cell.on}: there are no hosts; give them with --hosts")
@@ -96,14 +131,31 @@ def check(experiment: Experiment) -> None:
         _check_several(experiment)
 
 
-def _check_part(host: Host, limits: resource_limits.Limits) -> None:
-    """Raise `UsageError` for a part of this machine that it cannot have."""
+def _check_limits(host: Host, here: bool) -> None:
+    """Raise `UsageError` for limits that no host can have, or that this machine cannot have if the host is `here`."""
     try:
+        limits = resource_limits.Limits(host.cpu, host.memory)
+        if not here:
+            return
         resource_limits.check(limits)
     except UsageError as error:
         raise UsageError(f"host {host.name}: {error}") from error
     if missing := [core for core in host.cores if core not in cores()]:
         raise UsageError(f"host {host.name}: no core {missing[0]} here; valid: {', '.join(map(str, cores()))}")
+
+
+def _check_limited(experiment: Experiment, host: Host) -> None:
+    """Raise `UsageError` for limits of a host that would not hold for what executes the stages."""
+    if host.cores and experiment.pin != SETTINGS["pin"].default:
+        raise UsageError(f"--pin: host {host.name} has cores; leave one of the two out")
+    if not (host.threads or host.cores or host.cpu or host.memory):
+        return
+    for cell in experiment.cells:
+        if runtimes.is_runtime(cell.transport):
+            raise UsageError(
+                f"host {host.name}: its threads, cores, cpu and memory are those of nodes and model servers, and "
+                f"transport {cell.transport} executes the stages in other processes; leave one of the two out"
+            )
 
 
 def _check_linked(experiment: Experiment, cell: Cell) -> None:
@@ -129,7 +181,7 @@ def _check_several(experiment: Experiment) -> None:
         if runtimes.is_runtime(cell.transport):
             raise UsageError(f"--transport {cell.transport}: a runtime runs on one machine; leave it or {where} out")
         kind = transports.kind(cell.transport)
-        if kind.addressing == "in-process":
+        if _in_process(cell.transport):
             if is_remote(cell.engine):
                 raise UsageError(f"--transport none: model servers listen on their own hosts; leave it or {where} out")
         elif not kind.crosses_network:
@@ -144,4 +196,11 @@ def _check_several(experiment: Experiment) -> None:
 
 
 def _most(experiment: Experiment) -> int:
-    return max((cell.servers for cell in experiment.cells), default=1)
+    """The most servers of a cell whose servers are processes on hosts."""
+    names = {cell.transport for cell in experiment.cells}
+    on_hosts = {name for name in names if not runtimes.is_runtime(name) and not _in_process(name)}
+    return max((cell.servers for cell in experiment.cells if cell.transport in on_hosts), default=1)
+
+
+def _in_process(transport: str) -> bool:
+    return transports.kind(transport).addressing == "in-process"

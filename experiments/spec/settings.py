@@ -93,6 +93,7 @@ def canonical(cell: Cell) -> Cell:
     if cell.transport == "none":  # no bytes are written, and no server can be lost
         link = cell.link if is_remote(cell.engine) else Cell.link
         cell = replace(cell, codec=Cell.codec, repeats=Cell.repeats, on=Cell.on, link=link)
+    cell = replace(cell, on=machines.canonical_on(cell.on), link=machines.canonical_link(cell.link))
     if cell.mode == "whole" and cell.transport == "none":
         local = local_of(cell)
         if cell.engine == local.engine:
@@ -180,12 +181,14 @@ def _check_kill(experiment: Experiment, remote: Sequence[Cell]) -> None:
         raise UsageError(f"--kill: {error}") from None
     if not remote:
         raise UsageError(f"--kill: there is no {kill.name}; with the transport none alone, no cell has nodes")
-    most, fewest = max(cell.servers for cell in remote), min(remote, key=lambda cell: cell.servers)
+    used = {cell: frozenset(machines.servers(experiment, cell)) for cell in remote}
+    most = max(map(max, used.values())) + 1
     nodes = range(experiment.replicas * most)
-    hit = [f"node-{node}" for node in nodes if node % most < fewest.servers]
+    hit = [f"node-{node}" for node in nodes if all(node % most in servers for servers in used.values())]
     if kill.name not in hit:
-        why = f"{kill.name} holds nothing for cell {fewest.name}" if kill.node in nodes else f"there is no {kill.name}"
-        raise UsageError(f"--kill: {why}; valid: {', '.join(hit)}")
+        idle = next((cell.name for cell, servers in used.items() if kill.node % most not in servers), "")
+        why = f"{kill.name} holds nothing for cell {idle}" if kill.node in nodes else f"there is no {kill.name}"
+        raise UsageError(f"--kill: {why}; valid: {', '.join(hit) or 'none, since the cells have no node in common'}")
     if kill.request >= experiment.runs:
         raise UsageError(f"--kill: there is no timed request {kill.request}; valid: 0 to {experiment.runs - 1}")
     if experiment.pin == "on":

@@ -20,6 +20,7 @@ SIZES = "sizes.svg"
 """The chart of `experiments.sizes`."""
 LADDER = "ladder.csv"
 LADDER_CHART = "ladder.svg"
+LINK_MAP = "links.svg"
 THREADS = "threads.csv"
 """The requests of `experiments.threads`."""
 

@@ -50,12 +50,13 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
 def none_of(cell: Cell) -> Cell:
     """The same cell without a transport: direct calls instead of messages to nodes and to model servers.
 
-    `none` has one codec, since it writes no bytes, and no repeats, since it loses no server.
+    `none` has one codec, since it writes no bytes, no repeats, since it loses no server, and neither hosts nor links.
     """
     if cell.mode == "whole":
         return local_of(cell)
     here = local_engine(cell.engine)
-    return replace(cell, transport="none", codec=Cell.codec, repeats=Cell.repeats, engine=here)
+    without = {name: getattr(Cell, name) for name in ("codec", "repeats", "on", "link")}
+    return replace(cell, transport="none", engine=here, **without)
 
 
 def chain_of(cell: Cell) -> Cell:

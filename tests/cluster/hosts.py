@@ -56,7 +56,10 @@ class Gate:
 
 
 class Nodes(contextlib.ExitStack):
-    """A registry for `servers` portions, and nodes, over one transport. Closing it closes all of them."""
+    """A registry for `servers` portions, and nodes, over one transport. Closing it closes all of them.
+
+    `host`, of a node or a dispatcher: its name for emulated links, which tests publish at the registry.
+    """
 
     def __init__(
         self,
@@ -73,11 +76,12 @@ class Nodes(contextlib.ExitStack):
         self._transport = transport
         self._remote = remote
         self._transports = {transport: transports.make(transport)}
-        self._registries = addresses(serve_all(Registry(self.leases).handle, self._transports, LOOPBACK, 8, self))
+        self.registry = Registry(self.leases)
+        self.registries = addresses(serve_all(self.registry.handle, self._transports, LOOPBACK, 8, self))
 
-    def start(self) -> NodeServer:
+    def start(self, host: str = "") -> NodeServer:
         """Start a node, which holds the next portion of every partition."""
-        node = NodeServer(self._transports, self._registries, self._load)
+        node = NodeServer(self._transports, self.registries, self._load, host=host)
         self.callback(node.close)
         return node
 
@@ -87,8 +91,8 @@ class Nodes(contextlib.ExitStack):
         for partition in self.partitions:
             self.leases.report(lease.epoch, partition.name, partition.awaited(server))
 
-    def dispatcher(self) -> Dispatcher:
-        return self.enter_context(contextlib.closing(Dispatcher(self._transports, self._registries)))
+    def dispatcher(self, host: str = "") -> Dispatcher:
+        return self.enter_context(contextlib.closing(Dispatcher(self._transports, self.registries, host)))
 
     def receiver(self) -> ResultReceiver:
         return self.enter_context(contextlib.closing(ResultReceiver(self._transports)))

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import NoPortion, StaleEpoch
 from cluster.leases import Leases
-from cluster.registry import Registry, parse_holders
+from cluster.registry import Registry, parse_holders, parse_links
 from transports.address import Address
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
@@ -59,6 +59,13 @@ def test_several_holders_of_one_portion_are_one_list() -> None:
         ("report", {"epoch": 1, "partition": "p"}),
         ("report", {"epoch": 1, "partition": 2, "tensors": "x"}),
         ("where", {"partition": "p", "tensor": "x", "transport": 3}),
+        ("link", {}),
+        ("link", {"host": "edge", "address": str(A)}),
+        ("link", {"host": "edge", "address": str(A), "relay": "127.0.0.1:0"}),
+        ("link", {"host": "edge", "address": "a b:1", "relay": str(B)}),
+        ("link", {"host": 3, "address": str(A), "relay": str(B)}),
+        ("links", {}),
+        ("links", {"host": 3}),
         ("who", {"partition": "p"}),
         ("register", {}),
         ("register", {"transport.grpc": "nowhere"}),
@@ -84,3 +91,22 @@ def test_malformed_fields_are_refused_with_the_name_of_the_method(method: str, f
 def test_a_malformed_list_of_servers_is_refused(text: str) -> None:
     with pytest.raises(MalformedMessage, match="list of servers"):
         parse_holders(text)
+
+
+def test_each_host_has_its_own_relays() -> None:
+    handle = Registry(Leases(1)).handle
+    question = Message("links", {"host": "edge"})
+    assert parse_links(str(handle(question).fields["links"])) == {}
+    six = Address("::1", 7003)
+    for host, relay in (("edge", A), ("cloud", B), ("edge", six)):  # the last one counts
+        fields = {"host": host, "address": str(B), "relay": str(relay)}
+        assert handle(Message("link", fields)).method == "ok"
+    handle(Message("link", {"host": "edge", "address": str(six), "relay": str(A)}))
+    assert parse_links(str(handle(question).fields["links"])) == {B: six, six: A}
+    assert parse_links(str(handle(Message("links", {"host": "cloud"})).fields["links"])) == {B: B}
+
+
+@pytest.mark.parametrize("text", ["a:1", "a:1=", "a:1=b", "=a:1", "a:1=b:0", "a:1=b:2=c:3"])
+def test_a_malformed_list_of_links_is_refused(text: str) -> None:
+    with pytest.raises(MalformedMessage, match="list of links"):
+        parse_links(text)

@@ -20,9 +20,9 @@ from experiments.measure.gate import OutputDiffers, Right, Verdict, compare
 from experiments.measure.prepare import prepare
 from experiments.measure.progress import Progress
 from experiments.measure.runner import run as measure
-from experiments.measure.writers import Writers
 from experiments.measure.ties import scores_of
 from experiments.measure.tolerance import TOLERANCES, Tolerance, tolerance_of
+from experiments.measure.writers import Writers
 from experiments.reports.report import build
 from experiments.spec.experiment import Cell, Experiment
 from experiments.store import samples

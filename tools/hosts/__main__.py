@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import scratch
+from cluster.hosts import SHAPED
 from experiments.cli import exit_status
 from partitioning.options import Once, Parser, hint
 from tools.hosts.namespaces import network
@@ -24,6 +25,7 @@ The hosts share this machine's files; each has its own address, ports and link."
 EPILOG = f"""\
 COMMAND finds in its environment:
   SPLITBENCH_HOSTS       edge=10.77.0.2,cloud=10.77.0.3
+  SPLITBENCH_SHAPED      with --rate: what the kernel imposes, which a report then says
   SPLITBENCH_SSH_CONFIG  with --sshd: an ssh_config in which each host has its name
 
 Its exit status is COMMAND's: 128 + N if signal N ended it; 2 if a flag cannot be used or this machine cannot make
@@ -65,6 +67,8 @@ def _main(argv: Sequence[str] | None) -> int:
     wish = _wish(sys.argv[1:] if argv is None else argv)
     hosts = ",".join(f"{name}={address}" for name, address in wish.addresses.items())
     environment = {**os.environ, "SPLITBENCH_HOSTS": hosts}
+    if wish.rates:
+        environment[SHAPED] = ", ".join(f"tbf {rate} at {name}" for name, rate in wish.rates.items())
     with ExitStack() as stack:
         net = stack.enter_context(network(wish.addresses, wish.rates))
         if wish.servers:

@@ -61,3 +61,23 @@ def test_the_slower_the_link_the_smaller_the_pieces(bandwidth: float, piece: int
 def test_a_connection_may_fill_a_long_link() -> None:
     assert Schedule(Link("a", "b", False, delay=0.1, bandwidth=1e9), "1").limit >= 1e9 / 8 * 0.3 - 1
     assert Schedule(SLOW, "1").limit == Schedule(Link("a", "b", False), "1").limit == 4 * 2**20
+
+
+def test_jitter_goes_on_when_the_cells_of_an_experiment_take_turns() -> None:
+    first = Schedule(JITTERY, "1")
+    kept = [Schedule(JITTERY, "1").deliver(0.0, 0) for _ in range(5)]
+    found = []
+    for _ in range(5):
+        following = Schedule(JITTERY, "1")
+        following.follow(first)
+        found.append(following.deliver(0.0, 0))
+        first = following
+    assert len(set(kept)) == 1
+    assert len(set(found)) == 5
+
+
+def test_what_a_link_still_sends_occupies_the_one_that_takes_its_place() -> None:
+    before, after = Schedule(SLOW, "1"), Schedule(SLOW, "1")
+    until = before.deliver(0.0, 10_000)
+    after.follow(before)
+    assert after.deliver(0.0, 1) > until
