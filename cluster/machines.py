@@ -136,7 +136,7 @@ def started(settings: Settings, needed: bool, notify: Callable[[str], None]) -> 
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             identity = _identity(settings, [address, *(host.address for host in hosts)])
             identity.write(Path(folder))
-            piped = PipedLauncher(paths)
+            piped = PipedLauncher(paths, notify)
             machines = Machines(settings, piped, hosts, identity, address, folder)
             piped.check_first = lambda: _check(machines)
             stack.enter_context(piped)

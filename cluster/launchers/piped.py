@@ -38,6 +38,8 @@ ANSWER = 5.0
 """Seconds within which a fork server has to answer a question."""
 ASKED = 32
 """Contents in one question: the answer is written in one piece (`fork_server.ATOMIC`)."""
+LARGE = 10**7
+"""Bytes for one process from which on sending them is announced: over a slow link it takes a while."""
 TICKS = 8
 """Readings of a clock; the one with the shortest way counts."""
 
@@ -66,7 +68,9 @@ class PipedLauncher(Launcher):
     """Called before any host loads TensorFlow. An error that it raises ends the launcher. It may start processes that
     need no TensorFlow."""
 
-    def __init__(self, ways: Mapping[str, Way]) -> None:
+    def __init__(self, ways: Mapping[str, Way], notify: Callable[[str], None] = lambda text: None) -> None:
+        """`notify` is told what takes a while."""
+        self._notify = notify
         self._news = threading.Condition()
         self._processes: dict[str, _Process] = {}
         self._pipes: dict[str, Pipe] = {}
@@ -188,13 +192,17 @@ class PipedLauncher(Launcher):
     def _store(self, pipe: Pipe, order: Order) -> None:
         """Send the contents that the order names and the host lacks."""
         wanted = [sha256 for sha256 in dict.fromkeys(order.config.files.values()) if sha256 not in pipe.stored]
+        lacking: list[str] = []
         for place in range(0, len(wanted), ASKED):
-            asked = wanted[place : place + ASKED]
-            answer = self._ask(pipe, Ask(asked))
+            answer = self._ask(pipe, Ask(wanted[place : place + ASKED]))
             assert isinstance(answer, Lacking)
-            for sha256 in answer.sha256:
-                self._send_file(pipe, sha256, order)
-            pipe.stored.update(asked)
+            lacking += answer.sha256
+        size = sum(order.contents[sha256].stat().st_size for sha256 in lacking)
+        if size >= LARGE:
+            self._notify(f"sending {size / 1e6:.0f} MB for {order.title or order.name}")
+        for sha256 in lacking:
+            self._send_file(pipe, sha256, order)
+        pipe.stored.update(wanted)
 
     def _send_file(self, pipe: Pipe, sha256: str, order: Order) -> None:
         with order.contents[sha256].open("rb") as file:

@@ -1,4 +1,4 @@
-"""The report of an experiment: derive summary.csv, report.md and comparison.svg of a results folder.
+"""The report of an experiment: derive summary.csv, report.md and comparison.svg or links.svg of a results folder.
 
 Reads samples.csv, environment.json and, after kills, faults.csv. The same files give the same bytes.
 """
@@ -28,7 +28,7 @@ from transports.errors import UsageError
 
 
 def build(folder: Path) -> Path:
-    """Write summary.csv, report.md and, without kills, comparison.svg into `folder`; return the path of the report.
+    """Write summary.csv, report.md and, without kills, a picture into `folder`; return the path of the report.
 
     Raises `UsageError` if `folder` holds no experiment, and `WriteError` if a file cannot be written.
     """
@@ -42,12 +42,13 @@ def build(folder: Path) -> Path:
     if experiment.kill:
         outcome = [faults.section(faults.recoveries(stored_faults.read(folder), measured))]
     else:
+        # With several links, the map replaces a table for each cut and link, and a chart with all of them.
+        mapped = link_map.section(experiment, measured, folder, titles)
         outcome = [
             steadiness.outcome(experiment, measured, summary),
-            _chart(experiment, summary, folder, titles),
-            link_map.section(experiment, measured, folder, titles),
+            mapped or _chart(experiment, summary, folder, titles),
             ladder.section(folder, measured, stored_ladder.read(folder)),
-            *sections.groups(summary, titles),
+            *([] if mapped else sections.groups(summary, titles)),
             steadiness.same_cells(measured, experiment.seed),
             sections.full_table(summary, titles),
             *machines.sections(record, experiment, nodes.read(folder), summary),

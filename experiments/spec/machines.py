@@ -161,9 +161,10 @@ def _check_limited(experiment: Experiment, host: Host) -> None:
 def _check_linked(experiment: Experiment, cell: Cell) -> None:
     if experiment.kill:
         raise UsageError("--kill: the node that replaces the killed one is behind no link; leave --link or --kill out")
-    if is_remote(cell.engine):
+    if cell.transport == "none":
         raise UsageError(
-            f"--link: the calls of engine {cell.engine} to its model servers cross no link; leave one of the two out"
+            f"--link: over none the client itself calls the model servers of engine {cell.engine}, past every link; "
+            "take another transport: a node and its model server are on one host"
         )
     kind = transports.kind(cell.transport)
     if not kind.crosses_network:

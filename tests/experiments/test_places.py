@@ -123,8 +123,8 @@ REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
         "--kill: the node that replaces the killed one is behind no link",
     ),
     "model servers": (
-        ("--servers", "2", "--link", "client<->server-0 rtt:1ms", "--engine", "tfserving"),
-        "the calls of engine tfserving to its model servers cross no link",
+        ("--transport", "none", "--link", "client<->server-0 rtt:1ms", "--engine", "tfserving"),
+        "over none the client itself calls the model servers of engine tfserving, past every link",
     ),
     "a word": (("--servers", "2", "--link", "client<->server-0 ttr:1ms"), "did you mean 'rtt'"),
     "a unit": (("--servers", "2", "--link", "client<->server-0 rtt:1min"), "one of the units s, ms, us"),
