@@ -235,6 +235,8 @@ BAD = [
     ([*HOSTS, "--rate", "fast", "--", "true"], "'fast' is no rate"),
     ([*HOSTS, "--rate", "0mbit", "--", "true"], "'0mbit' is no rate"),
     ([*HOSTS, "--rate", "1mbit", "--rate", "2mbit", "--", "true"], "given twice for all hosts"),
+    ([*HOSTS, "--delay", "5", "--", "true"], "'5' is no delay; give the time one way"),
+    ([*HOSTS, "--delay", "sea=5ms", "--", "true"], "--delay: no host 'sea'"),
     ([*HOSTS, "--in", "far", "--", "true"], "--in: no host 'far'"),
     ([*HOSTS, "--sshd", "far", "--", "true"], "--sshd: no host 'far'"),
     ([*HOSTS, "--sshd", "edge", "--sshd", "cloud", "--", "true"], "write several values with a comma"),
@@ -278,3 +280,26 @@ def test_a_machine_that_cannot_says_what_to_do(monkeypatch: pytest.MonkeyPatch, 
     assert missing().startswith("this process may not make network namespaces; run it as root")
     with pytest.raises(UsageError, match="may not make network namespaces"), network(ADDRESSES):
         pass
+
+
+PING = """
+import socket, sys, time
+begun = time.monotonic()
+try:
+    socket.create_connection((sys.argv[1], 9), 10)
+except ConnectionRefusedError:
+    print(time.monotonic() - begun)
+"""
+
+
+@needs_hosts
+def test_a_delay_is_the_kernels_or_refused_with_what_works_instead() -> None:
+    """Not every kernel has netem. A refusal of the other host takes a round trip over two links."""
+    command = [sys.executable, "-m", "tools.hosts", *HOSTS, "--delay", "40ms", "--", *PYTHON, PING, ADDRESSES["cloud"]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        (line,) = done.stderr.splitlines()
+        assert "netem" in line
+        assert "splitbench run --link" in line
+    else:
+        assert float(done.stdout) >= 0.16

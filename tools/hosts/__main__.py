@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ The hosts share this machine's files; each has its own address, ports and link."
 EPILOG = f"""\
 COMMAND finds in its environment:
   SPLITBENCH_HOSTS       edge=10.77.0.2,cloud=10.77.0.3
-  SPLITBENCH_SHAPED      with --rate: what the kernel imposes, which a report then says
+  SPLITBENCH_SHAPED      with --rate or --delay: what the kernel imposes, which a report then says
   SPLITBENCH_SSH_CONFIG  with --sshd: an ssh_config in which each host has its name
 
 Its exit status is COMMAND's: 128 + N if signal N ended it; 2 if a flag cannot be used or this machine cannot make
@@ -51,6 +51,7 @@ class Wish:
 
     addresses: dict[str, str]
     rates: dict[str, str]
+    delays: dict[str, str]
     servers: list[str]
     """The hosts with an SSH server."""
     where: str
@@ -67,10 +68,12 @@ def _main(argv: Sequence[str] | None) -> int:
     wish = _wish(sys.argv[1:] if argv is None else argv)
     hosts = ",".join(f"{name}={address}" for name, address in wish.addresses.items())
     environment = {**os.environ, "SPLITBENCH_HOSTS": hosts}
-    if wish.rates:
-        environment[SHAPED] = ", ".join(f"tbf {rate} at {name}" for name, rate in wish.rates.items())
+    shaped = [f"tbf {rate} at {name}" for name, rate in wish.rates.items()]
+    shaped += [f"netem delay {delay} at {name}" for name, delay in wish.delays.items()]
+    if shaped:
+        environment[SHAPED] = ", ".join(shaped)
     with ExitStack() as stack:
-        net = stack.enter_context(network(wish.addresses, wish.rates))
+        net = stack.enter_context(network(wish.addresses, wish.rates, wish.delays))
         if wish.servers:
             folder = Path(stack.enter_context(scratch.folder()))
             environment["SPLITBENCH_SSH_CONFIG"] = str(stack.enter_context(sshd(net, wish.servers, folder)))
@@ -84,6 +87,7 @@ def _wish(argv: Sequence[str]) -> Wish:
     add = parser.add_argument
     add("--host", action="append", metavar="NAME=ADDRESS", help="a host and its IPv4 address; all are in one /24")
     add("--rate", action="append", metavar="[NAME=]RATE", help="what the links carry each way, or one host's link")
+    add("--delay", action="append", metavar="[NAME=]TIME", help="how long the links take one way; needs netem")
     add("--sshd", action=Once, several=True, metavar="NAME,...", help="the hosts with an SSH server")
     add("--in", action=Once, several=False, metavar="NAME", help="where COMMAND runs (default: the first host)")
     words = list(argv)
@@ -94,19 +98,23 @@ def _wish(argv: Sequence[str]) -> Wish:
     addresses = _pairs("--host", texts.get("host", []))
     if not addresses:
         raise UsageError("no host; give at least one, such as --host edge=10.77.0.2")
-    rates = texts.get("rate", [])
-    everywhere = [rate for rate in rates if "=" not in rate]
-    if len(everywhere) > 1:
-        raise UsageError("--rate: given twice for all hosts; give it once, or as NAME=RATE")
-    named = _pairs("--rate", [rate for rate in rates if "=" in rate])
+    rates, delays = (_by_host(f"--{name}", texts.get(name, []), addresses) for name in ("rate", "delay"))
     servers = texts["sshd"].split(",") if "sshd" in texts else []
     where = texts.get("in", next(iter(addresses)))
-    for flag, names in (("--rate", [*named]), ("--sshd", servers), ("--in", [where])):
+    for flag, names in (("--rate", [*rates]), ("--delay", [*delays]), ("--sshd", servers), ("--in", [where])):
         for name in names:
             if name not in addresses:
                 raise UsageError(f"{flag}: no host {name!r}{hint(name, addresses)}")
-    common = dict.fromkeys(addresses, everywhere[0]) if everywhere else {}
-    return Wish(addresses, common | named, servers, where, command)
+    return Wish(addresses, rates, delays, servers, where, command)
+
+
+def _by_host(flag: str, texts: Sequence[str], hosts: Iterable[str]) -> dict[str, str]:
+    """Host -> its value, of texts such as `50mbit` (all hosts) and `edge=50mbit`."""
+    everywhere = [text for text in texts if "=" not in text]
+    if len(everywhere) > 1:
+        raise UsageError(f"{flag}: given twice for all hosts; give it once, or as NAME=VALUE")
+    common = dict.fromkeys(hosts, everywhere[0]) if everywhere else {}
+    return common | _pairs(flag, [text for text in texts if "=" in text])
 
 
 def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:

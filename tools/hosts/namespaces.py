@@ -33,8 +33,11 @@ WAYS = (("--net",), ("--user", "--map-root-user", "--net"))
 """The flags of `unshare` that make a network namespace: as root, and as another user."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 RATE = re.compile(r"\d+(\.\d+)?[kmg]?bit")
-TBF = "root tbf rate {} burst 32kb latency 400ms"
+TBF = "tbf rate {} burst 32kb latency 400ms"
 """A token bucket; `latency` is how long a packet waits at most before it is dropped."""
+DELAY = re.compile(r"\d+(\.\d+)?(us|ms|s)")
+WAITING = 10_000
+"""Packets that netem holds: at most 120 Mbit at a time."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +135,18 @@ class Network:
 
 
 @contextmanager
-def network(addresses: Mapping[str, str], rates: Mapping[str, str] | None = None) -> Iterator[Network]:
+def network(
+    addresses: Mapping[str, str], rates: Mapping[str, str] | None = None, delays: Mapping[str, str] | None = None
+) -> Iterator[Network]:
     """Hosts with these IPv4 addresses, all of one /24. On leaving, all their processes are ended.
 
-    `rates`: host -> what its link carries each way, as `50mbit` (bits per second, in the words of `tc`). Other links
-    have no limit. Raises `UsageError` for values that cannot be used or if `missing()`, and `SplitbenchError` with what
-    `ip` or `tc` says if the kernel refuses something.
+    `rates`: host -> what its link carries each way, as `50mbit` (bits per second, in the words of `tc`). `delays`: host
+    -> how long its link takes one way, as `10ms`, where the kernel has netem. Other links have no limit. Raises
+    `UsageError` for values that cannot be used or if `missing()`, and `SplitbenchError` with what `ip` or `tc` says if
+    the kernel refuses something.
     """
-    rates = rates or {}
-    _check(addresses, rates)
+    rates, delays = rates or {}, delays or {}
+    _check(addresses, rates, delays)
     if reason := missing():
         raise UsageError(reason)
     spaces: list[Space] = []
@@ -149,7 +155,9 @@ def network(addresses: Mapping[str, str], rates: Mapping[str, str] | None = None
         for _ in range(1 + len(addresses)):
             spaces.append(_space(flags, spaces))
         net = Network(dict(addresses), spaces[0], dict(zip(addresses, spaces[1:], strict=True)))
-        _join(net, rates)
+        _join(net)
+        for name in {**rates, **delays}:
+            _shape(net, name, rates.get(name), delays.get(name))
         yield net
     finally:
         _leave(spaces)
@@ -203,8 +211,8 @@ def _space(flags: Sequence[str], others: Sequence[Space]) -> Space:
     return Space(process, holder.namespace_of(process.pid), handle, in_user)
 
 
-def _join(net: Network, rates: Mapping[str, str]) -> None:
-    """Plug each host into the bridge, and give it its address and rate."""
+def _join(net: Network) -> None:
+    """Plug each host into the bridge, and give it its address."""
     net.hub.configure("ip", ["link add bridge type bridge", "link set bridge up"])
     for number, (name, space) in enumerate(net.spaces.items()):
         port = f"port{number}"
@@ -212,9 +220,23 @@ def _join(net: Network, rates: Mapping[str, str]) -> None:
         net.hub.configure("ip", [cable, f"link set {port} master bridge up"])
         address = f"address add {net.addresses[name]}/24 broadcast + dev eth0"
         space.configure("ip", ["link set lo up", address, "link set eth0 up"])
-        if name in rates:
-            for end, device in ((space, "eth0"), (net.hub, port)):
-                end.configure("tc", [f"qdisc add dev {device} {TBF.format(rates[name])}"])
+
+
+def _shape(net: Network, name: str, rate: str | None, delay: str | None) -> None:
+    """Give a host's link its rate and its delay, in both directions. Raises `UsageError` for a delay without netem."""
+    place = "root handle 1:"
+    for end, device in ((net.spaces[name], "eth0"), (net.hub, f"port{[*net.spaces].index(name)}")):
+        if rate:
+            end.configure("tc", [f"qdisc add dev {device} {place} {TBF.format(rate)}"])
+        if delay:
+            try:
+                at = "parent 1:1 handle 2:" if rate else place
+                end.configure("tc", [f"qdisc add dev {device} {at} netem delay {delay} limit {WAITING}"])
+            except SplitbenchError as error:
+                raise UsageError(
+                    f"host {name}: delay {delay}: {error}; a kernel without sch_netem delays nothing: emulate the link "
+                    "with splitbench run --link"
+                ) from error
 
 
 def _leave(spaces: Sequence[Space]) -> None:
@@ -229,7 +251,7 @@ def _leave(spaces: Sequence[Space]) -> None:
             stack.callback(space.holder.wait)
 
 
-def _check(addresses: Mapping[str, str], rates: Mapping[str, str]) -> None:
+def _check(addresses: Mapping[str, str], rates: Mapping[str, str], delays: Mapping[str, str]) -> None:
     """Raise `UsageError` for values that cannot be used."""
     if not addresses:
         raise UsageError("no host; give at least one, as edge=10.77.0.2")
@@ -253,3 +275,8 @@ def _check(addresses: Mapping[str, str], rates: Mapping[str, str]) -> None:
             raise UsageError(f"a rate for {name!r}, which is no host{hint(name, addresses)}")
         if not RATE.fullmatch(rate) or not float(rate.rstrip("kmgbit")):
             raise UsageError(f"host {name}: {rate!r} is no rate; give bits per second, such as 50mbit")
+    for name, delay in delays.items():
+        if name not in addresses:
+            raise UsageError(f"a delay for {name!r}, which is no host{hint(name, addresses)}")
+        if not DELAY.fullmatch(delay):
+            raise UsageError(f"host {name}: {delay!r} is no delay; give the time one way, such as 10ms")
