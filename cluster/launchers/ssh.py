@@ -6,8 +6,10 @@ the host's Python, in which this package must be installed.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Mapping
 
@@ -77,11 +79,17 @@ def program(ssh: str) -> list[str]:
 
 
 def address(host: Host, ssh: str) -> str:
-    """The address that ssh's configuration has for the host; empty if it has none."""
+    """The IP address of what ssh's configuration has as the name of the host; the name itself if it has none here.
+
+    A name may mean another address on the host itself, such as 127.0.1.1, where nobody would reach its processes.
+    """
     command = [*program(ssh), "-G", "--", host.ssh or host.name]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     lines = (line.partition(" ") for line in done.stdout.splitlines())
-    return next((value for name, _, value in lines if name == "hostname"), "")
+    name = next((value for key, _, value in lines if key == "hostname"), "")
+    with contextlib.suppress(OSError, UnicodeError):
+        return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]) if name else ""
+    return name
 
 
 def remedy(status: int, log: str) -> str:

@@ -242,3 +242,12 @@ def test_the_path_of_python_is_one_word_for_a_shell(python: str, words: str) -> 
 def test_an_ssh_that_cannot_be_run_is_refused(ssh: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
         over_ssh.way(Host(name="pi"), ssh)
+
+
+def test_a_name_becomes_the_address_that_it_has_here(tmp_path: Path) -> None:
+    """On the host itself the same name may be 127.0.1.1."""
+    (config := tmp_path / "config").write_text("Host pi\n  HostName localhost\nHost far\n  HostName far.invalid\n")
+    ssh = f"ssh -F {config}"
+    assert over_ssh.address(Host(name="pi"), ssh) in ("127.0.0.1", "::1")
+    assert over_ssh.address(Host(name="other", ssh="me@pi"), ssh) in ("127.0.0.1", "::1")
+    assert over_ssh.address(Host(name="far"), ssh) == "far.invalid"
