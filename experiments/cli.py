@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "show": ("partitioning.show", "show where a model would be cut, and what crosses each cut"),
     "export": ("partitioning.export", "write every stage of a plan as a SavedModel for model servers"),
     "report": ("experiments.report", "derive tables, report and chart of a results folder again"),
+    "compare": ("experiments.compare.__main__", "say which cells differ between two results folders"),
     "ladder": ("experiments.ladder.__main__", "measure the steps from a local model to a request over a transport"),
     "sizes": ("experiments.sizes.__main__", "time messages of growing size over every transport"),
     "threads": ("experiments.threads.__main__", "show how many workers nested calls need, and what happens with fewer"),

@@ -152,4 +152,4 @@ def show(folders: Iterable[Path]) -> None:
                 console.print(record["experiment"]["title"] or folder.name, style="bold")
             console.print(_table(folder, record), "", sep="\n")
     for folder in records:
-        console.print(f"results: {folder} (begin with {files.REPORT})", soft_wrap=True)
+        console.print(f"results: {folder} (begin with {files.REPORT_HTML})", soft_wrap=True)

@@ -199,15 +199,10 @@ class Parser(argparse.ArgumentParser):
             text = f"{'* ' if item.name in axes else ''}{item.help} ({default})".replace("%", "%%")
             metavar = item.metavar or "|".join(item.valid) or METAVARS.get(item.unit) or METAVARS[item.kind]
             more: dict[str, Any] = {"nargs": "?", "const": "on"} if item.valid == SWITCH else {}
-            if item.repeat:
-                more |= {"action": "append"}
-            else:
-                more |= {"action": Joined} if item.joined else {"action": Once, "several": item.several}
-            required = item.default is MISSING
-            names = [item.short, item.flag] if item.short else [item.flag]
-            groups[item.group].add_argument(
-                *names, dest=item.name, metavar=metavar, help=text, required=required, **more
-            )
+            repeated = "append" if item.repeat else Joined if item.joined else None
+            more |= {"action": repeated} if repeated else {"action": Once, "several": item.several}
+            more |= {"dest": item.name, "metavar": metavar, "help": text, "required": item.default is MISSING}
+            groups[item.group].add_argument(*filter(None, (item.short, item.flag)), **more)
 
     def texts(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """The text of each given flag, by the option's name."""

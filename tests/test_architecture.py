@@ -54,10 +54,11 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
 
 
 FLOORS = {
-    "spec": {"measure", "reports", "store", "ladder", "sizes", "threads"},
-    "store": {"measure", "reports", "ladder", "sizes", "threads"},
-    "measure": {"reports", "ladder", "sizes", "threads"},
-    "reports": {"measure", "ladder", "sizes", "threads"},
+    "spec": {"measure", "reports", "store", "compare", "ladder", "sizes", "threads"},
+    "store": {"measure", "reports", "compare", "ladder", "sizes", "threads"},
+    "measure": {"reports", "compare", "ladder", "sizes", "threads"},
+    "reports": {"measure", "compare", "ladder", "sizes", "threads"},
+    "compare": {"measure", "ladder", "sizes", "threads"},
 }
 """Floor of `experiments` -> the floors that it must not import."""
 
@@ -139,7 +140,7 @@ def test_the_registry_loads_no_tensorflow() -> None:
 
 def test_flags_are_read_without_numpy() -> None:
     """Each `--help` takes a tenth of a second."""
-    modules = ("spec.flags", "sizes.__main__", "threads.__main__", "report", "run")
+    modules = ("spec.flags", "compare.__main__", "sizes.__main__", "threads.__main__", "report", "run")
     loaded = loaded_by(
         f"import partitioning.show, partitioning.export, {', '.join(f'experiments.{m}' for m in modules)}"
     )

@@ -17,6 +17,7 @@ import pytest
 
 import transports
 from experiments import cli
+from experiments.compare import __main__ as compare
 from experiments.ladder import __main__ as ladder
 from experiments.reports import report
 from experiments.sizes import __main__ as sizes
@@ -72,6 +73,7 @@ def reader(noun: type[Any]) -> Callable[[list[str]], object]:
 READERS: Mapping[str, Callable[[list[str]], object]] = {
     "run": lambda words: flags.parse_runs(words).experiments,
     "report": lambda words: len(words) == 1,
+    "compare": lambda words: compare.read(words).b,
     "show": reader(PlanOptions),
     "export": reader(ExportOptions),
     "ladder": lambda words: ladder.complete(flags.parse_runs(words).experiments[0][0]),

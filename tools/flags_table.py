@@ -8,6 +8,7 @@ from dataclasses import MISSING
 from pathlib import Path
 
 from experiments.cli import exit_status
+from experiments.compare.__main__ import CompareOptions
 from experiments.sizes.__main__ import SizesOptions
 from experiments.spec.experiment import CELL_FIELDS
 from experiments.spec.flags import FLAGS
@@ -21,6 +22,7 @@ COMMANDS: Mapping[str, Mapping[str, Option]] = {
     "run": FLAGS,
     "show": options_of(PlanOptions),
     "export": options_of(ExportOptions),
+    "compare": options_of(CompareOptions),
     "sizes": options_of(SizesOptions),
     "threads": options_of(ThreadsOptions),
 }

@@ -21,8 +21,8 @@ transport none; the stages in processes of their own behind plain sockets; and, 
 and answers, plain TCP sockets, the transport's library alone, and the transport in an echo without nodes. The report
 has a table and a picture of the steps, and the part of a request's time that they do not explain.
 
-The flags are those of a run. Not valid here: --kill, --order blocked, several requests in flight, model servers,
-runtimes."""
+The flags are those of a run. Not valid here: --kill, --order blocked, several requests in flight, --load, model
+servers, runtimes."""
 
 EPILOG = """\
 examples:
@@ -50,6 +50,7 @@ def complete(experiment: Experiment) -> Experiment:
         "--cluster ssh or ray, since its steps are measured here": experiment.several_machines,
         "--link": any(cell.link for cell in experiment.cells),
         "--concurrency above 1": any(cell.concurrency > 1 for cell in experiment.cells),
+        "--load": any(cell.load for cell in experiment.cells),
         "an engine that calls model servers": any(is_remote(cell.engine) for cell in experiment.cells),
         "a runtime, which sends no messages to nodes": any(map(runtimes.is_runtime, names)),
         "the transport none alone": names == {"none"},

@@ -25,6 +25,7 @@ from experiments.measure.ties import scores_of
 from experiments.measure.tolerance import Tolerance, tolerance_of
 from experiments.spec import machines
 from experiments.spec.experiment import Cell, Experiment, local_of
+from experiments.spec.load import in_flight
 from partitioning.engine_table import is_remote, local_engine
 from partitioning.errors import PartitionError
 from partitioning.inputs.variants import photographs, variants
@@ -248,7 +249,8 @@ def _check_json(partitions: Mapping[Cell, Partition]) -> None:
 def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> int:
     """The workers of each server, enough for every cell. Raises `UsageError` if `--workers` is too small."""
     needed = {
-        cell.name: cell.concurrency * workers_needed(partition, local_calls=cell.local_calls == "on", send=cell.send)
+        cell.name: in_flight(cell, experiment)
+        * workers_needed(partition, local_calls=cell.local_calls == "on", send=cell.send)
         for cell, partition in partitions.items()
         if cell.transport != "none" and not runtimes.is_runtime(cell.transport) and FLOWS[cell.flow].waits
     }
@@ -260,5 +262,5 @@ def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> in
         )
     # One more than needed: a server may receive the next request before the last one has released its worker. Messages
     # may also arrive from all other servers at once; they wait for nothing.
-    others = max(2 * cell.servers + cell.concurrency for cell in partitions)
+    others = max(2 * cell.servers + in_flight(cell, experiment) for cell in partitions)
     return experiment.workers or max(most, others) + 1

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import msgspec
@@ -23,8 +23,9 @@ from cluster.launchers import HINDSIGHT
 from cluster.machines import NONE, Machines
 from cluster.pinning import cores, pinned
 from cluster.result_receiver import ResultReceiver
-from experiments.measure import gate, nodes, runtimes, wire
+from experiments.measure import gate, nodes, open_loop, runtimes, wire
 from experiments.measure import links as cell_links
+from experiments.measure.answered import answered, missed
 from experiments.measure.fault_injector import FaultInjector
 from experiments.measure.links import CellLinks
 from experiments.measure.local import LocalModel
@@ -34,10 +35,11 @@ from experiments.measure.stopping import Stopping
 from experiments.measure.usage import NodeUsage
 from experiments.measure.writers import Writers
 from experiments.spec.experiment import Cell, local_of
+from experiments.spec.load import arrivals, in_flight, rates
 from experiments.spec.schedule import Block, blocks, warm_ups
 from experiments.store.samples import Sample
 from transports.address import Address
-from transports.errors import ConnectError, ConnectionLost, WireError
+from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, ResourceExhausted, WireError
 from transports.process import freeze_garbage
 from transports.sockets import Deadline
 
@@ -46,6 +48,8 @@ Keep = Callable[[Sample], None]
 
 ENDED = (ConnectError, ConnectionLost, NoServer)
 """Errors of a request whose server may have ended: only for these is its exit status awaited."""
+MISSES = (DeadlineExceeded, ResourceExhausted)
+"""Errors that mean overload of an open loop: the time limit has passed, or a queue or all workers are full."""
 
 
 def run(
@@ -57,7 +61,8 @@ def run(
 ) -> None:
     """Measure every cell of `prepared`: a sample for each timed request.
 
-    The row is written before the next request begins; with several requests in flight, as soon as one is answered.
+    The row is written before the next request begins; with several in flight, as soon as one is answered, or has missed
+    its time limit under an open-loop load.
     `machines` run the processes; without a launcher only cells over `none` can run. `each_round` is called with the
     number of each round before its first block. The experiment's `until_stable` and `limit` may end it after a round.
 
@@ -79,7 +84,8 @@ def run(
             progress.advance(sample.cell.name, sample.seconds)
 
         concurrency = [cell.concurrency for cell in experiment.cells]
-        for block in blocks(concurrency, experiment.runs, experiment.turns, experiment.seed, experiment.replicas):
+        order = experiment.runs, experiment.turns, experiment.seed, experiment.replicas
+        for block in blocks(concurrency, *order, rates(experiment.cells)):
             if block.round != last:
                 if last >= 0 and stopping.due():
                     break
@@ -111,18 +117,19 @@ class _CellRunner:
         with self._awake(cell):
             for number in range(warm_ups(self.prepared.experiment.warmup)):
                 try:
-                    self._request(cell, number)
+                    self._request(cell, number, self.prepared.experiment.timeout)
                 except WireError as error:
                     self._fail(cell, error)
 
     def measure(self, block: Block, keep: Keep) -> None:
-        """The requests of a block, with the cell's concurrency; `keep` is called with the counted samples."""
+        """The requests of a block, as the cell sends them; `keep` is called with the counted samples."""
         experiment = self.prepared.experiment
         cell = experiment.cells[block.cell]
         alone = experiment.pin == "on" and cell.transport == "none"
         with self._explained(cell):
             self.links.impose(cell)
         measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
+        measure = self._open_loop if cell.load else measure
         with self._awake(cell), self._used(cell, block), pinned(cores()[:1]) if alone else contextlib.nullcontext():
             measure(cell, block, lambda sample: keep(sample) if sample.run >= 0 else None)
         if self.fault_injector and self.cluster:
@@ -163,6 +170,35 @@ class _CellRunner:
                     if not done.cancelled() and not done.exception():
                         keep(done.result())
 
+    def _open_loop(self, cell: Cell, block: Block, keep: Keep) -> None:
+        """The uncounted requests one by one; then each timed one at its moment."""
+        for number in block.numbers[: block.lead]:
+            self._loaded(cell, number, block, time.perf_counter())
+        experiment, numbers = self.prepared.experiment, block.runs
+        offsets, threads = arrivals(cell, block, experiment.seed), in_flight(cell, experiment)
+        open_loop.send(offsets, lambda place, at: self._loaded(cell, numbers[place], block, at), keep, threads)
+
+    def _loaded(self, cell: Cell, number: int, block: Block, intended: float) -> Sample:
+        """A request that was to begin at `intended` (on `time.perf_counter`), from which its time limit counts."""
+        timeout, start = self.prepared.experiment.timeout, intended - self.began
+        late = time.perf_counter() - intended
+        try:
+            if late >= timeout:
+                raise DeadlineExceeded(f"the request could not begin within {timeout:g} s")
+            seconds, answer, verdict = self._request(cell, number, timeout - late)
+        except WireError as error:
+            took = time.perf_counter() - intended
+            # A runtime may be unusable after a deadline.
+            if not (isinstance(error, MISSES) or took >= timeout) or cell in self.direct:
+                self._fail(cell, error)
+            if self.machines.launcher:
+                self.machines.launcher.check(0.0)
+            return missed(cell, number, block, max(timeout, took), start, late)
+        if late + seconds > timeout:
+            return missed(cell, number, block, late + seconds, start, late)
+        sample = answered(cell, number, block, late + seconds, start, answer, verdict)
+        return replace(sample, wire_bytes=wire.counting(cell)(), late_seconds=late)
+
     def _sample(self, cell: Cell, number: int, block: Block) -> Sample:
         if self.fault_injector and cell.transport != "none":
             self.fault_injector.before(cell, number)
@@ -172,7 +208,7 @@ class _CellRunner:
                 crossed = wire.counting(cell, lambda: self.links.repeated(cell), here=here)
             start = time.perf_counter() - self.began
             try:
-                seconds, answer, verdict = self._request(cell, number)
+                seconds, answer, verdict = self._request(cell, number, self.prepared.experiment.timeout)
                 break
             except WireError as error:
                 if not (self.fault_injector and self.fault_injector.expected(cell, error)):
@@ -180,25 +216,7 @@ class _CellRunner:
                 self.fault_injector.failed(cell, number, start, error)
         with self._explained(cell):
             wire_bytes = crossed()
-        stats = answer.stats
-        return Sample(
-            cell,
-            number,
-            seconds,
-            block.number,
-            start=start,
-            deviation=verdict.deviation,
-            compute_seconds=stats.compute,
-            messages=stats.messages,
-            payload_bytes=stats.payload,
-            wire_bytes=wire_bytes,
-            lookups=stats.lookups,
-            connects=stats.connects,
-            repeated=answer.repeats,
-            queue_seconds=stats.queued,
-            round=block.round,
-            near_ties=verdict.near_ties,
-        )
+        return replace(answered(cell, number, block, seconds, start, answer, verdict), wire_bytes=wire_bytes)
 
     @contextlib.contextmanager
     def _explained(self, cell: Cell) -> Iterator[None]:
@@ -215,7 +233,7 @@ class _CellRunner:
             self.machines.launcher.check(patience.left())
         raise type(error)(f"cell {cell.name}: {error}") from error
 
-    def _request(self, cell: Cell, number: int) -> tuple[float, Answer, gate.Verdict]:
+    def _request(self, cell: Cell, number: int, timeout: float) -> tuple[float, Answer, gate.Verdict]:
         """(seconds from inputs to outputs, both arrays in the client's memory; answer; how it compares with the right
         one)."""
         partition = self.prepared.partitions[cell]
@@ -228,7 +246,7 @@ class _CellRunner:
         if cell in self.direct:
             answer = self.direct[cell].infer(inputs)
         else:
-            answer = self.client.infer(partition, route, inputs, self.prepared.experiment.timeout, cell.repeats)
+            answer = self.client.infer(partition, route, inputs, timeout, cell.repeats)
         seconds = time.perf_counter() - start
         expected = self.prepared.expected[cell.batch][variant]
         return seconds, answer, gate.check(answer.outputs, expected, cell.name, partition)

@@ -46,7 +46,7 @@ def counting(cell: Cell, repeated: Callable[[], int] = lambda: 0, *, here: bool 
     """
     if cell.transport == "none" and not is_remote(cell.engine):
         return lambda: 0
-    if cell.concurrency > 1 or cell.transport in UNCOUNTED or not here:
+    if cell.concurrency > 1 or cell.load or cell.transport in UNCOUNTED or not here:
         return lambda: math.nan
     carried = repeated()  # the question itself crosses the interface: it comes before the first reading
     before = sent()

@@ -7,9 +7,10 @@ import pandas as pd
 from experiments.reports import engine_titles as engines
 from experiments.reports.markdown import line
 from experiments.spec.experiment import Experiment
-from experiments.spec.schedule import BLOCK, OVERLAPPING
+from experiments.spec.schedule import BLOCK, LASTING, LOADED, OVERLAPPING
 from experiments.store.environment import UNCOUNTED
 from experiments.store.intervals import MIN_BLOCKS, RESAMPLES
+from experiments.store.loaded import GROWN, SERVED
 
 _WIRE_IS = (
     "- **Wire** is the median number of bytes that the loopback interface sent during a request: tensors, "
@@ -37,6 +38,23 @@ of each other, because requests of one block are not independent, and the percen
 in flight; with order blocked it is all requests of a cell."""
 
 
+_LOAD_IS = (
+    "- **Open loop**: with a load, requests begin at intended moments, whether or not earlier ones are answered. Their "
+    "seconds count from the intended start, so a server that stops delays every request that was to begin meanwhile, "
+    "and p99 shows it. **Late** is the mean time from the intended to the actual start, a part of the seconds. In "
+    f"rounds a block has as many requests as arrive in {LASTING:g} s at the largest rate, and at least {LOADED}.",
+    "- **Missed** requests were not answered within the time limit. Each counts in means and percentiles with the time "
+    "at which the client gave up, a lower bound, and in no rate. **Offered** is the rate at which requests arrived, "
+    "**Goodput** the rate of answers within the time limit. A block begins a mean gap before its first start.",
+    "- **Last / first third** is the mean of the last third of a block's requests over that of its first third. A cell "
+    f"is overloaded if this is at least {GROWN:g} and, with an interval, beyond noise, while less than "
+    f"{100 * SERVED:.0f} % of the offered rate is answered; or if most requests missed.",
+    "- The local model is always measured in a closed loop, one request at a time: **x / Local** of a cell with a load "
+    "includes the time that its requests wait for each other, and says nothing of the local model under that load. "
+    "**x / None** compares the same load.",
+)
+
+
 def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.Titles, rounds: bool) -> list[str]:
     """`rounds`: whether the samples were taken in rounds."""
     lines = [
@@ -57,6 +75,7 @@ def how_to_read(experiment: Experiment, summary: pd.DataFrame, titles: engines.T
         "means per request. **Compute share** is the share of the time that requests spend in stages.",
         *(_WIRE_IS if (summary["wire_bytes"] > 0).any() else ()),
         *(_UNIX_IS if summary["transport"].isin(UNCOUNTED).any() else ()),
+        *(_LOAD_IS if summary["offered"].notna().any() else ()),
         *(_QUEUE_IS if summary["queue_seconds"].notna().any() else ()),
         "- **Throughput** is requests per second, from the first start to the last end of each block.",
         "- **Deviation** is the largest difference from the local model's output, divided by its largest value.",

@@ -47,7 +47,7 @@ def unusual(cell: Cell) -> list[str]:
     return [f"{_dashed(name)} {value}" for name, value in named if value != str(getattr(Cell, name))]
 
 
-SILENT = ("codec", "on", "link", "label")
+SILENT = ("codec", "load", "on", "link", "label")
 """Settings that a label leaves out where they have their default."""
 
 

@@ -56,6 +56,32 @@ class LinkMap:
         return sorted(self.rows, key=lambda row: self.mean(row, link))
 
 
+@dataclass(frozen=True)
+class Winner:
+    """The two fastest rows over a link, and the ratio of their means with its interval, paired by round."""
+
+    link: str
+    first: Cell
+    second: Cell
+    cell: Cell
+    """The cell of `first` over this link: it has the fastest transport."""
+    ratio: float
+    low: float
+    high: float
+
+
+def winners(found: LinkMap, seed: int) -> list[Winner]:
+    """A winner for each link."""
+    won = []
+    for link in found.links:
+        first, second = found.ranked(link)[:2]
+        cells = [found.best[row, link] for row in (first, second)]
+        above, below = (intervals.seconds_of(found.groups[cell]) for cell in cells)
+        low, high = intervals.ratio_interval(above, below, np.random.default_rng(seed))
+        won.append(Winner(link, first, second, cells[0], above.mean / below.mean, low, high))
+    return won
+
+
 HEADER = ("Link", "Fastest", "over", "Mean (ms)", "then", "Mean (ms)", "Fastest / then (95 %)")
 """The columns of `ranking`."""
 
@@ -66,14 +92,14 @@ def section(experiment: Experiment, measured: pd.DataFrame, folder: Path, titles
     if found is None:
         return []
     settings = Settings(found.rows, titles)
-    labels = [_place(settings, row) for row in found.rows]
+    labels = [place(settings, row) for row in found.rows]
     seconds = [[found.mean(row, link) for link in found.links] for row in found.rows]
     names = [[transport_title(found.best[row, link].transport) for link in found.links] for row in found.rows]
     description = "Time of a request by cut and link, each with its fastest transport, as a multiple of the link's best"
     picture = sections.picture(
         folder / files.LINK_MAP,
         description,
-        lambda: charts.heat_map(seconds, names, labels, [_short(link) for link in found.links], experiment.title),
+        lambda: charts.heat_map(seconds, names, labels, [short(link) for link in found.links], experiment.title),
     )
     text = (
         "Each row is a way to cut and place the model, with its fastest transport. The last column compares the two "
@@ -87,15 +113,12 @@ def section(experiment: Experiment, measured: pd.DataFrame, folder: Path, titles
 def ranking(found: LinkMap, settings: Settings, seed: int) -> list[list[str]]:
     """A row for each link: the two fastest ways to cut and place the model, and the ratio of their means."""
     rows = []
-    for link in found.links:
-        first, second = found.ranked(link)[:2]
-        above, below = (intervals.seconds_of(found.groups[found.best[row, link]]) for row in (first, second))
-        low, high = intervals.ratio_interval(above, below, np.random.default_rng(seed))
-        over = transport_title(found.best[first, link].transport)
-        means = [number(1e3 * found.mean(row, link), 3) for row in (first, second)]
-        ratio = f"{number(above.mean / below.mean, 3)} ({interval(low, high)})"
-        places = [_place(settings, row) for row in (first, second)]
-        rows.append([_short(link), places[0], over, means[0], places[1], means[1], ratio])
+    for won in winners(found, seed):
+        means = [number(1e3 * found.mean(row, won.link), 3) for row in (won.first, won.second)]
+        ratio = f"{number(won.ratio, 3)} ({interval(won.low, won.high)})"
+        first, second = (place(settings, row) for row in (won.first, won.second))
+        over = transport_title(won.cell.transport)
+        rows.append([short(won.link), first, over, means[0], second, means[1], ratio])
     return rows
 
 
@@ -103,7 +126,7 @@ def _row(cell: Cell) -> Cell:
     return replace(cell, transport="grpc", codec=Cell.codec, link=FREE)
 
 
-def _place(settings: Settings, row: Cell) -> str:
+def place(settings: Settings, row: Cell) -> str:
     """What distinguishes a row: `"cut 1"`, or `"whole on cloud"`."""
     if row.mode == "whole":
         return f"whole on {row.on}" if row.on else "whole"
@@ -111,7 +134,7 @@ def _place(settings: Settings, row: Cell) -> str:
     return ", ".join(settings.word(row, name) for name in names) or row.mode
 
 
-def _short(link: str) -> str:
+def short(link: str) -> str:
     """The words of a link, without its ends if all of its parts have the same: `"rtt:20ms, bandwidth:50Mbit"`."""
     parts = [re.split(r"\s+", part.strip(), maxsplit=1)[-1] for part in link.split(JOINT.strip())]
     return (parts[0] if len(set(parts)) == 1 else link).replace(",", ", ")

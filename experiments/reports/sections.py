@@ -22,6 +22,11 @@ from experiments.store.samples import cell_of
 Row = Mapping[str, Any]
 
 
+def _loaded(row: Row) -> bool:
+    """Whether the row is of a cell under an open-loop load."""
+    return not math.isnan(row["offered"])
+
+
 FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Mean (s)", lambda row: number(row["mean"])),
     ("Std Dev (s)", lambda row: number(row["std"])),
@@ -33,6 +38,7 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Queue (s)", lambda row: number(row["queue_seconds"], 4)),
     ("Median (s)", lambda row: number(row["median"])),
     ("p90 (s)", lambda row: number(row["p90"])),
+    ("p95 (s)", lambda row: number(row["p95"])),
     ("p99 (s)", lambda row: number(row["p99"])),
     ("Messages", lambda row: count(row["messages"])),
     ("Payload (MB)", lambda row: count(row["payload_bytes"] / 1e6)),
@@ -45,12 +51,20 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Throughput (1/s)", lambda row: number(row["throughput"])),
     ("Throughput x Local", lambda row: _ratio(row["throughput_to_local"])),
     ("95 % of throughput", lambda row: _interval(row["throughput_low"], row["throughput_high"])),
+    ("Offered (1/s)", lambda row: number(row["offered"])),
+    ("Goodput (1/s)", lambda row: number(row["goodput"])),
+    ("Missed (%)", lambda row: number(100 * row["missed_share"], 3)),
+    ("Late (s)", lambda row: number(row["late_seconds"], 3)),
+    ("Last / first third", lambda row: number(row["growth"], 4)),
+    ("95 % of thirds", lambda row: _interval(row["growth_low"], row["growth_high"])),
 )
 """Rows of the tables in the source document's shape; the first three are its own."""
 
 MEASURED: Mapping[str, Callable[[Row], bool]] = {
     **dict.fromkeys(("Wire (MB)", "Wire / payload"), lambda row: row["wire_bytes"] > 0),
     "Queue (s)": lambda row: not math.isnan(row["queue_seconds"]),
+    **dict.fromkeys(("p95 (s)", "Offered (1/s)", "Goodput (1/s)", "Missed (%)", "Late (s)"), _loaded),
+    **dict.fromkeys(("Last / first third", "95 % of thirds"), _loaded),
 }
 """Rows that a table leaves out unless a cell has such a figure; older files have none."""
 
@@ -85,6 +99,8 @@ def overview(experiment: Experiment) -> list[str]:
     levels = sorted({cell.concurrency for cell in experiment.cells})
     leads = sorted({lead(cell.concurrency, experiment.replicas) for cell in experiment.cells})
     client = f"with {' or '.join(map(str, levels))} requests in flight" if levels[-1:] > [1] else "one at a time"
+    if loads := [line(load) for load in dict.fromkeys(cell.load for cell in experiment.cells) if load]:
+        client += f" in a closed loop, or in an open loop ({', '.join(loads)})"
     return [
         f"Model {line(experiment.model)} ({experiment.weights} weights). Each cell: {experiment.runs} timed requests "
         f"after {warm_ups(experiment.warmup)} warm-up requests, {client}, in blocks, order "
@@ -142,13 +158,13 @@ def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: e
     runs = sorted({rows[cell]["n"] for cell in columns})
     header = [f"Data on {' to '.join(str(n) for n in dict.fromkeys([runs[0], runs[-1]]))} runs"]
     header += ["Local" if cell == local else column_title(cell) for cell in columns]
-    shown = _figures([rows[cell] for cell in columns])
+    shown = figures([rows[cell] for cell in columns])
     body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in shown]
     body += _published_rows([figures_for(cell, key) for cell in columns])
     return [f"## {_group_title(key, titles)}", "", *table(header, body)]
 
 
-def _figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
+def figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     """`FIGURES`; those in `MEASURED` only if a row has them."""
     return [(name, write) for name, write in FIGURES if name not in MEASURED or any(map(MEASURED[name], rows))]
 
@@ -170,9 +186,9 @@ def full_table(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
     if summary.empty:
         return []
     settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
-    figures = _figures(records(summary))
-    header = [*settings, "n", *(label for label, _ in figures), "Connections", "Lookups", "Deviation"]
-    body = [_full_row(cell_of(row), row, titles, [write(row) for _, write in figures]) for row in records(summary)]
+    shown = figures(records(summary))
+    header = [*settings, "n", *(label for label, _ in shown), "Connections", "Lookups", "Deviation"]
+    body = [_full_row(cell_of(row), row, titles, [write(row) for _, write in shown]) for row in records(summary)]
     return ["## Every cell", "", *table(header, body, left=len(settings))]
 
 

@@ -12,6 +12,7 @@ from experiments.reports.markdown import interval, line, number, table
 from experiments.reports.sections import records
 from experiments.spec.experiment import Experiment, local_of
 from experiments.store.intervals import half_width
+from experiments.store.loaded import overloaded
 from experiments.store.samples import cell_of
 from experiments.store.statistics import drifts, twins
 
@@ -20,7 +21,7 @@ DRIFT = 0.1
 
 
 def outcome(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
-    """Which condition ended the run, if `until_stable` or `limit` was given, and the drift of the local models."""
+    """Which condition ended a run with `until_stable` or `limit`, the drift of local models, and overloaded cells."""
     parts = [_ending(experiment, measured, summary)] if experiment.until_stable or experiment.limit else []
     if drifted := drifts(measured):
         text = ", ".join(f"{100 * value:+.1f} % ({cell.engine}, batch {cell.batch})" for cell, value in drifted.items())
@@ -30,7 +31,21 @@ def outcome(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFram
             f"> **WARNING**: the local model drifted by more than {100 * DRIFT:.0f} %. The machine was not steady: "
             "repeat the experiment before you compare its times with others."
         )
+    parts += [f"> **OVERLOADED**: {line(text)}" for text in overloads(summary)]
     return "\n\n".join(parts).split("\n") if parts else []
+
+
+def overloads(summary: pd.DataFrame) -> list[str]:
+    """A sentence for each overloaded cell."""
+    rows = records(summary)
+    settings = Settings([cell_of(row) for row in rows])
+    return [
+        f"{settings.label(cell_of(row))}: answers take longer and longer. {number(row['offered'], 3)} requests arrived "
+        f"per second, and {number(row['goodput'], 3)} were answered within the time limit; the last third of a block "
+        f"took {number(row['growth'], 3)} times as long as the first."
+        for row in rows
+        if overloaded(row)
+    ]
 
 
 def _ending(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFrame) -> str:

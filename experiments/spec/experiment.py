@@ -8,15 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
-import transports
 from cluster import runtimes
 from cluster.device import PROCESSOR, Device, cards
 from cluster.flow_table import FLOW_NAMES
 from cluster.hosts import VERSIONS, Host
 from cluster.leases import LEAST_LEASE
+from experiments.spec.groups import (
+    ALL,
+    CODECS,
+    FILES,
+    TRANSPORTS,
+    access,
+    carry,
+    compute,
+    failure,
+    pem,
+    place,
+    schedule,
+    split_links,
+)
 from partitioning.engine_table import ENGINES, local_engine
 from partitioning.input_options import PHOTOGRAPH, PIXELS, Absent, Extent, Input, Scale
 from partitioning.options import (
@@ -35,25 +47,6 @@ from partitioning.options import (
 )
 from transports.limits import CONNECTIONS, DAY, TLS_FILES, Limits
 from transports.process import MALLOC
-
-FILES = "files and the rest"
-CODECS = ("raw", "tensorproto", "json", "json-b64")
-
-TRANSPORTS: Mapping[str, str] = {**transports.NAMES, **runtimes.NAMES}
-"""Every value of `transport`: transports that carry messages between nodes, and runtimes that need no nodes."""
-
-carry = partial(option, group="what carries the tensors", concerns="client, nodes")
-compute = partial(option, group="how a stage is executed", concerns="client, nodes, model servers")
-access = partial(option, group="limits, addresses and TLS", concerns="client, nodes, registry")
-place = partial(option, group="machines and links", concerns="client, nodes, registry, model servers")
-failure = partial(option, group="node failures", concerns="nodes, registry")
-schedule = partial(option, group="schedule", concerns="client")
-ALL = "client, nodes, registry"
-
-
-def split_links(raw: Any, where: str) -> list[Any]:
-    """The values in `raw`: a text is one, whatever commas it has; a list holds values."""
-    return raw if isinstance(raw, list) else [raw]
 
 
 @dataclass(frozen=True)
@@ -98,6 +91,14 @@ class Cell:
     ] = "bundle"
     # A server holds the connections of all clients and of every other server.
     concurrency: Annotated[int, schedule("requests in flight at a time", ge=1, le=CONNECTIONS // 4)] = 1
+    load: Annotated[
+        str,
+        schedule(
+            "open loop: requests begin at random (poisson:20/s) or at equal distances (constant:20/s), whether or not "
+            "earlier ones are answered; none: a closed loop, as --concurrency says",
+            metavar="KIND:RATE/s",
+        ),
+    ] = ""
     repeats: Annotated[
         int, failure("times that a request is repeated if a server is lost with it", concerns="client", ge=0, le=10**7)
     ] = 0
@@ -248,18 +249,9 @@ class Experiment:
         ),
     ] = "127.0.0.1"
     insecure: Annotated[str, access("listen without TLS at a --host that other machines reach", valid=SWITCH)] = "off"
-    tls_cert: Annotated[
-        str,
-        access(
-            "PEM file with every process's certificate; all three files turn TLS on",
-            concerns="transports",
-            metavar="FILE",
-        ),
-    ] = ""
-    tls_key: Annotated[str, access("PEM file with its key, not encrypted", concerns="transports", metavar="FILE")] = ""
-    tls_ca: Annotated[
-        str, access("PEM file of the authority that signed it", concerns="transports", metavar="FILE")
-    ] = ""
+    tls_cert: Annotated[str, pem("PEM file with every process's certificate; all three files turn TLS on")] = ""
+    tls_key: Annotated[str, pem("PEM file with its key, not encrypted")] = ""
+    tls_ca: Annotated[str, pem("PEM file of the authority that signed it")] = ""
     option: Mapping[str, str] = field(default_factory=dict)
     """NAME.KEY -> value: options that one transport or engine alone has."""
     machines: tuple[Host, ...] = ()

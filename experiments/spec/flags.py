@@ -15,7 +15,8 @@ import transports
 from cluster import hosts
 from cluster.hosts import Host
 from cluster.model_servers import selection
-from experiments.spec.experiment import CELL_FIELDS, FILES, SETTINGS, Experiment
+from experiments.spec.experiment import CELL_FIELDS, SETTINGS, Experiment
+from experiments.spec.groups import FILES
 from experiments.spec.settings import OWN, cells_of, check
 from partitioning.engine_table import is_remote
 from partitioning.errors import PartitionError

@@ -20,6 +20,8 @@ from partitioning.input_options import VARIANTS
 
 BLOCK, OVERLAPPING = 5, 10
 """Most timed requests in a block of the order `shuffled`; with several in flight, for each of them."""
+LOADED, LASTING = 10, 1.0
+"""Least timed requests in such a block under an open-loop load, and the seconds that it lasts: queues must build."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,23 @@ def longest(concurrency: int) -> int:
     return BLOCK if concurrency == 1 else OVERLAPPING * concurrency
 
 
-def blocks(concurrency: Sequence[int], runs: int, order: str, seed: int, replicas: int = 1) -> Iterator[Block]:
+def longest_at(rate: float) -> int:
+    """Most timed requests in a block of a cell with an open-loop load of `rate` requests per second."""
+    return max(LOADED, round(LASTING * rate))
+
+
+def blocks(
+    concurrency: Sequence[int], runs: int, order: str, seed: int, replicas: int = 1, rates: Sequence[float] = ()
+) -> Iterator[Block]:
     """Every block of an experiment, in the order of execution.
 
     `concurrency` has an entry for each cell; `runs` is the number of timed requests of each cell. They are divided
-    evenly among the rounds. The order `blocked` is a single round that is not shuffled.
+    evenly among the rounds. The order `blocked` is a single round that is not shuffled. `rates`: those of open-loop
+    loads, in requests per second.
     """
     leads = [lead(each, replicas) for each in concurrency]
-    rounds = 1 if order == "blocked" else -(-runs // longest(max(concurrency)))
+    most = max([longest(max(concurrency)), *map(longest_at, rates)])
+    rounds = 1 if order == "blocked" else -(-runs // most)
     rng = random.Random(seed)
     cells = list(range(len(concurrency)))
     for number in range(rounds):

@@ -20,6 +20,7 @@ from cluster.hosts import Host
 from cluster.model_servers import selection
 from experiments.spec import machines
 from experiments.spec.experiment import CELL_FIELDS, SETTINGS, Cell, Experiment, local_of
+from experiments.spec.load import canonical_load
 from experiments.spec.paths import anonymous, nameless, portable
 from experiments.spec.schedule import Kill
 from partitioning.engine_table import is_remote
@@ -87,7 +88,14 @@ def _check_defaults(settings: Cell | Experiment, cell: Cell) -> None:
 
 
 def canonical(cell: Cell) -> Cell:
-    """The cell with defaults for the settings that do not affect it, so that equal runs are one cell."""
+    """The cell with defaults for the settings that do not affect it, so that equal runs are one cell.
+
+    Raises `UsageError` for a load or a host that is none, and for a cell with both a load and a concurrency.
+    """
+    cell = replace(cell, load=canonical_load(cell.load))
+    if cell.load and cell.concurrency > 1:
+        both = f"--load {cell.load} with --concurrency {cell.concurrency}"
+        raise UsageError(f"{both}: an open loop has no fixed number in flight; give one of the two")
     if runtimes.is_runtime(cell.transport):
         cell = replace(cell, **{name: getattr(Cell, name) for name in FOR_NODES if hasattr(cell, name)})
     if cell.transport == "none":  # no bytes are written, and no server can be lost
@@ -98,7 +106,8 @@ def canonical(cell: Cell) -> Cell:
         local = local_of(cell)
         if cell.engine == local.engine:
             return local
-        return replace(local, engine=cell.engine, concurrency=cell.concurrency)  # model servers take several at a time
+        # Model servers take several requests at a time.
+        return replace(local, engine=cell.engine, concurrency=cell.concurrency, load=cell.load)
     if cell.mode == "whole":  # one stage on one server has neither neighbours nor cuts
         return replace(cell, servers=1, placement=Cell.placement, cut=Cell.cut, local_calls=Cell.local_calls)
     return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)
@@ -163,6 +172,8 @@ def _check_runtimes(experiment: Experiment) -> None:
             raise UsageError(f"{text}; valid: {', '.join(kind.engines)}")
         if cell.concurrency > 1 and not kind.overlaps:
             raise UsageError(f"--concurrency {cell.concurrency}: {where} takes one request at a time; valid: 1")
+        if cell.load and not kind.overlaps:
+            raise UsageError(f"--load {cell.load}: {where} takes one request at a time; leave out one of the two")
         if not kind.secure and experiment.insecure != "on":
             text = f"{where}: its servers listen on every address of this machine and execute what anyone sends"
             raise UsageError(f"{text}; valid with --insecure on, in a network that you trust")
@@ -175,6 +186,8 @@ def _check_runtimes(experiment: Experiment) -> None:
 
 def _check_kill(experiment: Experiment, remote: Sequence[Cell]) -> None:
     """Node N holds the portion N % M, where M is the largest number of servers; every cell must use that portion."""
+    if load := next((cell.load for cell in experiment.cells if cell.load), ""):
+        raise UsageError(f"--kill: not with --load {load}, whose requests are not made again; leave out one of the two")
     try:
         kill = Kill.parse(experiment.kill)
     except ValueError as error:

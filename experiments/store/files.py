@@ -15,6 +15,7 @@ PLAN = "plan-{}.json"
 """One for each partition, by its name."""
 SUMMARY = "summary.csv"
 REPORT = "report.md"
+REPORT_HTML = "report.html"
 CHART = "comparison.svg"
 SIZES = "sizes.svg"
 """The chart of `experiments.sizes`."""
@@ -28,6 +29,7 @@ RESULTS = (
     SAMPLES,
     SUMMARY,
     REPORT,
+    REPORT_HTML,
     ENVIRONMENT,
     CHART,
     FAULTS,

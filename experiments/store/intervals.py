@@ -27,6 +27,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, stdtrit
 
+from experiments.spec.load import lead_in
+
 RESAMPLES = 10_000
 MIN_BLOCKS = 5
 LEVEL = 0.95
@@ -64,9 +66,15 @@ def seconds_of(group: pd.DataFrame) -> Blocks:
 
 
 def requests_of(group: pd.DataFrame) -> Blocks:
-    """The requests of each block of a cell's samples, and its duration in seconds; NaN if starts are not recorded."""
-    blocks = group.assign(end=group["start"] + group["seconds"]).groupby(_key(group))
-    return _blocks(blocks.size(), blocks["end"].max() - blocks["start"].min(), group)
+    """The answers of each block of a cell's samples, and its duration in seconds; NaN if starts are not recorded.
+
+    Under an open-loop load a block begins a mean gap before the first start, as its requests do before the next, and
+    ends with the last start or answer.
+    """
+    answer = 1 - group["missed"]
+    blocks = group.assign(end=group["start"] + group["seconds"] * answer, answer=answer).groupby(_key(group))
+    gap = lead_in(str(group["load"].iloc[0]))
+    return _blocks(blocks["answer"].sum(), blocks["end"].max() - blocks["start"].min() + gap, group)
 
 
 def in_rounds(samples: pd.DataFrame) -> bool:
@@ -83,24 +91,64 @@ def _blocks(sums: pd.Series[Any], counts: pd.Series[Any], group: pd.DataFrame) -
     return Blocks(np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64), rounds)
 
 
+@dataclass(frozen=True)
+class LogRatio:
+    """The natural logarithm of a ratio of means, from `size` blocks or common rounds."""
+
+    value: float
+    error: float
+    """Standard error by the bootstrap, corrected by n / (n - 1); NaN below `MIN_BLOCKS`."""
+    size: int
+
+
+def log_ratio(above: Blocks, below: Blocks, generator: np.random.Generator) -> LogRatio:
+    """The logarithm of `above.mean / below.mean`, and its standard error.
+
+    In rounds it is paired by round, and a round that one of them lacks does not count; else the blocks of both are
+    resampled independently of each other. NaN without blocks or common rounds.
+    """
+    above, below, paired = _paired(above, below)
+    size = min(len(above.sums), len(below.sums))
+    value = math.log(above.mean / below.mean) if size else math.nan
+    if size < MIN_BLOCKS:
+        return LogRatio(value, math.nan, size)
+    means, bases = _resampled_pair(above, below, paired, generator)
+    return LogRatio(value, math.sqrt(size / (size - 1)) * float(np.log(means / bases).std()), size)
+
+
 def ratio_interval(above: Blocks, below: Blocks, generator: np.random.Generator) -> tuple[float, float]:
     """The 95 % interval of `above.mean / below.mean`; NaN below `MIN_BLOCKS` blocks or common rounds."""
-    paired = above.rounds is not None and below.rounds is not None
-    if above.rounds is not None and below.rounds is not None:
-        _, here, there = np.intersect1d(above.rounds, below.rounds, return_indices=True)
-        above, below = above.take(here), below.take(there)
+    above, below, paired = _paired(above, below)
     size = min(len(above.sums), len(below.sums))
     if size < MIN_BLOCKS:
         return math.nan, math.nan
     expanded = math.sqrt(size / (size - 1)) * float(stdtrit(size - 1, (1 + LEVEL) / 2))
+    means, bases = _resampled_pair(above, below, paired, generator)
     if paired:
-        means, bases = _resampled_means([above, below], generator)
         factor = math.exp(expanded * float(np.log(means / bases).std()))
         return above.mean / below.mean / factor, above.mean / below.mean * factor
-    (means,), (bases,) = (_resampled_means([each], generator) for each in (above, below))
     tail = max(float(ndtr(-expanded)), 1 / RESAMPLES)  # never below one resample
     low, high = np.quantile(means / bases, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _paired(above: Blocks, below: Blocks) -> tuple[Blocks, Blocks, bool]:
+    """Both in their common rounds, and whether they have rounds."""
+    if above.rounds is None or below.rounds is None:
+        return above, below, False
+    _, here, there = np.intersect1d(above.rounds, below.rounds, return_indices=True)
+    return above.take(here), below.take(there), True
+
+
+def _resampled_pair(
+    above: Blocks, below: Blocks, paired: bool, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Means of resamples of both: of the same rounds if they are paired, else independent of each other."""
+    if paired:
+        means, bases = _resampled_means([above, below], generator)
+    else:
+        (means,), (bases,) = (_resampled_means([each], generator) for each in (above, below))
+    return means, bases
 
 
 def _resampled_means(cells: Sequence[Blocks], generator: np.random.Generator) -> list[Floats]:

@@ -7,8 +7,11 @@ Columns, in this order (units in brackets):
   processes or handlers), `payload_bytes` [B, all tensors of all messages], `wire_bytes` [B, everything that crossed:
   `experiments.measure.wire`], `lookups` (registry lookups), `connects` (new connections), `repeated` (failed attempts
   before the one that was answered), `deviation` (largest |output - local| over largest |local|), `queue_seconds` [s,
-  in which stages waited for a free core], `round` (in which each cell has one block) and `near_ties` (elements of
-  integer or boolean outputs that differ from the local model's because the scores that decide them are almost equal).
+  in which stages waited for a free core], `round` (in which each cell has one block), `near_ties` (elements of
+  integer or boolean outputs that differ from the local model's because the scores that decide them are almost equal)
+  and, under an open-loop load, `late_seconds` [s, from the intended to the actual start] and `missed` (1: not answered
+  within the time limit, or refused by a full server; `seconds` is then at least the time limit, a lower bound).
+  There `start` is the intended one, and `seconds` count from it.
 A value that was not measured is an empty field, read as NaN. A runtime gives no figures from inside a request.
 """
 
@@ -32,25 +35,26 @@ NAMING_FIELDS = CELL_FIELDS[: CELL_FIELDS.index("placement")]
 EXTRA_FIELDS = CELL_FIELDS[len(NAMING_FIELDS) :]
 INTEGERS = (
     *("batch", "servers", "concurrency", "repeats", "run", "block"),
-    *("messages", "payload_bytes", "lookups", "connects", "repeated", "near_ties"),
+    *("messages", "payload_bytes", "lookups", "connects", "repeated", "near_ties", "missed"),
 )
 """Columns of whole numbers."""
 COUNTS = ("messages", "payload_bytes", "lookups", "connects")
 """Those of them that may be empty."""
-MAY_BE_EMPTY = ("start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round", *COUNTS)
-NUMBERS = ("seconds", "start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round")
+MEASURED = ("start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round", "late_seconds")
+MAY_BE_EMPTY = (*MEASURED, *COUNTS)
+NUMBERS = ("seconds", *MEASURED)
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "start", "compute_seconds"),
     *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "repeated", "deviation"),
-    *("queue_seconds", "round", "near_ties"),
+    *("queue_seconds", "round", "near_ties", "late_seconds", "missed"),
 )
 
 LATER: Mapping[str, str] = {
-    **dict.fromkeys(("start", "wire_bytes", "queue_seconds", "round"), ""),
-    **dict.fromkeys(("repeats", "repeated", "near_ties"), "0"),
+    **dict.fromkeys(("start", "wire_bytes", "queue_seconds", "round", "late_seconds"), ""),
+    **dict.fromkeys(("repeats", "repeated", "near_ties", "missed"), "0"),
     "concurrency": "1",
-    **dict.fromkeys(("on", "link", "label"), ""),
+    **dict.fromkeys(("load", "on", "link", "label"), ""),
 }
 """Columns that were added after version 0.1, and the text that stands for them in older files."""
 
@@ -76,6 +80,8 @@ class Sample:
     round: float = float("nan")
     """A whole number; NaN in samples of earlier versions, which had no rounds."""
     near_ties: int = 0
+    late_seconds: float = float("nan")
+    missed: int = 0
 
     def row(self) -> Mapping[str, Any]:
         return vars(self) | {name: getattr(self.cell, name) for name in CELL_FIELDS} | {"cell": self.cell.name}

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.spec.experiment import CELL_FIELDS, TRANSPORTS, Cell, local_of
+from experiments.spec.experiment import CELL_FIELDS, Cell, local_of
+from experiments.spec.groups import TRANSPORTS
 from experiments.spec.settings import canonical
+from experiments.store import loaded
 from experiments.store.intervals import Blocks, ratio_interval, requests_of, seconds_of
 from experiments.store.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
 from partitioning.engine_table import ENGINES, local_engine
@@ -29,18 +31,21 @@ COLUMNS = (
     *(*EXTRA_FIELDS, "messages", "payload_bytes", "wire_bytes", "lookups", "connects"),
     *("compute_share", "outside_seconds", "deviation"),
     *("throughput", "throughput_to_local", "throughput_low", "throughput_high", "queue_seconds"),
+    *("p95", *loaded.COLUMNS),
 )
 
 
 def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """A row per cell with `COLUMNS`; seconds for mean, std, median, p90 and p99. A value that cannot be had is NaN.
+    """A row per cell with `COLUMNS`; seconds for mean, std, median and percentiles. A value that cannot be had is NaN.
 
     `std` is the sample standard deviation (ddof=1). Percentiles interpolate linearly. `messages`, `payload_bytes`,
     `lookups`, `connects` and `queue_seconds` are means per request. `wire_bytes` is the median, since traffic of other
     programs is in some samples. `compute_share` is compute seconds over seconds. `outside_seconds` is the mean of
     seconds less compute seconds: the time of partition and transport. It and `ratio_to_none` are NaN for a local model,
     which has no partition. `deviation` is the largest. `throughput` is requests per second, over the time from the
-    first start to the last end of each block.
+    first start to the last end of each block. Under an open-loop load a request that missed its time limit is no part
+    of it, and a block begins a mean gap before its first start; `loaded` describes its further columns. `growth` is the
+    mean of the last third of each block's requests over that of the first third.
     """
     groups = groups_of(samples)
     rows = [_row(cell, groups, seed) for cell in sorted(groups, key=_order)]
@@ -75,6 +80,10 @@ def _row(cell: Cell, groups: Mapping[Cell, pd.DataFrame], seed: int) -> dict[str
     group, local = groups[cell], local_of(cell)
     row = {"cell": cell.name} | {name: getattr(cell, name) for name in CELL_FIELDS} | _described(group)
     row["throughput"] = requests_of(group).mean
+    row |= loaded.described(cell, group, row["throughput"])
+    if cell.load and len((ends := loaded.thirds(group))[0].sums):
+        grown = ratio_of(cell, replace(cell, load=""), *ends, seed)
+        row |= dict(zip(("growth", "growth_low", "growth_high"), grown, strict=True))
     row |= _ratio("ratio_to_local ratio_low ratio_high", cell, local, groups, seconds_of, seed)
     row |= _ratio("throughput_to_local throughput_low throughput_high", cell, local, groups, requests_of, seed)
     if cell != local:
@@ -85,7 +94,7 @@ def _row(cell: Cell, groups: Mapping[Cell, pd.DataFrame], seed: int) -> dict[str
 
 def _described(group: pd.DataFrame) -> dict[str, Any]:
     seconds = group["seconds"].to_numpy()
-    median, p90, p99 = np.quantile(seconds, [0.5, 0.9, 0.99])
+    median, p90, p95, p99 = np.quantile(seconds, [0.5, 0.9, 0.95, 0.99])
     costs = {name: group[name].mean() for name in ("messages", "payload_bytes", "lookups", "connects")}
     return costs | {
         "n": len(seconds),
@@ -93,6 +102,7 @@ def _described(group: pd.DataFrame) -> dict[str, Any]:
         "std": seconds.std(ddof=1) if len(seconds) > 1 else math.nan,
         "median": median,
         "p90": p90,
+        "p95": p95,
         "p99": p99,
         "wire_bytes": group["wire_bytes"].median(),
         "compute_share": group["compute_seconds"].sum(skipna=False) / seconds.sum(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -11,17 +12,17 @@ import pytest
 from experiments import report
 from experiments.sizes import measure as sizes_measure
 from experiments.store import environment, samples
-from experiments.store.files import CHART, ENVIRONMENT, REPORT, SAMPLES, SIZES, SUMMARY, THREADS
+from experiments.store.files import CHART, ENVIRONMENT, REPORT, REPORT_HTML, SAMPLES, SIZES, SUMMARY, THREADS
 from experiments.threads import report as threads_report
 from tests.experiments.common import REFERENCE
 from tools.references import COMMANDS
 
 FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/{ENVIRONMENT}"))
-DERIVED = (SUMMARY, REPORT, CHART, SIZES)
+DERIVED = (SUMMARY, REPORT, REPORT_HTML, CHART, SIZES)
 
 COLUMNS = {"cell": samples.COLUMNS, "way": sizes_measure.COLUMNS, "workers": threads_report.COLUMNS}
 """First column of a results folder -> all columns of its kind."""
-ADDED = ("label", "queue_seconds", "round", "near_ties", "on", "link")
+ADDED = ("label", "queue_seconds", "round", "near_ties", "on", "link", "load", "late_seconds", "missed")
 """Columns that results measured before them lack."""
 
 
@@ -44,6 +45,13 @@ def test_derived_files_are_derived_from_the_samples(folder: Path, tmp_path: Path
     assert {path.name for path in made.iterdir()} == {path.name for path in folder.iterdir()}
     for path in (folder / name for name in (SUMMARY, REPORT)):
         assert not path.exists() or (made / path.name).read_bytes() == path.read_bytes(), path.name
+    if (folder / REPORT_HTML).exists():
+        assert without_charts(made / REPORT_HTML) == without_charts(folder / REPORT_HTML)
+
+
+def without_charts(page: Path) -> str:
+    """The page without what another version of matplotlib draws in another way."""
+    return re.sub(r"<figure.*?</figure>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def test_every_reference_was_measured_by_its_command() -> None:

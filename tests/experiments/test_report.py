@@ -64,7 +64,7 @@ def test_golden(make_results: Maker, name: str, file: str) -> None:
 
 def test_the_report_is_reproducible_to_the_byte(make_results: Maker) -> None:
     folder = make_results(LAYER)
-    names = ("summary.csv", "report.md", "comparison.svg")
+    names = ("summary.csv", "report.md", "report.html", "comparison.svg")
     build(folder)
     first = {name: (folder / name).read_bytes() for name in names}
     command = [sys.executable, "-m", "experiments.report", str(folder)]

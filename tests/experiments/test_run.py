@@ -105,7 +105,7 @@ def test_a_matrix_over_real_processes(ended: Ended) -> None:
 @pytest.mark.slow
 def test_several_files_end_with_all_tables_and_the_places_of_their_reports(ended: Ended) -> None:
     last = ended.out[ended.out.rindex("The first of two") :]  # its table is printed again at the end
-    places = [f"results: {folder} (begin with report.md)" for folder in ended.folders]
+    places = [f"results: {folder} (begin with report.html)" for folder in ended.folders]
     assert [last.count(text) for text in ("The second of two", "95 %", *places)] == [1, 2, 1, 1]
     assert last.rstrip().endswith("\n".join(places))
     assert all(environment.read(folder)["complete"] is True for folder in ended.folders)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.spec.flags import parse
+from experiments.spec.load import rates
 from experiments.spec.schedule import blocks, longest
 from experiments.store.intervals import MIN_BLOCKS
 from tests.experiments.common import SPECS
@@ -84,5 +85,6 @@ def test_every_cell_of_a_comparison_has_the_blocks_of_an_interval(spec: Path) ->
     """Experiments with a kill compare no means."""
     experiment, _ = parse(["--spec", str(spec)])
     concurrency = [cell.concurrency for cell in experiment.with_locals().cells]
-    counted = Counter(block.cell for block in blocks(concurrency, experiment.runs, experiment.turns, 0))
+    order = concurrency, experiment.runs, experiment.turns, 0
+    counted = Counter(block.cell for block in blocks(*order, rates=rates(experiment.cells)))
     assert experiment.kill or min(counted.values()) >= MIN_BLOCKS

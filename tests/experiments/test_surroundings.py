@@ -86,7 +86,7 @@ def test_names_of_files_may_be_any_bytes_in_any_locale(model: Path, tmp_path: Pa
     env = STRANGE | {"TMPDIR": str(temporary)}
     done = subprocess.run([*command, "--out", out], cwd=ROOT, env=env, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    assert b"/o \\udcff (begin with report.md)" in done.stdout
+    assert b"/o \\udcff (begin with report.html)" in done.stdout
     assert b"\x1b" not in done.stdout
     record = environment.read(out)
     assert (record["experiment"]["model"], record["experiment"]["input"]) == ("m \\udcff.keras", "i \\udcff.jpg")

@@ -1,0 +1,1 @@
+"""Which cells differ between two results folders: `splitbench compare A B`."""

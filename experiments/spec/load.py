@@ -1,0 +1,89 @@
+"""Open-loop load: requests begin at intended moments, whether or not earlier ones are answered.
+
+In a closed loop (`--concurrency`) a client waits for an answer before it sends the next request, so a server that stops
+for a second delays one request and hides all those that would have come meanwhile (*coordinated omission*). Here their
+latency counts from the moment at which each was to begin. Sources: G. Tene, "How NOT to Measure Latency", 2015, and his
+load generator wrk2.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from experiments.spec.experiment import Cell, Experiment
+from experiments.spec.schedule import Block, longest, longest_at
+from transports.errors import UsageError
+from transports.limits import CONNECTIONS
+
+LEAST, MOST = 0.001, 100_000
+"""The range of rates, in requests per second."""
+GAPS: Mapping[str, Callable[[random.Random, float], float]] = {
+    "poisson": lambda rng, rate: rng.expovariate(rate),
+    "constant": lambda rng, rate: 1 / rate,
+}
+"""Kind of load -> the seconds until the next request, at a rate per second."""
+VALID = f"valid: {' or '.join(f'{kind}:RATE/s' for kind in GAPS)}, with a RATE of {LEAST:g} to {MOST}"
+IN_FLIGHT = CONNECTIONS // 4
+"""Most requests that a client keeps in flight. A server holds the connections of all clients and other servers."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests that arrive at random (`poisson`) or at equal distances (`constant`), `rate` per second on average."""
+
+    kind: str
+    rate: float
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`"poisson:20/s"`. Raises `UsageError`."""
+        found = re.fullmatch(r"(\w+):(\d+(?:\.\d+)?)/s", text, re.ASCII)
+        if not found or found[1] not in GAPS:
+            raise UsageError(f"--load {text!r}: no load; {VALID}, for example poisson:20/s")
+        if not LEAST <= (rate := float(found[2])) <= MOST:
+            raise UsageError(f"--load {text!r}: its rate is too {'small' if rate < LEAST else 'large'}; {VALID}")
+        return cls(found[1], rate)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.rate:.12g}/s"
+
+
+def canonical_load(text: str) -> str:
+    """The load as names of cells have it; empty: a closed loop. Raises `UsageError`."""
+    return str(Load.parse(text)) if text.strip() else ""
+
+
+def lead_in(text: str) -> float:
+    """The mean seconds from the begin of a block under this load to its first intended start; 0 in a closed loop.
+
+    Without them N requests would seem to arrive in the time of N - 1 gaps.
+    """
+    return 1 / Load.parse(text).rate if text else 0.0
+
+
+def rates(cells: Sequence[Cell]) -> list[float]:
+    """The rate of each cell with a load."""
+    return [Load.parse(cell.load).rate for cell in cells if cell.load]
+
+
+def in_flight(cell: Cell, experiment: Experiment) -> int:
+    """Most requests of `cell` that are in flight at a time: with a load those of a block, but at most `IN_FLIGHT`."""
+    if not cell.load:
+        return cell.concurrency
+    block = max(longest(max(each.concurrency for each in experiment.cells)), *map(longest_at, rates(experiment.cells)))
+    return min(IN_FLIGHT, experiment.runs if experiment.turns == "blocked" else block)
+
+
+def arrivals(cell: Cell, block: Block, seed: int) -> tuple[float, ...]:
+    """The intended start of each timed request of a block, in seconds after its begin, ascending.
+
+    A pure function. Cells with the same load get the same starts in each round, since their ratios are paired by round.
+    """
+    load = Load.parse(cell.load)
+    rng = random.Random(f"{load} {block.round} {seed}")
+    return tuple(itertools.accumulate(GAPS[load.kind](rng, load.rate) for _ in block.runs))
