@@ -17,6 +17,7 @@ import keras
 import ml_dtypes
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 from tensorflow.python.framework import op_callbacks
 
 from partitioning.graph import Operation
@@ -37,9 +38,13 @@ def unsteady(program: Program, inputs: Mapping[str, Any]) -> list[str]:
     `inputs` are arrays by name. An operation is followed by the layers inside it that draw, if they have other names:
     `"block (noise)"`. Numbers with a fixed seed are no sampling: they are the same in every call.
     """
+    with _unseeded():
+        return list(_unsteady(program, inputs))
+
+
+def _unsteady(program: Program, inputs: Mapping[str, Any]) -> Iterator[str]:
     values = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
     left = {name: place for place, op in enumerate(program.graph.operations) for name in op.inputs}
-    found = []
     for place, operation in enumerate(program.graph.operations):
         stage = Stage(operation.name, operation.inputs, operation.outputs, (operation.name,))
         ask = partial(program.function(stage), [values[name] for name in operation.inputs])
@@ -49,12 +54,25 @@ def unsteady(program: Program, inputs: Mapping[str, Any]) -> list[str]:
             again = ask()
         drawing = [] if first == second else list(dict.fromkeys(layer for layer, _ in second))
         if drawing or not all(map(_same, results, again)):
-            found.append(_named(operation, drawing))
+            yield _named(operation, drawing)
         values.update(zip(operation.outputs, results, strict=True))
         for name in {*operation.inputs, *operation.outputs}:
             if left.get(name, place) <= place:
                 del values[name]
-    return found
+
+
+@contextmanager
+def _unseeded() -> Iterator[None]:
+    """TensorFlow without the global seed of this process, if it has one: nodes have none.
+
+    With a seed, a function that is traced anew in each call draws the same numbers each time.
+    """
+    seed = context.global_seed()
+    context.set_global_seed(None)
+    try:
+        yield
+    finally:
+        context.set_global_seed(seed)
 
 
 def _named(operation: Operation, drawing: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorflow.python.eager import context
 
 from partitioning.errors import PartitionError
 from partitioning.program import read
@@ -73,8 +75,14 @@ SAMPLING: Mapping[str, tuple[Call, layers.Layer | None]] = {
 }
 
 
+@pytest.mark.parametrize("seed", [None, 1], ids=["no global seed", "a global seed"])
 @pytest.mark.parametrize("kind", SAMPLING)
-def test_an_operation_that_may_answer_differently_is_named(kind: str) -> None:
+def test_an_operation_that_may_answer_differently_is_named(
+    kind: str, seed: int | None, request: pytest.FixtureRequest
+) -> None:
+    """Also if this process has a global seed, which nodes have not."""
+    request.addfinalizer(partial(context.set_global_seed, context.global_seed()))
+    context.set_global_seed(seed)
     function, inside = SAMPLING[kind]
     x = keras.Input((4,), name="x")
     inner = keras.Input((4,), name="inner_x")
@@ -82,6 +90,7 @@ def test_an_operation_that_may_answer_differently_is_named(kind: str) -> None:
     program = read(keras.Model(x, layers.Dense(3, name="head")(nested(x))))
     named = f"nested/mine ({inside.name})" if inside else "nested/mine"
     assert unsteady(program, {"x": np.ones((2, 4), "float32")}) == [named]
+    assert context.global_seed() == seed
 
 
 STEADY: Mapping[str, Callable[[Any], Any]] = {
