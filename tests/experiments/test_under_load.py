@@ -127,26 +127,20 @@ FLAGS = ("--mode", "submodel", "--servers", 2, "--engine", "frozen")
 
 @pytest.mark.slow
 def test_a_rate_that_the_machine_bears(model: Path, tmp_path: Path) -> None:
-    """Half of the answers take about as long as in a closed loop, and none is missed."""
-    out, loads = tmp_path / "out", ",constant:20/s,poisson:20/s"
-    with Run(
-        "--model", model, *FLAGS, "--transport", "none,grpc,tcp", "--load", loads, "--runs", 40, "--out", out
-    ) as run:
+    """No request is missed, and each has its place."""
+    out, loads = tmp_path / "out", ",constant:40/s,poisson:40/s"
+    with Run("--model", model, *FLAGS, "--transport", "none,tcp", "--load", loads, "--runs", 40, "--out", out) as run:
         assert run.finish()[0] == 0, run.lines
     frame = read(out)
     assert frame.groupby("cell").size().to_dict() == dict.fromkeys(frame["cell"].unique(), 40)
-    assert frame["cell"].nunique() == 3 * 3 + 1
+    assert frame["cell"].nunique() == 2 * 3 + 1
     assert (frame["missed"] == 0).all()
     assert (frame["late_seconds"].isna() == (frame["load"] == "")).all()
     assert (frame["late_seconds"].dropna() >= 0).all()
     assert (frame["deviation"] <= 1e-3).all()
-    median = frame.groupby(["transport", "load"])["seconds"].median()
-    for transport in ("grpc", "tcp"):
-        for load in loads.split(",")[1:]:
-            assert median[transport, load] < 10 * median[transport, ""]
     summary = rows(report.summary_of(frame, 0))
-    exact = [row["offered"] for cell, row in summary.items() if cell.endswith("load=constant:20/s")]
-    assert exact == pytest.approx([20] * 3)
+    exact = [row["offered"] for cell, row in summary.items() if cell.endswith("load=constant:40/s")]
+    assert exact == pytest.approx([40] * 2)
 
 
 @pytest.mark.slow
@@ -173,7 +167,7 @@ def test_a_node_that_stalls_shows_in_the_requests_that_were_to_begin_meanwhile(m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("transport", ["none", "tcp", "grpc"])
+@pytest.mark.parametrize("transport", ["none", "tcp"])
 def test_a_rate_far_above_capacity_is_overload_and_no_failure(transport: str, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("--transport", transport, "--load", "poisson:20000/s", "--timeout", 0.2, "--runs", 1500, "--out", out)
