@@ -30,17 +30,22 @@ class InProcessCluster:
         program: Program,
         transport: Transport,
         model_servers: Sequence[Mapping[str, Address]] = (),
+        others: Mapping[str, Sequence[Mapping[str, Address]]] = {},
     ) -> None:
-        """`model_servers`: for each portion, the addresses of its model server by interface."""
+        """`model_servers`: for each portion, the addresses of its model server by interface. `others`: name of a
+        partition -> those that its nodes call instead, to the same servers.
+        """
         self._partitions = partitions
         self._program = program
         self._model_clients = ModelServerClients(model_servers)
+        self._other_clients = {name: ModelServerClients(addresses) for name, addresses in others.items()}
         self._transports = {transport.name: transport}
         self.registries: Mapping[str, Address] = {}
 
     def __enter__(self) -> InProcessCluster:
         with contextlib.ExitStack() as undo:
-            undo.callback(self._model_clients.close)
+            for clients in (self._model_clients, *self._other_clients.values()):
+                undo.callback(clients.close)
             servers = max(partition.servers for partition in self._partitions)
             registry = Registry(Leases(servers, ttl=math.inf))  # the nodes end with the registry
             self.registries = addresses(serve_all(registry.handle, self._transports, LOOPBACK, 1, undo))
@@ -58,5 +63,6 @@ class InProcessCluster:
 
         shards: dict[tuple[str, str], Shard] = {}
         for partition in self._partitions:
-            shards |= make_shards(partition, server, lambda: self._program, self._model_clients)
+            clients = self._other_clients.get(partition.name, self._model_clients)
+            shards |= make_shards(partition, server, lambda: self._program, clients)
         return {key: shard if shard.remote else replace(shard, to_array=to_held_array) for key, shard in shards.items()}

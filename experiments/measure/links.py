@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import transports
@@ -59,6 +59,18 @@ def publish(
             for address, host in targets.items():
                 for source in relays.sources(host):
                     _publish(registry, source, address, relays.reach(source, host, address))
+
+
+def relayed(links: CellLinks, servers: Sequence[Mapping[str, Address]]) -> list[Mapping[str, Address]]:
+    """Where this process reaches the model servers, whose addresses by interface are `servers`: over links, if some
+    cell has one to their hosts. Raises a `WireError`."""
+    relays, held = links.relays, spec.held(links.experiment)
+    found: list[Mapping[str, Address]] = []
+    for number, addresses in enumerate(servers):
+        host = held.get(number, "")
+        linked = relays.here in relays.sources(host)
+        found.append({name: relays.reach(relays.here, host, at) if linked else at for name, at in addresses.items()})
+    return found
 
 
 def _publish(registry: transports.Connection, host: str, address: Address, relay: Address) -> None:

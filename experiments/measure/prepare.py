@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from partitioning.program import Program
 
 Tensors = Mapping[str, Array]
+LINKED = "linked"
+"""The last word of the name of a partition whose nodes are in this process and call model servers over links."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def route_of(cell: Cell, partition: Partition) -> Route:
         registry=cell.registry,
         connections=cell.connections,
         send=cell.send,
-        linked=bool(cell.link),
+        linked=bool(cell.link) and cell.transport != "none",
     )
 
 
@@ -158,7 +160,7 @@ def _partitions(program: Program, sample: Tensors, experiment: Experiment) -> di
         if cell.servers > len(plan.stages):
             text = f"--servers {cell.servers}: the plan {cell.mode!r} of this model has {len(plan.stages)} stages"
             raise UsageError(f"{text}; give at most as many servers")
-        name = cell.mode if modes[cell.mode] == 1 else "-".join(key)
+        name = cell.mode if modes[cell.mode] == 1 and LINKED not in key else "-".join(key)
         chosen = machines.servers(experiment, cell)
         placed = PLACEMENTS[cell.placement](plan, cell.servers)
         made[key] = Partition(name, plan, {stage: chosen[server] for stage, server in placed.items()}, ())
@@ -173,6 +175,7 @@ def _partition_key(cell: Cell) -> tuple[str, ...]:
         words += [local_engine(cell.engine)] if cell.cut in SLACKS else []
     if cell.on:  # labels may have any characters; the name becomes that of a file
         words.append(cell.on if re.fullmatch(r"[A-Za-z0-9_.+-]{1,80}", cell.on) else _digest(cell.on))
+    words += [LINKED] if cell.link and cell.transport == "none" else []
     return tuple(words)
 
 

@@ -29,7 +29,7 @@ from experiments.measure.answered import answered, missed
 from experiments.measure.fault_injector import FaultInjector
 from experiments.measure.links import CellLinks
 from experiments.measure.local import LocalModel
-from experiments.measure.prepare import Prepared, route_of
+from experiments.measure.prepare import LINKED, Prepared, route_of
 from experiments.measure.progress import Progress
 from experiments.measure.stopping import Stopping
 from experiments.measure.usage import NodeUsage
@@ -271,7 +271,10 @@ def _cell_runner(prepared: Prepared, progress: Progress, machines: Machines, wri
             cluster = stack.enter_context(nodes.started(prepared, progress, machines, servers))
             registries |= cluster.registries
         if direct := prepared.chosen(remote=False):
-            local = InProcessCluster(direct, prepared.program, made["none"], servers.addresses(progress.phase))
+            at = servers.addresses(progress.phase)
+            linked = [partition.name for partition in direct if partition.name.endswith(f"-{LINKED}")]
+            others = dict.fromkeys(linked, cell_links.relayed(links, at)) if linked else {}
+            local = InProcessCluster(direct, prepared.program, made["none"], at, others)
             registries |= stack.enter_context(local).registries
         dispatcher = stack.enter_context(contextlib.closing(Dispatcher(made, registries, links.relays.here)))
         receiver = stack.enter_context(contextlib.closing(ResultReceiver(made, machines.address)))

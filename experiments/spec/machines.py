@@ -161,13 +161,8 @@ def _check_limited(experiment: Experiment, host: Host) -> None:
 def _check_linked(experiment: Experiment, cell: Cell) -> None:
     if experiment.kill:
         raise UsageError("--kill: the node that replaces the killed one is behind no link; leave --link or --kill out")
-    if cell.transport == "none":
-        raise UsageError(
-            f"--link: over none the client itself calls the model servers of engine {cell.engine}, past every link; "
-            "take another transport: a node and its model server are on one host"
-        )
-    kind = transports.kind(cell.transport)
-    if not kind.crosses_network:
+    kind = transports.kind(cell.transport)  # over none, the calls to model servers cross links
+    if cell.transport != "none" and not kind.crosses_network:
         raise UsageError(f"--link: a relay carries TCP, and transport {cell.transport} has none; leave one of them out")
 
 
@@ -182,7 +177,7 @@ def _check_several(experiment: Experiment) -> None:
         if runtimes.is_runtime(cell.transport):
             raise UsageError(f"--transport {cell.transport}: a runtime runs on one machine; leave it or {where} out")
         kind = transports.kind(cell.transport)
-        if _in_process(cell.transport):
+        if kind.addressing == "in-process":
             if is_remote(cell.engine):
                 raise UsageError(f"--transport none: model servers listen on their own hosts; leave it or {where} out")
         elif not kind.crosses_network:
@@ -197,11 +192,11 @@ def _check_several(experiment: Experiment) -> None:
 
 
 def _most(experiment: Experiment) -> int:
-    """The most servers of a cell whose servers are processes on hosts."""
-    names = {cell.transport for cell in experiment.cells}
-    on_hosts = {name for name in names if not runtimes.is_runtime(name) and not _in_process(name)}
-    return max((cell.servers for cell in experiment.cells if cell.transport in on_hosts), default=1)
+    """The most servers of a cell whose servers, or their model servers, are processes on hosts."""
+    return max((cell.servers for cell in experiment.cells if _on_hosts(cell)), default=1)
 
 
-def _in_process(transport: str) -> bool:
-    return transports.kind(transport).addressing == "in-process"
+def _on_hosts(cell: Cell) -> bool:
+    if runtimes.is_runtime(cell.transport):
+        return False
+    return is_remote(cell.engine) or transports.kind(cell.transport).addressing != "in-process"

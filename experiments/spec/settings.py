@@ -107,7 +107,7 @@ def canonical(cell: Cell) -> Cell:
         if cell.engine == local.engine:
             return local
         # Model servers take several requests at a time.
-        return replace(local, engine=cell.engine, concurrency=cell.concurrency, load=cell.load)
+        return replace(local, engine=cell.engine, concurrency=cell.concurrency, load=cell.load, link=cell.link)
     if cell.mode == "whole":  # one stage on one server has neither neighbours nor cuts
         return replace(cell, servers=1, placement=Cell.placement, cut=Cell.cut, local_calls=Cell.local_calls)
     return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)

@@ -195,3 +195,32 @@ def test_a_run_that_ends_early_leaves_no_relay(
         assert going.finish(60)[0] == status
         assert_gone(processes)
     assert len(samples.read(tmp_path / "out")) >= 1
+
+
+FAR = """
+transport = "none"
+engine = "tfserving"
+mode = ["whole", "submodel"]
+servers = 2
+runs = 6
+link = ["", "client<->server-0 rtt:60ms"]
+[option]
+tfserving.binary = "none"
+"""
+
+
+@pytest.mark.slow
+def test_over_none_the_calls_to_model_servers_cross_links(model: Path, tmp_path: Path) -> None:
+    """Those to the linked server, and only in cells with the link."""
+    (spec := tmp_path / "far.toml").write_text(FAR)
+    with Run("--model", model, "--spec", spec, "--out", tmp_path / "out") as run:
+        assert run.finish()[0] == 0, run.lines
+    frame = samples.read(tmp_path / "out")
+    split = frame[frame["engine"] == "tfserving"]
+    assert split.groupby(["mode", "link"]).size().to_dict() == {
+        (mode, link): 6 for mode in ("whole", "submodel") for link in ("", "client<->server-0 rtt:60ms")
+    }
+    linked = split["link"] != ""
+    assert split[linked]["seconds"].min() >= 0.06
+    assert split[~linked]["seconds"].min() < 0.06
+    assert (split["wire_bytes"] > 0).all()

@@ -122,10 +122,6 @@ REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
         ("--servers", "2", "--link", "client<->server-0 rtt:1ms", "--kill", "node-0@1", "--repeats", "5"),
         "--kill: the node that replaces the killed one is behind no link",
     ),
-    "model servers": (
-        ("--transport", "none", "--link", "client<->server-0 rtt:1ms", "--engine", "tfserving"),
-        "over none the client itself calls the model servers of engine tfserving, past every link",
-    ),
     "a word": (("--servers", "2", "--link", "client<->server-0 ttr:1ms"), "did you mean 'rtt'"),
     "a unit": (("--servers", "2", "--link", "client<->server-0 rtt:1min"), "one of the units s, ms, us"),
     "loss": (("--servers", "2", "--link", "client<->server-0 rtt:1ms,loss:1%"), "loss cannot be imposed"),
