@@ -15,7 +15,7 @@ from cluster.errors import Tampered
 
 def digests(folder: Path) -> dict[str, str]:
     """Path below `folder` -> SHA-256, of every file there."""
-    return {name: _digest(folder / name) for name in _files(folder, folder)}
+    return {name: digest(folder / name) for name in _files(folder, folder)}
 
 
 def of_portion(files: Mapping[str, str], server: int) -> dict[str, str]:
@@ -30,7 +30,7 @@ def verify(folder: Path, files: Mapping[str, str], below: str = "") -> None:
     Raises `Tampered` for a file that has changed, is missing, or has no entry.
     """
     expected = {name: sha for name, sha in files.items() if not below or name == below or name.startswith(f"{below}/")}
-    found = {name: _digest(folder / name) for name in _files(folder, folder / below)}
+    found = {name: digest(folder / name) for name in _files(folder, folder / below)}
     if found != expected:
         name = min(name for name in {**found, **expected} if found.get(name) != expected.get(name))
         raise Tampered(f"{folder / name} is not what was exported; export it again")
@@ -43,6 +43,7 @@ def _files(folder: Path, below: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,12 +10,13 @@ clear the cache at any time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+
+from cluster.manifest import digest
 
 CACHED = 4 * 2**30
 """Bytes that the cache keeps: those used last."""
@@ -45,7 +46,7 @@ class Contents:
         path = self._folder / sha256
         with path.open("ab" if offset else "wb") as file:
             file.write(data)
-        if last and self._cache is not None and _digest(path) == sha256:
+        if last and self._cache is not None and digest(path) == sha256:
             with contextlib.suppress(OSError):  # a full disk, or another experiment that has cached it meanwhile
                 _link(path, self._cache / sha256)
                 self._shrink()
@@ -61,7 +62,7 @@ class Contents:
             return False
         cached = self._cache / sha256
         with contextlib.suppress(OSError):
-            if _digest(cached) == sha256:
+            if digest(cached) == sha256:
                 os.utime(cached)
                 _link(cached, self._folder / sha256)
                 return True
@@ -90,8 +91,3 @@ def _link(source: Path, target: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as copy:
             shutil.copyfile(source, copy.name)
         Path(copy.name).replace(target)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

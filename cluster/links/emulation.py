@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 import transports
 from cluster.config import RelayConfig
-from cluster.hosts import CLIENT, Host
 from cluster.launchers.base import Launcher, Order
 from cluster.links.control import TRANSPORT
 from cluster.links.link import Link
@@ -93,9 +92,9 @@ class EmulatedLinks:
         return self._connections[name].call(question, PATIENCE)
 
     def _order(self, name: str) -> Order:
-        """The process runs on the first host of the pair that is no other machine than those of the launcher."""
+        """The process runs on a host of the pair: one of the two may be this machine, which is none of the launcher."""
         pair = sorted(self._pairs[name])
-        host = _host(self._machines.hosts, pair)
+        host = next(host for host in self._machines.hosts if host.name in pair)
         config = RelayConfig(
             bind=host.bind or host.address,
             advertise=host.address,
@@ -106,7 +105,3 @@ class EmulatedLinks:
             seed=self._seed,
         )
         return Order(name, config, host=host.name, title=f"relay between {' and '.join(pair)}")
-
-
-def _host(hosts: Sequence[Host], pair: Sequence[str]) -> Host:
-    return next(host for host in hosts if host.name in pair and host.name != CLIENT)
