@@ -26,8 +26,8 @@ lint: .venv/.ready  ## ruff, strict mypy, and the check that the protobuf stubs 
 	$(BIN)/mypy
 	$(BIN)/python -m tools.stubs --check
 
-notebook: .venv/.ready  ## run the notebook on results/reference and keep what it shows
-	$(BIN)/jupyter execute --inplace notebooks/comparison.ipynb
+notebook: .venv/.ready  ## run the notebooks on results/reference and keep what they show
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 lock:  ## write constraints.txt anew, from a fresh environment with the newest versions that setup.cfg allows
 	rm -rf .venv

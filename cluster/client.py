@@ -19,6 +19,7 @@ from cluster.partition import Partition
 from cluster.request import Request, RequestStats, Route
 from cluster.result_receiver import ResultReceiver
 from transports.base import Array
+from transports.spans import Context
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds before the first retry; the pause doubles with each retry, up to the longest."""
@@ -45,19 +46,27 @@ class Client:
         self._numbers = itertools.count()
 
     def infer(
-        self, partition: Partition, route: Route, inputs: Mapping[str, Array], timeout: float, repeats: int = 0
+        self,
+        partition: Partition,
+        route: Route,
+        inputs: Mapping[str, Array],
+        timeout: float,
+        repeats: int = 0,
+        trace: Context | None = None,
     ) -> Answer:
         """Run `partition` on `inputs` (tensor name -> array, batch first) within `timeout` seconds.
 
         A request is retried up to `repeats` times if a server cannot be reached, or if no answer comes within the
-        attempt's share of the time; retries bypass the registry cache. Raises the `WireError` of the last attempt, and
-        `NoServer` if the answer lacks an output of the model.
+        attempt's share of the time; retries bypass the registry cache. `trace`: the span of the request, if
+        every process is to record spans in it. Raises the `WireError` of the last attempt, and `NoServer` if the answer
+        lacks an output of the model.
         """
         number, deadline = next(self._numbers), time.monotonic() + timeout
         for attempt in range(repeats + 1):
             share = (deadline - time.monotonic()) / (repeats + 1 - attempt)
             name = f"{self._prefix}-{number}.{attempt}"
-            request = Request(name, route, time.monotonic() + share, turn=number + attempt, attempt=attempt)
+            turn = number + attempt
+            request = Request(name, route, time.monotonic() + share, turn=turn, attempt=attempt, trace=trace)
             try:
                 request, pinning = self._dispatcher.pinned(request, partition)
                 outputs, stats = self._attempt(request, partition, inputs)

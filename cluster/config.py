@@ -2,8 +2,8 @@
 
     {"kind": "registry", "servers": 2, "transports": ["grpc"]}
 
-`kind` is `registry`, `node`, `probe`, `relay`, `model-server`, `ray`, `tensorflow-server` or `socket-server`. Unknown
-fields, and values of another type or out of range, are refused with the path of the field.
+`kind` is `registry`, `node`, `probe`, `profiler`, `relay`, `model-server`, `ray`, `tensorflow-server` or
+`socket-server`. Unknown fields, and values of another type or out of range, are refused with the path of the field.
 """
 
 from __future__ import annotations
@@ -72,6 +72,13 @@ class ProbeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ports: Annotated[int, Meta(description="consecutive ports at which it answers, from `port` on", ge=1)] = 1
 
 
+class ProfilerConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="profiler"):
+    """A profiler: times runs of the operations of a model. Its `files` are the archive of the whole model."""
+
+    threads: Threads = 0
+    malloc: Malloc = "keep"
+
+
 class RelayConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="relay"):
     """A relay: emulates the link between two hosts (`cluster.links`)."""
 
@@ -128,6 +135,7 @@ Config = (
     RegistryConfig
     | NodeConfig
     | ProbeConfig
+    | ProfilerConfig
     | RelayConfig
     | ModelServerConfig
     | RayConfig

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from cluster.errors import Draining, NoServer, StaleEpoch
+from cluster.errors import Draining, StaleEpoch
+from cluster.holders import Holders, has, holder_of
 from cluster.leases import Holder
+from cluster.packing import pack, payload, unpack
 from cluster.partition import Partition
 from cluster.registry import fields_read, parse_holders, parse_links, positive, text, whole
 from cluster.request import NO_STATS, Request, RequestStats, Route
@@ -28,15 +30,17 @@ from transports.errors import (
     WireError,
     suggest,
 )
+from transports.packing import OFF
 from transports.pool import Pool
+from transports.spans import RECORDER, TRACEPARENT, Context
 
 log = logging.getLogger("splitbench.cluster")
 
-Holders = Mapping[int, tuple[Holder, ...]]
-"""Portion -> the servers that hold it."""
-
 UNREACHABLE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Draining)
 """Errors that may mean that the server, or one behind it, has been replaced."""
+
+LOOKUPS = ("where", "who")
+"""Messages to the registry, which records no spans."""
 
 FAILURE_NOTICE_TIMEOUT = 1.0
 """Seconds in which a client must take the notice that its request failed, even if the request has more time left."""
@@ -78,7 +82,7 @@ class Dispatcher:
         self._host = host
         self._relays: Mapping[str, Mapping[Address, Address]] = {}
         """Transport -> address -> the relay to it, once a request that crosses links has been sent over it."""
-        self._transports = transports
+        self.transports = transports
         self._addresses = registries
         self._registries: dict[str, _Registry] = {}
         self._pools: dict[tuple[str, str, str], Pool] = {}
@@ -128,7 +132,7 @@ class Dispatcher:
                     to = partition.destinations(name, request.route.local_calls)
                     found[name], lookup = self._look_up(request, "where", name, to)
                     stats += lookup
-                holder = _holder(request, found[name], server, name, partition)
+                holder = holder_of(request, found[name], server, name, partition)
             yield Delivery(server, holder, {name: leaving[name] for name in names}), stats
 
     def send(
@@ -141,10 +145,15 @@ class Dispatcher:
         """
         fields = request.fields()
         fields["epoch"] = delivery.holder.epoch
+        sent, address = payload(delivery.tensors), delivery.holder.address
+        tensors, packing = delivery.tensors, NO_STATS
+        if request.route.wire != OFF:
+            tensors, packing = pack(
+                tensors, request.route, fields, near=self._near(request, address), trace=request.trace
+            )
         if carry is not None:
-            fields.update(carry.fields())
-        message = Message("infer", fields, delivery.tensors)
-        sent, address = message.payload, delivery.holder.address
+            fields.update((carry + packing).fields())
+        message = Message("infer", fields, tensors)
         if carry is not None:  # before it is sent: the client may have its outputs before this server has the answer
             self.traffic.add(address, sent, 0)
         try:
@@ -154,17 +163,22 @@ class Dispatcher:
             if error.remote or not isinstance(error, (ConnectError, ConnectionLost)):
                 raise
             raise type(error)(f"server {delivery.server}: {error}") from error
+        reply, unpacking = unpack(reply, request.route, self.transports, request.trace)
         back = reply.payload
         if carry is None:
             self.traffic.add(address, sent, back)
-        return reply, RequestStats(messages=1, payload=sent + back, connects=made)
+        return reply, RequestStats(messages=1, payload=sent + back, connects=made) + packing + unpacking
 
     def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
         """Send outputs of the model, and the statistics so far, to the client's result receiver."""
-        message = Message("result", request.fields() | stats.fields(), outputs)
-        address = Address.parse(request.reply_to)
-        self.traffic.add(address, message.payload, 0)  # before the client has them
-        self.call(request, address, message)
+        fields, address = request.fields(), Address.parse(request.reply_to)
+        tensors, packing = outputs, NO_STATS
+        if request.route.wire != OFF:
+            tensors, packing = pack(
+                outputs, request.route, fields, near=self._near(request, address), answer=True, trace=request.trace
+            )
+        self.traffic.add(address, payload(outputs), 0)  # before the client has them
+        self.call(request, address, Message("result", fields | (stats + packing).fields(), tensors))
 
     def send_failure(self, request: Request, error: WireError) -> None:
         """Send the reason why there will be no outputs to the client's result receiver. If that fails, log it."""
@@ -187,12 +201,33 @@ class Dispatcher:
 
     def call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
         """The answer of the handler at `address`, and how many connections were opened. Raises a `WireError`."""
+        if request.trace is not None:
+            return self._traced(request, request.trace, address, message)
+        return self._call(request, address, message)
+
+    def _traced(self, request: Request, trace: Context, address: Address, message: Message) -> tuple[Message, int]:
+        """`call` with a span. The message carries its context, unless it goes to the registry."""
+        if message.method in LOOKUPS:
+            with RECORDER.span(trace, "lookup", what=message.method):
+                return self._call(request, address, message)
+        own, begun = trace.child(), time.perf_counter()
+        try:
+            return self._call(request, address, replace(message, fields={**message.fields, TRACEPARENT: str(own)}))
+        finally:
+            RECORDER.add(trace, "call", begun, time.perf_counter(), what=message.method, own=own.span)
+
+    def _call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
         if (left := request.remaining) <= 0:
             raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
         if request.route.linked:
             address = self._relay(request.route, left).get(address, address)
         reply, made = self._pool(request.route).call(address, message, left)
         return reply, int(made)
+
+    def _near(self, request: Request, address: Address) -> bool:
+        """Whether a message to `address` crosses none of the links that the route has."""
+        route = request.route
+        return route.linked and address not in self._relay(route, max(0.0, request.remaining))
 
     def _relay(self, route: Route, timeout: float) -> Mapping[Address, Address]:
         """Address -> the relay through which this host reaches it. They do not change during a run."""
@@ -217,7 +252,7 @@ class Dispatcher:
         key = (method, route.partition, tensor, route.transport)
         if route.registry == "cached" and not request.attempt and (cached := self._answers.get(key)):
             pins = request.pins if method == "where" else {}
-            if time.monotonic() < cached.until and _has(cached.holders, servers, pins):
+            if time.monotonic() < cached.until and has(cached.holders, servers, pins):
                 return cached.holders, NO_STATS
         address = self._registry(route.transport)
         question = Message(method, {"partition": route.partition, "tensor": tensor, "transport": route.transport})
@@ -248,32 +283,11 @@ class Dispatcher:
             if self._closed:
                 raise ConnectError("the dispatcher is closed")
             if key not in self._pools:
-                if (transport := self._transports.get(route.transport)) is None:
-                    hint = suggest(route.transport, self._transports)
+                if (transport := self.transports.get(route.transport)) is None:
+                    hint = suggest(route.transport, self.transports)
                     raise MalformedMessage(f"no transport {route.transport!r} in this process{hint}")
                 try:
                     self._pools[key] = Pool(transport, mode=route.connections, codec=route.codec)
                 except UsageError as error:
                     raise MalformedMessage(str(error)) from None
             return self._pools[key]
-
-
-def _has(holders: Holders, servers: range | frozenset[int], pins: Mapping[int, int]) -> bool:
-    """Whether `holders` has one for each of `servers` and, of a pinned server, the pinned one."""
-    for server in servers:
-        held = holders.get(server)
-        if not held or (server in pins and all(holder.epoch != pins[server] for holder in held)):
-            return False
-    return True
-
-
-def _holder(request: Request, found: Holders, server: int, tensor: str, partition: Partition) -> Holder:
-    """The holder of portion `server` for this request. Raises `NoServer` if there is none."""
-    holders = found.get(server, ())
-    pin = request.pins.get(server)
-    usable = [holder for holder in holders if pin in (None, holder.epoch)]
-    if not usable:
-        stages = [stage.name for stage in partition.portion(server) if tensor in stage.inputs]
-        who = "no server holds" if pin is None or not holders else f"the pinned replica (epoch {pin}) no longer holds"
-        raise NoServer(f"{who} stage {stages[0]!r} (server {server}), which awaits tensor {tensor!r}")
-    return usable[request.turn % len(usable)]

@@ -23,7 +23,7 @@ from transports.process import ROOT
 PACKAGES = (
     *("splitbench", "tensorflow", "keras", "numpy", "scipy", "msgspec", "ml_dtypes", "grpcio", "protobuf", "rpyc"),
     *("ray", "uvicorn", "httptools", "urllib3", "orjson", "pybase64", "tensorflow-serving-api", "cryptography"),
-    *("pandas", "pillow", "psutil", "rich", "matplotlib"),
+    *("pandas", "pillow", "psutil", "rich", "matplotlib", "lz4", "zstandard", "blosc2", "zfpy"),
 )
 OWN = ("cluster", "partitioning", "tfserving", "transports")
 """The packages of this program that run on every host."""

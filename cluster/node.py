@@ -12,10 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from msgspec.structs import replace
+
+from cluster import spans
 from cluster.dispatcher import FAILURE_NOTICE_TIMEOUT, Dispatcher
 from cluster.errors import Draining, NotAwaited, StaleEpoch
 from cluster.execution import ExecutionSlots, Shard
 from cluster.flows import FLOWS, Produced, Steps
+from cluster.packing import pack_answer, unpack
 from cluster.partition import Partition
 from cluster.pending import Values, cascade
 from cluster.pinning import usable
@@ -26,6 +30,7 @@ from cluster.segments import Segment
 from cluster.usage import Usage
 from transports.base import Array, Message
 from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
+from transports.spans import RECORDER
 
 log = logging.getLogger("splitbench.cluster")
 
@@ -51,11 +56,16 @@ class Node:
         self._room = threading.BoundedSemaphore(WAITING)
 
     def handle(self, message: Message) -> Message:
-        """Answer `infer` as the request's flow does, and `usage` (`cluster.usage`). Raises a `WireError`."""
+        """Answer `infer` as the request's flow does, `usage` (`cluster.usage`) and `spans` (`cluster.spans`).
+
+        Raises a `WireError`.
+        """
         if message.method == "usage":
             return Message("used", Usage.of_this_process(self.dispatcher.traffic).fields())
+        if message.method == "spans":
+            return spans.answer(RECORDER, len(self.requests))
         if message.method != "infer":
-            raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer' and 'usage'")
+            raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer', 'usage' and 'spans'")
         named, held = message.fields.get("epoch"), self._epoch()
         if named != held:
             raise StaleEpoch(f"the message names epoch {named}, and this server has epoch {held}")
@@ -64,11 +74,22 @@ class Node:
         shard = self._shards.get((route.partition, route.engine))
         if shard is None:
             raise NotAwaited(f"this server has no stage of partition {route.partition!r} with engine {route.engine!r}")
+        if request.trace is None:
+            return self._answer(request, shard, message)
+        begun = time.perf_counter()
+        try:
+            return self._answer(request, shard, message)
+        finally:
+            RECORDER.add(request.trace, "handle", begun, time.perf_counter(), shard.server)
+
+    def _answer(self, request: Request, shard: Shard, message: Message) -> Message:
+        message, unpacking = unpack(message, request.route, self.dispatcher.transports, request.trace)
         for name, tensor in message.tensors.items():
             shard.check_arrival(name, tensor)
         self.requests.enter(request)
         try:
-            return FLOWS[route.flow].answer(_Visit(self, request, shard, message))
+            answer = FLOWS[request.route.flow].answer(_Visit(self, request, shard, message, unpacking))
+            return pack_answer(answer, request.route, message, request.trace)
         finally:
             self.requests.leave(request)
 
@@ -110,13 +131,15 @@ class Node:
 class _Visit:
     """The `flows.Visit` of one message."""
 
-    def __init__(self, node: Node, request: Request, shard: Shard, message: Message) -> None:
+    def __init__(self, node: Node, request: Request, shard: Shard, message: Message, unpacking: RequestStats) -> None:
+        """`unpacking`: what it cost to unpack `message`."""
         self.request = request
         self.partition: Partition = shard.partition
         self.dispatcher = node.dispatcher
         self._node = node
         self._shard = shard
         self._message = message
+        self._unpacking = unpacking
 
     def run(self) -> Produced:
         """Execute every segment that the message completes, and those that these complete.
@@ -126,13 +149,17 @@ class _Visit:
         request, shard, final = self.request, self._shard, self.partition.plan.outputs
         local_calls = request.route.local_calls
         segments, leaving = shard.segments[local_calls], shard.leaving[local_calls]
+        trace, server = request.trace, shard.server
         made: dict[str, Array] = {}
         compute = queued = 0.0
 
         def execute(segment: Segment, values: Values) -> Values:
             nonlocal compute, queued
-            if not shard.remote:
-                queued += self._node.slots.acquire(request.remaining)
+            if not shard.remote and (waited := self._node.slots.acquire(request.remaining)):
+                queued += waited
+                if trace is not None:
+                    now = time.perf_counter()
+                    RECORDER.add(trace, "queue", now - waited, now, server)
             try:
                 for stage in segment.stages:
                     if (left := request.remaining) <= 0:
@@ -142,18 +169,28 @@ class _Visit:
                         values[name] = value
                         if name in leaving or name in final:
                             made[name] = shard.to_array(value)
-                    compute += time.perf_counter() - began
+                    ended = time.perf_counter()
+                    compute += ended - began
+                    if trace is not None:
+                        RECORDER.add(trace, "compute", began, ended, server, stage.name)
             finally:
                 if not shard.remote:
                     self._node.slots.release()
             return {name: values[name] for name in segment.outputs}
 
-        cascade(partial(self._node.requests.put, request, shard, segments), self._message.tensors, execute)
+        put = partial(self._node.requests.put, request, shard, segments)
+        if trace is not None:
+            put = partial(spans.waiting, put, trace, server, time.perf_counter())
+        cascade(put, self._message.tensors, execute)
         away = {name: array for name, array in made.items() if name in leaving}
         outputs = {name: array for name, array in made.items() if name in final}
-        return Produced(outputs, away, RequestStats(compute=compute, queued=queued))
+        return Produced(outputs, away, RequestStats(compute=compute, queued=queued) + self._unpacking)
 
     def defer(self, steps: Steps) -> None:
+        if (trace := self.request.trace) is not None:
+            own = trace.child()
+            self.request = replace(self.request, trace=own)
+            steps = spans.deferred(steps, trace, own, self._shard.server)
         self._node.defer(self.request, steps)
 
     def add_carried_stats(self) -> None:

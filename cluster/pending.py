@@ -26,6 +26,8 @@ class Ready(NamedTuple):
 
     segment: Segment
     inputs: Values
+    since: float = 0.0
+    """When the first of its inputs came, as `put` was told."""
 
 
 class PendingInputs:
@@ -35,14 +37,15 @@ class PendingInputs:
         self._segments = segments
         self._values: dict[str, Values] = {}
         self._started: set[str] = set()
+        self._since: dict[str, float] = {}
 
     @property
     def complete(self) -> bool:
         """Whether every segment has started."""
         return len(self._started) == len(self._segments.all)
 
-    def put(self, tensors: Mapping[str, Any]) -> list[Ready]:
-        """Store `tensors`, then remove and return every segment that has all its inputs.
+    def put(self, tensors: Mapping[str, Any], now: float = 0.0) -> list[Ready]:
+        """Store `tensors`, then remove and return every segment that has all its inputs. `now`: see `Ready.since`.
 
         Raises `MalformedMessage`, and stores nothing, if a tensor arrives again with other bytes while a segment waits.
         """
@@ -60,7 +63,10 @@ class PendingInputs:
                 held.setdefault(tensor, value)
                 if len(held) == len(segment.inputs):
                     self._started.add(segment.name)
-                    ready.append(Ready(segment, self._values.pop(segment.name)))
+                    since = self._since.pop(segment.name, now)
+                    ready.append(Ready(segment, self._values.pop(segment.name), since))
+                elif now:
+                    self._since.setdefault(segment.name, now)
         return ready
 
 
@@ -71,7 +77,8 @@ def cascade(put: Callable[[Mapping[str, Any]], list[Ready]], tensors: Mapping[st
     """
     ready = deque(put(tensors))
     while ready:
-        if outputs := execute(*ready.popleft()):
+        segment, inputs, _ = ready.popleft()
+        if outputs := execute(segment, inputs):
             ready.extend(put(outputs))
 
 

@@ -25,6 +25,7 @@ from cluster.config import (
     ModelServerConfig,
     NodeConfig,
     ProbeConfig,
+    ProfilerConfig,
     RayConfig,
     RegistryConfig,
     RelayConfig,
@@ -118,6 +119,18 @@ def _probe(config: ProbeConfig, stack: contextlib.ExitStack, stop: StopSignal) -
     return addresses(serve_all(handle, all_ports, at, config.workers, stack)), lambda: None
 
 
+def _profiler(
+    config: ProfilerConfig, stack: contextlib.ExitStack, stop: StopSignal
+) -> tuple[Mapping[str, Address], Finish]:
+    from cluster.node_server import addresses, serve_all
+    from cluster.profiler import Profiler
+
+    tune(config.threads, config.malloc)
+    profiler = Profiler.load(Path(config.folder), config.files)
+    at = Address(config.bind, config.port)
+    return addresses(serve_all(profiler.handle, _transports(config), at, config.workers, stack)), lambda: None
+
+
 def _relay(config: RelayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> tuple[Mapping[str, Address], Finish]:
     from cluster.links.control import Control
     from cluster.links.link import Link
@@ -168,6 +181,7 @@ PROGRAMS = {
     RegistryConfig: _registry,
     NodeConfig: _node,
     ProbeConfig: _probe,
+    ProfilerConfig: _profiler,
     RelayConfig: _relay,
     ModelServerConfig: _model_server,
     RayConfig: _ray,
@@ -177,7 +191,9 @@ PROGRAMS = {
 """Kind of document -> the function that serves until the stack closes; it returns the addresses that it has bound."""
 
 
-def _transports(config: RegistryConfig | NodeConfig | ProbeConfig | RelayConfig) -> dict[str, Transport]:
+def _transports(
+    config: RegistryConfig | NodeConfig | ProbeConfig | ProfilerConfig | RelayConfig,
+) -> dict[str, Transport]:
     """The transports by name. Raises `UsageError` for one that cannot be used, or may not bind `config.bind`."""
     made = {name: transports.make(name, config.options) for name in config.transports}
     for transport in made.values():

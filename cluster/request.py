@@ -15,6 +15,7 @@ from transports.address import Address
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 from transports.limits import DAY
+from transports.spans import TRACEPARENT, Context, context_of
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -36,6 +37,8 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """One message for each server, or one for each tensor and server."""
     linked: bool = False
     """Whether messages between hosts cross emulated links."""
+    wire: Annotated[str, Meta(max_length=64)] = "none"
+    """How tensors are packed while they cross a wire (`transports.packing`)."""
 
 
 @lru_cache(maxsize=1024)
@@ -67,6 +70,14 @@ class RequestStats(msgspec.Struct, frozen=True):
     """Seconds in which stages executed."""
     queued: float = 0.0
     """Seconds in which stages were ready and waited for a free core."""
+    pack: float = 0.0
+    """Seconds in which tensors were packed (`transports.packing`)."""
+    unpack: float = 0.0
+    """Seconds in which they were unpacked."""
+    raw: int = 0
+    """Bytes of the tensors that were to be packed."""
+    packed: int = 0
+    """Bytes of what crossed in their place."""
 
     def __add__(self, other: RequestStats) -> RequestStats:
         if other is NO_STATS:
@@ -80,17 +91,26 @@ class RequestStats(msgspec.Struct, frozen=True):
             self.connects + other.connects,
             self.compute + other.compute,
             self.queued + other.queued,
+            self.pack + other.pack,
+            self.unpack + other.unpack,
+            self.raw + other.raw,
+            self.packed + other.packed,
         )
 
     def fields(self) -> dict[str, Scalar]:
-        """The statistics as fields of a message."""
-        return msgspec.structs.asdict(self)
+        """The statistics as fields of a message; those of packing only if something was packed."""
+        fields = msgspec.structs.asdict(self)
+        if not (self.raw or self.unpack):
+            del fields["pack"], fields["unpack"], fields["raw"], fields["packed"]
+        return fields
 
     @classmethod
     def of(cls, message: Message) -> RequestStats:
         """The statistics in the fields of `message`. Raises `MalformedMessage` if one is missing or no number."""
         try:
-            values = [message.fields[name] for name in _STATS]
+            values = [message.fields[name] for name in _ALWAYS]
+            if "raw" in message.fields:
+                values += [message.fields[name] for name in _PACKING]
         except KeyError as missing:
             raise MalformedMessage(f"{message.method!r} lacks the field {missing}") from None
         if not all(isinstance(value, int | float) for value in values):
@@ -99,6 +119,8 @@ class RequestStats(msgspec.Struct, frozen=True):
 
 
 _STATS = RequestStats.__struct_fields__
+_PACKING = ("pack", "unpack", "raw", "packed")
+_ALWAYS = tuple(name for name in _STATS if name not in _PACKING)
 NO_STATS = RequestStats()
 
 
@@ -118,6 +140,8 @@ class Request(msgspec.Struct, frozen=True):
     pins: Mapping[int, int] = msgspec.field(default_factory=dict)
     """Portion -> epoch of the replica that serves this request. The client chooses it, so that all inputs of a stage
     reach the same replica."""
+    trace: Context | None = None
+    """The span in which this process works on the request; None: it is not traced."""
 
     @property
     def remaining(self) -> float:
@@ -158,6 +182,7 @@ class Request(msgspec.Struct, frozen=True):
                 int(fields_["turn"]),
                 int(fields_["attempt"]),
                 {int(server): int(epoch) for server, epoch in pairs},
+                context_of(fields_) if TRACEPARENT in fields_ else None,
             )
         except (KeyError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             raise MalformedMessage(f"these fields describe no request: {type(error).__name__}: {error}") from None

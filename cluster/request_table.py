@@ -79,13 +79,15 @@ class RequestTable:
             if self._draining:
                 self._changed.notify_all()
 
-    def put(self, request: Request, shard: object, segments: Segments, tensors: Mapping[str, Any]) -> list[Ready]:
+    def put(
+        self, request: Request, shard: object, segments: Segments, tensors: Mapping[str, Any], now: float = 0.0
+    ) -> list[Ready]:
         """`PendingInputs.put` of `request` at `shard`. A message of the request must have entered."""
         with self._changed:
             pending = self._requests[request.id].pending
             if (inputs := pending.get(shard)) is None:
                 inputs = pending[shard] = PendingInputs(segments)
-            ready = inputs.put(tensors)
+            ready = inputs.put(tensors, now)
             if inputs.complete:
                 del pending[shard]
             return ready

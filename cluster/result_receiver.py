@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from cluster.packing import unpack
 from cluster.request import NO_STATS, Request, RequestStats
 from transports.address import Address
 from transports.base import Array, Message, Server, Transport
 from transports.errors import ConnectError, DeadlineExceeded, MalformedMessage, WireError, from_kind
+from transports.spans import RECORDER, TRACEPARENT, context_of
 
 WORKERS = 16
 """Results received at a time; receiving only stores them."""
@@ -34,6 +36,12 @@ class PendingResult:
 
         Raises the error that a server reported, or `DeadlineExceeded`.
         """
+        if self.request.trace is not None:
+            with RECORDER.span(self.request.trace, "await"):
+                return self._outputs()
+        return self._outputs()
+
+    def _outputs(self) -> tuple[Mapping[str, Array], RequestStats]:
         with self.changed:
             if not self.changed.wait_for(lambda: self.error or not self._missing(), max(0.0, self.request.remaining)):
                 missing = ", ".join(self._missing())
@@ -42,15 +50,15 @@ class PendingResult:
                 raise self.error
             return self.found, self.stats
 
-    def take(self, message: Message) -> None:
-        """Store the outputs or the error in `message`. Raises `MalformedMessage`."""
+    def take(self, message: Message, unpacking: RequestStats) -> None:
+        """Store the outputs or the error in `message`, with what it cost to unpack it. Raises `MalformedMessage`."""
         stats = NO_STATS if message.method == "failed" else RequestStats.of(message)
         with self.changed:
             if message.method == "failed":
                 self.error = from_kind(str(message.fields.get("kind")), str(message.fields.get("text")))
             else:
                 self.found.update(message.tensors)
-                self.stats += stats + RequestStats(messages=1, payload=message.payload)
+                self.stats += stats + RequestStats(messages=1, payload=message.payload) + unpacking
             self.changed.notify_all()
 
     def _missing(self) -> list[str]:
@@ -91,11 +99,18 @@ class ResultReceiver:
         """The handler that transports serve. Raises `MalformedMessage`."""
         if message.method not in ("result", "failed"):
             raise MalformedMessage(f"a client has no method {message.method!r}: it has 'result' and 'failed'")
+        if TRACEPARENT in message.fields and (context := context_of(message.fields)):
+            with RECORDER.span(context, "handle"):
+                self._store(message)
+        else:
+            self._store(message)
+        return Message("ok")
+
+    def _store(self, message: Message) -> None:
         with self._lock:
             pending = self._pending.get(str(message.fields.get("request")))
         if pending:
-            pending.take(message)
-        return Message("ok")
+            pending.take(*unpack(message, pending.request.route, self._transports, pending.request.trace))
 
     def close(self) -> None:
         """Stop serving, for good."""

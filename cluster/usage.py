@@ -1,4 +1,4 @@
-"""What a node has used so far: processor time, memory, and the bytes that it has sent to each server.
+"""What a node has used so far: processor time, memory, bytes that it sent to each server, and its host's energy.
 
 Bytes are those of tensors. They are counted once, by the process that calls: what it sends, and what returns to it. It
 has counted them before the client has the outputs of the request.
@@ -6,6 +6,7 @@ has counted them before the client has the outputs of the request.
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cluster.energy import METER
 from cluster.registry import fields_read, text, whole
 from transports.address import Address
 from transports.base import Message, Scalar
@@ -52,24 +54,29 @@ class Usage:
     """Bytes of the largest resident memory so far; a forked process begins with that of its parent."""
     traffic: Mapping[Address, tuple[int, int]] = field(default_factory=dict)
     """`Traffic.bytes`."""
+    joules: float = math.nan
+    """Energy of all processors of its host since the first question; NaN where the kernel does not say."""
 
     @classmethod
     def of_this_process(cls, traffic: Traffic) -> Usage:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * PEAK_UNIT
-        return cls(time.process_time(), peak, traffic.bytes())
+        joules = METER.joules()
+        return cls(time.process_time(), peak, traffic.bytes(), math.nan if joules is None else joules)
 
     def fields(self) -> dict[str, Scalar]:
         """The usage as fields of a message."""
         lines = "\n".join(f"{address} {there} {back}" for address, (there, back) in self.traffic.items())
-        return {"cpu": self.cpu, "peak": self.peak, "traffic": lines}
+        energy = {} if math.isnan(self.joules) else {"joules": self.joules}  # JSON has no NaN
+        return {"cpu": self.cpu, "peak": self.peak, "traffic": lines, **energy}
 
     @classmethod
     def of(cls, message: Message) -> Usage:
         """The usage in the fields of `message`. Raises `MalformedMessage`."""
         with fields_read(f"{message.method!r} has"):
-            cpu = message.fields["cpu"]
-            if not isinstance(cpu, float):
-                raise MalformedMessage(f"cpu: {str(cpu)[:100]!r} is no number")
+            cpu, joules = message.fields["cpu"], message.fields.get("joules", math.nan)
+            for name, value in (("cpu", cpu), ("joules", joules)):
+                if not isinstance(value, float):
+                    raise MalformedMessage(f"{name}: {str(value)[:100]!r} is no number")
             rows = (line.split(" ") for line in text(message.fields, "traffic").splitlines())
             traffic = {Address.parse(address): (int(there), int(back)) for address, there, back in rows}
-            return cls(cpu, whole(message.fields, "peak"), traffic)
+            return cls(float(cpu), whole(message.fields, "peak"), traffic, float(joules))

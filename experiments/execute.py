@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,10 @@ from experiments.reports import link_map, report
 from experiments.reports.labels import Settings
 from experiments.reports.terminal import render_ranking, render_table
 from experiments.spec import machines as spec
+from experiments.spec import sweep
 from experiments.spec.experiment import Experiment
 from experiments.spec.flags import Runs
-from experiments.spec.settings import from_record
+from experiments.spec.settings import from_record, to_record
 from experiments.store import environment, files, samples
 from experiments.store.files import replace_file
 from partitioning import command_line, keras_settings
@@ -47,10 +48,28 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
     each round before the first request of that round. Raises `UsageError`, `PartitionError`, `SplitbenchError` or
     `OSError`; what was measured until then is kept.
     """
+    with begun(experiment, folder, argv, experiment.runs * len(experiment.cells)) as (prepared, progress, on):
+        _measure(prepared, folder, progress, on, each_round)
+    report.build(folder)
+
+
+@contextlib.contextmanager
+def begun(
+    experiment: Experiment,
+    folder: Path,
+    argv: Sequence[str],
+    total: int = 0,
+    record: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Prepared, Progress, Machines]]:
+    """Load the model, reserve the machines and claim `folder`: (what was prepared, the progress of the run, machines).
+
+    `total`: timed requests; 0: unknown. `record`: stands for the experiment in environment.json. Nothing is left
+    running. Raises what `execute` does.
+    """
     scratch.home()
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(Progress(experiment.runs * len(names), names))
+        progress = stack.enter_context(Progress(total, names))
         progress.phase("loading TensorFlow and the model")
         experiment.hardware.share(0).restrict()
         remote = any(cell.transport != "none" or is_remote(cell.engine) for cell in experiment.cells)
@@ -60,7 +79,7 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
 
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
-        environment.begin(folder, experiment, argv, settings)
+        environment.begin(folder, record or experiment, argv, settings)
         if prepared.warning:
             progress.phase(f"warning: {prepared.warning}")
             environment.update(folder, warning=prepared.warning)
@@ -68,8 +87,7 @@ def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_roun
         environment.update(folder, gate=prepared.tolerance.record(), cards=found)
         if served := prepared.model_servers.record():
             environment.update(folder, model_server=served)
-        _measure(prepared, folder, progress, on, each_round)
-    report.build(folder)
+        yield prepared, progress, on
 
 
 def _asked(experiment: Experiment) -> machines.Settings:
@@ -91,6 +109,7 @@ def _asked(experiment: Experiment) -> machines.Settings:
 
 def _measure(prepared: Prepared, folder: Path, progress: Progress, on: Machines, each_round: EachRound | None) -> None:
     """Measure every cell. If that fails, report what was measured, with the reason."""
+    from experiments.measure.calibration import calibrate
     from experiments.measure.runner import run
     from experiments.measure.writers import Writers
 
@@ -102,10 +121,15 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, on: Machines,
         for partition in dict.fromkeys(prepared.partitions.values()):
             replace_file(folder / files.PLAN.format(partition.name), partition.plan.to_json())
         killed = bool(prepared.experiment.kill)
-        writers = Writers.into(folder, stack, kill=killed, ask=bool(prepared.chosen(remote=True)) and not killed)
+        ask = bool(prepared.chosen(remote=True)) and not killed
+        traced = any(cell.trace == "on" for cell in prepared.experiment.cells)
+        writers = Writers.into(folder, stack, kill=killed, ask=ask, trace=traced)
         more = {"each_round": stack.enter_context(each_round(prepared, folder))} if each_round else {}
         if found := on.record():
             environment.update(folder, machines=found)
+        if sweep.asked(prepared.experiment):
+            prepared, capacities = calibrate(prepared, progress, on)
+            environment.update(folder, experiment=to_record(prepared.experiment), calibration=capacities)
         run(prepared, writers, progress, on, **more)
         if warning := on.measure_again():
             progress.phase(f"warning: {warning}")

@@ -24,7 +24,14 @@ examples:
 
 exit status: 0 done; 1 a file cannot be written; 2 the folder holds no results."""
 
-BUILDERS: Mapping[str, str] = {"sizes": "experiments.sizes.report", "threads": "experiments.threads.report"}
+BUILDERS: Mapping[str, str] = {
+    "loadgen": "experiments.loadgen.report",
+    "simulate": "experiments.simulate.report",
+    "profile": "experiments.profile.report",
+    "simulation-check": "experiments.simulate.compared",
+    "sizes": "experiments.sizes.report",
+    "threads": "experiments.threads.report",
+}
 """Kind of a record that is not an experiment's -> the module whose `build` derives its files."""
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from experiments.cli import exit_status
 from experiments.spec import flags
+from experiments.spec.experiment import Experiment
+from partitioning.strategy_table import ADVISED
 from transports.process import command
 
 
@@ -28,7 +30,7 @@ def _run(words: Sequence[str], prog: str, variables: Mapping[str, str]) -> int:
     from experiments.execute import check, execute, show
 
     check(runs)
-    experiment, folder = runs.experiments[0]
+    (experiment, folder), *_ = [(_advised(experiment), folder) for experiment, folder in runs.experiments]
     execute(experiment.with_locals(), folder, words)
     show([*runs.beside, folder])
     if runs.rest:
@@ -37,6 +39,15 @@ def _run(words: Sequence[str], prog: str, variables: Mapping[str, str]) -> int:
         sys.stdout.flush()
         os.execve(sys.executable, command("experiments.run", *runs.rest), variables)
     return 0
+
+
+def _advised(experiment: Experiment) -> Experiment:
+    """The experiment with named operations in the place of `--cut advised`."""
+    if all(cell.cut != ADVISED for cell in experiment.cells):
+        return experiment
+    from experiments.advise.cut import resolved
+
+    return resolved(experiment)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def measure(
     operation cannot take.
     """
     named = inputs if isinstance(inputs, Mapping) else dict(zip(program.graph.inputs, inputs, strict=True))
-    values = _all_values(program, named)
+    values = all_values(program, named)
     keys = {operation.name: _alike(program, operation, engine) for operation in program.graph.operations}
     one_each = {keys[operation.name]: operation for operation in reversed(program.graph.operations)}
     calls = {key: _call(engine, program, operation, values) for key, operation in one_each.items()}
@@ -54,7 +54,7 @@ def measure(
     }
 
 
-def _all_values(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def all_values(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The value of every tensor of the program."""
     values = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
     for operation in program.graph.operations:
@@ -104,7 +104,7 @@ def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, floa
     fastest = dict.fromkeys(calls, math.inf)
     for call in calls.values():
         call()
-    with _no_collection():
+    with no_collection():
         for _ in range(repeats):
             for key, call in calls.items():
                 begin = time.perf_counter()
@@ -114,7 +114,7 @@ def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, floa
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Disable garbage collection during the block: with a model in the process, one takes about 170 ms."""
     enabled = gc.isenabled()
     gc.disable()

@@ -289,7 +289,7 @@ Cut = Annotated[
     str,
     option(
         "where submodels are cut: equal (same number of operations), balanced (same cost), narrow (few bytes cross), "
-        "or NAME,NAME: the operations that begin a new group",
+        "advised (fewest seconds by --profile), or NAME,NAME: the operations that begin a new group",
         *(SPLIT, "nodes"),
         metavar="CUT,...",
         split=split_cuts,

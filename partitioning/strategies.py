@@ -15,7 +15,7 @@ import numpy.typing as npt
 from partitioning.errors import PartitionError, suggest
 from partitioning.graph import Graph
 from partitioning.plan import Plan, build_plan
-from partitioning.strategy_table import MODES, SLACKS
+from partitioning.strategy_table import ADVISED, MODES, SLACKS
 
 Numbers = tuple[int, ...]
 Floats = npt.NDArray[np.float64]
@@ -91,6 +91,8 @@ def make_plan(
 def _submodel(graph: Graph, cut: str, groups: int, costs: Mapping[str, float] | None) -> Numbers:
     if cut == "equal":
         return equal(graph, groups)
+    if cut == ADVISED:
+        raise PartitionError(f"the cut {ADVISED!r} needs a profile: valid in splitbench run, with --profile FOLDER")
     if cut not in SLACKS:
         return at_cuts(graph, _names(cut, [operation.name for operation in graph.operations]))
     if costs is None:

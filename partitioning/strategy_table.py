@@ -16,7 +16,9 @@ SLACKS: Mapping[str, float] = {"balanced": 1.05, "narrow": 1.5}
 
 A pipeline is as fast as its slowest server, so it needs even groups. A single request takes the sum of all groups in
 any case, and gains only from fewer bytes."""
-CUTS = ("equal", *SLACKS)
+ADVISED = "advised"
+"""The cut that a run chooses from a profile (`splitbench advise`)."""
+CUTS = ("equal", *SLACKS, ADVISED)
 """Cuts that are computed. Any other cut names the first operations of groups."""
 
 

@@ -33,6 +33,12 @@ PURE = [
     "partitioning/graph.py",
     "partitioning/strategies.py",
     "partitioning/placement.py",
+    "partitioning/traffic.py",
+    "partitioning/part_costs.py",
+    "partitioning/cost_model.py",
+    "partitioning/advice.py",
+    "partitioning/changes.py",
+    "partitioning/candidates.py",
 ]
 LIBRARIES = {library.partition(".")[0] for name in transports.NAMES for library in transports.kind(name).libraries}
 """The top-level packages of all transports' libraries."""
@@ -54,11 +60,11 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
 
 
 FLOORS = {
-    "spec": {"measure", "reports", "store", "compare", "ladder", "sizes", "threads"},
-    "store": {"measure", "reports", "compare", "ladder", "sizes", "threads"},
-    "measure": {"reports", "compare", "ladder", "sizes", "threads"},
-    "reports": {"measure", "compare", "ladder", "sizes", "threads"},
-    "compare": {"measure", "ladder", "sizes", "threads"},
+    "spec": {"measure", "reports", "store", "compare", "ladder", "profile", "advise", "simulate", "sizes", "threads"},
+    "store": {"measure", "reports", "compare", "ladder", "profile", "advise", "simulate", "sizes", "threads"},
+    "measure": {"reports", "compare", "ladder", "profile", "advise", "simulate", "sizes", "threads"},
+    "reports": {"measure", "compare", "ladder", "profile", "advise", "simulate", "sizes", "threads"},
+    "compare": {"measure", "ladder", "profile", "advise", "simulate", "sizes", "threads"},
 }
 """Floor of `experiments` -> the floors that it must not import."""
 
@@ -140,7 +146,16 @@ def test_the_registry_loads_no_tensorflow() -> None:
 
 def test_flags_are_read_without_numpy() -> None:
     """Each `--help` takes a tenth of a second."""
-    modules = ("spec.flags", "compare.__main__", "sizes.__main__", "threads.__main__", "report", "run")
+    modules = (
+        "spec.flags",
+        "compare.__main__",
+        "sizes.__main__",
+        "profile.__main__",
+        "advise.__main__",
+        "threads.__main__",
+        "report",
+        "run",
+    )
     loaded = loaded_by(
         f"import partitioning.show, partitioning.export, {', '.join(f'experiments.{m}' for m in modules)}"
     )

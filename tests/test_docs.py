@@ -17,9 +17,13 @@ import pytest
 
 import transports
 from experiments import cli
+from experiments.advise.__main__ import AdviseOptions
 from experiments.compare import __main__ as compare
 from experiments.ladder import __main__ as ladder
+from experiments.loadgen import options
+from experiments.profile import __main__ as profile
 from experiments.reports import report
+from experiments.simulate import options as simulate
 from experiments.sizes import __main__ as sizes
 from experiments.sizes import measure as sizes_measure
 from experiments.sizes import report as sizes_report
@@ -29,6 +33,7 @@ from experiments.spec.experiment import SETTINGS
 from experiments.store import files, samples
 from experiments.threads import report as threads_report
 from experiments.threads.__main__ import ThreadsOptions
+from experiments.trace import __main__ as trace
 from partitioning.export import ExportOptions
 from partitioning.options import Parser
 from partitioning.planned import PlanOptions
@@ -73,12 +78,17 @@ def reader(noun: type[Any]) -> Callable[[list[str]], object]:
 READERS: Mapping[str, Callable[[list[str]], object]] = {
     "run": lambda words: flags.parse_runs(words).experiments,
     "report": lambda words: len(words) == 1,
+    "profile": lambda words: profile.parse(words, "")[1],
+    "advise": reader(AdviseOptions),
     "compare": lambda words: compare.read(words).b,
     "show": reader(PlanOptions),
     "export": reader(ExportOptions),
     "ladder": lambda words: ladder.complete(flags.parse_runs(words).experiments[0][0]),
+    "loadgen": lambda words: options.read(words, "", ("", "")),
+    "simulate": lambda words: simulate.loads_of(simulate.read(words)[1]),
     "sizes": lambda words: study_of(sizes.read(words)).ways,
     "threads": reader(ThreadsOptions),
+    "trace": lambda words: trace.read(words)[0],
 }
 """Command -> function that reads its arguments, and raises an error for those that the command does not take."""
 LINES = [(name, words) for name, module in MODULES.items() for words in COMMANDS if program(words)[0] == module]

@@ -1,7 +1,8 @@
-"""`python -m tools.docs_tables` fills the tables of README.md and docs/ from results and code. `--check` compares.
+"""`python -m tools.docs_tables` fills README.md and docs/ with tables and figures of results. `--check` compares.
 
 A table stands between `<!-- table NAME -->` and `<!-- end of table -->`. `TABLES` maps each NAME to the function that
-writes it. Figures have three digits: the confidence intervals are too wide for more.
+writes it. Its figures have three digits: the confidence intervals are too wide for more. `docs_figures` has the figures
+in sentences.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from experiments.store import ladder as stored_ladder
 from experiments.store.samples import cell_of
 from experiments.store.statistics import groups_of
 from experiments.threads import report as threads_report
+from tools import docs_figures
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -243,7 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a page would change")
     given = parser.parse_args(argv)
     texts = {page: page.read_text(encoding="utf-8") for page in pages()}
-    stale = {page: new for page, old in texts.items() if (new := fill(old)) != old}
+    filled = {page: docs_figures.fill(page.name, fill(old)) for page, old in texts.items()}
+    stale = {page: new for page, new in filled.items() if new != texts[page]}
     for page, new in stale.items():
         if given.check:
             print(f"{page.relative_to(ROOT)} is out of date: run python -m tools.docs_tables", file=sys.stderr)

@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 
+from experiments.advise.__main__ import AdviseOptions
 from experiments.cli import exit_status
 from experiments.compare.__main__ import CompareOptions
+from experiments.loadgen.options import OPTIONS as LOADGEN
+from experiments.profile.__main__ import OPTIONS as PROFILE
+from experiments.simulate.options import SimulateOptions
 from experiments.sizes.__main__ import SizesOptions
 from experiments.spec.experiment import CELL_FIELDS
 from experiments.spec.flags import FLAGS
 from experiments.threads.__main__ import ThreadsOptions
+from experiments.trace.__main__ import TraceOptions
 from partitioning.export import ExportOptions
 from partitioning.options import Option, Parser, options_of
 from partitioning.planned import PlanOptions
@@ -23,10 +28,16 @@ COMMANDS: Mapping[str, Mapping[str, Option]] = {
     "show": options_of(PlanOptions),
     "export": options_of(ExportOptions),
     "compare": options_of(CompareOptions),
+    "profile": PROFILE,
+    "advise": options_of(AdviseOptions),
+    "loadgen": LOADGEN,
+    "simulate": options_of(SimulateOptions),
     "sizes": options_of(SizesOptions),
     "threads": options_of(ThreadsOptions),
+    "trace": options_of(TraceOptions),
 }
-"""Command -> its flags. `splitbench ladder` has those of a run; `splitbench report` takes a folder and no flag."""
+"""Command -> its flags. `splitbench ladder` has those of a run, `splitbench loadgen` too (here: its own ones);
+`splitbench report` takes a folder and no flag."""
 
 INTRODUCTION = """\
 # Flags

@@ -1,6 +1,6 @@
 """Measures the reference results anew: `python -m tools.references` all of them, `... ladder wire` only some.
 
-It needs a clean checkout and a quiet machine, and takes about half an hour. It measures into `results/new`, which git
+It needs a clean checkout and a quiet machine, and takes about 75 minutes. It measures into `results/new`, which git
 ignores, so that every record shows a clean checkout, and replaces the folders at the end. A folder whose measurement
 failed stays as it was. Then run `python -m tools.docs_tables` and `make notebook`.
 """
@@ -21,6 +21,7 @@ HOP = NEW / "five-dense.keras"
 SPECS = (
     *("rivals", "same-cell", "tuned-submodel", "seed-layer", "seed-submodel", "tuned-layer", "wire", "flows"),
     *("serving", "pipeline", "pipeline-light", "faults", "edge-cloud"),
+    *("traced", "traced-links", "load-sweep", "compression"),
 )
 COMMANDS: Mapping[str, str] = {name: f"run --spec experiments/specs/{name}.toml" for name in SPECS} | {
     "faults-replicas": "run --spec experiments/specs/faults.toml --replicas 2",
@@ -36,6 +37,9 @@ COMMANDS: Mapping[str, str] = {name: f"run --spec experiments/specs/{name}.toml"
     "threads": "threads",
 }
 """Folder in `REFERENCE` -> the words of `splitbench` that measure it."""
+STUDIES: Mapping[str, str] = {"simulation": "experiments.simulate.check", "advice": "tools.advice_study"}
+"""Folder in `REFERENCE` -> the module that measures it, in several runs."""
+ALL = (*COMMANDS, *STUDIES)
 
 
 def measure(name: str) -> bool:
@@ -43,8 +47,8 @@ def measure(name: str) -> bool:
     shutil.rmtree(NEW / name, ignore_errors=True)
     if name == "hop":
         make_hop()
-    command = [sys.executable, "-m", "experiments", *COMMANDS[name].split(), "--out", str(NEW / name)]
-    return subprocess.run(command, check=False).returncode == 0
+    words = [STUDIES[name]] if name in STUDIES else ["experiments", *COMMANDS[name].split()]
+    return subprocess.run([sys.executable, "-m", *words, "--out", str(NEW / name)], check=False).returncode == 0
 
 
 def make_hop() -> None:
@@ -61,15 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tools.references", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(COMMANDS)}; none: all")
-    names = parser.parse_args(argv).names or list(COMMANDS)
-    if unknown := set(names) - COMMANDS.keys():
-        parser.error(f"no reference {min(unknown)!r}; valid: {', '.join(COMMANDS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; none: all")
+    names = parser.parse_args(argv).names or list(ALL)
+    if unknown := set(names) - set(ALL):
+        parser.error(f"no reference {min(unknown)!r}; valid: {', '.join(ALL)}")
     if subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True, text=True).stdout:
         parser.error("the checkout has changes that its commit does not show; commit them")
     failed = []
     for name in names:
-        print(f"\n{name}: splitbench {COMMANDS[name]}", flush=True)
+        print(f"\n{name}: {COMMANDS.get(name, STUDIES.get(name))}", flush=True)
         if not measure(name):
             failed.append(name)
     for name in names:

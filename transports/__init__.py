@@ -84,12 +84,12 @@ def load(name: str) -> type[Transport]:
     return found
 
 
-def check_installed(name: str, libraries: Mapping[str, str]) -> None:
+def check_installed(name: str, libraries: Mapping[str, str], what: str = "transport") -> None:
     """Raise `UsageError`, saying what to install, if a module of `libraries` (module -> package) is not there."""
     missing = [module for module in libraries if not _installed(module)]
     if missing:
         install = " ".join(dict.fromkeys(libraries.values()))
-        raise UsageError(f"transport {name!r} needs the package {missing[0]!r}: pip install {install}")
+        raise UsageError(f"{what} {name!r} needs the package {missing[0]!r}: pip install {install}")
 
 
 def _installed(module: str) -> bool:

@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -39,6 +40,7 @@ from transports.errors import (
 )
 from transports.limits import NAME, PARTS, TEXT, Limits
 from transports.sockets import Deadline
+from transports.spans import RECORDER, TRACEPARENT, context_of
 
 log = logging.getLogger("splitbench.transports")
 
@@ -115,9 +117,25 @@ class Connection(ABC):
         if self.closed:
             raise ConnectionLost(f"the connection to {self.address} is closed")
         deadline = Deadline.after(timeout)
+        if TRACEPARENT in message.fields:
+            return self._traced(message, deadline)
         request = self.encode(check_message(message, self.limits))
         reply = self.decode(self.exchange(request, deadline))
         return check_message(raise_error(reply), self.limits)
+
+    def _traced(self, message: Message, deadline: Deadline) -> Message:
+        """The same steps, and the moments between them (`transports.spans`)."""
+        moments = [time.perf_counter()]
+        try:
+            request = self.encode(check_message(message, self.limits))
+            moments.append(time.perf_counter())
+            answer = self.exchange(request, deadline)
+            moments.append(time.perf_counter())
+            return check_message(raise_error(self.decode(answer)), self.limits)
+        finally:
+            moments.append(time.perf_counter())
+            if (context := context_of(message.fields)) is not None:
+                RECORDER.called(context, moments)
 
     @abstractmethod
     def encode(self, message: Message) -> Any:

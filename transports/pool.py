@@ -11,6 +11,7 @@ from typing import NamedTuple
 from transports.address import Address
 from transports.base import Connection, Message, Transport
 from transports.errors import ConnectError, UsageError, suggest
+from transports.spans import RECORDER, context_of
 
 MODES = ("pooled", "per-hop")
 """What a pool does with a connection after its call: keep it for the next one, or close it."""
@@ -58,7 +59,7 @@ class Pool:
         """
         deadline = time.monotonic() + timeout
         kept = self._take(address)
-        connection = kept or self._make(address, timeout)
+        connection = kept or self._make_for(message, address, timeout)
         try:
             answer = connection.call(message, max(0.001, deadline - time.monotonic()))
         finally:
@@ -107,6 +108,13 @@ class Pool:
         with self._lock:
             self._made += connection.fresh
         return connection
+
+    def _make_for(self, message: Message, address: Address, timeout: float) -> Connection:
+        """`_make`, with a span if `message` is traced."""
+        if (context := context_of(message.fields)) is None:
+            return self._make(address, timeout)
+        with RECORDER.span(context, "connect"):
+            return self._make(address, timeout)
 
     def _sweep(self) -> None:
         """Close the idle connections, to any address, that are stale or too old."""

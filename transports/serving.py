@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
+from msgspec.structs import replace
+
 from transports.base import Handler, Message, as_wire_error, check_message, failure
 from transports.errors import ConnectionLost, ResourceExhausted, WireError
 from transports.limits import Limits
+from transports.spans import RECORDER, TRACEPARENT, Context, context_of
 
 Came = TypeVar("Came")
 Sent = TypeVar("Sent")
@@ -45,15 +49,41 @@ def respond(
     gone: Callable[[], bool] = never,
 ) -> Sent:
     """Read one request, answer it and write the answer, as every server does. Raises no `WireError`."""
+    began = time.perf_counter()  # whether the request is traced is known once it is read
     try:
         message = read(request)
-        try:
-            reply = handler(message, gone)
-        except Exception as error:
-            reply = failure(as_wire_error(error))
-        return write(reply)
+        if TRACEPARENT in message.fields and (caller := context_of(message.fields)):
+            return _traced(handler, message, write, gone, caller, began)
+        return write(_handled(handler, message, gone))
     except WireError as error:
         return write(failure(error))
+
+
+def _handled(handler: Guarded, message: Message, gone: Callable[[], bool]) -> Message:
+    try:
+        return handler(message, gone)
+    except Exception as error:
+        return failure(as_wire_error(error))
+
+
+def _traced(
+    handler: Guarded,
+    message: Message,
+    write: Callable[[Message], Sent],
+    gone: Callable[[], bool],
+    caller: Context,
+    began: float,
+) -> Sent:
+    """`respond` with a message that was read since `began`: the spans of its steps, and what the handler does."""
+    own, moments = caller.child(), [began, time.perf_counter()]
+    try:
+        within = replace(message, fields={**message.fields, TRACEPARENT: str(own)})
+        reply = _handled(handler, within, gone)
+        moments.append(time.perf_counter())
+        return write(reply)
+    finally:
+        moments.append(time.perf_counter())
+        RECORDER.served(caller, own.span, message.method, moments)
 
 
 def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
@@ -71,7 +101,7 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
     def guarded(message: Message, gone: Callable[[], bool] = never, /) -> Message:
         check_message(message, limits)
         try:
-            free.get(wait)
+            _take(free, message, wait)
         except Empty:
             text = f"all {workers} workers of the server are busy; {message.method!r} was not begun"
             raise ResourceExhausted(text) from None
@@ -84,3 +114,12 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
         return check_message(reply, limits)
 
     return guarded
+
+
+def _take(free: SimpleQueue[None], message: Message, wait: bool) -> None:
+    """Take a worker, and record how long a traced message waited for one. Raises `Empty`."""
+    if wait and TRACEPARENT in message.fields and (context := context_of(message.fields)):
+        with RECORDER.span(context, "queue"):
+            free.get()
+    else:
+        free.get(wait)

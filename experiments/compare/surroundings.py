@@ -24,7 +24,7 @@ VERSIONS = (
 SYSTEM = ("system", "machine", "implementation", "loopback_mtu")
 MENTIONED = (
     *("runs", "until_stable", "limit", "warmup", "seed", "timeout", "lease"),
-    *("trust_model", "insecure", "versions"),
+    *("trust_model", "insecure", "versions", "profile"),
 )
 """Settings of an experiment on which x / Local does not depend; every other one forbids."""
 ELSEWHERE = ("cells", "title", "ssh", "threads", "option", "hosts", "machines", *TLS_FILES)

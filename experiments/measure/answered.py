@@ -16,7 +16,7 @@ def answered(
     cell: Cell, number: int, block: Block, seconds: float, start: float, answer: Answer, verdict: Verdict
 ) -> Sample:
     """`number` is that of the request; `start` and `seconds` are in seconds, as in the columns of samples.csv."""
-    stats = answer.stats
+    stats, packed = answer.stats, cell.wire != Cell.wire
     return Sample(
         cell,
         number,
@@ -33,6 +33,12 @@ def answered(
         queue_seconds=stats.queued,
         round=block.round,
         near_ties=verdict.near_ties,
+        cosine=verdict.cosine,
+        top1=verdict.top1,
+        pack_seconds=stats.pack if packed else math.nan,
+        unpack_seconds=stats.unpack if packed else math.nan,
+        raw_bytes=stats.raw if packed else math.nan,
+        packed_bytes=stats.packed if packed else math.nan,
     )
 
 

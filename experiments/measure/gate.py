@@ -39,36 +39,51 @@ class Verdict:
     """Elements that differ, but whose candidates have scores within the tolerance."""
     fault: str = ""
     """What is wrong; empty if the output passes."""
+    cosine: float = np.nan
+    """Of answers that crossed a lossy wire (`experiments.measure.lossy_gate`), as `top1`."""
+    top1: float = np.nan
 
 
 def check(outputs: Mapping[str, Array], right: Right, cell: str, partition: Partition) -> Verdict:
     """The largest deviation of the model's outputs, and all near ties. Raises `OutputDiffers` for a wrong output."""
     found = {name: compare(outputs[name], right, name) for name in right.outputs}
-    name, worst = max(found.items(), key=lambda item: (bool(item[1].fault), item[1].deviation))
-    if worst.fault:
+    return Verdict(worst(found, cell, partition).deviation, sum(verdict.near_ties for verdict in found.values()))
+
+
+def worst(found: Mapping[str, Verdict], cell: str, partition: Partition) -> Verdict:
+    """The verdict on the output that deviates most. Raises `OutputDiffers` if an output is at fault."""
+    name, verdict = max(found.items(), key=lambda item: (bool(item[1].fault), item[1].deviation))
+    if verdict.fault:
         stage = str(partition.plan.edges[name].producer)
         where = f"output {name!r} (stage {stage!r}, server {partition.placement[stage]})"
-        raise OutputDiffers(f"cell {cell}: {where} {worst.fault}")
-    return Verdict(worst.deviation, sum(verdict.near_ties for verdict in found.values()))
+        raise OutputDiffers(f"cell {cell}: {where} {verdict.fault}")
+    return verdict
 
 
 def compare(output: Array, right: Right, name: str) -> Verdict:
     """The output `name` beside the right one. Equal infinities, and NaN at the same places, are right."""
     expected, tolerance = right.outputs[name], right.tolerance
+    if fault := form_fault(output, expected):
+        return Verdict(np.inf, fault=fault)
+    if not output.size:
+        return Verdict()
+    if expected.dtype.kind in DISCRETE:
+        return _decisions(output, expected, right.scores.get(name), tolerance)
+    return numbers(output, expected, tolerance)
+
+
+def form_fault(output: Array, expected: Array) -> str:
+    """What is wrong with the shape or the dtype of `output`; empty if both are right."""
     for what, found, valid in (
         ("shape", output.shape, expected.shape),
         ("dtype", output.dtype.name, expected.dtype.name),
     ):
         if found != valid:
-            return Verdict(np.inf, fault=f"has the {what} {found}; the local model's has {valid}")
-    if not output.size:
-        return Verdict()
-    if expected.dtype.kind in DISCRETE:
-        return _decisions(output, expected, right.scores.get(name), tolerance)
-    return _numbers(output, expected, tolerance)
+            return f"has the {what} {found}; the local model's has {valid}"
+    return ""
 
 
-def _numbers(output: Array, expected: Array, tolerance: Tolerance) -> Verdict:
+def numbers(output: Array, expected: Array, tolerance: Tolerance) -> Verdict:
     wide = np.complex128 if output.dtype.kind == "c" else np.float64
     found, right = output.astype(wide), expected.astype(wide)
     finite = np.isfinite(right)

@@ -18,7 +18,7 @@ from cluster.flows import FLOWS
 from cluster.partition import Partition
 from cluster.request import Route
 from cluster.workers import workers_needed
-from experiments.measure import gate, memory
+from experiments.measure import gate, memory, packed
 from experiments.measure.gate import Right
 from experiments.measure.model_servers import Serving
 from experiments.measure.ties import scores_of
@@ -109,6 +109,7 @@ def prepare(experiment: Experiment) -> Prepared:
         }
         partitions = _partitions(whole, inputs[batches[0]][0], experiment)
         _check_json(partitions)
+        packed.check(partitions, inputs)
         memory.check_batch(whole.graph, batches[-1])
     except PartitionError as error:
         raise UsageError(str(error)) from error
@@ -132,6 +133,7 @@ def route_of(cell: Cell, partition: Partition) -> Route:
         connections=cell.connections,
         send=cell.send,
         linked=bool(cell.link) and cell.transport != "none",
+        wire=cell.wire,
     )
 
 

@@ -24,7 +24,7 @@ QUIET = 30.0
 
 
 class Progress:
-    """Context manager for a run of `total` requests of the cells named `cells`."""
+    """Context manager for a run of `total` requests (0: unknown) of the cells named `cells`."""
 
     def __init__(self, total: int, cells: Iterable[str], stream: TextIO | None = None) -> None:
         self.total = total
@@ -32,7 +32,7 @@ class Progress:
         self.counts = dict.fromkeys(cells, 0)
         self._stream = stream if stream is not None else sys.stderr
         self._bar = _bar(self._stream) if self._stream.isatty() and os.environ.get("TERM") != "dumb" else None
-        self._task = self._bar.add_task("", total=total, visible=False) if self._bar else None
+        self._task = self._bar.add_task("", total=total or None, visible=False) if self._bar else None
         self._started = self._drawn = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -47,6 +47,12 @@ class Progress:
                 self._bar.stop()
         except (OSError, ValueError):
             self._bar = None
+
+    def expect(self, total: int, cells: Iterable[str]) -> None:
+        """Set the number of requests and the names of the cells, before the first request."""
+        self.total, self.counts = total, dict.fromkeys(cells, 0)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, total=total)
 
     def phase(self, text: str) -> None:
         """Print a step of the preparation: "stages exported", "node 2 READY"."""
@@ -75,7 +81,8 @@ class Progress:
         tenth = self.done * 10 // self.total != (self.done - 1) * 10 // self.total if self.total else False
         if tenth or self.done == 1 or self._is_due(QUIET):
             self._drawn = time.monotonic()
-            self._line(f"{self.done}/{self.total} requests{self._left()}; {text}")
+            of = f"/{self.total}" if self.total else ""
+            self._line(f"{self.done}{of} requests{self._left()}; {text}")
 
     def _left(self) -> str:
         """An estimate of the seconds left, from the requests so far; empty at the first one."""

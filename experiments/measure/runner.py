@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -23,21 +22,22 @@ from cluster.launchers import HINDSIGHT
 from cluster.machines import NONE, Machines
 from cluster.pinning import cores, pinned
 from cluster.result_receiver import ResultReceiver
-from experiments.measure import gate, nodes, open_loop, runtimes, wire
+from experiments.measure import gate, lossy_gate, nodes, open_loop, runtimes, wire
 from experiments.measure import links as cell_links
 from experiments.measure.answered import answered, missed
 from experiments.measure.fault_injector import FaultInjector
 from experiments.measure.links import CellLinks
 from experiments.measure.local import LocalModel
+from experiments.measure.observed import Observed
 from experiments.measure.prepare import LINKED, Prepared, route_of
 from experiments.measure.progress import Progress
 from experiments.measure.stopping import Stopping
-from experiments.measure.usage import NodeUsage
 from experiments.measure.writers import Writers
 from experiments.spec.experiment import Cell, local_of
 from experiments.spec.load import arrivals, in_flight, rates
 from experiments.spec.schedule import Block, blocks, warm_ups
 from experiments.store.samples import Sample
+from transports import packing
 from transports.address import Address
 from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, ResourceExhausted, WireError
 from transports.process import freeze_garbage
@@ -71,7 +71,7 @@ def run(
     running.
     """
     experiment = prepared.experiment
-    with _cell_runner(prepared, progress, machines, writers) as runner:
+    with cell_runner(prepared, progress, machines, writers) as runner:
         for cell in experiment.cells:
             progress.phase(f"checking {cell.name}")
             runner.warm_up(cell)
@@ -95,7 +95,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class _CellRunner:
+class CellRunner:
     """Makes the requests of cells, checks each answer, and finds the cause of a failure."""
 
     prepared: Prepared
@@ -105,51 +105,38 @@ class _CellRunner:
     machines: Machines
     links: CellLinks
     cluster: Cluster | None
-    usage: NodeUsage | None
+    observed: Observed
     fault_injector: FaultInjector | None
     began: float
     """Zero of the clock of the samples' `start`."""
 
     def warm_up(self, cell: Cell) -> None:
         """Untimed requests."""
-        with self._explained(cell):
-            self.links.impose(cell)
-        with self._awake(cell):
+        with self.in_turn(cell):
             for number in range(warm_ups(self.prepared.experiment.warmup)):
-                try:
+                with self._explained(cell):
                     self._request(cell, number, self.prepared.experiment.timeout)
-                except WireError as error:
-                    self._fail(cell, error)
 
     def measure(self, block: Block, keep: Keep) -> None:
         """The requests of a block, as the cell sends them; `keep` is called with the counted samples."""
         experiment = self.prepared.experiment
         cell = experiment.cells[block.cell]
         alone = experiment.pin == "on" and cell.transport == "none"
-        with self._explained(cell):
-            self.links.impose(cell)
         measure = self._one_by_one if cell.concurrency == 1 else self._overlapping
         measure = self._open_loop if cell.load else measure
-        with self._awake(cell), self._used(cell, block), pinned(cores()[:1]) if alone else contextlib.nullcontext():
+        observed = self.observed.block(cell, block, self._explained)
+        with self.in_turn(cell), observed, pinned(cores()[:1]) if alone else contextlib.nullcontext():
             measure(cell, block, lambda sample: keep(sample) if sample.run >= 0 else None)
         if self.fault_injector and self.cluster:
             self.cluster.wait_ready()
 
     @contextlib.contextmanager
-    def _used(self, cell: Cell, block: Block) -> Iterator[None]:
-        """Record what the nodes use for the block."""
-        if self.usage is None or cell.transport == "none" or cell in self.direct:
+    def in_turn(self, cell: Cell) -> Iterator[None]:
+        """Impose the links of the cell, and keep the runtime that answers it awake."""
+        with self._explained(cell):
+            self.links.impose(cell)
+        with self.direct[cell].awake() if cell in self.direct else contextlib.nullcontext():
             yield
-            return
-        with self._explained(cell):
-            before = self.usage.read()
-        yield
-        with self._explained(cell):
-            after = self.usage.read()
-        self.usage.write(cell, block, before, after)
-
-    def _awake(self, cell: Cell) -> AbstractContextManager[None]:
-        return self.direct[cell].awake() if cell in self.direct else contextlib.nullcontext()
 
     def _one_by_one(self, cell: Cell, block: Block, keep: Keep) -> None:
         for number in block.numbers:
@@ -185,12 +172,12 @@ class _CellRunner:
         try:
             if late >= timeout:
                 raise DeadlineExceeded(f"the request could not begin within {timeout:g} s")
-            seconds, answer, verdict = self._request(cell, number, timeout - late)
+            seconds, answer, verdict = self._request(cell, number, timeout - late, late)
         except WireError as error:
             took = time.perf_counter() - intended
             # A runtime may be unusable after a deadline.
             if not (isinstance(error, MISSES) or took >= timeout) or cell in self.direct:
-                self._fail(cell, error)
+                self.fail(cell, error)
             if self.machines.launcher:
                 self.machines.launcher.check(0.0)
             return missed(cell, number, block, max(timeout, took), start, late)
@@ -212,7 +199,7 @@ class _CellRunner:
                 break
             except WireError as error:
                 if not (self.fault_injector and self.fault_injector.expected(cell, error)):
-                    self._fail(cell, error)
+                    self.fail(cell, error)
                 self.fault_injector.failed(cell, number, start, error)
         with self._explained(cell):
             wire_bytes = crossed()
@@ -224,37 +211,55 @@ class _CellRunner:
         try:
             yield
         except WireError as error:
-            self._fail(cell, error)
+            self.fail(cell, error)
 
-    def _fail(self, cell: Cell, error: WireError) -> NoReturn:
+    def fail(self, cell: Cell, error: WireError) -> NoReturn:
         """Raise the cause of a failed request: a process that ended, or else the error itself."""
         patience = Deadline.after(HINDSIGHT if isinstance(error, ENDED) else 0.0)
         if self.machines.launcher:
             self.machines.launcher.check(patience.left())
         raise type(error)(f"cell {cell.name}: {error}") from error
 
-    def _request(self, cell: Cell, number: int, timeout: float) -> tuple[float, Answer, gate.Verdict]:
-        """(seconds from inputs to outputs, both arrays in the client's memory; answer; how it compares with the right
-        one)."""
+    def _request(
+        self, cell: Cell, number: int, timeout: float, late: float = 0.0
+    ) -> tuple[float, Answer, gate.Verdict]:
+        """`infer` and `check`."""
+        seconds, answer = self.infer(cell, number, timeout, late)
+        return seconds, answer, self.check(cell, number, answer)
+
+    def infer(self, cell: Cell, number: int, timeout: float, late: float = 0.0) -> tuple[float, Answer]:
+        """(seconds from inputs to outputs, both arrays in the client's memory; answer). Raises `WireError`.
+
+        `late`: seconds since the moment at which it was to begin.
+        """
         partition = self.prepared.partitions[cell]
         route = route_of(cell, partition)
         if self.fault_injector and number < 0:  # finds a replaced node now, not after a lease
             route = msgspec.structs.replace(route, registry="per-hop")
-        variant = number % len(self.prepared.inputs[cell.batch])
-        inputs = self.prepared.inputs[cell.batch][variant]
+        variants = self.prepared.inputs[cell.batch]
+        inputs = variants[number % len(variants)]
+        trace = self.observed.context(cell)
         start = time.perf_counter()
         if cell in self.direct:
             answer = self.direct[cell].infer(inputs)
         else:
-            answer = self.client.infer(partition, route, inputs, timeout, cell.repeats)
-        seconds = time.perf_counter() - start
-        expected = self.prepared.expected[cell.batch][variant]
-        return seconds, answer, gate.check(answer.outputs, expected, cell.name, partition)
+            answer = self.client.infer(partition, route, inputs, timeout, cell.repeats, trace)
+        end = time.perf_counter()
+        self.observed.ended(trace, number, start - late, start, end)
+        return end - start, answer
+
+    def check(self, cell: Cell, number: int, answer: Answer) -> gate.Verdict:
+        """How the answer to the request `number` compares with the right one. Raises `OutputDiffers`."""
+        expected = self.prepared.expected[cell.batch]
+        check = gate.check if packing.is_lossless(cell.wire) else lossy_gate.check
+        return check(answer.outputs, expected[number % len(expected)], cell.name, self.prepared.partitions[cell])
 
 
 @contextlib.contextmanager
-def _cell_runner(prepared: Prepared, progress: Progress, machines: Machines, writers: Writers) -> Iterator[_CellRunner]:
-    """Start the processes and handlers of all cells, and a client; on exit, all of them are gone."""
+def cell_runner(
+    prepared: Prepared, progress: Progress, machines: Machines, writers: Writers | None = None
+) -> Iterator[CellRunner]:
+    """Start the processes and handlers of all cells, and a client; on exit all are gone. No `writers`: no records."""
     experiment, launcher = prepared.experiment, machines.launcher
     options = machines.options(prepared.transports) | dict(experiment.options)
     made = {name: transports.make(name, options) for name in prepared.transports}
@@ -287,10 +292,8 @@ def _cell_runner(prepared: Prepared, progress: Progress, machines: Machines, wri
         }
         answers |= stack.enter_context(runtimes.started(prepared, launcher, progress.phase))
         began = time.perf_counter()
-        fault_injector = FaultInjector.of(experiment, cluster, writers.faults, lambda: time.perf_counter() - began)
-        usage = None
-        if cluster and writers.nodes and not fault_injector:
-            asked = next(name for name in made if name != "none")
-            usage = NodeUsage(cluster, made[asked], dispatcher.traffic.bytes, writers.nodes)
+        faults = writers.faults if writers else None
+        fault_injector = FaultInjector.of(experiment, cluster, faults, lambda: time.perf_counter() - began)
+        observed = Observed.of(prepared, cluster, made, dispatcher, writers, began) if writers else Observed()
         client = Client(dispatcher, receiver)
-        yield _CellRunner(prepared, client, answers, machines, links, cluster, usage, fault_injector, began)
+        yield CellRunner(prepared, client, answers, machines, links, cluster, observed, fault_injector, began)

@@ -75,6 +75,7 @@ class NodeUsage:
                     usage.peak,
                     received[name],
                     sent[name],
+                    usage.joules - before[name].joules,
                 )
             )
 

@@ -77,16 +77,18 @@ def answer(
     titles: Mapping[str, str],
     complete: bool,
     recoveries: Sequence[Mapping[str, Any]] = (),
+    knees: Sequence[str] = (),
 ) -> list[str]:
-    """The sentences; one of several lines ends in a list. `recoveries`: those of an experiment with kills."""
-    if summary.empty:
+    """The sentences; one of several lines ends in a list. `recoveries`: those of an experiment with kills. `knees`:
+    sentences about sweeps of rates, whose cells `summary` lacks."""
+    if summary.empty and not knees:
         return [NOTHING]
     if experiment.kill:
         found = _outages(recoveries, measured)
     elif mapped := LinkMap.of(experiment, measured):
         found = _over_links(winners(mapped, experiment.seed), Settings(mapped.rows, titles))
     else:
-        found = _fastest(experiment, measured, summary, titles)
+        found = [*knees, *([] if summary.empty else _fastest(experiment, measured, summary, titles))]
     return [*found, *([] if complete else [PARTIAL])]
 
 

@@ -25,7 +25,7 @@ def comparison(summary: pd.DataFrame, labels: Sequence[str], title: str) -> str:
     if drawn.empty:
         return ""
     lines = title.count("\n") + 1
-    return _svg((9, 1.6 + 0.2 * lines + 0.32 * len(drawn)), lambda axes: _draw(axes, drawn, title))
+    return svg((9, 1.6 + 0.2 * lines + 0.32 * len(drawn)), lambda axes: _draw(axes, drawn, title))
 
 
 def growth(summary: pd.DataFrame) -> str:
@@ -33,7 +33,7 @@ def growth(summary: pd.DataFrame) -> str:
 
     Returns an empty text for an empty `summary`. Raises `ModuleNotFoundError` if matplotlib is not installed.
     """
-    return "" if summary.empty else _svg((9, 5.5), lambda axes: _draw_growth(axes, summary))
+    return "" if summary.empty else svg((9, 5.5), lambda axes: _draw_growth(axes, summary))
 
 
 def steps(rows: Sequence[Mapping[str, float]], labels: Sequence[str]) -> str:
@@ -41,7 +41,7 @@ def steps(rows: Sequence[Mapping[str, float]], labels: Sequence[str]) -> str:
 
     Raises `ModuleNotFoundError` if matplotlib is not installed.
     """
-    return _svg((9, 1.6 + 0.45 * len(rows)), lambda axes: _draw_steps(axes, rows, labels))
+    return svg((9, 1.6 + 0.45 * len(rows)), lambda axes: _draw_steps(axes, rows, labels))
 
 
 def heat_map(
@@ -56,10 +56,15 @@ def heat_map(
     Raises `ModuleNotFoundError` if matplotlib is not installed.
     """
     inches = (2.6 + 1.3 * len(columns), 1.9 + 0.5 * len(rows))
-    return _svg(inches, lambda axes: _draw_heat_map(axes, seconds, names, rows, columns, title))
+    return svg(inches, lambda axes: _draw_heat_map(axes, seconds, names, rows, columns, title))
 
 
-def _svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
+def svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """What `draw` draws on the axes that it is given.
+
+    The same drawing gives the same bytes. Raises `ModuleNotFoundError` if matplotlib is not installed.
+    """
+    """The picture that `draw` draws into axes. Raises `ModuleNotFoundError` if matplotlib is not installed."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -83,7 +88,7 @@ def _draw_growth(axes: Any, summary: pd.DataFrame) -> None:
     axes.set_xlabel("size of the tensor in megabytes")
     axes.set_ylabel("seconds (median)")
     axes.grid(color="0.9")
-    axes.legend(frameon=False)
+    axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
 
 
 def _draw_heat_map(

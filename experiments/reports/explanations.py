@@ -46,6 +46,9 @@ _LOAD_IS = (
     "- **Missed** requests were not answered within the time limit. Each counts in means and percentiles with the time "
     "at which the client gave up, a lower bound, and in no rate. **Offered** is the rate at which requests arrived, "
     "**Goodput** the rate of answers within the time limit. A block begins a mean gap before its first start.",
+    "- **Power** is goodput over mean latency; the rate of a sweep at which it is largest is the knee (L. Kleinrock, "
+    "1979). The interval of Power / knee is paired by round, like that of x / Local. **Late p99**: 99 % of the "
+    "requests began at most so long after their intended start.",
     "- **Last / first third** is the mean of the last third of a block's requests over that of its first third. A cell "
     f"is overloaded if this is at least {GROWN:g} and, with an interval, beyond noise, while less than "
     f"{100 * SERVED:.0f} % of the offered rate is answered; or if most requests missed.",

@@ -1,4 +1,4 @@
-"""report.html: the report as one page that needs no other file, no network and, but for sorting, no JavaScript.
+"""A report as two files: report.md, and report.html, which needs no other file, no network and no JavaScript to read.
 
 The sections of report.md become HTML here; the answer, the table of all cells and the order are the page's own. Every
 text of a run is escaped, and none is put into the script. The same report gives the same bytes.
@@ -19,6 +19,9 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 
+from experiments.reports import markdown
+from experiments.store import files
+
 Lines = Sequence[str]
 
 PICTURE = re.compile(r"!\[(?P<description>.*)\]\((?P<name>[\w.-]+\.svg)\)")
@@ -31,16 +34,17 @@ UNUSED = ("image", "link", "autolink", "reference", "entity", "html_block", "htm
 """Rules of Markdown that no section needs: with them a text of a run could load or hide something."""
 
 
-NOTES = ("overview", "correctness", "steadiness")
-PICTURES = ("faults", "map", "chart", "ladder")
-AFTER = ("same", "hosts", "links", "nodes")
+MEASURED = "How it was measured"
+"""The title of the notes in report.md."""
+TOP = ("banner", "notes")
+PICTURES = ("faults", "map", "chart", "load", "distributions", "pareto", "phases", "ladder", "depth", "topology")
 COLLAPSED = ("environment", "reading")
-"""Names of the sections of report.md that the page shows, in its order; the table of all cells comes before `AFTER`."""
+"""Names of sections: those before the table of all cells, and those that open by a click, at the end."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows."""
+    """What a report shows."""
 
     title: str
     question: str
@@ -48,21 +52,22 @@ class Page:
     cells: str
     """The table of all cells, as HTML; empty if there is none."""
     parts: Mapping[str, Lines]
-    """Sections of report.md by name; `banner` is one of them."""
+    """Sections by name. `banner` and `notes` stand at the top; those that no table above names follow the cells."""
 
     def text(self, folder: Path) -> str:
-        """The page. `folder` holds the pictures that sections show."""
+        """report.html. `folder` holds the pictures that sections show."""
         style, script = (_resource(name) for name in ("report.css", "report.js"))
-        banner, notes = self._noted()
+        banner, notes = (self.parts.get(name, ()) for name in TOP)
+        others = [name for name in self.parts if name not in (*TOP, *PICTURES, *COLLAPSED)]
         parts = [
             f"<header><h1>{escape(self.title)}</h1>",
             f'<div class="banner" role="note">{_body(banner, folder)}</div>' if banner else "",
             f'<p class="question">{escape(self.question)}</p></header>',
             _answer(self.answer),
-            f'<section class="notes">{_body(notes, folder)}</section>',
+            f'<section class="notes">{_body(notes, folder)}</section>' if notes else "",
             *self._sections(PICTURES, folder),
             f"<section><h2>All cells</h2>\n{self.cells}</section>" if self.cells else "",
-            *self._sections(AFTER, folder),
+            *self._sections(others, folder),
             *self._sections(COLLAPSED, folder, collapsed=True),
         ]
         return (
@@ -75,18 +80,24 @@ class Page:
             + f"\n</main>\n<script>{script}</script>\n</body>\n</html>\n"
         )
 
-    def _noted(self) -> tuple[Lines, Lines]:
-        """The warnings of all notes, for the top of the page, and the rest of the notes."""
-        banner: list[str] = list(self.parts.get("banner", ()))
-        notes: list[str] = []
-        for lines in (self.parts.get(name, ()) for name in NOTES):
-            for text in lines:
-                if text.startswith(">"):
-                    banner += [">", text] if banner else [text]
-                else:
-                    notes.append(text)
-            notes.append("")
-        return banner, notes
+    def write(self, folder: Path, order: Sequence[str] = (), more: Mapping[str, Lines] = {}) -> Path:
+        """Write report.md and report.html into `folder`; return the path of report.md. Raises `WriteError`.
+
+        `order`: the sections of report.md, with `more` of them; without it all sections in their order.
+        """
+        notes = self.parts.get("notes")
+        sections = {
+            "banner": self.parts.get("banner", ()),
+            "question": [markdown.line(self.question)],
+            "answer": ["## Answer", *(text for sentence in self.answer for text in ("", *_listed(sentence)))],
+            **self.parts,
+            "notes": [f"## {MEASURED}", "", *notes] if notes else [],
+            **more,
+        }
+        parts = [sections.get(name, ()) for name in order or sections]
+        files.replace_file(folder / files.REPORT, markdown.text(self.title, parts))
+        files.replace_file(folder / files.REPORT_HTML, self.text(folder))
+        return folder / files.REPORT
 
     def _sections(self, names: Sequence[str], folder: Path, collapsed: bool = False) -> list[str]:
         found = (self.parts.get(name, ()) for name in names)
@@ -106,6 +117,12 @@ def section(lines: Lines, folder: Path, collapsed: bool = False) -> str:
 def _answer(sentences: Sequence[str]) -> str:
     body = "".join(map(_sentence, sentences))
     return f'<section class="answer" id="answer"><h2>Answer</h2>\n{body}</section>'
+
+
+def _listed(sentence: str) -> list[str]:
+    """A sentence of the answer as Markdown: the lines after its first are a list."""
+    first, *items = map(markdown.line, sentence.splitlines())
+    return [first, *([""] if items else []), *(f"- {item}" for item in items)]
 
 
 def _sentence(text: str) -> str:

@@ -47,7 +47,7 @@ def unusual(cell: Cell) -> list[str]:
     return [f"{_dashed(name)} {value}" for name, value in named if value != str(getattr(Cell, name))]
 
 
-SILENT = ("codec", "load", "on", "link", "label")
+SILENT = ("codec", "load", "on", "link", "label", "trace", "wire")
 """Settings that a label leaves out where they have their default."""
 
 
@@ -92,6 +92,12 @@ class Settings:
             return ", ".join(["Local", *(self.word(cell, n) for n in self.differing if n in ("engine", "batch"))])
         names = [n for n in self.differing if n not in SILENT or getattr(cell, n) != getattr(Cell, n)]
         return ", ".join(self.word(cell, name) for name in names)
+
+    def title(self, cell: Cell) -> str:
+        """What distinguishes the cell, apart from what carries its tensors: `"hub, batch 8"`; may be empty."""
+        names = [name for name in self.differing if name not in ("transport", "codec")]
+        shown = [name for name in names if name not in SILENT or getattr(cell, name) != getattr(Cell, name)]
+        return ", ".join(self.word(cell, name) for name in shown)
 
     def legend(self) -> list[str]:
         """`["cut 1: before add and relu"]`: the operations of each named cut, and the links."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments.reports import charts, sections
 from experiments.reports import engine_titles as engines
-from experiments.reports.labels import Settings, transport_title
+from experiments.reports.labels import SILENT, Settings, transport_title
 from experiments.reports.markdown import interval, line, number, table
 from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.store import files, intervals
@@ -127,11 +127,13 @@ def _row(cell: Cell) -> Cell:
 
 
 def place(settings: Settings, row: Cell) -> str:
-    """What distinguishes a row: `"cut 1"`, or `"whole on cloud"`."""
-    if row.mode == "whole":
-        return f"whole on {row.on}" if row.on else "whole"
-    names = [name for name in settings.differing if name not in ("transport", "mode", "servers", "on")]
-    return ", ".join(settings.word(row, name) for name in names) or row.mode
+    """What distinguishes a row: `"cut 1"`, or `"whole on cloud, wire zstd"`."""
+    whole = row.mode == "whole"
+    told = ("transport", "mode", "servers", "on", *(["cut"] if whole else []))
+    names = [name for name in settings.differing if name not in told]
+    names = [name for name in names if name not in SILENT or getattr(row, name) != getattr(Cell, name)]
+    where = [f"whole on {row.on}" if row.on else "whole"] if whole else []
+    return ", ".join([*where, *(settings.word(row, name) for name in names)]) or row.mode
 
 
 def short(link: str) -> str:

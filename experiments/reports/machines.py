@@ -21,6 +21,9 @@ KINDS = {
 }
 """Kind of link -> what a report says of it."""
 
+COUNTED = "Energy is that of all processors of the host, for every program on it: nodes of one host share it."
+NOT_COUNTED = "No host's kernel counts the energy of its processors (powercap)."
+
 
 def sections(
     record: Mapping[str, Any], experiment: Experiment, used: pd.DataFrame, summary: pd.DataFrame
@@ -99,9 +102,13 @@ def _nodes(used: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
         return []
     cells = {row["cell"]: cell_of(row) for row in _rows(summary)}
     settings = Settings(list(cells.values()))
+    counted = bool(used["host_joules"].notna().any())
     header = ["Cell", "Node", "Host", "CPU (s)", "Received (MB)", "Sent (MB)", "Peak memory (MB)"]
-    body = [_node(row, settings.label(cells[row["cell"]])) for row in _rows(by_node(used)) if row["cell"] in cells]
-    text = "A request's share of what each node used, with the requests that do not count. Bytes are those of tensors."
+    header += ["Energy of the host (J)"] if counted else []
+    found = [row for row in _rows(by_node(used)) if row["cell"] in cells]
+    body = [_node(row, settings.label(cells[row["cell"]]))[: len(header)] for row in found]
+    text = "A request's share of what each node used, with the requests that do not count. Bytes are those of tensors. "
+    text += COUNTED if counted else NOT_COUNTED
     legend = [f"- {line(item)}" for item in settings.legend()]
     return ["## Nodes", "", text, *(["", *legend] if legend else []), "", *table(header, body, left=3)]
 
@@ -119,4 +126,5 @@ def _node(row: Mapping[str, Any], label: str) -> list[str]:
         number(row["received_bytes"] / 1e6, 4),
         number(row["sent_bytes"] / 1e6, 4),
         number(row["peak_bytes"] / 1e6, 3),
+        number(row["host_joules"], 3),
     ]

@@ -34,6 +34,11 @@ def line(text: str) -> str:
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
+def text(title: str, parts: Iterable[Sequence[str]]) -> str:
+    """A page: its title, and each of `parts` that has lines."""
+    return "\n\n".join("\n".join(part) for part in [[f"# {line(title)}"], *parts] if part) + "\n"
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
     """The lines of a table whose first `left` columns are aligned to the left and whose others to the right.
 

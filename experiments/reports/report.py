@@ -1,4 +1,4 @@
-"""The report of an experiment: derive summary.csv, report.md, report.html and the pictures of a results folder.
+"""The report of an experiment: derive summary.csv, report.md, cells.md, report.html and pictures of a folder.
 
 Reads samples.csv, environment.json and, after kills, faults.csv. The same files give the same bytes.
 """
@@ -16,39 +16,53 @@ import pandas as pd
 from experiments.reports import (
     cell_table,
     charts,
+    compression,
+    depth,
+    distributions,
     explanations,
     faults,
     ladder,
     link_map,
+    loads,
     machines,
+    pareto,
+    phases,
     sections,
     steadiness,
+    tables,
+    topology,
 )
 from experiments.reports import engine_titles as engines
 from experiments.reports.answer import answer, question
 from experiments.reports.html import Page
 from experiments.reports.labels import Settings
-from experiments.reports.markdown import line
+from experiments.reports.markdown import text
 from experiments.reports.published import Figures, figures_for
 from experiments.spec.experiment import Experiment, local_of
 from experiments.spec.settings import from_record
 from experiments.store import environment, files, intervals, nodes, samples, statistics
 from experiments.store import faults as stored_faults
 from experiments.store import ladder as stored_ladder
+from experiments.store import phases as stored_phases
 from experiments.store.files import replace_file
 from experiments.store.samples import cell_of
 from transports.errors import UsageError
 
 ORDER = (
-    *("banner", "overview", "correctness", "faults", "steadiness", "map", "chart", "ladder", "groups", "same", "full"),
-    *("hosts", "links", "nodes", "reading", "environment"),
+    *("banner", "question", "answer", "tables", "faults", "map", "compression", "chart", "load", "pareto", "phases"),
+    *("ladder", "same", "hosts", "links", "notes", "more"),
 )
 """The sections of report.md; a report has some of them."""
+DETAILS = ("full", "nodes", "reading", "environment")
+"""The sections of cells.md."""
+MORE = f"[{files.CELLS}]({files.CELLS}) has every figure of every cell, what each figure means, and the environment."
+BESIDE = "Beside the local model"
+"""The title of the picture of ratios."""
 DEFAULT_TITLE = "Comparison of distributed inference"
 
 
 def build(folder: Path) -> Path:
-    """Write summary.csv, report.md, report.html and, without kills, a picture into `folder`.
+    """Write summary.csv, report.md, cells.md, report.html and, without kills, pictures into `folder`.
 
     Returns the path of report.md. Raises `UsageError` if `folder` holds no experiment, and `WriteError` if a file
     cannot be written.
@@ -58,32 +72,34 @@ def build(folder: Path) -> Path:
     record = environment.read(folder)
     experiment, titles = from_record(record["experiment"]), engines.titles_of(record)
     measured = samples.read(folder)
-    summary = summary_of(measured, experiment.seed)
+    summary = summary_of(measured, experiment.seed, stored_phases.read(folder))
     replace_file(folder / files.SUMMARY, summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
     recoveries = faults.recoveries(stored_faults.read(folder), measured) if experiment.kill else []
-    parts = {
-        "banner": sections.banner(record, measured.attrs.get("note", "")),
-        "overview": sections.overview(experiment),
-        "correctness": sections.correctness(record, measured),
-        **_outcome(experiment, record, measured, summary, recoveries, folder),
-        "environment": sections.environment(record, experiment),
-    }
-    # With several links, the map replaces a table for each cut and link, and a chart with all of them.
-    groups = [] if experiment.kill or parts["map"] else sections.groups(summary, titles)
-    full = [] if experiment.kill else [sections.full_table(summary, titles)]
-    body = {name: [lines] for name, lines in parts.items()} | {"groups": groups, "full": full}
-    title = [f"# {line(experiment.title) or DEFAULT_TITLE}"]
-    text = "\n\n".join("\n".join(part) for part in [title, *(p for n in ORDER for p in body.get(n, []))] if part)
-    replace_file(folder / files.REPORT, text + "\n")
+    swept = loads.Loads.of(measured, summary, titles, experiment.seed)
+    found = _outcome(experiment, record, measured, summary, recoveries, folder, swept)
+    banner, notes = sections.noted(
+        [
+            sections.banner(record, measured.attrs.get("note", "")),
+            sections.overview(experiment),
+            sections.correctness(record, measured),
+            found.pop("steadiness", []),
+        ]
+    )
     page = Page(
         title=experiment.title or DEFAULT_TITLE,
         question=question(experiment, titles),
-        answer=answer(experiment, measured, summary, titles, record["complete"], recoveries),
+        answer=answer(
+            experiment, measured, swept.rest(summary), titles, record["complete"], recoveries, swept.answer()
+        ),
         cells="" if experiment.kill else cell_table.table(measured, summary, titles),
-        parts=parts,
+        parts={"banner": banner, "notes": notes, **found, "environment": sections.environment(record, experiment)},
     )
-    replace_file(folder / files.REPORT_HTML, page.text(folder))
-    return folder / files.REPORT
+    # With several links, the map replaces a table for each cut and link, and a chart with all of them.
+    mapped = experiment.kill or found.get("map")
+    details = {**page.parts, "full": [] if experiment.kill else tables.full(summary, titles)}
+    replace_file(folder / files.CELLS, text(f"{page.title}: details", [details.get(name, []) for name in DETAILS]))
+    brief = [] if mapped else tables.brief(swept.rest(summary), titles)
+    return page.write(folder, ORDER, {"tables": brief, "more": [MORE]})
 
 
 def _outcome(
@@ -93,6 +109,7 @@ def _outcome(
     summary: pd.DataFrame,
     recoveries: Sequence[Mapping[str, Any]],
     folder: Path,
+    swept: loads.Loads,
 ) -> dict[str, list[str]]:
     """The sections between the overview and the environment, by name; writes the pictures that they show."""
     if experiment.kill:
@@ -103,7 +120,14 @@ def _outcome(
     return {
         "steadiness": steadiness.outcome(experiment, measured, summary),
         "map": mapped,
-        "chart": [] if mapped else _chart(experiment, summary, folder, titles),
+        "compression": compression.section(experiment, measured, titles),
+        "chart": [] if mapped else _chart(swept.rest(summary), folder, titles),
+        "distributions": distributions.section(folder, measured, swept.rest(summary), titles),
+        "load": swept.section(folder),
+        "pareto": pareto.section(summary, folder, titles),
+        "depth": depth.section(folder),
+        "topology": topology.section(folder, record, experiment),
+        "phases": phases.section(stored_phases.read(folder), summary, folder, titles),
         "ladder": ladder.section(folder, measured, stored_ladder.read(folder)),
         "same": steadiness.same_cells(measured, experiment.seed),
         "hosts": hosts,
@@ -113,21 +137,25 @@ def _outcome(
     }
 
 
-def summary_of(measured: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """`statistics.summarise`, with the source document's figures for each cell (NaN if it has none)."""
+def summary_of(measured: pd.DataFrame, seed: int, traced: pd.DataFrame = stored_phases.NONE) -> pd.DataFrame:
+    """`statistics.summarise`, with the source document's figures for each cell, and the phases of those in `traced`.
+
+    A cell without such figures has NaN.
+    """
     summary = statistics.summarise(measured, seed)
     cells = [cell_of(row) for row in sections.records(summary)]
     figures = [figures_for(cell, cell) for cell in cells]
     columns = {f"published_{item.name}": item.name for item in fields(Figures)}
     values = {new: [getattr(found, old, float("nan")) for found in figures] for new, old in columns.items()}
-    return summary.assign(**values)
+    return stored_phases.summarised(summary.assign(**values), traced)
 
 
-def _chart(experiment: Experiment, summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> list[str]:
+def _chart(summary: pd.DataFrame, folder: Path, titles: Mapping[str, str]) -> list[str]:
     cells = [cell_of(row) for row in sections.records(summary)]
     settings = Settings(cells, titles)
     labels = ["" if cell == local_of(cell) else settings.label(cell) for cell in cells]
-    lines = [experiment.title, settings.constant, *settings.legend()]
+    lines = [f"{BESIDE}: multiples of its time", settings.constant, *settings.legend()]
     title = "\n".join(part for text in lines for part in textwrap.wrap(text, 110))
     description = "Time of a request in each cell, as a multiple of the local model's, with 95 % intervals"
-    return sections.picture(folder / files.CHART, description, lambda: charts.comparison(summary, labels, title))
+    drawn = sections.picture(folder / files.CHART, description, lambda: charts.comparison(summary, labels, title))
+    return [f"## {BESIDE}", "", *drawn] if drawn else []

@@ -1,28 +1,24 @@
-"""The sections of report.md, each a list of lines. A section without lines is left out."""
+"""Sections of reports, each a list of lines, and the figures of a cell. A section without lines is left out."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.reports import engine_titles as engines
-from experiments.reports.labels import column_title, unusual, value_of
 from experiments.reports.markdown import ABSENT, count, interval, line, number, table
-from experiments.reports.published import Figures, figures_for
-from experiments.spec.experiment import Cell, Experiment, local_of
+from experiments.spec.experiment import Experiment
 from experiments.spec.schedule import lead, warm_ups
 from experiments.store.files import replace_file
-from experiments.store.samples import cell_of
+from transports.packing import is_lossless
 
 Row = Mapping[str, Any]
 
 
-def _loaded(row: Row) -> bool:
+def loaded(row: Row) -> bool:
     """Whether the row is of a cell under an open-loop load."""
     return not math.isnan(row["offered"])
 
@@ -30,9 +26,9 @@ def _loaded(row: Row) -> bool:
 FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Mean (s)", lambda row: number(row["mean"])),
     ("Std Dev (s)", lambda row: number(row["std"])),
-    ("x / Local", lambda row: _ratio(row["ratio_to_local"])),
+    ("x / Local", lambda row: ratio(row["ratio_to_local"])),
     ("95 % interval", lambda row: _interval(row["ratio_low"], row["ratio_high"])),
-    ("x / None", lambda row: _ratio(row["ratio_to_none"])),
+    ("x / None", lambda row: ratio(row["ratio_to_none"])),
     ("95 % of x / None", lambda row: _interval(row["none_low"], row["none_high"])),
     ("Outside the stages (s)", lambda row: number(row["outside_seconds"], 4)),
     ("Queue (s)", lambda row: number(row["queue_seconds"], 4)),
@@ -45,11 +41,11 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Wire (MB)", lambda row: count(row["wire_bytes"] / 1e6)),
     (
         "Wire / payload",
-        lambda row: _ratio(row["wire_bytes"] / row["payload_bytes"] if row["payload_bytes"] else math.nan),
+        lambda row: ratio(row["wire_bytes"] / row["payload_bytes"] if row["payload_bytes"] else math.nan),
     ),
     ("Compute share", lambda row: number(row["compute_share"], 3)),
     ("Throughput (1/s)", lambda row: number(row["throughput"])),
-    ("Throughput x Local", lambda row: _ratio(row["throughput_to_local"])),
+    ("Throughput x Local", lambda row: ratio(row["throughput_to_local"])),
     ("95 % of throughput", lambda row: _interval(row["throughput_low"], row["throughput_high"])),
     ("Offered (1/s)", lambda row: number(row["offered"])),
     ("Goodput (1/s)", lambda row: number(row["goodput"])),
@@ -63,10 +59,13 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
 MEASURED: Mapping[str, Callable[[Row], bool]] = {
     **dict.fromkeys(("Wire (MB)", "Wire / payload"), lambda row: row["wire_bytes"] > 0),
     "Queue (s)": lambda row: not math.isnan(row["queue_seconds"]),
-    **dict.fromkeys(("p95 (s)", "Offered (1/s)", "Goodput (1/s)", "Missed (%)", "Late (s)"), _loaded),
-    **dict.fromkeys(("Last / first third", "95 % of thirds"), _loaded),
+    **dict.fromkeys(("p95 (s)", "Offered (1/s)", "Goodput (1/s)", "Missed (%)", "Late (s)"), loaded),
+    **dict.fromkeys(("Last / first third", "95 % of thirds"), loaded),
 }
 """Rows that a table leaves out unless a cell has such a figure; older files have none."""
+
+LOADS = 8
+"""Loads that the overview lists; it counts more."""
 
 GIVEN = (
     *(("Scale of images", "scale"), ("Extents", "extent"), ("Absent inputs", "absent")),
@@ -74,12 +73,6 @@ GIVEN = (
     *(("Host", "host"), ("Largest message (B)", "max_message")),
 )
 """Settings that the environment lists if they are not the default."""
-
-PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
-    ("Published mean (s)", lambda figures: number(figures.mean)),
-    ("Published std dev (s)", lambda figures: number(figures.std, 4)),
-    ("Published x / Local", lambda figures: _ratio(figures.ratio)),
-)
 
 
 def banner(record: Mapping[str, Any], note: str) -> list[str]:
@@ -100,7 +93,8 @@ def overview(experiment: Experiment) -> list[str]:
     leads = sorted({lead(cell.concurrency, experiment.replicas) for cell in experiment.cells})
     client = f"with {' or '.join(map(str, levels))} requests in flight" if levels[-1:] > [1] else "one at a time"
     if loads := [line(load) for load in dict.fromkeys(cell.load for cell in experiment.cells) if load]:
-        client += f" in a closed loop, or in an open loop ({', '.join(loads)})"
+        listed = ", ".join(loads) if len(loads) <= LOADS else f"{len(loads)} loads"
+        client += f" in a closed loop, or in an open loop ({listed})"
     return [
         f"Model {line(experiment.model)} ({experiment.weights} weights). Each cell: {experiment.runs} timed requests "
         f"after {warm_ups(experiment.warmup)} warm-up requests, {client}, in blocks, order "
@@ -116,6 +110,8 @@ def correctness(record: Mapping[str, Any], measured: pd.DataFrame) -> list[str]:
         f"Every answer was compared with the local model's: a number may deviate by {gate['tolerance']:g} of its "
         f"output's largest value, since {line(gate['reason'])}."
     )
+    if not all(map(is_lossless, measured["wire"].unique())):
+        text += " Answers that crossed a lossy wire have no tolerance."
     ties = measured.groupby("cell", sort=False)["near_ties"].sum()
     if listed := [f"{count} in {line(str(cell))}" for cell, count in ties.items() if count]:
         text += (
@@ -123,6 +119,14 @@ def correctness(record: Mapping[str, Any], measured: pd.DataFrame) -> list[str]:
             f"tolerance of each other (near ties): {', '.join(listed)}."
         )
     return [text]
+
+
+def noted(parts: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """The warnings in `parts`, for the top of a report, and the other lines, each a paragraph."""
+    lines = [text for part in parts for text in part if text.strip("> ")]
+    warnings = [text for text in lines if text.startswith(">")]
+    notes = [text for text in lines if not text.startswith(">")]
+    return "\n>\n".join(warnings).splitlines(), "\n\n".join(notes).splitlines()
 
 
 def picture(path: Path, description: str, draw: Callable[[], str]) -> list[str]:
@@ -140,66 +144,9 @@ def picture(path: Path, description: str, draw: Callable[[], str]) -> list[str]:
     return [f"![{description}]({path.name})"]
 
 
-def groups(summary: pd.DataFrame, titles: engines.Titles) -> list[list[str]]:
-    """A table for each way to split and execute the model, with a column for each transport."""
-    if summary.empty:
-        return [["No request was timed."]]
-    rows = {cell_of(row): row for row in records(summary)}
-    compared = {local_of(cell) for cell in rows if cell != local_of(cell)}
-    found: dict[Cell, list[Cell]] = {}
-    for cell in (cell for cell in rows if cell not in compared):
-        found.setdefault(replace(cell, transport="none", codec=Cell.codec), []).append(cell)
-    return [_group(key, cells, rows, titles) for key, cells in found.items()]
-
-
-def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], titles: engines.Titles) -> list[str]:
-    local = local_of(key)
-    columns = [cell for cell in dict.fromkeys([local, *cells]) if cell in rows]
-    runs = sorted({rows[cell]["n"] for cell in columns})
-    header = [f"Data on {' to '.join(str(n) for n in dict.fromkeys([runs[0], runs[-1]]))} runs"]
-    header += ["Local" if cell == local else column_title(cell) for cell in columns]
-    shown = figures([rows[cell] for cell in columns])
-    body = [[label, *(write(rows[cell]) for cell in columns)] for label, write in shown]
-    body += _published_rows([figures_for(cell, key) for cell in columns])
-    return [f"## {_group_title(key, titles)}", "", *table(header, body)]
-
-
 def figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
     """`FIGURES`; those in `MEASURED` only if a row has them."""
     return [(name, write) for name, write in FIGURES if name not in MEASURED or any(map(MEASURED[name], rows))]
-
-
-def _published_rows(figures: Sequence[Figures | None]) -> list[list[str]]:
-    """The document's figures, if it has any for these cells besides the local model's."""
-    if not any(found and found.ratio != 1 for found in figures):
-        return []
-    return [[label, *(write(found) if found else ABSENT for found in figures)] for label, write in PUBLISHED]
-
-
-def _group_title(key: Cell, titles: engines.Titles) -> str:
-    servers = f"{key.servers} server{'s' if key.servers != 1 else ''}"
-    words = [f"Mode {key.mode}", engines.named(key.engine, titles, " engine"), f"batch {key.batch}", servers]
-    return ", ".join([*words, f"flow {key.flow}", *map(line, unusual(key))])
-
-
-def full_table(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
-    if summary.empty:
-        return []
-    settings = ["Transport", "Mode", "Flow", "Engine", "Codec", "Batch", "Servers", "Other settings"]
-    shown = figures(records(summary))
-    header = [*settings, "n", *(label for label, _ in shown), "Connections", "Lookups", "Deviation"]
-    body = [_full_row(cell_of(row), row, titles, [write(row) for _, write in shown]) for row in records(summary)]
-    return ["## Every cell", "", *table(header, body, left=len(settings))]
-
-
-def _full_row(cell: Cell, row: Row, titles: engines.Titles, figures: Sequence[str]) -> list[str]:
-    engine = engines.named(cell.engine, titles)
-    flow, codec = value_of(cell, "flow"), value_of(cell, "codec")
-    settings = [cell.transport, cell.mode, flow, engine, codec, str(cell.batch), str(cell.servers)]
-    other = ", ".join(map(line, unusual(cell))) or "default"
-    counts = [count(row["connects"]), count(row["lookups"])]
-    deviation = ABSENT if math.isnan(row["deviation"]) else f"{row['deviation']:.1e}"
-    return [*settings, other, str(row["n"]), *figures, *counts, deviation]
 
 
 def environment(record: Mapping[str, Any], experiment: Experiment) -> list[str]:
@@ -269,7 +216,7 @@ def _interval(low: float, high: float) -> str:
     return ABSENT if low == high == 1 else interval(low, high)
 
 
-def _ratio(value: float) -> str:
+def ratio(value: float) -> str:
     return "1" if value == 1 else number(value)
 
 

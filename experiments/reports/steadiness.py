@@ -12,6 +12,7 @@ from experiments.reports.markdown import interval, line, number, table
 from experiments.reports.sections import records
 from experiments.spec.experiment import Experiment, local_of
 from experiments.store.intervals import half_width
+from experiments.store.knees import swept
 from experiments.store.loaded import overloaded
 from experiments.store.samples import cell_of
 from experiments.store.statistics import drifts, twins
@@ -36,15 +37,16 @@ def outcome(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFram
 
 
 def overloads(summary: pd.DataFrame) -> list[str]:
-    """A sentence for each overloaded cell."""
+    """A sentence for each overloaded cell; the section about loads has those of sweeps, whose last rate is overload."""
     rows = records(summary)
-    settings = Settings([cell_of(row) for row in rows])
+    cells = [cell_of(row) for row in rows]
+    settings, left_out = Settings(cells), swept(cells)
     return [
         f"{settings.label(cell_of(row))}: answers take longer and longer. {number(row['offered'], 3)} requests arrived "
         f"per second, and {number(row['goodput'], 3)} were answered within the time limit; the last third of a block "
         f"took {number(row['growth'], 3)} times as long as the first."
         for row in rows
-        if overloaded(row)
+        if overloaded(row) and cell_of(row) not in left_out
     ]
 
 

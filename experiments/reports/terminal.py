@@ -19,6 +19,7 @@ from experiments.reports.labels import Settings
 from experiments.reports.markdown import ABSENT, number
 from experiments.reports.sections import Row, records
 from experiments.spec.experiment import Cell, local_of
+from experiments.store import files
 from experiments.store.loaded import overloaded
 from experiments.store.samples import cell_of
 from experiments.store.statistics import none_of
@@ -124,7 +125,7 @@ class SummaryTable:
         pointless |= {"x None"} if all(_to_none(row) == ABSENT for row in self.rows) else set()
         texts = {name: [write(row) for row in self.rows] for name, write in FIGURES.items() if name not in pointless}
         cells = [cell_of(row) for row in self.rows]
-        yield CellTable(cells, self.settings, texts, [[name] for name in OPTIONAL], "report.md")
+        yield CellTable(cells, self.settings, texts, [[name] for name in OPTIONAL], files.CELLS)
         labels = [self.settings.label(cell) for cell, row in zip(cells, self.rows, strict=True) if overloaded(row)]
         yield from wrapped(
             [f"{label}: overloaded: answers take longer and longer" for label in labels], options.max_width

@@ -1,4 +1,4 @@
-"""Derives summary.csv, report.md and sizes.svg of `experiments.sizes`; the same samples give the same bytes."""
+"""Derives summary, reports and sizes.svg of `experiments.sizes`; the same samples give the same bytes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.reports import charts, sections
+from experiments.reports.html import Page
 from experiments.reports.labels import transport_title
 from experiments.reports.markdown import ABSENT, line, number, table
 from experiments.sizes.bare import BARE
@@ -90,7 +91,7 @@ def wins_from(found: Medians, one: Way, other: Way) -> int | None:
 
 
 def build(folder: Path) -> Path:
-    """Write summary.csv, sizes.svg and report.md into `folder`; return the path of the report.
+    """Write summary.csv, sizes.svg, report.md and report.html into `folder`; return the path of report.md.
 
     Raises `UsageError` if `folder` holds no such results, and `WriteError` if a file cannot be written.
     """
@@ -105,36 +106,53 @@ def build(folder: Path) -> Path:
     replace_file(folder / files.SUMMARY, summary.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
     drawn = "Median seconds by the size of the tensor, a line for each transport"
     chart = sections.picture(folder / files.SIZES, drawn, lambda: charts.growth(summary))
-    replace_file(folder / files.REPORT, _text(record, study, samples, summary, chart))
-    return folder / files.REPORT
+    return _page(record, study, samples, summary, chart).write(folder)
 
 
-def _text(
+def _page(
     record: Mapping[str, Any], study: Study, samples: pd.DataFrame, summary: pd.DataFrame, chart: list[str]
-) -> str:
+) -> Page:
     found = medians(summary)
     ways = [way for way in study.ways if way.name in set(summary["way"])]
     compared = [pair for pair in COMPARED if {*pair} <= {*ways}]
     settings = {"Seed": str(study.seed), "Memory": MEMORY[study.malloc], "Options": sections.pairs(study.options)}
-    parts = [
-        ["# How time grows with the message"],
-        sections.banner(record, samples.attrs.get("note", "")),
-        [
+    left_out = [f"- {line(name)} was left out {line(reason)}." for name, reason in record.get("left_out", {}).items()]
+    parts = {
+        "banner": sections.banner(record, samples.attrs.get("note", "")),
+        "chart": chart,
+        "medians": ["## Median seconds", "", *by_way(found, ways)] if found else [],
+        "left out": ["## Left out", "", *left_out] if left_out else [],
+        "growth": _growth(found, ways),
+        "curves": _curves(found, ways),
+        "ratios": _ratios("Side by side", found, compared, _crossing(found, compared)),
+        "bare": _ratios("Beside each library alone", found, _bare_pairs(ways), [BARE_IS]),
+        "wire": _wire(summary, ways),
+        "notes": [
             f"Echoes of one float32 tensor by another process on this machine, in {study.repeats} rounds. In a round "
             "every transport and size has one turn, in shuffled order."
         ],
-        chart,
-        ["## Median seconds", "", *by_way(found, ways)] if found else ["Nothing was timed."],
-        [f"- {line(name)} was left out {line(reason)}." for name, reason in record.get("left_out", {}).items()],
-        _growth(found, ways),
-        _curves(found, ways),
-        _ratios("Side by side", found, compared, _crossing(found, compared)),
-        _ratios("Beside each library alone", found, _bare_pairs(ways), [BARE_IS]),
-        _wire(summary, ways),
-        HOW_TO_READ,
-        sections.machine(record, settings),
-    ]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+        "reading": HOW_TO_READ,
+        "environment": sections.machine(record, settings),
+    }
+    asked = f"How does the time of a message grow with its size, over {len(ways)} ways to send it?"
+    return Page("How time grows with the message", asked, _answer(found, ways), "", parts)
+
+
+def _answer(found: Medians, ways: Sequence[Way]) -> list[str]:
+    """The fastest and the slowest way at the smallest and at the largest size that all ways were measured at."""
+    common = [size for size in _sizes(found) if all((way.name, size) in found for way in ways)]
+    if not common:
+        return ["Nothing was timed." if not found else "No size was timed over every way."]
+    return [_extremes(found, ways, size) for size in dict.fromkeys((common[0], common[-1]))]
+
+
+def _extremes(found: Medians, ways: Sequence[Way], size: int) -> str:
+    best, *_, worst = sorted(ways, key=lambda way: found[way.name, size]) * 2
+    milliseconds = [number(1e3 * found[way.name, size], 3) for way in (best, worst)]
+    if len(ways) == 1:
+        return f"{megabytes(size)} over {title(best)} take {milliseconds[0]} ms there and back (median)."
+    fastest = f"{title(best)} is the fastest ({milliseconds[0]} ms there and back, median)"
+    return f"{megabytes(size)}: {fastest}, {title(worst)} the slowest ({milliseconds[1]} ms)."
 
 
 MEMORY = {"keep": "the C library keeps freed memory", "default": "the C library's default"}
@@ -184,8 +202,8 @@ def _curves(found: Medians, ways: Sequence[Way]) -> list[str]:
     }
     curves = {way: curve for way in ways if (curve := fit(points[way]))}
     body = [[label, *(write(curve, points[way][-1][0]) for way, curve in curves.items())] for label, write in PARTS]
-    head = ["Parts of the seconds", *(title(way) for way in curves)]
-    return table(head, body) if curves else []
+    head = ["Part", *(title(way) for way in curves)]
+    return ["## Parts of the seconds", "", *table(head, body)] if curves else []
 
 
 def _exponent(found: Medians, way: Way, sizes: Sequence[int]) -> str:

@@ -20,6 +20,9 @@ from experiments.spec.groups import (
     CODECS,
     FILES,
     TRANSPORTS,
+    Load,
+    Trace,
+    Wire,
     access,
     carry,
     compute,
@@ -45,6 +48,7 @@ from partitioning.options import (
     option,
     options_of,
 )
+from transports import packing
 from transports.limits import CONNECTIONS, DAY, TLS_FILES, Limits
 from transports.process import MALLOC
 
@@ -91,14 +95,7 @@ class Cell:
     ] = "bundle"
     # A server holds the connections of all clients and of every other server.
     concurrency: Annotated[int, schedule("requests in flight at a time", ge=1, le=CONNECTIONS // 4)] = 1
-    load: Annotated[
-        str,
-        schedule(
-            "open loop: requests begin at random (poisson:20/s) or at equal distances (constant:20/s), whether or not "
-            "earlier ones are answered; none: a closed loop, as --concurrency says",
-            metavar="KIND:RATE/s",
-        ),
-    ] = ""
+    load: Load = ""
     repeats: Annotated[
         int, failure("times that a request is repeated if a server is lost with it", concerns="client", ge=0, le=10**7)
     ] = 0
@@ -123,6 +120,8 @@ class Cell:
     label: Annotated[
         str, schedule("name for a cell; a,b measures each cell twice (A/A: its ratio to itself should be 1)")
     ] = ""
+    trace: Trace = "off"
+    wire: Wire = packing.OFF
 
     @property
     def name(self) -> str:
@@ -254,6 +253,9 @@ class Experiment:
     tls_ca: Annotated[str, pem("PEM file of the authority that signed it")] = ""
     option: Mapping[str, str] = field(default_factory=dict)
     """NAME.KEY -> value: options that one transport or engine alone has."""
+    profile: Annotated[
+        str, option("folder that splitbench profile wrote, for --cut advised", FILES, metavar="FOLDER")
+    ] = ""
     machines: tuple[Host, ...] = ()
     """The hosts that `hosts`, or the tables [[host]] of a file, describe."""
 

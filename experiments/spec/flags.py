@@ -126,7 +126,14 @@ def parse_runs(argv: Sequence[str], prog: str = PROG, texts_of: tuple[str, str] 
     value that cannot be used. `--help` prints and exits as argparse does; `texts_of`: its description and its epilog.
     """
     try:
-        texts = parser(prog, *(texts_of or (DESCRIPTION, EPILOG))).texts(argv)
+        return runs_of(parser(prog, *(texts_of or (DESCRIPTION, EPILOG))).texts(argv))
+    except PartitionError as error:
+        raise UsageError(str(error)) from error
+
+
+def runs_of(texts: Mapping[str, Any]) -> Runs:
+    """The same from the text of each given flag (`Parser.texts`). Raises `UsageError`."""
+    try:
         given = {name: FLAGS[name].values(raw, FLAGS[name].flag) for name, raw in texts.items()}
         specs = given.get("spec", ("",))
         experiments = [_experiment(given, spec) for spec in specs]

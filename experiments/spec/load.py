@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from experiments.spec.experiment import Cell, Experiment
-from experiments.spec.schedule import Block, longest, longest_at
+from experiments.spec.schedule import Block, largest
 from transports.errors import UsageError
 from transports.limits import CONNECTIONS
 
@@ -27,7 +27,12 @@ GAPS: Mapping[str, Callable[[random.Random, float], float]] = {
     "constant": lambda rng, rate: 1 / rate,
 }
 """Kind of load -> the seconds until the next request, at a rate per second."""
-VALID = f"valid: {' or '.join(f'{kind}:RATE/s' for kind in GAPS)}, with a RATE of {LEAST:g} to {MOST}"
+AUTO: Mapping[str, str] = {f"{kind}:auto": kind for kind in GAPS}
+"""Loads whose rates a calibration finds (`experiments.spec.sweep`) -> their kind."""
+VALID = (
+    f"valid: {' or '.join(f'{kind}:RATE/s' for kind in GAPS)}, with a RATE of {LEAST:g} to {MOST}, or "
+    f"{' or '.join(AUTO)}, which find the rates"
+)
 IN_FLIGHT = CONNECTIONS // 4
 """Most requests that a client keeps in flight. A server holds the connections of all clients and other servers."""
 
@@ -44,7 +49,7 @@ class Load:
         """`"poisson:20/s"`. Raises `UsageError`."""
         found = re.fullmatch(r"(\w+):(\d+(?:\.\d+)?)/s", text, re.ASCII)
         if not found or found[1] not in GAPS:
-            raise UsageError(f"--load {text!r}: no load; {VALID}, for example poisson:20/s")
+            raise UsageError(f"--load {text!r}: {_fault(text)}; {VALID}, for example poisson:20/s")
         if not LEAST <= (rate := float(found[2])) <= MOST:
             raise UsageError(f"--load {text!r}: its rate is too {'small' if rate < LEAST else 'large'}; {VALID}")
         return cls(found[1], rate)
@@ -53,9 +58,18 @@ class Load:
         return f"{self.kind}:{self.rate:.12g}/s"
 
 
+def _fault(text: str) -> str:
+    """What is wrong with a text that is no load."""
+    if text in AUTO:
+        return "only a run finds the rates; give one here"
+    if text.removesuffix("/s") in AUTO:
+        return "auto has no unit"
+    return "its rate has no unit" if re.fullmatch(rf"({'|'.join(GAPS)}):[\d.]+", text, re.ASCII) else "no load"
+
+
 def canonical_load(text: str) -> str:
     """The load as names of cells have it; empty: a closed loop. Raises `UsageError`."""
-    return str(Load.parse(text)) if text.strip() else ""
+    return text if text in AUTO else str(Load.parse(text)) if text.strip() else ""
 
 
 def lead_in(text: str) -> float:
@@ -67,15 +81,20 @@ def lead_in(text: str) -> float:
 
 
 def rates(cells: Sequence[Cell]) -> list[float]:
-    """The rate of each cell with a load."""
-    return [Load.parse(cell.load).rate for cell in cells if cell.load]
+    """The rate of each cell with a load, if it is known."""
+    return [Load.parse(cell.load).rate for cell in cells if cell.load and cell.load not in AUTO]
 
 
 def in_flight(cell: Cell, experiment: Experiment) -> int:
-    """Most requests of `cell` that are in flight at a time: with a load those of a block, but at most `IN_FLIGHT`."""
+    """Most requests of `cell` that are in flight at a time: with a load those of a block, but at most `IN_FLIGHT`.
+
+    While rates are not known, it is `IN_FLIGHT`.
+    """
     if not cell.load:
         return cell.concurrency
-    block = max(longest(max(each.concurrency for each in experiment.cells)), *map(longest_at, rates(experiment.cells)))
+    if any(each.load in AUTO for each in experiment.cells):
+        return IN_FLIGHT
+    block = largest([each.concurrency for each in experiment.cells], rates(experiment.cells))
     return min(IN_FLIGHT, experiment.runs if experiment.turns == "blocked" else block)
 
 

@@ -81,6 +81,11 @@ def longest_at(rate: float) -> int:
     return max(LOADED, round(LASTING * rate))
 
 
+def largest(concurrency: Sequence[int], rates: Sequence[float]) -> int:
+    """Most timed requests in a block of an experiment whose cells have these concurrencies and open-loop rates."""
+    return max([longest(max(concurrency)), *map(longest_at, rates)])
+
+
 def blocks(
     concurrency: Sequence[int], runs: int, order: str, seed: int, replicas: int = 1, rates: Sequence[float] = ()
 ) -> Iterator[Block]:
@@ -91,8 +96,7 @@ def blocks(
     loads, in requests per second.
     """
     leads = [lead(each, replicas) for each in concurrency]
-    most = max([longest(max(concurrency)), *map(longest_at, rates)])
-    rounds = 1 if order == "blocked" else -(-runs // most)
+    rounds = 1 if order == "blocked" else -(-runs // largest(concurrency, rates))
     rng = random.Random(seed)
     cells = list(range(len(concurrency)))
     for number in range(rounds):

@@ -26,6 +26,7 @@ from experiments.spec.schedule import Kill
 from partitioning.engine_table import is_remote
 from partitioning.input_options import PHOTOGRAPH
 from partitioning.options import MODEL_FILES
+from transports import packing
 from transports.errors import UsageError
 from transports.limits import TLS_FILES
 
@@ -36,7 +37,7 @@ OWN = ""
 """Stands for the default codec of each transport, the first of `Transport.codecs`."""
 
 FOR_NODES = (
-    *("flow", "codec", "local_calls", "registry", "connections", "send", "repeats", "on", "link"),
+    *("flow", "codec", "local_calls", "registry", "connections", "send", "repeats", "on", "link", "trace", "wire"),
     *("workers", "replicas", "lease", "max_message", "host"),
 )
 """Settings of nodes and of the messages between them, which have no effect on a runtime."""
@@ -56,6 +57,7 @@ def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...
     if all(runtimes.is_runtime(cell.transport) for cell in given):
         for cell in given:
             _check_defaults(cell, cell)
+    _check_wires(given)
     cells = [canonical(cell) for cell in given]
     codecs = {name: _codecs(name) for name in dict.fromkeys(cell.transport for cell in cells)}
     cells = [replace(cell, codec=cell.codec or codecs[cell.transport][0]) for cell in cells]
@@ -68,6 +70,15 @@ def cells_of(blocks: Iterable[Mapping[str, tuple[Any, ...]]]) -> tuple[Cell, ...
                 "- give several, and each transport uses those that it has"
             )
     return tuple(kept)
+
+
+def _check_wires(given: Sequence[Cell]) -> None:
+    """Raise `UsageError` for a packing that no cell could use: over `none` and runtimes no message crosses a wire."""
+    for wire in dict.fromkeys(cell.wire for cell in given if cell.wire != Cell.wire):
+        over = dict.fromkeys(cell.transport for cell in given if cell.wire == wire)
+        if all(name == "none" or runtimes.is_runtime(name) for name in over):
+            text = f"--wire {wire}: no message crosses a wire over the transport {' or '.join(map(repr, over))}"
+            raise UsageError(f"{text}; leave it out, or add a transport")
 
 
 def _codecs(name: str) -> tuple[str, ...]:
@@ -90,7 +101,7 @@ def _check_defaults(settings: Cell | Experiment, cell: Cell) -> None:
 def canonical(cell: Cell) -> Cell:
     """The cell with defaults for the settings that do not affect it, so that equal runs are one cell.
 
-    Raises `UsageError` for a load or a host that is none, and for a cell with both a load and a concurrency.
+    Raises `UsageError` for a load, a host or a packing that is none, and for a cell with both a load and a concurrency.
     """
     cell = replace(cell, load=canonical_load(cell.load))
     if cell.load and cell.concurrency > 1:
@@ -100,14 +111,19 @@ def canonical(cell: Cell) -> Cell:
         cell = replace(cell, **{name: getattr(Cell, name) for name in FOR_NODES if hasattr(cell, name)})
     if cell.transport == "none":  # no bytes are written, and no server can be lost
         link = cell.link if is_remote(cell.engine) else Cell.link
-        cell = replace(cell, codec=Cell.codec, repeats=Cell.repeats, on=Cell.on, link=link)
+        cell = replace(cell, codec=Cell.codec, repeats=Cell.repeats, on=Cell.on, link=link, wire=Cell.wire)
+    cell = replace(cell, wire=packing.check(cell.wire))
+    if cell.wire.startswith("jpeg:") and cell.mode != "whole":
+        raise UsageError(f"--wire {cell.wire}: only the input of a whole model is an image; valid with --mode whole")
     cell = replace(cell, on=machines.canonical_on(cell.on), link=machines.canonical_link(cell.link))
     if cell.mode == "whole" and cell.transport == "none":
         local = local_of(cell)
         if cell.engine == local.engine:
             return local
         # Model servers take several requests at a time.
-        return replace(local, engine=cell.engine, concurrency=cell.concurrency, load=cell.load, link=cell.link)
+        return replace(
+            local, engine=cell.engine, concurrency=cell.concurrency, load=cell.load, link=cell.link, trace=cell.trace
+        )
     if cell.mode == "whole":  # one stage on one server has neither neighbours nor cuts
         return replace(cell, servers=1, placement=Cell.placement, cut=Cell.cut, local_calls=Cell.local_calls)
     return cell if cell.mode == "submodel" else replace(cell, cut=Cell.cut)
@@ -119,13 +135,15 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     Raises `UsageError` for a text that is not UTF-8, an option of a transport or engine that no cell uses, a runtime
     that cannot run its cell, `cuts` without a cell of mode submodel, a host that other machines reach without TLS, a
     kill that hits no node of some cell, a condition to stop without rounds, a device that is not there, and an engine
-    without its libraries.
+    or a packing without its libraries.
     """
     _check_text(experiment)
     if not experiment.hardware.cards and experiment.tf32 == "on":
         raise UsageError("--tf32 on: a processor has no TF32; valid with --device gpu")
     served = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
     _check_runtimes(experiment)
+    for wire in dict.fromkeys(cell.wire for cell in experiment.cells):
+        packing.load(wire)
     names = {cell.transport for cell in experiment.with_locals().cells if not runtimes.is_runtime(cell.transport)}
     for key in experiment.option:
         name = key.partition(".")[0]
@@ -188,6 +206,8 @@ def _check_kill(experiment: Experiment, remote: Sequence[Cell]) -> None:
     """Node N holds the portion N % M, where M is the largest number of servers; every cell must use that portion."""
     if load := next((cell.load for cell in experiment.cells if cell.load), ""):
         raise UsageError(f"--kill: not with --load {load}, whose requests are not made again; leave out one of the two")
+    if any(cell.trace == "on" for cell in experiment.cells):
+        raise UsageError("--kill: not with --trace on, since spans are lost with a node; leave out one of the two")
     try:
         kill = Kill.parse(experiment.kill)
     except ValueError as error:
@@ -217,7 +237,7 @@ def to_record(experiment: Experiment) -> dict[str, Any]:
     cells = [asdict(cell) for cell in experiment.cells]
     record |= {"machines": [host.record() for host in experiment.machines]}
     record |= {"hosts": portable(experiment.hosts)} if experiment.hosts.endswith(".toml") else {}
-    record |= {"ssh": anonymous(experiment.ssh)}
+    record |= {"ssh": anonymous(experiment.ssh), "profile": experiment.profile and portable(experiment.profile)}
     return record | {"model": model, "input": source, "option": nameless(experiment.option), "cells": cells}
 
 

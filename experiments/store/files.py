@@ -11,33 +11,85 @@ SAMPLES = "samples.csv"
 ENVIRONMENT = "environment.json"
 FAULTS = "faults.csv"
 NODES = "nodes.csv"
+PHASES = "phases.csv"
+PHASES_CHART = "phases.svg"
+TRACE = "trace.json"
 PLAN = "plan-{}.json"
 """One for each partition, by its name."""
 SUMMARY = "summary.csv"
 REPORT = "report.md"
 REPORT_HTML = "report.html"
+CELLS = "cells.md"
+"""Every figure of every cell, what figures mean, and the environment: what `REPORT` has no room for."""
 CHART = "comparison.svg"
+DISTRIBUTIONS = "distributions.svg"
+DEPTH = "depth.svg"
+TOPOLOGY = "hosts.svg"
 SIZES = "sizes.svg"
 """The chart of `experiments.sizes`."""
 LADDER = "ladder.csv"
 LADDER_CHART = "ladder.svg"
 LINK_MAP = "links.svg"
+PROFILE, OPERATIONS, MESSAGES, HOSTS, GRAPH = (
+    "profile.csv",
+    "operations.csv",
+    "messages.csv",
+    "hosts.csv",
+    "graph.json",
+)
+"""The files of a profile (`experiments.store.profile`)."""
+ADVICE, ADVICE_MD, FIT, PREDICTIONS, REGRET = (
+    "advice.csv",
+    "advice.md",
+    "fit.csv",
+    "predictions.csv",
+    "regret.csv",
+)
+"""The files of an advice (`experiments.advise`)."""
+LOAD = "load.svg"
+PARETO = "pareto.svg"
+SIMULATION, SIMULATION_REPORT, REPLICAS = "simulation.csv", "simulation.md", "replicas.svg"
+"""The files of `experiments.simulate`."""
+CHECK, CHECK_REPORT = "check.csv", "check.md"
+"""The files of `experiments.simulate.check`."""
 THREADS = "threads.csv"
 """The requests of `experiments.threads`."""
+LOADGEN = "loadgen.csv"
+"""What LoadGen says of each scenario (`experiments.loadgen`)."""
 
 RESULTS = (
     SAMPLES,
     SUMMARY,
     REPORT,
     REPORT_HTML,
+    CELLS,
     ENVIRONMENT,
     CHART,
+    DISTRIBUTIONS,
+    DEPTH,
+    TOPOLOGY,
     FAULTS,
     NODES,
+    PHASES,
+    PHASES_CHART,
+    TRACE,
     SIZES,
     THREADS,
+    SIMULATION,
+    SIMULATION_REPORT,
+    REPLICAS,
+    CHECK,
+    CHECK_REPORT,
+    LOADGEN,
     LADDER,
     LADDER_CHART,
+    PROFILE,
+    OPERATIONS,
+    MESSAGES,
+    HOSTS,
+    GRAPH,
+    LOAD,
+    PARETO,
     PLAN.format("*"),
 )
 """Patterns. A folder with a file that matches one of them holds an experiment."""

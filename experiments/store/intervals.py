@@ -17,6 +17,7 @@ Both are described by T. Hesterberg, "What Teachers Should Know About the Bootst
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def ratio_interval(above: Blocks, below: Blocks, generator: np.random.Generator)
     size = min(len(above.sums), len(below.sums))
     if size < MIN_BLOCKS:
         return math.nan, math.nan
-    expanded = math.sqrt(size / (size - 1)) * float(stdtrit(size - 1, (1 + LEVEL) / 2))
+    expanded = _expansion(size)
     means, bases = _resampled_pair(above, below, paired, generator)
     if paired:
         factor = math.exp(expanded * float(np.log(means / bases).std()))
@@ -130,6 +131,31 @@ def ratio_interval(above: Blocks, below: Blocks, generator: np.random.Generator)
     tail = max(float(ndtr(-expanded)), 1 / RESAMPLES)  # never below one resample
     low, high = np.quantile(means / bases, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def product_interval(
+    above: Sequence[Blocks], below: Sequence[Blocks], generator: np.random.Generator
+) -> tuple[float, float]:
+    """The 95 % interval of the product of the means of `above` over that of the means of `below`, paired by round.
+
+    NaN without rounds, below `MIN_BLOCKS` common ones, and if a block of them has a sum of zero.
+    """
+    given = [(each, each.rounds) for each in (*above, *below) if each.rounds is not None]
+    common = functools.reduce(np.intersect1d, [rounds for _, rounds in given], given[0][1] if given else np.array([]))
+    cells = [each.take(np.isin(rounds, common).nonzero()[0]) for each, rounds in given]
+    signs, size = [1] * len(above) + [-1] * len(below), len(common)
+    if len(cells) < len(signs) or size < MIN_BLOCKS or not all(each.sums.all() for each in cells):
+        return math.nan, math.nan
+    drawn = _resampled_means(cells, generator)
+    logs = sum(sign * np.log(means) for sign, means in zip(signs, drawn, strict=True))
+    ratio = math.prod(each.mean**sign for sign, each in zip(signs, cells, strict=True))
+    factor = math.exp(_expansion(size) * float(np.std(logs)))
+    return ratio / factor, ratio * factor
+
+
+def _expansion(size: int) -> float:
+    """Half the width of an interval of a mean of `size` blocks, over the standard error by the bootstrap."""
+    return math.sqrt(size / (size - 1)) * float(stdtrit(size - 1, (1 + LEVEL) / 2))
 
 
 def _paired(above: Blocks, below: Blocks) -> tuple[Blocks, Blocks, bool]:

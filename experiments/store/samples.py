@@ -11,7 +11,10 @@ Columns, in this order (units in brackets):
   integer or boolean outputs that differ from the local model's because the scores that decide them are almost equal)
   and, under an open-loop load, `late_seconds` [s, from the intended to the actual start] and `missed` (1: not answered
   within the time limit, or refused by a full server; `seconds` is then at least the time limit, a lower bound).
-  There `start` is the intended one, and `seconds` count from it.
+  There `start` is the intended one, and `seconds` count from it. With a `wire`: `pack_seconds` and `unpack_seconds` [s,
+  of all processes], `raw_bytes` and `packed_bytes` [B, of the tensors that were to be packed, and of what crossed in
+  their place] and, where that is lossy, `cosine` (of the answer and the local model's, the smallest of all outputs and
+  items; 0 if negative) and `top1` (share of the items with the local model's largest value at the same place).
 A value that was not measured is an empty field, read as NaN. A runtime gives no figures from inside a request.
 """
 
@@ -40,14 +43,16 @@ INTEGERS = (
 """Columns of whole numbers."""
 COUNTS = ("messages", "payload_bytes", "lookups", "connects")
 """Those of them that may be empty."""
-MEASURED = ("start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round", "late_seconds")
+PACKING = ("pack_seconds", "unpack_seconds", "raw_bytes", "packed_bytes", "cosine", "top1")
+"""What is measured of packing, and of the answers where it is lossy."""
+MEASURED = ("start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round", "late_seconds", *PACKING)
 MAY_BE_EMPTY = (*MEASURED, *COUNTS)
 NUMBERS = ("seconds", *MEASURED)
 COLUMNS = (
     *("cell", *NAMING_FIELDS, "run", "seconds", *EXTRA_FIELDS),
     *("block", "start", "compute_seconds"),
     *("messages", "payload_bytes", "wire_bytes", "lookups", "connects", "repeated", "deviation"),
-    *("queue_seconds", "round", "near_ties", "late_seconds", "missed"),
+    *("queue_seconds", "round", "near_ties", "late_seconds", "missed", *PACKING),
 )
 
 LATER: Mapping[str, str] = {
@@ -55,6 +60,9 @@ LATER: Mapping[str, str] = {
     **dict.fromkeys(("repeats", "repeated", "near_ties", "missed"), "0"),
     "concurrency": "1",
     **dict.fromkeys(("load", "on", "link", "label"), ""),
+    "trace": "off",
+    "wire": "none",
+    **dict.fromkeys(PACKING, ""),
 }
 """Columns that were added after version 0.1, and the text that stands for them in older files."""
 
@@ -82,6 +90,12 @@ class Sample:
     near_ties: int = 0
     late_seconds: float = float("nan")
     missed: int = 0
+    pack_seconds: float = float("nan")
+    unpack_seconds: float = float("nan")
+    raw_bytes: float = float("nan")
+    packed_bytes: float = float("nan")
+    cosine: float = float("nan")
+    top1: float = float("nan")
 
     def row(self) -> Mapping[str, Any]:
         return vars(self) | {name: getattr(self.cell, name) for name in CELL_FIELDS} | {"cell": self.cell.name}

@@ -21,7 +21,7 @@ from experiments.spec.groups import TRANSPORTS
 from experiments.spec.settings import canonical
 from experiments.store import loaded
 from experiments.store.intervals import Blocks, ratio_interval, requests_of, seconds_of
-from experiments.store.samples import EXTRA_FIELDS, NAMING_FIELDS, cell_of
+from experiments.store.samples import EXTRA_FIELDS, NAMING_FIELDS, PACKING, cell_of
 from partitioning.engine_table import ENGINES, local_engine
 from partitioning.strategy_table import MODES
 
@@ -31,7 +31,7 @@ COLUMNS = (
     *(*EXTRA_FIELDS, "messages", "payload_bytes", "wire_bytes", "lookups", "connects"),
     *("compute_share", "outside_seconds", "deviation"),
     *("throughput", "throughput_to_local", "throughput_low", "throughput_high", "queue_seconds"),
-    *("p95", *loaded.COLUMNS),
+    *("p95", *loaded.COLUMNS, *PACKING),
 )
 
 
@@ -45,7 +45,8 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
     which has no partition. `deviation` is the largest. `throughput` is requests per second, over the time from the
     first start to the last end of each block. Under an open-loop load a request that missed its time limit is no part
     of it, and a block begins a mean gap before its first start; `loaded` describes its further columns. `growth` is the
-    mean of the last third of each block's requests over that of the first third.
+    mean of the last third of each block's requests over that of the first third. Figures of packing are means, except
+    for `cosine`, the smallest.
     """
     groups = groups_of(samples)
     rows = [_row(cell, groups, seed) for cell in sorted(groups, key=_order)]
@@ -60,7 +61,7 @@ def none_of(cell: Cell) -> Cell:
     if cell.mode == "whole":
         return local_of(cell)
     here = local_engine(cell.engine)
-    without = {name: getattr(Cell, name) for name in ("codec", "repeats", "on", "link")}
+    without = {name: getattr(Cell, name) for name in ("codec", "repeats", "on", "link", "wire")}
     return replace(cell, transport="none", engine=here, **without)
 
 
@@ -108,6 +109,8 @@ def _described(group: pd.DataFrame) -> dict[str, Any]:
         "compute_share": group["compute_seconds"].sum(skipna=False) / seconds.sum(),
         "deviation": group["deviation"].max(),
         "queue_seconds": group["queue_seconds"].mean(skipna=False),
+        **{name: group[name].mean() for name in PACKING},
+        "cosine": group["cosine"].min(),
     }
 
 

@@ -1,4 +1,4 @@
-"""Records of `experiments.threads`, and the report.md derived from threads.csv, which has a row for each request."""
+"""Records of `experiments.threads`, and the reports derived from threads.csv, which has a row for each request."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.flows import FLOWS
 from experiments.reports import sections
+from experiments.reports.html import Page
 from experiments.reports.labels import transport_title
 from experiments.reports.markdown import ABSENT, line, number, table
 from experiments.store import environment, files, rows
@@ -47,15 +48,14 @@ def grid(needed: int | None, outcomes: Sequence[Outcome]) -> list[list[str]]:
 
 
 def build(folder: Path) -> Path:
-    """Write report.md into `folder` and return its path.
+    """Write report.md and report.html into `folder`; return the path of report.md.
 
     Raises `UsageError` if `folder` holds no such results, and `WriteError` if the file cannot be written.
     """
     record = environment.read(folder)
     if record["experiment"].get("kind") != "threads":
         raise UsageError(f"{folder} holds another experiment; give one that python -m experiments.threads wrote")
-    files.replace_file(folder / files.REPORT, _text(record, _read(folder / files.THREADS)))
-    return folder / files.REPORT
+    return _page(record, _read(folder / files.THREADS)).write(folder)
 
 
 def _read(path: Path) -> list[Outcome]:
@@ -63,23 +63,23 @@ def _read(path: Path) -> list[Outcome]:
     return [Outcome(*values) for values in frame.itertuples(index=False)]
 
 
-def _text(record: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
+def _page(record: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Page:
     needed, chain = record.get("predicted"), record["experiment"]
     observed = observed_minimum(outcomes, "nested")
     minimum = f"Workers that nested calls need: predicted {needed or ABSENT}, observed {observed or ABSENT}."
-    parts = [
-        ["# How many workers nested calls need"],
-        sections.banner(record, ""),
-        [
+    parts = {
+        "banner": sections.banner(record, ""),
+        "outcomes": ["## Outcomes", "", *_table(needed, outcomes)] if outcomes else [],
+        "notes": [
             f"One request in each flow, through a chain of {chain['depth']} layers assigned to {chain['servers']} "
             f"servers in turn, over {transport_title(chain['transport'])}, with a deadline of {chain['timeout']:g} s. "
             f"{WHEN_FULL[chain['when_full']]}"
         ],
-        [*_table(needed, outcomes), "", minimum] if outcomes else ["No request was made."],
-        HOW_TO_READ,
-        sections.machine(record, {}),
-    ]
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+        "reading": HOW_TO_READ,
+        "environment": sections.machine(record, {}),
+    }
+    asked = "How many workers does each server need so that nested calls do not wait for each other for good?"
+    return Page(TITLE, asked, [minimum if outcomes else "No request was made."], "", parts)
 
 
 def table_of(folder: Path) -> list[str]:
@@ -92,6 +92,7 @@ def _table(needed: int | None, outcomes: Sequence[Outcome]) -> list[str]:
     return table(["Workers of each server", *FLOWS], body)
 
 
+TITLE = "How many workers nested calls need"
 WHEN_FULL = {
     "wait": "A call waits until a worker is free.",
     "refuse": "A server refuses a call if no worker is free.",

@@ -100,7 +100,7 @@ def test_an_experiment_under_tls(
     ]
     flags += ["--servers", "2", "--runs", "2", "--engine", "frozen", "--out", str(tmp_path / "out"), *tls]
     assert run.main(flags) == 0, capsys.readouterr().err
-    assert re.search(r"\| TLS +\| mutual \(", (tmp_path / "out" / "report.md").read_text())
+    assert re.search(r"\| TLS +\| mutual \(", (tmp_path / "out" / "cells.md").read_text())
 
 
 def test_a_message_above_the_limit_names_both_figures(

@@ -80,8 +80,13 @@ REFUSED = {
     "export": (["--to", "a", "--to", "b"], "--to: given twice; give it once"),
     "report": (["a", "b"], "no flag 'b'"),
     "compare": (["a", "b", "--csv", "c", "--csv", "d"], "--csv: given twice; give it once"),
+    "profile": (["--rounds", "5", "--rounds", "6"], "--rounds: given twice; give it once"),
+    "advise": (["--goal", "latency", "--goal", "throughput"], "--goal: given twice; give it once"),
+    "loadgen": (["--scenario", "server", "--scenario", "offline"], "--scenario: given twice; write several values"),
+    "simulate": (["a", "--hosts", "2", "--hosts", "each"], "--hosts: given twice; give it once"),
     "sizes": (["--max", "1", "--max", "2"], "--max: given twice; give it once"),
     "threads": (["--depth", "4", "--depth", "5"], "--depth: given twice; give it once"),
+    "trace": (["a", "--otlp", "b", "--otlp", "c"], "--otlp: given twice; give it once"),
 }
 
 
@@ -99,7 +104,7 @@ def test_a_repeated_flag_is_refused_before_anything_is_loaded(command: str) -> N
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_flag_is_refused_in_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    needed = {"report": ["results"], "compare": ["a", "b"], "export": ["--to", "nowhere"]}
+    needed = {"report": ["results"], "trace": ["results"], "compare": ["a", "b"], "export": ["--to", "nowhere"]}
     assert main([command, *needed.get(command, []), "--colour", "red"]) == 2
     err = capsys.readouterr().err
     assert "no flag '--colour'" in err

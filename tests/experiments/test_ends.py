@@ -23,6 +23,10 @@ FOREVER: Mapping[str, tuple[tuple[str, ...], str, str]] = {
         ("--model", "MODEL", "--mode", "submodel", "--servers", "2", "--transport", "tcp", "--runs", "1000000"),
         *("requests", files.LADDER),
     ),
+    "loadgen": (
+        ("--model", "MODEL", "--mode", "submodel", "--servers", "2", "--transport", "tcp", "--min-duration", "1000"),
+        *("requests", files.SAMPLES),
+    ),
     "sizes": (("--transport", "tcp", "--sizes", "0.01", "--repeats", "1000000"), "requests", files.SAMPLES),
     "threads": (
         ("--transport", "tcp", "--depth", "20", "--servers", "2", "--when-full", "refuse"),

@@ -237,7 +237,8 @@ def test_the_gate_its_near_ties_and_the_cards_are_reported(make_results: Maker) 
     frame.loc[frame["transport"] == "grpc", "near_ties"] = "2"
     frame.to_csv(path, index=False, lineterminator="\n")
     whole = build(folder).read_text(encoding="utf-8")
-    assert re.search(r"\| Cards +\| 0 Card \\\| of a sort, TF32 off +\|", whole)
+    details = (folder / "cells.md").read_text(encoding="utf-8")
+    assert re.search(r"\| Cards +\| 0 Card \\\| of a sort, TF32 off +\|", details)
     (text,) = (part for part in whole.split("\n\n") if "Every answer" in part)
     assert "by 0.03 of its output's largest value, since the lowest precision on the path is float16" in text
     assert text.endswith("(near ties): 100 in grpc/layer/nested/eager/raw/b1/s5.")

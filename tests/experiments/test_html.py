@@ -1,4 +1,4 @@
-"""report.html: its structure, its answer, that it loads nothing and escapes everything, and sorting in a browser."""
+"""report.html: its structure, its answer, and that it loads nothing and escapes everything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -20,7 +20,6 @@ from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.store import environment
 from experiments.store import faults as stored_faults
 from experiments.store.faults import Fault
-from tests.browser import browser
 from tests.experiments.common import REFERENCE, frame
 from tests.experiments.test_link_map import SECONDS
 from tests.experiments.test_link_map import measured as over_links
@@ -96,11 +95,11 @@ def check(text: str) -> Parsed:
     return page
 
 
-@pytest.mark.parametrize("name", ["wire", "edge-cloud", "hop", "faults"])
-def test_a_reference_is_one_small_page_that_loads_nothing(name: str) -> None:
-    text = (REFERENCE / name / "report.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", sorted(REFERENCE.glob("*/report.html")), ids=lambda page: page.parent.name)
+def test_a_reference_is_one_small_page_that_loads_nothing(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     check(text)
-    assert len(text.encode()) < 400_000
+    assert len(text.encode()) <= 3_000_000
 
 
 def test_every_cell_is_in_the_table_once_and_the_fastest_is_first(make_results: Maker) -> None:
@@ -220,7 +219,7 @@ def test_several_links_have_a_winner_each(tmp_path: Path) -> None:
     page = check(html(tmp_path))
     assert "Where to cut over which link" in page.text
     assert "link edge&lt;-&gt;cloud rtt:1ms,bandwidth:1000Mbit" in page.text
-    assert page.text.count("<figure") == 1
+    assert page.text.count("<figure") == 2  # the map, and the distributions
 
 
 def test_kills_are_answered_with_the_outage(make_results: Maker) -> None:
@@ -254,46 +253,3 @@ def test_many_cells_have_no_pictures_of_samples(make_results: Maker, monkeypatch
     page = check(html(make_results(LAYER)))
     assert 'class="strip"' not in page.text
     assert 'scope="col">Samples' not in page.text
-
-
-COLUMN = "return [...document.querySelectorAll('#cells tbody tr')].map(row => row.cells[{}].textContent)"
-ORDER = "return [...document.querySelectorAll('#cells th[aria-sort]')].map(head => head.ariaSort)"
-
-
-@pytest.mark.slow
-def test_a_click_on_a_header_sorts_in_a_browser(make_results: Maker, tmp_path: Path) -> None:
-    folder = make_results(LAYER)
-    html(folder)
-    with browser(tmp_path / "profile") as driven:
-        driven.open(folder / "report.html")
-        before = driven.run(COLUMN.format(0))
-        driven.click("//table[@id='cells']//th[1]/button")
-        names = driven.run(COLUMN.format(0))
-        assert names == sorted(before, key=str.lower) != before
-        assert driven.run(ORDER)[:2] == ["ascending", "none"]
-        driven.click("//table[@id='cells']//button[text()='x / None']")
-        ratios = driven.run(COLUMN.format(6))
-        assert [value for value in ratios if value != "—"] == sorted(ratios[:4], key=float)
-        assert ratios[4:] == ["—"]  # not measured: last in both orders
-        driven.click("//table[@id='cells']//button[text()='x / None']")
-        assert driven.run(COLUMN.format(6)) == [*ratios[3::-1], "—"]
-        assert driven.run(ORDER).count("descending") == 1
-        assert driven.errors() == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_fits_a_phone_in_both_schemes(make_results: Maker, tmp_path: Path, scheme: str) -> None:
-    folder = make_results([replace(cell, label="") for cell in LAYER])
-    html(folder)
-    media: Any = [{"name": "prefers-color-scheme", "value": scheme}]
-    size = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
-    with browser(tmp_path / "profile") as driven:
-        driven.devtools("Emulation.setEmulatedMedia", features=media)
-        driven.devtools("Emulation.setDeviceMetricsOverride", **size)
-        driven.open(folder / "report.html")
-        assert driven.run("return document.documentElement.scrollWidth") == 400
-        paper = driven.run("return getComputedStyle(document.body).backgroundColor")
-        assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 20, 20)"}[scheme]
-        assert driven.screenshot().startswith(b"\x89PNG")
-        assert driven.errors() == []

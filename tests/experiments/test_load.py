@@ -32,6 +32,10 @@ REFUSED = [
     ("burst:3/s", f"--load 'burst:3/s': no load; {VALID}"),
     ("poisson:0/s", f"--load 'poisson:0/s': its rate is too small; {VALID}"),
     ("constant:100001/s", f"--load 'constant:100001/s': its rate is too large; {VALID}"),
+    ("poisson:20", f"--load 'poisson:20': its rate has no unit; {VALID}"),
+    ("poisson:auto/s", f"--load 'poisson:auto/s': auto has no unit; {VALID}"),
+    ("auto", f"--load 'auto': no load; {VALID}"),
+    ("burst:auto", f"--load 'burst:auto': no load; {VALID}"),
 ]
 
 
@@ -54,15 +58,17 @@ def test_a_load_that_is_none_is_refused_in_one_line(text: str, message: str) -> 
         (["--transport", "sockets"], "--transport sockets takes one request at a time"),
     ],
 )
-def test_what_excludes_a_load(argv: list[str], message: str) -> None:
+@pytest.mark.parametrize("load", ["poisson:20/s", "poisson:auto"])
+def test_what_excludes_a_load(argv: list[str], message: str, load: str) -> None:
     with pytest.raises(UsageError) as error:
-        parse(["--load", "poisson:20/s", *argv])
-    assert message in str(error.value)
+        parse(["--load", load, *argv])
+    assert message.replace("poisson:20/s", load) in str(error.value)
 
 
-def test_a_ladder_has_no_load() -> None:
+@pytest.mark.parametrize("load", ["poisson:20/s", "constant:auto"])
+def test_a_ladder_has_no_load(load: str) -> None:
     with pytest.raises(UsageError, match="a ladder cannot have --load"):
-        complete(parse(["--load", "poisson:20/s"])[0])
+        complete(parse(["--load", load])[0])
 
 
 def test_a_comma_makes_a_matrix_and_the_local_model_stays_closed(tmp_path: Path) -> None:
@@ -183,6 +189,11 @@ def test_an_error_ends_the_sending_and_keeps_what_is_in_flight() -> None:
     with pytest.raises(ValueError, match="1"):
         open_loop.send([0.0, 0.01, 1000.0], request, kept.append, 3)
     assert kept == [0]
+
+
+def test_only_a_run_finds_rates() -> None:
+    with pytest.raises(UsageError, match="--load 'poisson:auto': only a run finds the rates; give one here"):
+        Load.parse("poisson:auto")
 
 
 def test_a_load_is_written_as_it_is_read() -> None:

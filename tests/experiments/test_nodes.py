@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,13 +35,13 @@ HOSTS = {
 NOTHING = pd.DataFrame()
 
 
-def block(cell: Cell, number: int, node: str, cpu: float, peak: int) -> NodeBlock:
-    return NodeBlock(cell, number, node, "edge", 4, cpu, peak, 4_000_000, 400_000)
+def block(cell: Cell, number: int, node: str, cpu: float, peak: int, joules: float = math.nan) -> NodeBlock:
+    return NodeBlock(cell, number, node, "edge", 4, cpu, peak, 4_000_000, 400_000, joules)
 
 
 def write(folder: Path) -> None:
     with nodes.writer(folder) as writer:
-        for row in (block(LINKED, 0, "node-0", 0.2, 7_000_000), block(LINKED, 1, "node-0", 0.6, 9_000_000)):
+        for row in (block(LINKED, 0, "node-0", 0.2, 7_000_000, 4.0), block(LINKED, 1, "node-0", 0.6, 9_000_000, 6.0)):
             writer.append(row)
         writer.append(block(SLOW, 2, "node-1", 0.0, 5_000_000))
 
@@ -58,6 +59,7 @@ def test_what_was_written_is_read_and_summed_by_request(tmp_path: Path) -> None:
             "cpu_seconds": pytest.approx(0.1),
             "received_bytes": 1e6,
             "sent_bytes": 1e5,
+            "host_joules": pytest.approx(1.25),
             "peak_bytes": 9_000_000,
         },
         {
@@ -67,6 +69,7 @@ def test_what_was_written_is_read_and_summed_by_request(tmp_path: Path) -> None:
             "cpu_seconds": 0.0,
             "received_bytes": 1e6,
             "sent_bytes": 1e5,
+            "host_joules": pytest.approx(math.nan, nan_ok=True),
             "peak_bytes": 5_000_000,
         },
     ]
@@ -174,13 +177,30 @@ def test_the_nodes_of_each_cell_are_named_as_elsewhere(tmp_path: Path) -> None:
     summary = summarise(frame(tmp_path, {cell: [1.0] * 3 for cell in (LINKED, SLOW)}), 0)
     text = sections({}, LINKED, SLOW, used=nodes.read(tmp_path), summary=summary)[2]
     ((header, first, second),) = tables_of(text)
-    assert header == ["Cell", "Node", "Host", "CPU (s)", "Received (MB)", "Sent (MB)", "Peak memory (MB)"]
+    assert header[:7] == ["Cell", "Node", "Host", "CPU (s)", "Received (MB)", "Sent (MB)", "Peak memory (MB)"]
+    assert header[7:] == ["Energy of the host (J)"]
+    assert machines.COUNTED in text
     by_link = {"TCP, link 1": LINK, "TCP, link 2": OTHER}
     settings = Settings([LINKED, SLOW])
     assert {settings.label(cell): cell.link for cell in (LINKED, SLOW)} == by_link
-    assert first == ["TCP, link 1", "node-0", "edge", "0.100", "1.000", "0.1000", "9.00"]
-    assert second == ["TCP, link 2", "node-1", "edge", "0", "1.000", "0.1000", "5.00"]
+    assert first == ["TCP, link 1", "node-0", "edge", "0.100", "1.000", "0.1000", "9.00", "1.25"]
+    assert second == ["TCP, link 2", "node-1", "edge", "0", "1.000", "0.1000", "5.00", "—"]
     assert "- link 1: client\\<-\\>edge rtt:20ms\n- link 2: client\\<-\\>edge rtt:40ms,bandwidth:5Mbit" in text
+
+
+def test_a_kernel_that_counts_no_energy_is_told_and_older_files_are_read(tmp_path: Path) -> None:
+    with nodes.writer(tmp_path) as writer:
+        writer.append(block(LINKED, 0, "node-0", 0.2, 7_000_000))
+    path = tmp_path / files.NODES
+    older = "\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()) + "\n"
+    assert "host_joules" not in older
+    path.write_text(older)
+    used = nodes.read(tmp_path)
+    assert used["host_joules"].isna().all()
+    summary = summarise(frame(tmp_path, {LINKED: [1.0] * 3}), 0)
+    text = sections({}, LINKED, used=used, summary=summary)[2]
+    assert machines.NOT_COUNTED in text
+    assert "Energy" not in tables_of(text)[0][0]
 
 
 def test_labels_leave_out_what_a_cell_has_not() -> None:

@@ -1,4 +1,4 @@
-"""The notebook runs from its own folder and from the root, over one results folder or several."""
+"""Each notebook runs on the reference results, and on a run that the test makes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from experiments import run
 from experiments.reports.report import build
 from experiments.spec.experiment import Cell
 from tests.running import ROOT
@@ -16,63 +17,94 @@ from tests.running import ROOT
 if TYPE_CHECKING:
     from tests.experiments.conftest import Maker
 
-NOTEBOOK = ROOT / "notebooks" / "comparison.ipynb"
+FOLDER = ROOT / "notebooks"
+NAMES = ("document-tables", "where-the-time-goes", "which-transport")
 
 
-def execute(where: Path) -> nbformat.NotebookNode:
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def execute(name: str, where: Path) -> nbformat.NotebookNode:
     """The notebook with outputs, run in the folder `where`."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    return NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(where)}}).execute()
+    return NotebookClient(read(name), timeout=60, resources={"metadata": {"path": str(where)}}).execute()
 
 
-def images(notebook: nbformat.NotebookNode) -> int:
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    return sum("image/png" in output.get("data", {}) for output in outputs)
+def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    """What the notebook shows as `kind`: `text/html`, `image/png`, or `stream`, which is printed text."""
+    found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    if kind == "stream":
+        return [output.text for output in found if output.output_type == "stream"]
+    return [output.data[kind] for output in found if kind in output.get("data", {})]
 
 
-def test_the_notebook_is_valid_and_reads_only_results() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.fixture(scope="module")
+def measured(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A traced run in real processes."""
+    out = tmp_path_factory.mktemp("notebook") / "out"
+    words = ["--model", str(model), "--mode", "submodel", "--servers", "2", "--engine", "frozen"]
+    assert run.main([*words, "--transport", "none,tcp,grpc", "--runs", "25", "--trace", "on", "--out", str(out)]) == 0
+    return out
+
+
+def test_there_are_no_other_notebooks() -> None:
+    assert sorted(path.stem for path in FOLDER.iterdir() if path.suffix == ".ipynb") == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_short_reads_only_results_and_stores_little(name: str) -> None:
+    notebook = read(name)
     nbformat.validate(notebook)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     assert "import experiments" not in code
     assert "from experiments" not in code
+    assert len(code.splitlines()) <= 100
     assert notebook.cells[1].metadata.tags == ["parameters"]
+    assert (FOLDER / f"{name}.ipynb").stat().st_size <= 150_000
+    assert outputs(notebook, "image/png"), "make notebook"
 
 
-def test_several_experiments_from_the_notebook_folder(
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_shows_the_reference_results(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPLITBENCH_RESULTS", raising=False)
+    new = execute(name, FOLDER)
+    assert outputs(new, "text/html") == outputs(read(name), "text/html"), "stored outputs are stale: make notebook"
+    assert len(outputs(new, "image/png")) == len(outputs(read(name), "image/png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_shows_a_run_made_on_the_spot(name: str, measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLITBENCH_RESULTS", str(measured))
+    notebook = execute(name, ROOT)
+    (table,) = outputs(notebook, "text/html")
+    assert "<th>tcp</th>" in table
+    assert "<th>grpc</th>" in table
+    assert ("<th>none</th>" in table) is (name != "which-transport")
+    assert ("<th>compute</th>" in table) is (name == "where-the-time-goes")
+    assert len(outputs(notebook, "image/png")) == 1
+    assert not any("Warning" in text for text in outputs(notebook, "stream"))
+
+
+def test_several_folders_without_those_of_kills_and_a_torn_line(
     make_results: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(make_results([Cell("none"), Cell("rpyc"), Cell()], name="results/seed-layer"))
-    build(make_results([Cell(mode="submodel")], name="results/other", runs=12))
+    build(make_results([Cell("none"), Cell("rpyc"), Cell()], name="results/one"))
+    build(make_results([Cell(mode="submodel", batch=batch) for batch in (1, 8)], name="results/other", runs=12))
     build(make_results([Cell(mode="submodel")], name="results/killed", kill="node-1@20"))
     (tmp_path / "results" / "killed" / "faults.csv").touch()
     path = tmp_path / "results" / "other" / "samples.csv"
     path.write_bytes(path.read_bytes()[:-40])
     monkeypatch.setenv("SPLITBENCH_RESULTS", str(tmp_path / "results"))
-    notebook = execute(NOTEBOOK.parent)
-    assert images(notebook) == 3
-    assert "['seed-layer', 'other']" in str(notebook.cells[2].outputs)
+    notebook = execute("which-transport", ROOT)
+    assert notebook.cells[2].outputs[-1].data["text/plain"] == "['one', 'other']"
+    _, other = outputs(notebook, "text/html")
+    assert "<th>grpc, 8</th>" in other
 
 
-def test_one_experiment_without_published_figures_from_the_root(
-    make_results: Maker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each of its many cells has its mean, under a short name."""
-    cut = "+".join(f"expanded_conv_{stage}_expand" for stage in range(9))
-    cells = [Cell("none", engine="graph", batch=batch) for batch in range(1, 36)]
-    folder = build(make_results([*cells, Cell(mode="submodel", engine="graph", cut=cut)], runs=2)).parent
-    monkeypatch.setenv("SPLITBENCH_RESULTS", str(folder))
-    notebook = execute(ROOT)
-    assert images(notebook) == 2
-    (table,) = (output for output in notebook.cells[4].outputs if "data" in output)
-    html = table.data["text/html"]
-    assert html.count("/b") == 35 + 36  # each cell, and the local model of each batch
-    assert "..." not in html
-    assert "cut=named" in html
-
-
-def test_missing_results_are_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_results_are_a_clear_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPLITBENCH_RESULTS", str(tmp_path))
-    parameters, reading, *_ = (cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code")
+    parameters, reading, *_ = (cell.source for cell in read(name).cells if cell.cell_type == "code")
     with pytest.raises(FileNotFoundError, match="run an experiment, or set SPLITBENCH_RESULTS"):
         exec(f"{parameters}\n{reading}", {})

@@ -164,7 +164,8 @@ def test_the_report_names_hosts_ways_and_nodes(ended: Ended) -> None:
         ("edge", "cloud"),
         ("cloud", "edge"),
     }
-    nodes = next(found for found in tables_of(text) if found[0][:3] == ["Cell", "Node", "Host"])
+    details = (ended.out / files.CELLS).read_text()
+    nodes = next(found for found in tables_of(details) if found[0][:3] == ["Cell", "Node", "Host"])
     assert [row[1:3] for row in nodes[1:]] == [["node-0", "edge"], ["node-1", "cloud"]]
 
 

@@ -111,3 +111,12 @@ def test_a_closed_standard_error_does_not_end_the_run(
 def test_an_error_inside_passes_through() -> None:
     with pytest.raises(RuntimeError, match="mine"), Progress(10, CELLS, Terminal()):
         raise RuntimeError("mine")
+
+
+def test_a_calibration_sets_the_number_of_requests() -> None:
+    stream = io.StringIO()
+    with Progress(100, ["a"], stream) as progress:
+        progress.expect(4, ["b"])
+        progress.advance("b", 0.5)
+    assert stream.getvalue().startswith("1/4 requests")
+    assert progress.counts == {"b": 1}

@@ -12,17 +12,20 @@ import pytest
 from experiments import report
 from experiments.sizes import measure as sizes_measure
 from experiments.store import environment, samples
-from experiments.store.files import CHART, ENVIRONMENT, REPORT, REPORT_HTML, SAMPLES, SIZES, SUMMARY, THREADS
+from experiments.store.files import ENVIRONMENT, REPORT_HTML, SAMPLES, SUMMARY, THREADS
 from experiments.threads import report as threads_report
 from tests.experiments.common import REFERENCE
-from tools.references import COMMANDS
+from tools.references import ALL, COMMANDS
 
 FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/{ENVIRONMENT}"))
-DERIVED = (SUMMARY, REPORT, REPORT_HTML, CHART, SIZES)
+DERIVED = (SUMMARY, "*.md", REPORT_HTML, "*.svg")
 
 COLUMNS = {"cell": samples.COLUMNS, "way": sizes_measure.COLUMNS, "workers": threads_report.COLUMNS}
 """First column of a results folder -> all columns of its kind."""
-ADDED = ("label", "queue_seconds", "round", "near_ties", "on", "link", "load", "late_seconds", "missed")
+ADDED = (
+    *("label", "queue_seconds", "round", "near_ties", "on", "link", "load", "late_seconds", "missed"),
+    *("trace", "wire", "pack_seconds", "unpack_seconds", "raw_bytes", "packed_bytes", "cosine", "top1"),
+)
 """Columns that results measured before them lack."""
 
 
@@ -43,10 +46,9 @@ def test_derived_files_are_derived_from_the_samples(folder: Path, tmp_path: Path
     made = shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(*DERIVED))
     assert report.main([str(made)]) == 0
     assert {path.name for path in made.iterdir()} == {path.name for path in folder.iterdir()}
-    for path in (folder / name for name in (SUMMARY, REPORT)):
-        assert not path.exists() or (made / path.name).read_bytes() == path.read_bytes(), path.name
-    if (folder / REPORT_HTML).exists():
-        assert without_charts(made / REPORT_HTML) == without_charts(folder / REPORT_HTML)
+    for path in (path for pattern in (SUMMARY, "*.md") for path in folder.glob(pattern)):
+        assert (made / path.name).read_bytes() == path.read_bytes(), path.name
+    assert without_charts(made / REPORT_HTML) == without_charts(folder / REPORT_HTML)
 
 
 def without_charts(page: Path) -> str:
@@ -55,7 +57,8 @@ def without_charts(page: Path) -> str:
 
 
 def test_every_reference_was_measured_by_its_command() -> None:
-    assert sorted(COMMANDS) == sorted(folder.name for folder in REFERENCE.iterdir())
+    assert sorted(ALL) == sorted(folder.name for folder in REFERENCE.iterdir())
     for name, words in COMMANDS.items():
         assert environment.read(REFERENCE / name)["command"] == [*words.split()[1:], "--out", f"results/new/{name}"]
-        assert not environment.read(REFERENCE / name)["commit"]["dirty"]
+    for path in REFERENCE.rglob(ENVIRONMENT):
+        assert not environment.read(path.parent)["commit"]["dirty"], path

@@ -6,7 +6,6 @@ again; read the difference before you commit it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from experiments.report import main
 from experiments.reports import sections
+from experiments.reports.answer import NOTHING
 from experiments.reports.markdown import ABSENT
 from experiments.reports.published import figures_for
 from experiments.reports.report import build, summary_of
@@ -52,7 +51,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("file", ["report.md", "summary.csv"])
+@pytest.mark.parametrize("file", ["report.md", "cells.md", "summary.csv"])
 def test_golden(make_results: Maker, name: str, file: str) -> None:
     cells, record = CASES[name]
     folder = build(make_results(cells, **record)).parent
@@ -64,7 +63,7 @@ def test_golden(make_results: Maker, name: str, file: str) -> None:
 
 def test_the_report_is_reproducible_to_the_byte(make_results: Maker) -> None:
     folder = make_results(LAYER)
-    names = ("summary.csv", "report.md", "report.html", "comparison.svg")
+    names = ("summary.csv", "report.md", "cells.md", "report.html", "comparison.svg", "distributions.svg")
     build(folder)
     first = {name: (folder / name).read_bytes() for name in names}
     command = [sys.executable, "-m", "experiments.report", str(folder)]
@@ -74,15 +73,22 @@ def test_the_report_is_reproducible_to_the_byte(make_results: Maker) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "samples.csv", "environment.json"])
 
 
+PROSE = ("Answer", "Beside the local model", "How it was measured")
+"""Sections of report.md without a table."""
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_markdown_parser_finds_every_table(make_results: Maker, name: str) -> None:
     cells, record = CASES[name]
-    text = build(make_results(cells, **record)).read_text(encoding="utf-8")
-    made = tables_of(text)
-    assert len(made) == text.count("\n## ") - 1  # every section but "How to read this" has one
-    assert all(len(row) == len(rows[0]) for rows in made for row in rows)
-    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
-        assert len({len(row) for row in block.splitlines()}) == 1  # aligned as text, too
+    report = build(make_results(cells, **record))
+    for path, others in ((report, PROSE), (report.parent / "cells.md", ("How to read this",))):
+        text = path.read_text(encoding="utf-8")
+        made = tables_of(text)
+        headings = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+        assert len(made) == len([heading for heading in headings if heading not in others])
+        assert all(len(row) == len(rows[0]) for rows in made for row in rows)
+        for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+            assert len({len(row) for row in block.splitlines()}) == 1  # aligned as text, too
 
 
 def test_tables_have_the_shape_of_the_source_document(make_results: Maker) -> None:
@@ -142,7 +148,7 @@ def test_wire_bytes_are_shown_if_they_were_measured(make_results: Maker) -> None
     rows = {row[0]: row[1:] for row in layer}
     assert rows["Wire (MB)"] == ["0", "0", "6.1716", ABSENT, "12.343"]
     assert rows["Wire / payload"] == [ABSENT, ABSENT, "1", ABSENT, "2.0000"]
-    assert "**Wire** is the median" in text
+    assert "**Wire** is the median" in (folder / "cells.md").read_text(encoding="utf-8")
 
 
 def test_a_cell_over_unix_sockets_has_no_wire_bytes(make_results: Maker) -> None:
@@ -150,7 +156,8 @@ def test_a_cell_over_unix_sockets_has_no_wire_bytes(make_results: Maker) -> None
     text = build(_with_wire(folder, {"none": 0, "grpc": 10_000_000})).read_text(encoding="utf-8")
     (layer, *_) = tables_of(text)
     assert {row[0]: row[1:] for row in layer}["Wire (MB)"] == ["0", "10", ABSENT]
-    assert "- Messages over Unix sockets do not cross the loopback interface" in text
+    reading = (folder / "cells.md").read_text(encoding="utf-8")
+    assert "- Messages over Unix sockets do not cross the loopback interface" in reading
 
 
 def test_without_wire_bytes_the_report_does_not_mention_them(make_results: Maker) -> None:
@@ -228,7 +235,8 @@ def test_a_killed_run_is_reported_up_to_its_last_whole_line(make_results: Maker)
 def test_a_run_that_measured_nothing(make_results: Maker) -> None:
     folder = make_results([Cell()], runs=0, complete=False, failure="it never began")
     text = build(folder).read_text(encoding="utf-8")
-    assert "No request was timed." in text
+    assert NOTHING in text
+    assert not tables_of(text)
     assert "comparison.svg" not in text
     assert len((folder / "summary.csv").read_text().splitlines()) == 1
     assert not render_table(summary_of(samples.read(folder), 0)).rows
@@ -254,42 +262,3 @@ def test_the_summary_is_read_back_as_it_was(make_results: Maker) -> None:
     derived = summary_of(samples.read(folder), 0)
     columns = ["n", "mean", "std", "ratio_to_local", "ratio_low", "ratio_high", "ratio_to_none", "published_ratio"]
     pd.testing.assert_frame_equal(written[columns], derived[columns], check_dtype=False, rtol=1e-8)
-
-
-def _spoil(folder: Path, kind: str) -> list[str]:
-    if kind == "no environment":
-        (folder / "environment.json").unlink()
-    elif kind == "no samples":
-        (folder / "samples.csv").unlink()
-    elif kind == "foreign samples":
-        (folder / "samples.csv").write_text("a,b\n1,2\n")
-    elif kind == "foreign experiment":
-        (folder / "environment.json").write_text(json.dumps({"complete": True, "failure": "", "experiment": {}}))
-    elif kind == "a file":
-        return [str(folder / "samples.csv")]
-    elif kind == "no folder":
-        return [str(folder / "nowhere")]
-    return [] if kind == "no argument" else [str(folder)]
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("no folder", "no folder"),
-        ("a file", "no folder"),
-        ("no environment", "cannot read"),
-        ("no samples", "cannot read"),
-        ("foreign samples", "is no samples file"),
-        ("foreign experiment", "no record of an experiment"),
-        ("no argument", "the following arguments are required: FOLDER"),
-    ],
-)
-def test_an_unusable_folder_is_refused_in_one_line(
-    make_results: Maker, capsys: pytest.CaptureFixture[str], kind: str, message: str
-) -> None:
-    assert main(_spoil(make_results([Cell()], runs=1), kind)) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert message in err
-    assert err.count("\n") == 1

@@ -89,9 +89,8 @@ def test_stages_in_model_servers(runs: dict[str, Going]) -> None:
     assert {path.name for path in out.glob("plan-*.json")} == {"plan-whole.json", "plan-submodel.json"}
     record = environment.read(out)["model_server"]
     assert (record["kind"], record["tensor_content"]) == (OURS, True)
-    text = (out / "report.md").read_text(encoding="utf-8")
-    assert f"tfserving engine ({OURS})" in text
-    assert f"tfserving-rest engine ({OURS} over REST)" in text
+    text = (out / "cells.md").read_text(encoding="utf-8")
+    assert f"| tfserving-rest ({OURS} over REST) " in text
     assert SERVERS[OURS] in text
     assert f"| tfserving ({OURS})" in text
     assert REAL not in text.replace(SERVERS[OURS], "")

@@ -62,7 +62,7 @@ def test_every_way_is_measured_at_every_size(measured: Path) -> None:
 
 def test_a_results_folder_has_samples_summary_report_chart_and_environment(measured: Path) -> None:
     names = {path.name for path in measured.iterdir()}
-    assert names == {"samples.csv", "summary.csv", "report.md", "sizes.svg", "environment.json"}
+    assert names == {"samples.csv", "summary.csv", "report.md", "report.html", "sizes.svg", "environment.json"}
     record = environment.read(measured)
     assert (record["complete"], record["failure"]) == (True, "")
     assert Study.from_record(record["experiment"]).sizes == (4, 4000, 20_000)
@@ -96,7 +96,7 @@ def test_four_sizes_show_a_quadratic_part(tmp_path: Path) -> None:
 
 
 def test_the_report_is_reproducible_to_the_byte(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("summary.csv", "report.md", "sizes.svg")
+    names = ("summary.csv", "report.md", "report.html", "sizes.svg")
     before = {name: (measured / name).read_bytes() for name in names}
     assert sizes.main(["--report", str(measured)]) == 0
     assert {name: (measured / name).read_bytes() for name in names} == before

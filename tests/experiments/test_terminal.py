@@ -97,7 +97,7 @@ def test_settings_and_figures_that_do_not_fit_stand_below(make_results: Maker) -
     ]
     table = render_table(summary_of(samples.read(make_results([*flows, Cell("rpyc-tuned", placement="striped")])), 0))
     wide, narrow = printed(table, 200), printed(table, 50)
-    assert "not shown here, but in report.md: std" in narrow
+    assert "not shown here, but in cells.md: std" in narrow
     assert "std" in wide
     assert "not shown" not in wide
     assert re.search(r"\d: RPyC tuned, submodel, hub, frozen engine, contiguous, cut 1 ", " ".join(narrow.split()))

@@ -46,7 +46,7 @@ def test_a_results_folder_has_samples_report_and_environment(
     waited: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = waited
-    assert {path.name for path in folder.iterdir()} == {"threads.csv", "report.md", "environment.json"}
+    assert {path.name for path in folder.iterdir()} == {"threads.csv", "report.md", "report.html", "environment.json"}
     record = environment.read(folder)
     assert (record["complete"], record["failure"], record["predicted"]) == (True, "", 2)
     header, *lines = (folder / "threads.csv").read_text().splitlines()

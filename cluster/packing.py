@@ -1,0 +1,97 @@
+"""Packing the tensors of a request's messages, as its route says, with the seconds and bytes that it costs.
+
+Rules:
+  - A route with the wire `none` costs one comparison.
+  - A message that crosses none of the emulated links of its route is not packed (`near`), and neither is its answer:
+    the field `NEAR` says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from cluster.request import NO_STATS, RequestStats, Route
+from transports import packing
+from transports.base import Array, Message, Scalar, Transport
+from transports.errors import MalformedMessage, UsageError
+from transports.packing import messages
+from transports.packing.base import Packer
+from transports.spans import RECORDER, Context
+
+Tensors = Mapping[str, Array]
+NEAR = "near"
+
+
+def pack(
+    tensors: Tensors,
+    route: Route,
+    fields: dict[str, Scalar],
+    *,
+    near: bool = False,
+    answer: bool = False,
+    trace: Context | None = None,
+) -> tuple[Tensors, RequestStats]:
+    """`tensors` as they cross the wire; `fields` gets what describes them. `answer`: whether a server returns them.
+    `trace`: where a span of it belongs.
+
+    Raises `MalformedMessage` for a tensor that the packer cannot hold.
+    """
+    if near:
+        fields[NEAR] = True
+        return tensors, NO_STATS
+    packer = _packer(route)
+    if not tensors or (answer and not packer.answers):
+        return tensors, NO_STATS
+    began = time.perf_counter()
+    packed = messages.pack(tensors, packer, fields)
+    ended = time.perf_counter()
+    if trace is not None:
+        RECORDER.add(trace, "encode", began, ended, what="pack")
+    return packed, RequestStats(pack=ended - began, raw=payload(tensors), packed=payload(packed))
+
+
+def unpack(
+    message: Message, route: Route, transports: Mapping[str, Transport], trace: Context | None = None
+) -> tuple[Message, RequestStats]:
+    """`message` with the tensors that `pack` was given. `trace`: where a span of it belongs.
+
+    Raises `MalformedMessage`, and `MessageTooLarge` above the limit of the route's transport.
+    """
+    if route.wire == packing.OFF:
+        return message, NO_STATS
+    packer, transport = _packer(route), transports.get(route.transport)
+    if messages.FIELD not in message.fields:
+        return message, NO_STATS
+    if transport is None:
+        raise MalformedMessage(f"no transport {route.transport!r} in this process")
+    began = time.perf_counter()
+    unpacked = messages.unpack(message, packer, transport.options.max_message)
+    ended = time.perf_counter()
+    if trace is not None:
+        RECORDER.add(trace, "decode", began, ended, what="unpack")
+    return unpacked, RequestStats(unpack=ended - began)
+
+
+def pack_answer(answer: Message, route: Route, request: Message, trace: Context | None = None) -> Message:
+    """The answer of a server to `request` with packed tensors, and what that costs among its statistics."""
+    if route.wire == packing.OFF or NEAR in request.fields:
+        return answer
+    fields = dict(answer.fields)
+    tensors, stats = pack(answer.tensors, route, fields, answer=True, trace=trace)
+    return Message(answer.method, fields | (RequestStats.of(answer) + stats).fields(), tensors)
+
+
+def payload(tensors: Tensors) -> int:
+    """The bytes of `tensors`."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _packer(route: Route) -> Packer:
+    """Raises `MalformedMessage` for a wire of a peer that is none, or whose library this process lacks."""
+    try:
+        packer = packing.load(route.wire)
+    except UsageError as error:
+        raise MalformedMessage(f"this process cannot unpack: {error}") from None
+    assert packer is not None
+    return packer

@@ -1,0 +1,1 @@
+"""Which cut, which hosts and which transport, from a profile: `splitbench advise`."""

@@ -1,0 +1,1 @@
+"""The cluster of one cell under MLCommons' load generator, LoadGen."""

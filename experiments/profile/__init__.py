@@ -1,0 +1,1 @@
+"""What a model costs on each host and over each transport: `splitbench profile`."""

@@ -1,0 +1,164 @@
+"""Predicted against measured percentiles, derived from the runs that `experiments.simulate.check` made.
+
+check.csv has a row for each load on each cell (units in brackets): `cell`, the one that was measured alone; `load`, or
+`concurrency` of a closed loop; `requests`; for p50 and p99, `predicted_` and `measured_` [s], and `error_`, predicted
+over measured less one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.reports import sections
+from experiments.reports.markdown import line, number, table
+from experiments.simulate.calibrate import fitted
+from experiments.simulate.engine import Clients, simulate
+from experiments.simulate.measured import Results
+from experiments.simulate.outcome import outcome_of
+from experiments.simulate.system import System
+from experiments.simulate.topology import Layout, system_of
+from experiments.spec.experiment import Cell
+from experiments.spec.load import Load
+from experiments.spec.schedule import lead
+from experiments.store import environment, files
+
+KIND = "simulation-check"
+PILOT, MEASURED = "pilot", "measured"
+"""The folders of the runs: a short one, from which the loads are chosen, and the one that is compared."""
+SHARES = (0.3, 0.6)
+"""Loads, as shares of what the slowest cell answers with `MANY` clients."""
+MANY, LONG = 16, 3000
+"""Clients that keep everything busy, and the requests that show what they are answered."""
+REPETITIONS = 100
+"""Simulated blocks of each load."""
+PERCENTILES: Mapping[str, tuple[float, float]] = {"p50": (0.5, 0.10), "p99": (0.99, 0.25)}
+"""Name -> the share of requests below it, and the largest error that is aimed at."""
+HEADER = ("Cell", "Load", *(f"{name} {what}" for name in PERCENTILES for what in ("predicted", "measured", "error")))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One load on one cell."""
+
+    cell: Cell
+    """The one that was measured alone."""
+    loaded: Cell
+    requests: int
+    predicted: Mapping[str, float]
+    measured: Mapping[str, float]
+
+    def error(self, name: str) -> float:
+        return self.predicted[name] / self.measured[name] - 1
+
+    def row(self) -> Mapping[str, object]:
+        load = {"load": self.loaded.load, "concurrency": 0 if self.loaded.load else self.loaded.concurrency}
+        return {"cell": self.cell.name, **load, "requests": self.requests} | {
+            f"{what}_{name}": value
+            for name in PERCENTILES
+            for what, value in (
+                ("predicted", self.predicted[name]),
+                ("measured", self.measured[name]),
+                ("error", self.error(name)),
+            )
+        }
+
+
+def rates(folder: Path, seed: int) -> list[float]:
+    """Requests per second of the loads to measure."""
+    found = [simulate(system, MANY, LONG, seed, LONG // 10) for _, system in _fitted(Results.read(folder / PILOT))]
+    most = min(outcome_of(trace).goodput for trace in found)
+    return [float(f"{share * most:.3g}") for share in SHARES]
+
+
+def compare(folder: Path, seed: int) -> Iterator[Compared]:
+    """Every loaded cell of the run below `folder`, with its prediction."""
+    results = Results.read(folder / MEASURED)
+    for alone, system in _fitted(results):
+        for cell, group in results.requests.items():
+            if cell != alone and replace(cell, load="", concurrency=1, trace=alone.trace) == alone:
+                clients = Load.parse(cell.load) if cell.load else cell.concurrency
+                block = int(group.groupby("block").size().max())
+                predicted = _seconds(system, clients, block, seed)
+                yield Compared(alone, cell, len(group), _percentiles(predicted), _percentiles(group["seconds"]))
+
+
+def build(folder: Path) -> Path:
+    """Write check.csv and check.md into `folder`, and return the path of the page.
+
+    Raises `UsageError` if `folder` lacks the runs, and `WriteError` if a file cannot be written.
+    """
+    record = environment.read(folder)
+    frame = pd.DataFrame([each.row() for each in compare(folder, int(record["experiment"]["seed"]))])
+    files.replace_file(folder / files.CHECK, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    parts = [
+        ["# Simulation against measurement"],
+        sections.banner(record, ""),
+        [INTRODUCTION],
+        table_of(folder),
+        summary(folder),
+        sections.machine(record, {}),
+    ]
+    files.replace_file(folder / files.CHECK_REPORT, "\n\n".join("\n".join(part) for part in parts if part) + "\n")
+    return folder / files.CHECK_REPORT
+
+
+def table_of(folder: Path) -> list[str]:
+    """A row for each row of check.csv, in milliseconds and percent."""
+    return table(HEADER, [_texts(row) for row in _read(folder).to_dict("records")], left=2)
+
+
+def summary(folder: Path) -> list[str]:
+    """How many predictions are as close as is aimed at, and the middle and the largest error."""
+    texts, frame = [], _read(folder)
+    for name, (_, target) in PERCENTILES.items():
+        errors = frame[f"error_{name}"].abs()
+        texts.append(
+            f"- {name}: {int((errors <= target).sum())} of {len(errors)} within {100 * target:.0f} %; median error "
+            f"{100 * errors.median():.1f} %, largest {100 * errors.max():.1f} %."
+        )
+    return texts
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / files.CHECK, keep_default_na=False)
+
+
+def _texts(row: Mapping[Any, Any]) -> list[str]:
+    words = [line(row["cell"]), row["load"] or f"{row['concurrency']} in flight"]
+    for name in PERCENTILES:
+        words += [number(1e3 * row[f"{what}_{name}"], 4) for what in ("predicted", "measured")]
+        words.append(f"{100 * row[f'error_{name}']:+.1f}")
+    return words
+
+
+def _fitted(results: Results) -> Iterator[tuple[Cell, System]]:
+    """Raises `UsageError` if there is no cell to fit a simulation to."""
+    if not results.fitting:
+        results.chosen("")
+    for cell in results.fitting:
+        run = results.run(cell)
+        yield cell, system_of(run, fitted(run), Layout())
+
+
+def _seconds(system: System, clients: Clients, requests: int, seed: int) -> pd.Series[float]:
+    """The seconds of the requests of `REPETITIONS` blocks, which begin with an empty system as measured ones do."""
+    before = 0 if isinstance(clients, Load) else lead(clients, 1)
+    traces = [simulate(system, clients, before + requests, seed + each) for each in range(REPETITIONS)]
+    return pd.Series(np.concatenate([trace.seconds[before:] for trace in traces]))
+
+
+def _percentiles(seconds: pd.Series[float]) -> Mapping[str, float]:
+    return {name: float(seconds.quantile(share)) for name, (share, _) in PERCENTILES.items()}
+
+
+INTRODUCTION = (
+    "A simulation was fitted to each cell as it was measured with one request at a time, and to nothing else. In the "
+    "same rounds the cell was measured under loads, which were then simulated, block by block. Milliseconds; errors in "
+    "percent of what was measured."
+)

@@ -1,0 +1,145 @@
+"""What requests compete for: the cores of a host, slots with a queue, and the direction of a link."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Sequence
+
+import simpy
+
+from cluster.links.link import Link
+from cluster.links.schedule import Schedule
+
+
+class Cores:
+    """The cores of a host, which all running steps share equally, as threads do under a fair scheduler.
+
+    While the steps together want more cores than there are, each of them runs more slowly by the same factor
+    (egalitarian processor sharing). A step ends once a clock that runs at this speed has advanced by its seconds.
+    """
+
+    def __init__(self, env: simpy.Environment, count: int) -> None:
+        self._env = env
+        self.capacity = count
+        self._wanted = 0.0
+        self._clock = 0.0
+        self._looked = 0.0
+        self._busy = 0.0
+        self._running: list[tuple[float, int, float, simpy.Event]] = []
+        """(clock at its end, order, cores, event) of each step: a heap."""
+        self._order = 0
+        self._plans = 0
+
+    def work(self, seconds: float, cores: float) -> simpy.Event:
+        """Happens once a step that takes `seconds` on idle cores is done. `cores`: those that it keeps busy."""
+        self._advance()
+        done = self._env.event()
+        self._order += 1
+        heapq.heappush(self._running, (self._clock + seconds, self._order, cores, done))
+        self._wanted += cores
+        self._plan()
+        return done
+
+    def busy(self) -> float:
+        """Core seconds used until now."""
+        self._advance()
+        return self._busy
+
+    @property
+    def load(self) -> float:
+        """Cores that are wanted now, over those that there are."""
+        return self._wanted / self.capacity
+
+    def _speed(self) -> float:
+        return 1.0 if self._wanted <= self.capacity else self.capacity / self._wanted
+
+    def _advance(self) -> None:
+        passed = self._env.now - self._looked
+        self._clock += passed * self._speed()
+        self._busy += passed * min(self._wanted, self.capacity)
+        self._looked = self._env.now
+
+    def _plan(self) -> None:
+        """Look again when the next step ends. Whatever begins or ends before makes a new plan."""
+        self._plans += 1
+        left = max(0.0, self._running[0][0] - self._clock)
+        look = self._env.timeout(left / self._speed(), self._plans)
+        assert look.callbacks is not None
+        look.callbacks.append(self._look)
+
+    def _look(self, event: simpy.Event) -> None:
+        if event.value != self._plans:
+            return
+        self._advance()
+        self._clock, _, cores, done = heapq.heappop(self._running)  # exactly, without the rounding of `_advance`
+        self._wanted = self._wanted - cores if self._running else 0.0
+        done.succeed()
+        if self._running:
+            self._plan()
+
+
+def least_busy(hosts: Sequence[Cores]) -> Cores:
+    """The one on which a new step runs."""
+    return hosts[0] if len(hosts) == 1 else min(hosts, key=lambda cores: cores.load)
+
+
+class Slots:
+    """A number of places; whoever finds none free waits in a queue, first come, first served."""
+
+    def __init__(self, env: simpy.Environment, capacity: int = 1) -> None:
+        self._env = env
+        self.capacity = capacity
+        self.taken = 0
+        self.waiting: deque[simpy.Event] = deque()
+        self._looked = 0.0
+        self._busy = 0.0
+
+    def acquire(self) -> simpy.Event | None:
+        """None if a place was free and is taken; else the event at which the caller has one."""
+        if self.taken < self.capacity:
+            self._advance()
+            self.taken += 1
+            return None
+        event = self._env.event()
+        self.waiting.append(event)
+        return event
+
+    def release(self) -> None:
+        """Give a place back, or pass it on."""
+        if self.waiting:
+            self.waiting.popleft().succeed()
+        else:
+            self._advance()
+            self.taken -= 1
+
+    def busy(self) -> float:
+        """Place seconds taken until now."""
+        self._advance()
+        return self._busy
+
+    def _advance(self) -> None:
+        self._busy += (self._env.now - self._looked) * self.taken
+        self._looked = self._env.now
+
+
+class Wire:
+    """One direction of a link: messages queue for its bandwidth, and overlap while they travel."""
+
+    capacity = 1
+
+    def __init__(self, env: simpy.Environment, link: Link, seed: int) -> None:
+        self._env = env
+        self._schedule = Schedule(link, f"{link.source} {link.target} {seed}")
+        self._seconds = 8 / link.bandwidth
+        self._given = 0.0
+
+    def deliver(self, nbytes: int) -> simpy.Event:
+        """Happens when a message of `nbytes` that is sent now has arrived."""
+        now = self._env.now
+        self._given += nbytes * self._seconds
+        return self._env.timeout(max(0.0, self._schedule.deliver(now, nbytes) - now))
+
+    def busy(self) -> float:
+        """Seconds in which it was sending until now."""
+        return self._given - max(0.0, self._schedule.free - self._env.now)

@@ -1,0 +1,185 @@
+"""Spans: the field `traceparent`, the recorder, and what both ends of every transport record of a call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.transports.conftest import Case
+from transports import Message
+from transports.errors import RemoteError
+from transports.pool import Pool
+from transports.spans import RECORDER, TRACEPARENT, Context, Recorder, Span, context_of
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+"""The example of the standard."""
+HERE = Context(TRACE, SPAN)
+
+
+@pytest.fixture(autouse=True)
+def nothing_recorded() -> Iterator[None]:
+    """Each test begins and ends without spans."""
+    RECORDER.take()
+    yield
+    RECORDER.take()
+
+
+def recorded() -> list[Span]:
+    return list(RECORDER.take().spans)
+
+
+def test_a_context_is_read_as_it_was_written() -> None:
+    assert str(HERE) == f"00-{TRACE}-{SPAN}-01"
+    assert context_of({TRACEPARENT: str(HERE)}) == HERE
+    made = Context.new()
+    assert context_of({TRACEPARENT: str(made)}) == made
+    assert made.child().trace == made.trace
+    assert made.child().span != made.child().span != made.span
+
+
+VALID = [f"00-{TRACE}-{SPAN}-03", f"cc-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01-what-the-future-will-be-like"]
+
+
+@pytest.mark.parametrize("text", VALID)
+def test_flags_and_versions_that_the_standard_allows_are_read(text: str) -> None:
+    assert context_of({TRACEPARENT: text}) == HERE
+
+
+IGNORED = {
+    "nothing": "",
+    "no text": 7,
+    "another version's end": f"cc-{TRACE}-{SPAN}-01.what",
+    "more in version 00": f"00-{TRACE}-{SPAN}-01-what",
+    "version ff": f"ff-{TRACE}-{SPAN}-01",
+    "no trace": f"00-{'0' * 32}-{SPAN}-01",
+    "no parent": f"00-{TRACE}-{'0' * 16}-01",
+    "a short trace": f"00-{TRACE[1:]}-{SPAN}-01",
+    "capitals": f"00-{TRACE.upper()}-{SPAN}-01",
+    "other digits": f"00-{TRACE[:-1]}\u0663-{SPAN}-01",
+    "a line more": f"00-{TRACE}-{SPAN}-01\n",
+    "too long": f"cc-{TRACE}-{SPAN}-01-{'x' * 1000}",
+    "not sampled": f"00-{TRACE}-{SPAN}-00",
+}
+
+
+@pytest.mark.parametrize("case", IGNORED)
+def test_a_value_that_asks_for_no_spans_is_ignored(case: str) -> None:
+    assert context_of({TRACEPARENT: IGNORED[case]}) is None
+
+
+def test_a_recorder_counts_what_it_does_not_keep() -> None:
+    recorder = Recorder(bound=3)
+    for number in range(5):
+        recorder.add(HERE, "compute", number, number + 1)
+    first = recorder.take(2)
+    assert ([span.begin for span in first.spans], first.left, first.dropped) == ([0, 1], 1, 2)
+    recorder.add(HERE, "compute", 9, 10, server=4, what="body", own="own")
+    rest = recorder.take()
+    assert rest.spans[-1] == Span(TRACE, "own", SPAN, "compute", 9, 10, 4, "body")
+    assert (len(rest.spans), rest.left, rest.dropped) == (2, 0, 0)
+
+
+def test_spans_of_many_threads_are_kept_or_counted() -> None:
+    recorder = Recorder(bound=1000)
+
+    def record() -> None:
+        for _ in range(500):
+            recorder.add(HERE, "compute", 0.0, 1.0)
+
+    threads = [threading.Thread(target=record) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken = recorder.take(10**6)
+    assert 1000 <= len(taken.spans) < 1004
+    assert len(taken.spans) + taken.dropped == 2000
+
+
+def test_a_block_that_fails_is_recorded_too() -> None:
+    recorder = Recorder()
+    with pytest.raises(ValueError, match="no"), recorder.span(HERE, "call", what="infer") as own:
+        raise ValueError("no")
+    (span,) = recorder.take().spans
+    assert (span.trace, span.id, span.parent, span.name, span.what) == (TRACE, own.span, SPAN, "call", "infer")
+    assert span.begin <= span.end
+
+
+def traced(case: Case, fields: dict[str, str | int | float | bool]) -> tuple[Message, list[Span]]:
+    """The message that the handler received, and what both ends recorded of the call."""
+    received: list[Message] = []
+
+    def handle(message: Message) -> Message:
+        received.append(message)
+        return Message("ok", {}, message.tensors)
+
+    connection = case.connect(case.serve(handle).address)
+    RECORDER.take()
+    connection.call(Message("ask", fields, {"x": np.ones(1000, np.float32)}), 5.0)
+    return received[0], recorded()
+
+
+def test_both_ends_of_a_call_record_their_steps(remote_transport: Case) -> None:
+    message, spans = traced(remote_transport, {TRACEPARENT: str(HERE), "other": 1})
+    own = context_of(message.fields)
+    assert own is not None
+    assert (own.trace, own.span != SPAN, message.fields["other"]) == (TRACE, True, 1)
+    assert {span.trace for span in spans} == {TRACE}
+    by_name = {(span.parent, span.name): span for span in spans}
+    assert by_name.keys() == {
+        *((SPAN, name) for name in ("encode", "exchange", "decode", "serve")),
+        *((own.span, name) for name in ("decode", "encode")),
+    }
+    serve, exchange = by_name[SPAN, "serve"], by_name[SPAN, "exchange"]
+    assert (serve.id, serve.what) == (own.span, "ask")
+    steps = ("encode", "exchange", "decode")
+    assert [by_name[SPAN, name].end for name in steps[:2]] == [by_name[SPAN, name].begin for name in steps[1:]]
+    assert exchange.begin <= serve.begin <= by_name[own.span, "decode"].end <= by_name[own.span, "encode"].begin
+    assert by_name[own.span, "encode"].end <= serve.end <= exchange.end
+
+
+@pytest.mark.parametrize("fields", [{}, {TRACEPARENT: "malformed"}, {TRACEPARENT: f"00-{TRACE}-{SPAN}-00"}])
+def test_a_call_that_asks_for_none_leaves_no_span(
+    any_transport: Case, fields: dict[str, str | int | float | bool]
+) -> None:
+    message, spans = traced(any_transport, fields)
+    assert spans == []
+    assert message.fields == fields
+
+
+def test_a_call_that_fails_leaves_its_steps(remote_transport: Case) -> None:
+    def fail(message: Message) -> Message:
+        raise ValueError("no")
+
+    connection = remote_transport.connect(remote_transport.serve(fail).address)
+    with pytest.raises(RemoteError):
+        connection.call(Message("ask", {TRACEPARENT: str(HERE)}), 5.0)
+    assert {span.name for span in recorded()} == {"encode", "exchange", "decode", "serve"}
+
+
+def test_a_new_connection_and_a_wait_for_a_worker_are_recorded(remote_transport: Case) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def handle(message: Message) -> Message:
+        entered.set()
+        leave.wait(5.0)
+        return Message("ok")
+
+    server = remote_transport.serve(handle, workers=1, when_full="wait")
+    with Pool(remote_transport.transport(), "pooled", remote_transport.codec) as pool:
+        callers = [
+            threading.Thread(target=pool.call, args=(server.address, Message("ask", {TRACEPARENT: str(HERE)}), 20.0))
+            for _ in range(2)
+        ]
+        for caller in callers:
+            caller.start()
+        assert entered.wait(5.0)
+        leave.set()
+        for caller in callers:
+            caller.join()
+    names = [span.name for span in recorded()]
+    assert 1 <= names.count("connect") <= 2
+    assert names.count("queue") == names.count("serve") == 2

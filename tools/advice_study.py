@@ -1,0 +1,196 @@
+"""`python -m tools.advice_study --out FOLDER`: how well profiles predict runs, and the regret of what they advise.
+
+For each model: a profile of an edge device (a share of a core, imposed by a control group: run it as root) and a cloud
+machine; then one run of the cuts that the profile measured, no cut on either side, and the equal split, over several
+transports and emulated links. FOLDER/MODEL/profile and FOLDER/MODEL/run hold them; what exists is not measured again.
+
+study.csv has a row for each model and link: `model`, `link`, `cells`, and for predictions
+  - by the profile alone: `profile_median` (median relative error), `profile_within` (share of cells within 10 %);
+  - by the profile corrected with the cells of all *other* links: `median`, `within`;
+and for the way that the corrected profile advises over this link: `advised`, `best`, `regret`, `low`, `high`, `equal`
+(the same of the equal split), as `experiments.advise.regret` describes. study.md has the same as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.advise import fit, measured, regret
+from experiments.advise.measured import Measured
+from experiments.reports.markdown import line, number, table
+from experiments.store import profile as store
+from experiments.store.files import replace_file
+
+MODELS = ("MobileNetV3Large", "MobileNetV2", "EfficientNetB0", "ResNet50")
+TRANSPORTS = ("tcp", "grpc", "rpyc-tuned")
+LINKS = (
+    *("rtt:1ms,bandwidth:1Gbit", "rtt:1ms,bandwidth:100Mbit", "rtt:1ms,bandwidth:20Mbit"),
+    *("rtt:10ms,bandwidth:50Mbit", "rtt:20ms,bandwidth:1Gbit"),
+)
+HOSTS = """\
+[[host]]
+name = "edge"
+client = true
+servers = [0]
+cores = [0]
+cpu = {cpu}
+
+[[host]]
+name = "cloud"
+servers = [1]
+cores = [1]
+"""
+SPEC = """\
+title = "Advice and measurement: {model}"
+model = "{model}"
+engine = "frozen"
+threads = 1
+runs = {runs}
+warmup = 3
+limit = {limit}
+
+{hosts}
+"""
+MATRIX = """
+[[matrix]]
+mode = "{mode}"
+servers = {servers}
+on = "{on}"
+transport = {transports}
+{more}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what is missing, and derive study.csv and study.md."""
+    parser = argparse.ArgumentParser(prog="python -m tools.advice_study", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--models", default=",".join(MODELS), metavar="NAME,...")
+    parser.add_argument("--positions", type=int, default=6, help="cuts of each model")
+    parser.add_argument("--cpu", type=float, default=0.5, help="share of a core that the edge device has")
+    parser.add_argument("--runs", type=int, default=25, help="timed requests of each cell; intervals need 25")
+    parser.add_argument("--limit", type=float, default=150.0, help="seconds after which a run starts no further round")
+    given = parser.parse_args(argv)
+    found = []
+    for model in given.models.split(","):
+        measure(given.out / model, model, given)
+        found += list(rows(given.out / model, model))
+    replace_file(given.out / "study.csv", _csv(found))
+    replace_file(given.out / "study.md", _markdown(found))
+    print(given.out / "study.md")
+    return 0
+
+
+def measure(folder: Path, model: str, given: argparse.Namespace) -> None:
+    """The profile and the run of a model, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec, profile, run = folder / "spec.toml", folder / "profile", folder / "run"
+    head = SPEC.format(model=model, runs=given.runs, limit=given.limit, hosts=HOSTS.format(cpu=given.cpu))
+    if not profile.exists():
+        spec.write_text(head + f"\n[[matrix]]\ntransport = {_list(TRANSPORTS)}\n", encoding="utf-8")
+        _call("profile", "--spec", spec, "--positions", given.positions, "--out", profile)
+    if not run.exists():
+        spec.write_text(head + "".join(_blocks(store.read(profile))), encoding="utf-8")
+        _call("run", "--spec", spec, "--out", run)
+
+
+def _blocks(profile: store.Profile) -> Iterator[str]:
+    """Every cut over the first transport, and a third of them over the others; both wholes; the equal split."""
+    operations = profile.graph.operations
+    cuts = [operations[at].name for at in profile.runs_of("edge").positions]
+    links = f"link = {_list([f'edge<->cloud {words}' for words in LINKS])}\n"
+    first, *others = TRANSPORTS
+    for names, chosen in (([first], [*cuts, "equal"]), (others, cuts[1::3])):
+        more = f"cut = {_list(chosen)}\n{links}"
+        yield MATRIX.format(mode="submodel", servers=2, on="edge+cloud", transports=_list(names), more=more)
+    yield MATRIX.format(mode="whole", servers=1, on="cloud", transports=_list(TRANSPORTS), more=links)
+    yield MATRIX.format(mode="whole", servers=1, on="edge", transports=_list(TRANSPORTS), more="")
+
+
+def rows(folder: Path, model: str) -> Iterator[dict[str, Any]]:
+    """The rows of study.csv of a model."""
+    profile = store.read(folder / "profile")
+    cells, seed = measured.read(profile, folder / "run"), profile.experiment.seed
+    seconds = np.asarray([item.seconds for item in cells])
+    alone = np.asarray([item.predicted for item in cells]) / seconds - 1
+    for link in regret.links_of(cells):
+        elsewhere = [item for item in cells if item.cell.link != link]
+        predicted = fit.predictions(cells, fit.fitted(elsewhere))
+        here = np.asarray([item.cell.link == link for item in cells])
+        found = regret.regret_of(link, cells, list(predicted), seed)
+        row = {"model": model, "link": link, "cells": int(here.sum())}
+        row |= dict(zip(("profile_median", "profile_within"), _errors(alone[here]), strict=True))
+        row |= dict(zip(("median", "within"), _errors(predicted[here] / seconds[here] - 1), strict=True))
+        row |= {"advised": _where(found.advised), "best": _where(found.best)}
+        yield row | {"regret": found.value, "low": found.low, "high": found.high, "equal": found.equal}
+
+
+def _errors(errors: Any) -> tuple[float, float]:
+    return float(np.median(np.abs(errors))), float((np.abs(errors) <= fit.WITHIN).mean())
+
+
+def _where(item: Measured) -> str:
+    cell = item.cell
+    return f"{cell.transport} {f'whole on {cell.on}' if cell.mode == 'whole' else cell.cut}"
+
+
+def _call(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "experiments", *map(str, words)], check=True)
+
+
+def _list(names: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
+
+
+def _csv(found: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return text.getvalue()
+
+
+def _markdown(found: Sequence[dict[str, Any]]) -> str:
+    head = (
+        "Model",
+        "Link",
+        "Median error",
+        "Within 10 %",
+        "Advised",
+        "Fastest measured",
+        "Regret",
+        "95 %",
+        "Equal split",
+    )
+    body = [
+        [
+            *(row["model"], line(row["link"]), f"{100 * row['median']:.2g} %", f"{100 * row['within']:.3g} %"),
+            *(line(row["advised"]), line(row["best"]), f"{100 * row['regret']:.2g} %"),
+            f"{number(100 * row['low'], 2)} to {number(100 * row['high'], 2)} %" if row["low"] == row["low"] else "-",
+            f"{100 * row['equal']:.3g} %" if row["equal"] == row["equal"] else "-",
+        ]
+        for row in found
+    ]
+    cells = sum(row["cells"] for row in found)
+    within = sum(row["cells"] * row["within"] for row in found) / cells
+    text = [
+        "# How well profiles predict runs, and the regret of advice",
+        "",
+        f"{cells} cells with a link, each predicted by a profile that was corrected with the cells of all other links: "
+        f"{100 * within:.3g} % within 10 %. Largest regret: {100 * max(row['regret'] for row in found):.2g} %.",
+        "",
+        *table(head, body, left=2),
+    ]
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
