@@ -55,20 +55,24 @@ def deferred(steps: Steps, caller: Context, own: Context, server: int) -> Steps:
 
     `own` is the context of `work`, in the span `caller`.
     """
-    begun, rejected = time.perf_counter(), None
+    begun = last = time.perf_counter()
+    rejected = None
     try:
         while True:
-            with RECORDER.span(own, "step", server):
-                try:
-                    queue = next(steps) if rejected is None else steps.throw(rejected)
-                except StopIteration:
-                    return
-            with RECORDER.span(own, "queue", server):
-                try:
-                    yield queue
-                    rejected = None
-                except WireError as error:
-                    rejected = error
+            try:
+                queue = next(steps) if rejected is None else steps.throw(rejected)
+            except StopIteration:
+                return
+            finally:
+                stepped = time.perf_counter()
+                RECORDER.add(own, "step", last, stepped, server)
+            try:
+                yield queue
+                rejected = None
+            except WireError as error:
+                rejected = error
+            last = time.perf_counter()
+            RECORDER.add(own, "queue", stepped, last, server)
     finally:
         RECORDER.add(caller, "work", begun, time.perf_counter(), server, own=own.span)
 

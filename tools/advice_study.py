@@ -30,7 +30,7 @@ from experiments.reports.markdown import line, number, table
 from experiments.store import profile as store
 from experiments.store.files import replace_file
 
-MODELS = ("MobileNetV3Large", "MobileNetV2", "EfficientNetB0", "ResNet50")
+MODELS = ("MobileNetV3Large", "MobileNetV2", "DenseNet121", "ResNet50")
 TRANSPORTS = ("tcp", "grpc", "rpyc-tuned")
 LINKS = (
     *("rtt:1ms,bandwidth:1Gbit", "rtt:1ms,bandwidth:100Mbit", "rtt:1ms,bandwidth:20Mbit"),
@@ -70,23 +70,31 @@ transport = {transports}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what is missing, and derive study.csv and study.md."""
+    """Measure what is missing, and derive study.csv and study.md. Exit status: 0 done; 1 a model failed."""
     parser = argparse.ArgumentParser(prog="python -m tools.advice_study", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--models", default=",".join(MODELS), metavar="NAME,...")
     parser.add_argument("--positions", type=int, default=6, help="cuts of each model")
     parser.add_argument("--cpu", type=float, default=0.5, help="share of a core that the edge device has")
-    parser.add_argument("--runs", type=int, default=25, help="timed requests of each cell; intervals need 25")
-    parser.add_argument("--limit", type=float, default=150.0, help="seconds after which a run starts no further round")
+    parser.add_argument("--runs", type=int, default=40, help="timed requests of each cell; intervals need 25")
+    parser.add_argument("--limit", type=float, default=170.0, help="seconds after which a run starts no further round")
     given = parser.parse_args(argv)
-    found = []
+    found, failed = [], []
     for model in given.models.split(","):
-        measure(given.out / model, model, given)
-        found += list(rows(given.out / model, model))
+        try:
+            measure(given.out / model, model, given)
+        except subprocess.CalledProcessError:  # which has said why
+            failed.append(model)
+        else:
+            found += list(rows(given.out / model, model))
+    if failed:
+        print(f"failed: {', '.join(failed)}; delete what is incomplete there, and start again", file=sys.stderr)
+    if not found:
+        return 1
     replace_file(given.out / "study.csv", _csv(found))
     replace_file(given.out / "study.md", _markdown(found))
     print(given.out / "study.md")
-    return 0
+    return 1 if failed else 0
 
 
 def measure(folder: Path, model: str, given: argparse.Namespace) -> None:

@@ -35,6 +35,7 @@ from experiments.store.samples import cell_of
 from experiments.store.statistics import groups_of
 from experiments.threads import report as threads_report
 from tools import docs_figures
+from tools import docs_studies as studies
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -222,6 +223,14 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "rivals": partial(by_row, "rivals", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
     "batch": partial(by_row, "batch", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
     "edge-cloud": partial(by_link, "edge-cloud"),
+    "phases": partial(studies.phases_of, "traced"),
+    "phases-links": partial(studies.phases_of, "traced-links"),
+    "tracing": partial(studies.cost_of_tracing, "traced"),
+    "load-sweep": partial(studies.knees, "load-sweep"),
+    "packing": partial(studies.packings, "compression", "tcp"),
+    "packing-links": partial(by_link, "compression"),
+    "advice": partial(studies.advice_study, "advice"),
+    "simulation": partial(studies.simulated, "simulation"),
     "ladder": lambda: ladder_of("ladder"),
     "hop": lambda: ladder_of("hop"),
     "sizes-bare": lambda: beside_libraries("sizes-bare"),

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
-from msgspec.structs import replace
-
 from transports.base import Handler, Message, as_wire_error, check_message, failure
 from transports.errors import ConnectionLost, ResourceExhausted, WireError
 from transports.limits import Limits
@@ -74,16 +72,15 @@ def _traced(
     caller: Context,
     began: float,
 ) -> Sent:
-    """`respond` with a message that was read since `began`: the spans of its steps, and what the handler does."""
-    own, moments = caller.child(), [began, time.perf_counter()]
+    """`respond` with a message that was read since `began`: a span, with its steps; the handler adds its own."""
+    moments = [began, time.perf_counter()]
     try:
-        within = replace(message, fields={**message.fields, TRACEPARENT: str(own)})
-        reply = _handled(handler, within, gone)
+        reply = _handled(handler, message, gone)
         moments.append(time.perf_counter())
         return write(reply)
     finally:
         moments.append(time.perf_counter())
-        RECORDER.served(caller, own.span, message.method, moments)
+        RECORDER.served(caller, message.method, moments)
 
 
 def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:

@@ -101,7 +101,7 @@ class Span(NamedTuple):
 
 _Moments = Sequence[float]
 _Kept = (
-    tuple[str, str, str, str, float, float, int, str] | tuple[str, str, _Moments] | tuple[str, str, str, str, _Moments]
+    tuple[str, str, str, str, float, float, int, str] | tuple[str, str, _Moments] | tuple[str, str, str, _Moments]
 )
 """A `Span`, or several of a call or its answer, as they are made: to build each would take several times as long."""
 
@@ -112,10 +112,10 @@ def _spans(kept: _Kept) -> list[Span]:
     if len(kept) == 3:
         trace, parent, moments = kept
         return [Span(trace, "", parent, *step) for step in zip(STEPS, moments, moments[1:], strict=False)]
-    trace, parent, own, method, moments = kept
+    trace, parent, method, moments = kept
     read, *rest = pairwise(moments)
-    inner = [Span(trace, "", own, "decode", *read), *(Span(trace, "", own, "encode", *part) for part in rest[1:])]
-    return [*inner, Span(trace, own, parent, "serve", moments[0], moments[-1], CLIENT, method)]
+    inner = [Span(trace, "", parent, "decode", *read), *(Span(trace, "", parent, "encode", *part) for part in rest[1:])]
+    return [*inner, Span(trace, "", parent, "serve", moments[0], moments[-1], CLIENT, method)]
 
 
 class Taken(NamedTuple):
@@ -154,9 +154,10 @@ class Recorder:
         """Keep the spans `STEPS` of a call, from one moment to the next: fewer if it failed."""
         self._keep((call.trace, call.span, moments))
 
-    def served(self, caller: Context, own: str, method: str, moments: Sequence[float]) -> None:
-        """Keep a span `serve`, with the id `own`, and its `decode` and `encode`, with the handler in between."""
-        self._keep((caller.trace, caller.span, own, method, moments))
+    def served(self, caller: Context, method: str, moments: Sequence[float]) -> None:
+        """Keep a span `serve`, and its `decode` and `encode`, with the handler in between: all with the call as parent,
+        since the spans of the handler, which the call's context encloses too, need no id of `serve` then."""
+        self._keep((caller.trace, caller.span, method, moments))
 
     def _keep(self, record: _Kept) -> None:
         if len(self._kept) < self._bound:  # threads may exceed it by a few: appending takes no lock

@@ -115,7 +115,7 @@ class _Now:
 
     def __init__(self, spans: Sequence[Placed]) -> None:
         self._spans = spans
-        served = {each.span.id for each in spans if each.span.name == "serve"}
+        served = {each.span.parent for each in spans if each.span.name == "serve"}
         self._reached = {each.span.parent: each.hop for each in spans if each.span.name in ("serve", "handle")}
         """Call -> the hop that it reaches."""
         self._at_work = {

@@ -141,17 +141,23 @@ class Tracer:
 def _with_ids(request: Span, spans: Sequence[Placed]) -> list[Placed]:
     """The spans of a request, each with an id of its own and a parent among them.
 
-    The parent of a span may have been lost with its process: then the request is.
+    The spans of a handler are in the span `serve` of its process and call. The parent of a span may have been lost with
+    its process: then the request is.
     """
     known = {request.id, *(each.span.id for each in spans)}
-    return [
-        each._replace(
-            span=each.span._replace(
-                id=each.span.id or new_id(), parent=each.span.parent if each.span.parent in known else request.id
-            )
-        )
-        for each in spans
-    ]
+    serving = {
+        (each.process, each.span.parent): each.span._replace(id=new_id()) for each in spans if each.span.name == "serve"
+    }
+
+    def ids(process: str, span: Span) -> tuple[str, str]:
+        call, serve = span.parent if span.parent in known else request.id, serving.get((process, span.parent))
+        if serve and span.name == "serve":
+            return serve.id, call
+        inside = serve and serve.begin <= span.begin and (span.end <= serve.end or span.name == "work")
+        return span.id or new_id(), serve.id if serve and inside else call
+
+    named = [(each, *ids(each.process, each.span)) for each in spans]
+    return [each._replace(span=each.span._replace(id=own, parent=parent)) for each, own, parent in named]
 
 
 def lanes(spans: Iterable[Placed]) -> Iterator[tuple[int, Placed]]:

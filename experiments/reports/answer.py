@@ -17,6 +17,7 @@ from experiments.spec.experiment import Cell, Experiment, local_of
 from experiments.store.intervals import seconds_of
 from experiments.store.samples import cell_of
 from experiments.store.statistics import groups_of, ratio_of
+from transports.packing import is_lossless
 
 NAMED = 4
 """Cells that a sentence names; it counts the others."""
@@ -89,7 +90,21 @@ def answer(
         found = _over_links(winners(mapped, experiment.seed), Settings(mapped.rows, titles))
     else:
         found = [*knees, *([] if summary.empty else _fastest(experiment, measured, summary, titles))]
-    return [*found, *([] if complete else [PARTIAL])]
+    return [*found, *_lossy(summary), *([] if complete else [PARTIAL])]
+
+
+def _lossy(summary: pd.DataFrame) -> list[str]:
+    """How far the answers of lossy packings are from the local model's."""
+    worst: dict[str, float] = {}
+    for row in records(summary):
+        if not is_lossless(wire := cell_of(row).wire):
+            worst[wire] = min(worst.get(wire, 1.0), row["cosine"])
+    if not worst:
+        return []
+    listed = ", ".join(
+        f"{wire} {number(cosine, 2)}" for wire, cosine in sorted(worst.items(), key=lambda each: each[1])
+    )
+    return [f"Lossy packings change the answers: the smallest cosine with the local model's is {listed}."]
 
 
 def _fastest(

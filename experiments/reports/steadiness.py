@@ -62,10 +62,8 @@ def _ending(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFram
     else:
         why = f"--limit {experiment.limit:g} s ended the run" if experiment.limit else "the run did not finish"
     counted = "1 round was measured" if rounds == 1 else f"{rounds} rounds were measured"
-    return (
-        f"{counted} ({n} of {experiment.runs} requests of each cell); {why}. Every x / Local is known to within "
-        f"±{number(widest, 2)} %."
-    )
+    known = "" if math.isnan(widest) else f" Every x / Local is known to within ±{number(widest, 2)} %."
+    return f"{counted} ({n} of {experiment.runs} requests of each cell); {why}.{known}"
 
 
 def same_cells(measured: pd.DataFrame, seed: int) -> list[str]:

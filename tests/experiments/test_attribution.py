@@ -43,13 +43,13 @@ def call(begin: float, end: float, own: str, parent: str = "root", lasts: float 
     ]
 
 
-def serve(begin: float, end: float, caller: str, own: str) -> list[Span]:
+def serve(begin: float, end: float, caller: str) -> list[Span]:
     """A message at a server: a quarter of a second each for decode, what is around the handler, and encode."""
     return [
-        span("serve", begin, end, caller, own),
-        span("decode", begin, begin + 0.25, own),
-        span("handle", begin + 0.5, end - 0.25, own),
-        span("encode", end - 0.25, end, own),
+        span("serve", begin, end, caller),
+        span("decode", begin, begin + 0.25, caller),
+        span("handle", begin + 0.5, end - 0.25, caller),
+        span("encode", end - 0.25, end, caller),
     ]
 
 
@@ -62,11 +62,11 @@ def test_nested_calls() -> None:
     seconds = found(
         call(1, 9, "first"),
         [
-            *serve(2, 8, "first", "s0"),
-            span("compute", 3, 4, "s0"),
-            *call(4, 7, "second", "s0"),
+            *serve(2, 8, "first"),
+            span("compute", 3, 4, "first"),
+            *call(4, 7, "second", "first"),
         ],
-        [*serve(5, 6.5, "second", "s1"), span("compute", 5.5, 6.25, "s1")],
+        [*serve(5, 6.5, "second"), span("compute", 5.5, 6.25, "second")],
     )
     assert seconds == {
         CLIENT: {"route": 2.25, "encode": 0.25, "decode": 0.25},
@@ -77,7 +77,7 @@ def test_nested_calls() -> None:
 
 
 def test_the_clock_of_another_machine_is_moved() -> None:
-    client, node = call(1, 9, "first"), serve(2, 8, "first", "s0")
+    client, node = call(1, 9, "first"), serve(2, 8, "first")
     late = [each._replace(begin=each.begin + 100, end=each.end + 100) for each in node]
     assert found(client, late, ahead=100.0) == found(client, node)
 
@@ -88,11 +88,11 @@ def test_work_after_an_acknowledgement_and_the_way_to_the_client() -> None:
         [
             *call(1, 3.5, "first"),
             span("await", 3.5, 10, own="waits"),
-            *serve(7, 8, "result", "taken"),
+            *serve(7, 8, "result"),
         ],
         [
-            *serve(2, 3, "first", "s0"),
-            span("work", 2.5, 9, "s0", "w"),
+            *serve(2, 3, "first"),
+            span("work", 2.5, 9, "first", "w"),
             span("queue", 2.5, 4, "w"),
             span("step", 4, 9, "w"),
             span("compute", 4.5, 6, "w"),

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from experiments.reports import compression
+from experiments.reports.answer import answer
+from experiments.reports.report import summary_of
 from experiments.spec.experiment import Cell, Experiment
 from experiments.store import samples
 from experiments.store.samples import Sample, Writer
@@ -69,6 +71,12 @@ def test_the_section_answers_for_lossless_and_lossy_apart(tmp_path: Path) -> Non
     assert third[0] == ["Cell", "Wire", "rtt:5ms, bandwidth:5Mbit", "rtt:5ms, bandwidth:1000Mbit"]
     assert third[1][2].startswith("0.500 (")
     assert third[2][1:] == ["int8", third[2][2], "—"]
+
+
+def test_the_answer_says_that_lossy_packings_change_answers(tmp_path: Path) -> None:
+    experiment, measured = written(tmp_path, SECONDS, BYTES)
+    *_, last = answer(experiment, measured, summary_of(measured, 0), {}, True)
+    assert last == "Lossy packings change the answers: the smallest cosine with the local model's is int8 0.80."
 
 
 def test_a_packing_that_saves_nothing_never_pays(tmp_path: Path) -> None:

@@ -91,8 +91,18 @@ def test_right_predictions_have_no_regret(models: list[tuple[str, CostModel]], t
 
 def test_a_wrong_prediction_costs_what_the_fastest_saves(models: list[tuple[str, CostModel]]) -> None:
     measured = cells(models, {}, noise=0.01)
-    worst = max((item for item in measured if item.cell.link in ("", LINKS[0])), key=lambda item: item.seconds)
+    worst = max((item for item in measured if item.cell.link == LINKS[0]), key=lambda item: item.seconds)
     predicted = [0.0 if item is worst else item.seconds for item in measured]
     found = regret.regret_of(LINKS[0], measured, predicted, 0)
     assert found.value == pytest.approx(worst.seconds / found.best.seconds - 1)
     assert found.low <= found.value <= found.high
+
+
+def test_ways_at_the_client_alone_are_one(models: list[tuple[str, CostModel]]) -> None:
+    """Nothing crosses there, so that the transport is no choice, and noise between them no regret."""
+    measured = [item for item in cells(models, {}, noise=0.3) if item.cell.link in ("", LINKS[0])]
+    alone = [item.placed.hosts == (item.model.client,) for item in measured]
+    assert sum(alone) > 1
+    found = regret.regret_of(LINKS[0], measured, [0.0 if there else 1.0 for there in alone], 0)
+    assert len(found.advised.samples) == 25 * sum(alone)
+    assert found.ways == len(measured) - sum(alone) + 1
