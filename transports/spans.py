@@ -100,9 +100,7 @@ class Span(NamedTuple):
 
 
 _Moments = Sequence[float]
-_Kept = (
-    tuple[str, str, str, str, float, float, int, str] | tuple[str, str, _Moments] | tuple[str, str, str, _Moments]
-)
+_Kept = tuple[str, str, str, str, float, float, int, str] | tuple[str, str, _Moments] | tuple[str, str, str, _Moments]
 """A `Span`, or several of a call or its answer, as they are made: to build each would take several times as long."""
 
 

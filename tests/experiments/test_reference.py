@@ -12,12 +12,17 @@ import pytest
 from experiments import report
 from experiments.sizes import measure as sizes_measure
 from experiments.store import environment, samples
-from experiments.store.files import ENVIRONMENT, REPORT_HTML, SAMPLES, SUMMARY, THREADS
+from experiments.store.files import CHECK, CHECK_REPORT, ENVIRONMENT, REPORT_HTML, SAMPLES, SUMMARY, THREADS
 from experiments.threads import report as threads_report
 from tests.experiments.common import REFERENCE
+from tools import advice_study
 from tools.references import ALL, COMMANDS
 
-FOLDERS = sorted(path.parent for path in REFERENCE.glob(f"*/{ENVIRONMENT}"))
+FOLDERS = sorted(
+    path.parent
+    for path in REFERENCE.rglob(ENVIRONMENT)
+    if (path.parent / SAMPLES).exists() or (path.parent / THREADS).exists()
+)
 DERIVED = (SUMMARY, "*.md", REPORT_HTML, "*.svg")
 
 COLUMNS = {"cell": samples.COLUMNS, "way": sizes_measure.COLUMNS, "workers": threads_report.COLUMNS}
@@ -35,13 +40,13 @@ def header(folder: Path) -> tuple[str, ...]:
         return tuple(next(csv.reader(file)))
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(REFERENCE)))
 def test_every_column_was_measured(folder: Path) -> None:
     found = header(folder)
     assert found == tuple(name for name in COLUMNS[found[0]] if name not in ADDED or name in found)
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(REFERENCE)))
 def test_derived_files_are_derived_from_the_samples(folder: Path, tmp_path: Path) -> None:
     made = shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(*DERIVED))
     assert report.main([str(made)]) == 0
@@ -54,6 +59,22 @@ def test_derived_files_are_derived_from_the_samples(folder: Path, tmp_path: Path
 def without_charts(page: Path) -> str:
     """The page without what another version of matplotlib draws in another way."""
     return re.sub(r"<figure.*?</figure>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_simulation_is_derived_from_its_runs(tmp_path: Path) -> None:
+    made = shutil.copytree(REFERENCE / "simulation", tmp_path / "simulation", ignore=shutil.ignore_patterns("check.*"))
+    assert report.main([str(made)]) == 0
+    for name in (CHECK, CHECK_REPORT):
+        assert (made / name).read_bytes() == (REFERENCE / "simulation" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_the_study_of_advice_is_derived_from_its_runs(tmp_path: Path) -> None:
+    made = shutil.copytree(REFERENCE / "advice", tmp_path / "advice", ignore=shutil.ignore_patterns("study.*"))
+    assert advice_study.main(["--out", str(made)]) == 0
+    for name in ("study.csv", "study.md"):
+        assert (made / name).read_bytes() == (REFERENCE / "advice" / name).read_bytes(), name
 
 
 def test_every_reference_was_measured_by_its_command() -> None:
