@@ -212,7 +212,8 @@ class Dispatcher:
                 return self._call(request, address, message)
         own, begun = trace.child(), time.perf_counter()
         try:
-            return self._call(request, address, replace(message, fields={**message.fields, TRACEPARENT: str(own)}))
+            fields = {**message.fields, TRACEPARENT: str(own)}
+            return self._call(request, address, Message(message.method, fields, message.tensors))
         finally:
             RECORDER.add(trace, "call", begun, time.perf_counter(), what=message.method, own=own.span)
 

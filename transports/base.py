@@ -40,7 +40,7 @@ from transports.errors import (
 )
 from transports.limits import NAME, PARTS, TEXT, Limits
 from transports.sockets import Deadline
-from transports.spans import RECORDER, TRACEPARENT, context_of
+from transports.spans import RECORDER, TRACEPARENT
 
 log = logging.getLogger("splitbench.transports")
 
@@ -134,8 +134,7 @@ class Connection(ABC):
             return check_message(raise_error(self.decode(answer)), self.limits)
         finally:
             moments.append(time.perf_counter())
-            if (context := context_of(message.fields)) is not None:
-                RECORDER.called(context, moments)
+            RECORDER.called(message.fields[TRACEPARENT], moments)
 
     @abstractmethod
     def encode(self, message: Message) -> Any:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from transports.base import Handler, Message, as_wire_error, check_message, failure
 from transports.errors import ConnectionLost, ResourceExhausted, WireError
 from transports.limits import Limits
-from transports.spans import RECORDER, TRACEPARENT, Context, context_of
+from transports.spans import RECORDER, TRACEPARENT, context_of
 
 Came = TypeVar("Came")
 Sent = TypeVar("Sent")
@@ -50,8 +50,8 @@ def respond(
     began = time.perf_counter()  # whether the request is traced is known once it is read
     try:
         message = read(request)
-        if TRACEPARENT in message.fields and (caller := context_of(message.fields)):
-            return _traced(handler, message, write, gone, caller, began)
+        if TRACEPARENT in message.fields:
+            return _traced(handler, message, write, gone, began)
         return write(_handled(handler, message, gone))
     except WireError as error:
         return write(failure(error))
@@ -69,7 +69,6 @@ def _traced(
     message: Message,
     write: Callable[[Message], Sent],
     gone: Callable[[], bool],
-    caller: Context,
     began: float,
 ) -> Sent:
     """`respond` with a message that was read since `began`: a span, with its steps; the handler adds its own."""
@@ -80,7 +79,7 @@ def _traced(
         return write(reply)
     finally:
         moments.append(time.perf_counter())
-        RECORDER.served(caller, message.method, moments)
+        RECORDER.served(message.fields[TRACEPARENT], message.method, moments)
 
 
 def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:

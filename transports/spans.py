@@ -100,17 +100,21 @@ class Span(NamedTuple):
 
 
 _Moments = Sequence[float]
-_Kept = tuple[str, str, str, str, float, float, int, str] | tuple[str, str, _Moments] | tuple[str, str, str, _Moments]
-"""A `Span`, or several of a call or its answer, as they are made: to build each would take several times as long."""
+_Kept = tuple[str, str, str, str, float, float, int, str] | tuple[str, _Moments] | tuple[str, str, _Moments]
+"""A `Span`, or the `traceparent` of a call with the moments of its spans at the caller, or with a method those at the
+server. To read the field and build each span while a request waits would take several times as long."""
 
 
 def _spans(kept: _Kept) -> list[Span]:
     if len(kept) == 8:
         return [Span(*kept)]
-    if len(kept) == 3:
-        trace, parent, moments = kept
+    if (call := _parsed(kept[0])) is None:
+        return []
+    trace, parent = call
+    if len(kept) == 2:
+        moments = kept[1]
         return [Span(trace, "", parent, *step) for step in zip(STEPS, moments, moments[1:], strict=False)]
-    trace, parent, method, moments = kept
+    _, method, moments = kept
     read, *rest = pairwise(moments)
     inner = [Span(trace, "", parent, "decode", *read), *(Span(trace, "", parent, "encode", *part) for part in rest[1:])]
     return [*inner, Span(trace, "", parent, "serve", moments[0], moments[-1], CLIENT, method)]
@@ -148,14 +152,16 @@ class Recorder:
         """Keep a span, whose id is `own`, in the span `within`."""
         self._keep((within.trace, own, within.span, name, begin, end, server, what))
 
-    def called(self, call: Context, moments: Sequence[float]) -> None:
+    def called(self, traceparent: object, moments: Sequence[float]) -> None:
         """Keep the spans `STEPS` of a call, from one moment to the next: fewer if it failed."""
-        self._keep((call.trace, call.span, moments))
+        if isinstance(traceparent, str) and len(traceparent) <= LONGEST:
+            self._keep((traceparent, moments))
 
-    def served(self, caller: Context, method: str, moments: Sequence[float]) -> None:
+    def served(self, traceparent: object, method: str, moments: Sequence[float]) -> None:
         """Keep a span `serve`, and its `decode` and `encode`, with the handler in between: all with the call as parent,
         since the spans of the handler, which the call's context encloses too, need no id of `serve` then."""
-        self._keep((caller.trace, caller.span, method, moments))
+        if isinstance(traceparent, str) and len(traceparent) <= LONGEST:
+            self._keep((traceparent, method, moments))
 
     def _keep(self, record: _Kept) -> None:
         if len(self._kept) < self._bound:  # threads may exceed it by a few: appending takes no lock
