@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,8 +125,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 def _with_value(words: Sequence[str]) -> list[str]:
     """`--verify` without a value means `--verify top`."""
-    after = [*words[1:], "--"]
-    pairs = zip(words, after, strict=True)
+    pairs = itertools.pairwise((*words, "--"))
     return [f"{word}={VERIFY[1]}" if word == "--verify" and later.startswith("-") else word for word, later in pairs]
 
 

@@ -168,6 +168,11 @@ def test_without_a_profile_it_says_how_to_make_one(tmp_path: Path, capsys: pytes
     assert "holds no profile.csv" in second
 
 
+def test_without_any_flag_it_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "--profile: advice needs one" in capsys.readouterr().err
+
+
 def test_links_between_machines_are_those_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = profiles.write(tmp_path / "ways")
     record = environment.read(known)
