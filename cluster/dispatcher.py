@@ -14,13 +14,13 @@ from msgspec.structs import replace
 from cluster.errors import Draining, StaleEpoch
 from cluster.holders import Holders, has, holder_of
 from cluster.leases import Holder
-from cluster.packing import pack, payload, unpack
+from cluster.packing import pack, unpack
 from cluster.partition import Partition
 from cluster.registry import fields_read, parse_holders, parse_links, positive, text, whole
 from cluster.request import NO_STATS, Request, RequestStats, Route
 from cluster.usage import Traffic
 from transports.address import Address
-from transports.base import Array, Message, Transport
+from transports.base import Array, Message, Scalar, Transport, payload
 from transports.errors import (
     ConnectError,
     ConnectionLost,
@@ -146,11 +146,7 @@ class Dispatcher:
         fields = request.fields()
         fields["epoch"] = delivery.holder.epoch
         sent, address = payload(delivery.tensors), delivery.holder.address
-        tensors, packing = delivery.tensors, NO_STATS
-        if request.route.wire != OFF:
-            tensors, packing = pack(
-                tensors, request.route, fields, near=self._near(request, address), trace=request.trace
-            )
+        tensors, packing = self._packed(request, address, delivery.tensors, fields)
         if carry is not None:
             fields.update((carry + packing).fields())
         message = Message("infer", fields, tensors)
@@ -172,11 +168,7 @@ class Dispatcher:
     def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
         """Send outputs of the model, and the statistics so far, to the client's result receiver."""
         fields, address = request.fields(), Address.parse(request.reply_to)
-        tensors, packing = outputs, NO_STATS
-        if request.route.wire != OFF:
-            tensors, packing = pack(
-                outputs, request.route, fields, near=self._near(request, address), answer=True, trace=request.trace
-            )
+        tensors, packing = self._packed(request, address, outputs, fields, answer=True)
         self.traffic.add(address, payload(outputs), 0)  # before the client has them
         self.call(request, address, Message("result", fields | (stats + packing).fields(), tensors))
 
@@ -225,10 +217,21 @@ class Dispatcher:
         reply, made = self._pool(request.route).call(address, message, left)
         return reply, int(made)
 
-    def _near(self, request: Request, address: Address) -> bool:
-        """Whether a message to `address` crosses none of the links that the route has."""
+    def _packed(
+        self,
+        request: Request,
+        address: Address,
+        tensors: Mapping[str, Array],
+        fields: dict[str, Scalar],
+        *,
+        answer: bool = False,
+    ) -> tuple[Mapping[str, Array], RequestStats]:
+        """`cluster.packing.pack` of what goes to `address`, if the route packs."""
         route = request.route
-        return route.linked and address not in self._relay(route, max(0.0, request.remaining))
+        if route.wire == OFF:
+            return tensors, NO_STATS
+        near = route.linked and address not in self._relay(route, max(0.0, request.remaining))
+        return pack(tensors, route, fields, near=near, answer=answer, trace=request.trace)
 
     def _relay(self, route: Route, timeout: float) -> Mapping[Address, Address]:
         """Address -> the relay through which this host reaches it. They do not change during a run."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from cluster.request import NO_STATS, RequestStats, Route
 from transports import packing
-from transports.base import Array, Message, Scalar, Transport
+from transports.base import Array, Message, Scalar, Transport, payload
 from transports.errors import MalformedMessage, UsageError
 from transports.packing import messages
 from transports.packing.base import Packer
@@ -80,11 +80,6 @@ def pack_answer(answer: Message, route: Route, request: Message, trace: Context 
     fields = dict(answer.fields)
     tensors, stats = pack(answer.tensors, route, fields, answer=True, trace=trace)
     return Message(answer.method, fields | (RequestStats.of(answer) + stats).fields(), tensors)
-
-
-def payload(tensors: Tensors) -> int:
-    """The bytes of `tensors`."""
-    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _packer(route: Route) -> Packer:

@@ -15,7 +15,7 @@ from transports.address import Address
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 from transports.limits import DAY
-from transports.spans import TRACEPARENT, Context, context_of
+from transports.spans import Context, context_of
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -182,7 +182,7 @@ class Request(msgspec.Struct, frozen=True):
                 int(fields_["turn"]),
                 int(fields_["attempt"]),
                 {int(server): int(epoch) for server, epoch in pairs},
-                context_of(fields_) if TRACEPARENT in fields_ else None,
+                context_of(fields_),
             )
         except (KeyError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             raise MalformedMessage(f"these fields describe no request: {type(error).__name__}: {error}") from None

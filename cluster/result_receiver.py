@@ -14,7 +14,7 @@ from cluster.request import NO_STATS, Request, RequestStats
 from transports.address import Address
 from transports.base import Array, Message, Server, Transport
 from transports.errors import ConnectError, DeadlineExceeded, MalformedMessage, WireError, from_kind
-from transports.spans import RECORDER, TRACEPARENT, context_of
+from transports.spans import RECORDER, context_of
 
 WORKERS = 16
 """Results received at a time; receiving only stores them."""
@@ -99,7 +99,7 @@ class ResultReceiver:
         """The handler that transports serve. Raises `MalformedMessage`."""
         if message.method not in ("result", "failed"):
             raise MalformedMessage(f"a client has no method {message.method!r}: it has 'result' and 'failed'")
-        if TRACEPARENT in message.fields and (context := context_of(message.fields)):
+        if context := context_of(message.fields):
             with RECORDER.span(context, "handle"):
                 self._store(message)
         else:

@@ -14,8 +14,6 @@ and for the way that the corrected profile advises over this link: `advised`, `b
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,6 +27,7 @@ from experiments.advise.measured import Measured
 from experiments.reports.markdown import line, number, table
 from experiments.store import profile as store
 from experiments.store.files import replace_file
+from experiments.store.rows import as_csv
 
 MODELS = ("MobileNetV3Large", "MobileNetV2", "DenseNet121", "ResNet50")
 TRANSPORTS = ("tcp", "grpc", "rpyc-tuned")
@@ -91,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"failed: {', '.join(failed)}; delete what is incomplete there, and start again", file=sys.stderr)
     if not found:
         return 1
-    replace_file(given.out / "study.csv", _csv(found))
+    replace_file(given.out / "study.csv", as_csv(list(found[0]), found))
     replace_file(given.out / "study.md", _markdown(found))
     print(given.out / "study.md")
     return 1 if failed else 0
@@ -156,14 +155,6 @@ def _call(*words: object) -> None:
 
 def _list(names: Sequence[str]) -> str:
     return "[" + ", ".join(f'"{name}"' for name in names) + "]"
-
-
-def _csv(found: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    return text.getvalue()
 
 
 def _markdown(found: Sequence[dict[str, Any]]) -> str:

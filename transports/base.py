@@ -67,7 +67,12 @@ class Message(msgspec.Struct, frozen=True):
     @property
     def payload(self) -> int:
         """Bytes of all tensors, without what a codec adds."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return payload(self.tensors)
+
+
+def payload(tensors: Mapping[str, Array]) -> int:
+    """Bytes of all `tensors`."""
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 Handler = Callable[[Message], Message]

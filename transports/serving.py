@@ -114,7 +114,7 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
 
 def _take(free: SimpleQueue[None], message: Message, wait: bool) -> None:
     """Take a worker, and record how long a traced message waited for one. Raises `Empty`."""
-    if wait and TRACEPARENT in message.fields and (context := context_of(message.fields)):
+    if wait and (context := context_of(message.fields)):
         with RECORDER.span(context, "queue"):
             free.get()
     else:

@@ -10,8 +10,6 @@ fit.csv: `parameter`, `unit`, `profile` (the value before), `value`, `low`, `hig
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +29,7 @@ from experiments.reports.markdown import number
 from experiments.store import files
 from experiments.store.files import replace_file
 from experiments.store.profile import MISFIT, Profile
+from experiments.store.rows import as_csv
 from partitioning.cost_model import CostModel
 from partitioning.part_costs import Estimate, MessageCost, Runs
 from transports.errors import UsageError
@@ -164,8 +163,9 @@ def corrected(
     )
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        replace_file(out / files.FIT, _csv(rows))
-        replace_file(out / files.PREDICTIONS, _csv(list(_predicted(checked))))
+        replace_file(out / files.FIT, as_csv(list(rows[0]), rows))
+        predicted = list(_predicted(checked))
+        replace_file(out / files.PREDICTIONS, as_csv(list(predicted[0]), predicted))
     return factors.on(model)
 
 
@@ -202,14 +202,6 @@ def _predicted(checked: Checked) -> Sequence[dict[str, Any]]:
         }
         for item, value, held, error in rows
     ]
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

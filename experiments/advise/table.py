@@ -8,14 +8,13 @@ the prediction], `per_second` [requests/s of a pipeline that is kept full], `bus
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.reports.labels import transport_title
 from experiments.reports.markdown import line, number, table
+from experiments.store import rows
 from experiments.store.profile import MISFIT
 from partitioning.advice import GOALS, Advice, Candidate
 from partitioning.changes import BANDWIDTHS, DELAYS, changes
@@ -82,11 +81,7 @@ def cells(model: CostModel, item: Candidate) -> list[str]:
 
 
 def as_csv(advice: Advice, model: CostModel) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row(rank, item, model) for rank, item in enumerate(advice.pool, 1))
-    return text.getvalue()
+    return rows.as_csv(COLUMNS, (row(rank, item, model) for rank, item in enumerate(advice.pool, 1)))
 
 
 def as_markdown(advice: Advice, model: CostModel, title: str, notes: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +18,8 @@ class Narrow(Packer):
     """Each element becomes one of the dtype `narrow`. NaN and infinities stay what they are."""
 
     narrow: ClassVar[str]
+    others: ClassVar[str]
+    """Packers for larger values."""
 
     @classmethod
     def takes(cls, dtype: str, shape: tuple[int | None, ...]) -> bool:
@@ -29,17 +30,12 @@ class Narrow(Packer):
             with np.errstate(over="raise"):
                 return tensor.astype(DTYPES[self.narrow])
         except FloatingPointError:
-            raise ValueError(f"a value is too large for {self.narrow}; valid: {self.others()}") from None
+            raise ValueError(f"a value is too large for {self.narrow}; valid: {self.others}") from None
 
     def unpack(self, packed: Array, dtype: Dtype, shape: Shape) -> Array:
         if packed.dtype.name != self.narrow or packed.shape != shape:
             raise ValueError(f"{self.narrow}{list(shape)} expected, {packed.dtype.name}{list(packed.shape)} came")
         return packed.astype(dtype)
-
-    @staticmethod
-    @abstractmethod
-    def others() -> str:
-        """Packers for larger values."""
 
 
 class Float16(Narrow):
@@ -47,10 +43,7 @@ class Float16(Narrow):
 
     name = "f16"
     narrow = "float16"
-
-    @staticmethod
-    def others() -> str:
-        return "bf16, int8"
+    others = "bf16, int8"
 
 
 class BFloat16(Narrow):
@@ -58,10 +51,7 @@ class BFloat16(Narrow):
 
     name = "bf16"
     narrow = "bfloat16"
-
-    @staticmethod
-    def others() -> str:
-        return "int8"
+    others = "int8"
 
 
 class Int8(Packer):
