@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 CLEAN_UP = 10.0
 """Seconds after the first SIGTERM or SIGHUP in which further ones are ignored: a closed terminal sends several, which
 must not end the clean-up."""
+WAKE = signal.SIGURG
+"""A signal that nothing else uses and that is ignored unless someone handles it."""
+WAKES = 5
 
 Errors = tuple[type[Exception], ...]
 
@@ -28,8 +33,8 @@ def exit_status(work: Callable[[], int], refused: Errors, failed: Errors = (), p
     2 for an error in `refused`, 1 for one in `failed` and for output that cannot be written, 130 for Ctrl-C, SIGTERM
     and SIGHUP (unless that is ignored, as nohup does). Any other error is raised.
     """
-    _interrupt_by_signals()
     _open_closed()
+    _interrupt_by_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files need not be text in any encoding
             stream.reconfigure(errors="backslashreplace")
@@ -77,6 +82,31 @@ def _interrupt_by_signals() -> None:
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, interrupt)
+    _wake_by_signals()
+
+
+@functools.cache
+def _wake_by_signals() -> None:
+    """Let a signal wake the main thread, whichever thread the kernel gives it to.
+
+    Of several signals at once, the kernel gives some to other threads. The interpreter only notes those, and a main
+    thread that waits for a lock would go on waiting. A thread of our own reads what the interpreter writes for each
+    signal, and interrupts the main thread with `WAKE`, which does nothing else.
+    """
+    received, note = os.pipe()
+    os.set_blocking(note, False)
+    signal.set_wakeup_fd(note, warn_on_full_buffer=False)
+    signal.signal(WAKE, lambda *_: None)
+    threading.Thread(target=_wake_main_thread, args=(received,), name="signals", daemon=True).start()
+
+
+def _wake_main_thread(received: int) -> None:
+    main = threading.main_thread()
+    while number := os.read(received, 1):
+        if number[0] != WAKE and main.ident is not None:
+            for _ in range(WAKES):  # it may be about to wait
+                signal.pthread_kill(main.ident, WAKE)
+                time.sleep(0.05)
 
 
 def _open_closed() -> None:

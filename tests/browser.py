@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ QUIET = (
 )
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key of an element's identifier, as WebDriver defines it."""
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""`urllib.request.urlopen` would keep the proxy that the environment named at its first use in this process."""
+STARTS = 5
+"""chromedriver takes a free port of IPv4, and ends if another program has that port of IPv6."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Browser:
     def call(self, path: str, body: Any = None, method: str = "POST") -> Any:
         data = None if method != "POST" else json.dumps(body or {}).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with DIRECT.open(request, timeout=60) as answer:
             return json.load(answer)["value"]
 
     def open(self, page: Path) -> None:
@@ -66,19 +70,35 @@ def browser(profile: Path) -> Iterator[Browser]:
     for name in ("chromium", "chromedriver"):
         if shutil.which(name) is None:
             pytest.skip(f"no {name} (Debian: apt-get install chromium chromium-driver)")
-    with subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
+    with _driver() as port:
+        options = {"args": [*QUIET, f"--user-data-dir={profile}"]}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        driven = Browser(f"http://127.0.0.1:{port}/session")
+        session = driven.call("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        driven = Browser(f"{driven.url}/{session}")
         try:
-            assert driver.stdout is not None
-            started = next(text for text in driver.stdout if "started successfully" in text)
-            (port,) = re.findall(r"port (\d+)", started)
-            options = {"args": [*QUIET, f"--user-data-dir={profile}"]}
-            wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-            driven = Browser(f"http://127.0.0.1:{port}/session")
-            session = driven.call("", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
-            driven = Browser(f"{driven.url}/{session}")
-            try:
-                yield driven
-            finally:
-                driven.call("", method="DELETE")
+            yield driven
         finally:
-            driver.terminate()
+            driven.call("", method="DELETE")
+
+
+@contextlib.contextmanager
+def _driver() -> Iterator[str]:
+    """chromedriver; its port."""
+    for _ in range(STARTS):
+        with subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
+            assert driver.stdout is not None
+            try:
+                if ports := re.findall(r"started successfully on port (\d+)", "".join(_until_started(driver.stdout))):
+                    yield ports[0]
+                    return
+            finally:
+                driver.terminate()
+    pytest.fail(f"chromedriver found no free port {STARTS} times")
+
+
+def _until_started(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield line
+        if "started successfully" in line:
+            return

@@ -63,6 +63,36 @@ def test_a_hangup_ends_a_command_in_order(command: str, model: Path, tmp_path: P
     assert [*temporary.iterdir()] == []
 
 
+BLOCKED = """
+import queue, signal, sys, threading
+from experiments.cli import exit_status
+
+def other():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
+
+def work():
+    threading.Thread(target=other, daemon=True).start()
+    queue.SimpleQueue().get()
+
+sys.exit(exit_status(work))
+"""
+
+
+def test_a_signal_that_another_thread_gets_wakes_the_main_thread() -> None:
+    """Of several signals at once, the kernel gives some to other threads."""
+    command = [sys.executable, "-c", BLOCKED]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.communicate("\n", timeout=20)
+            assert process.returncode == 130
+        finally:
+            process.kill()
+
+
 def take_terminal() -> None:
     """Make standard error the controlling terminal of this process, which leads its session."""
     fcntl.ioctl(2, termios.TIOCSCTTY, 0)
