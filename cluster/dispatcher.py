@@ -32,15 +32,12 @@ from transports.errors import (
 )
 from transports.packing import OFF
 from transports.pool import Pool
-from transports.spans import RECORDER, TRACEPARENT, Context
+from transports.spans import CLIENT, RECORDER, TRACEPARENT, Context
 
 log = logging.getLogger("splitbench.cluster")
 
 UNREACHABLE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Draining)
 """Errors that may mean that the server, or one behind it, has been replaced."""
-
-LOOKUPS = ("where", "who")
-"""Messages to the registry, which records no spans."""
 
 FAILURE_NOTICE_TIMEOUT = 1.0
 """Seconds in which a client must take the notice that its request failed, even if the request has more time left."""
@@ -198,16 +195,14 @@ class Dispatcher:
         return self._call(request, address, message)
 
     def _traced(self, request: Request, trace: Context, address: Address, message: Message) -> tuple[Message, int]:
-        """`call` with a span. The message carries its context, unless it goes to the registry."""
-        if message.method in LOOKUPS:
-            with RECORDER.span(trace, "lookup", what=message.method):
-                return self._call(request, address, message)
-        own, begun = trace.child(), time.perf_counter()
+        """`call` with a span, whose context the message carries, unless it goes to the registry."""
+        begun = time.perf_counter()
         try:
-            fields = {**message.fields, TRACEPARENT: str(own)}
-            return self._call(request, address, Message(message.method, fields, message.tensors))
+            return self._call(request, address, message)
         finally:
-            RECORDER.add(trace, "call", begun, time.perf_counter(), what=message.method, own=own.span)
+            own = str(message.fields.get(TRACEPARENT, ""))
+            name = "call" if own else "lookup"
+            RECORDER.add(trace, name, begun, time.perf_counter(), CLIENT, message.method, own)
 
     def _call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
         if (left := request.remaining) <= 0:

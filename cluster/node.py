@@ -30,7 +30,7 @@ from cluster.segments import Segment
 from cluster.usage import Usage
 from transports.base import Array, Message
 from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
-from transports.spans import RECORDER
+from transports.spans import RECORDER, child
 
 log = logging.getLogger("splitbench.cluster")
 
@@ -179,7 +179,7 @@ class _Visit:
             return {name: values[name] for name in segment.outputs}
 
         put = partial(self._node.requests.put, request, shard, segments)
-        if trace is not None:
+        if trace is not None and segments.joining:
             put = partial(spans.waiting, put, trace, server, time.perf_counter())
         cascade(put, self._message.tensors, execute)
         away = {name: array for name, array in made.items() if name in leaving}
@@ -188,7 +188,7 @@ class _Visit:
 
     def defer(self, steps: Steps) -> None:
         if (trace := self.request.trace) is not None:
-            own = trace.child()
+            own = child(trace)
             self.request = replace(self.request, trace=own)
             steps = spans.deferred(steps, trace, own, self._shard.server)
         self._node.defer(self.request, steps)

@@ -15,7 +15,7 @@ from transports.address import Address
 from transports.base import Message, Scalar
 from transports.errors import MalformedMessage
 from transports.limits import DAY
-from transports.spans import Context, context_of
+from transports.spans import TRACEPARENT, Context, child, context_of
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -149,7 +149,7 @@ class Request(msgspec.Struct, frozen=True):
         return self.deadline - time.monotonic()
 
     def fields(self) -> dict[str, Scalar]:
-        """The request as fields of a message."""
+        """The request as fields of a message. Those of a traced one have a new context: that of the call."""
         fields: dict[str, Scalar] = {
             "request": self.id,
             "route": _encode(self.route),
@@ -161,6 +161,8 @@ class Request(msgspec.Struct, frozen=True):
             fields["reply_to"] = self.reply_to
         if self.pins:
             fields["pins"] = " ".join(f"{server}={epoch}" for server, epoch in self.pins.items())
+        if self.trace is not None:
+            fields[TRACEPARENT] = child(self.trace)
         return fields
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,10 +37,13 @@ class PendingResult:
 
         Raises the error that a server reported, or `DeadlineExceeded`.
         """
-        if self.request.trace is not None:
-            with RECORDER.span(self.request.trace, "await"):
-                return self._outputs()
-        return self._outputs()
+        if self.request.trace is None:
+            return self._outputs()
+        begun = time.perf_counter()
+        try:
+            return self._outputs()
+        finally:
+            RECORDER.add(self.request.trace, "await", begun, time.perf_counter())
 
     def _outputs(self) -> tuple[Mapping[str, Array], RequestStats]:
         with self.changed:
@@ -99,11 +103,14 @@ class ResultReceiver:
         """The handler that transports serve. Raises `MalformedMessage`."""
         if message.method not in ("result", "failed"):
             raise MalformedMessage(f"a client has no method {message.method!r}: it has 'result' and 'failed'")
-        if context := context_of(message.fields):
-            with RECORDER.span(context, "handle"):
-                self._store(message)
-        else:
+        if (context := context_of(message.fields)) is None:
             self._store(message)
+        else:
+            begun = time.perf_counter()
+            try:
+                self._store(message)
+            finally:
+                RECORDER.add(context, "handle", begun, time.perf_counter())
         return Message("ok")
 
     def _store(self, message: Message) -> None:

@@ -30,6 +30,8 @@ class Segments:
     all: tuple[Segment, ...]
     taking: Mapping[str, Sequence[Segment]]
     """Tensor -> the segments that take it."""
+    joining: bool
+    """Whether a segment takes several tensors, so that one may wait for another."""
 
 
 def segments_of(stages: Sequence[Stage], local_calls: bool) -> Segments:
@@ -43,7 +45,7 @@ def segments_of(stages: Sequence[Stage], local_calls: bool) -> Segments:
     for segment in found:
         for tensor in segment.inputs:
             taking.setdefault(tensor, []).append(segment)
-    return Segments(tuple(found), taking)
+    return Segments(tuple(found), taking, any(len(segment.inputs) > 1 for segment in found))
 
 
 def _joined(stages: Sequence[Stage]) -> list[Segment]:

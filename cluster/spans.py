@@ -55,7 +55,7 @@ def deferred(steps: Steps, caller: Context, own: Context, server: int) -> Steps:
 
     `own` is the context of `work`, in the span `caller`.
     """
-    begun = last = time.perf_counter()
+    moments = [time.perf_counter()]
     rejected = None
     try:
         while True:
@@ -64,17 +64,15 @@ def deferred(steps: Steps, caller: Context, own: Context, server: int) -> Steps:
             except StopIteration:
                 return
             finally:
-                stepped = time.perf_counter()
-                RECORDER.add(own, "step", last, stepped, server)
+                moments.append(time.perf_counter())
             try:
                 yield queue
                 rejected = None
             except WireError as error:
                 rejected = error
-            last = time.perf_counter()
-            RECORDER.add(own, "queue", stepped, last, server)
+            moments.append(time.perf_counter())
     finally:
-        RECORDER.add(caller, "work", begun, time.perf_counter(), server, own=own.span)
+        RECORDER.add_parts(caller, "work", moments, server, own)
 
 
 def answer(recorder: Recorder, busy: int) -> Message:

@@ -46,6 +46,7 @@ log = logging.getLogger("splitbench.transports")
 
 Scalar = str | int | float | bool
 Array = NDArray[np.generic]
+ARRAYS = (np.ndarray, np.generic)  # what an `Array` is when the program runs
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     name: np.dtype(name)
     for name in (
@@ -78,7 +79,19 @@ def payload(tensors: Mapping[str, Array]) -> int:
 Handler = Callable[[Message], Message]
 
 
-class Server(ABC):
+class _Closed(ABC):
+    @abstractmethod
+    def close(self) -> None:
+        """Close it, as the end of a `with` block does. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Server(_Closed):
     """A handler being served. Close it, or use it as a context manager."""
 
     address: Address
@@ -91,14 +104,8 @@ class Server(ABC):
     def close(self) -> None:
         """Accept no more calls; close the port and every connection. Idempotent."""
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class Connection(ABC):
+class Connection(_Closed):
     """A connection to a handler, for one thread at a time. `transports.pool` hands connections out.
 
     A transport writes `encode`, `exchange` and `decode`; `call` is their order, the same for all transports.
@@ -139,7 +146,7 @@ class Connection(ABC):
             return check_message(raise_error(self.decode(answer)), self.limits)
         finally:
             moments.append(time.perf_counter())
-            RECORDER.called(message.fields[TRACEPARENT], moments)
+            RECORDER.add_parts(message.fields[TRACEPARENT], "call", moments)
 
     @abstractmethod
     def encode(self, message: Message) -> Any:
@@ -156,16 +163,6 @@ class Connection(ABC):
     def stale(self) -> bool:
         """Whether the peer has closed the connection, as far as this end can see without a call."""
         return self.closed
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connection. Idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 class Transport(ABC):
@@ -250,7 +247,7 @@ def check_message(message: Message, limits: Limits) -> Message:
     """
     size = 0
     for name, tensor in message.tensors.items():
-        if not isinstance(tensor, (np.ndarray, np.generic)):
+        if not isinstance(tensor, ARRAYS):
             raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
         size += tensor.nbytes
     words = [message.method, *message.fields, *message.tensors]

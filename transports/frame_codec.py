@@ -42,7 +42,7 @@ class Description(msgspec.Struct, array_like=True, frozen=True, gc=False):
     method: str
     fields: Annotated[list[tuple[str, str | int | float | bool]], msgspec.Meta(max_length=PARTS)]
     tensors: Annotated[
-        list[tuple[str, str, Annotated[list[int], msgspec.Meta(max_length=32)]]], msgspec.Meta(max_length=PARTS)
+        list[tuple[str, str, Annotated[tuple[int, ...], msgspec.Meta(max_length=32)]]], msgspec.Meta(max_length=PARTS)
     ]
 
 
@@ -111,17 +111,16 @@ def read_whole(data: Buffer) -> Message:
 def read(frame: tuple[Buffer, Buffer]) -> Message:
     """The message of a description and its tensors' bytes. Raises `MalformedMessage`."""
     came, view = _described(frame[0]), memoryview(frame[1]).toreadonly()
-    buffers: list[memoryview] = []
+    tensors: dict[str, Array] = {}
     place = 0
-    for _, dtype, shape in came.tensors:
+    for name, dtype, shape in came.tensors:
         place += -place % ALIGN
         end = place + (math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else 0)
-        buffers.append(view[place:end])
+        tensors[name] = incoming(name, dtype, shape, view[place:end])
         place = end
-    message = _message(came, buffers)
     if place != len(view):
         raise MalformedMessage(f"{len(view)} bytes of tensors came, and {place} were described")
-    return message
+    return _message(came, tensors)
 
 
 def read_parts(description: Buffer, buffers: Sequence[Buffer]) -> Message:
@@ -129,7 +128,9 @@ def read_parts(description: Buffer, buffers: Sequence[Buffer]) -> Message:
     came = _described(description)
     if len(buffers) != len(came.tensors):
         raise MalformedMessage(f"{len(buffers)} tensors came, and {len(came.tensors)} were described")
-    return _message(came, [memoryview(buffer).toreadonly() for buffer in buffers])
+    views = [memoryview(buffer).toreadonly() for buffer in buffers]
+    pairs = zip(came.tensors, views, strict=True)
+    return _message(came, {name: incoming(name, dtype, shape, view) for (name, dtype, shape), view in pairs})
 
 
 def _described(description: Buffer) -> Description:
@@ -139,15 +140,15 @@ def _described(description: Buffer) -> Description:
         raise MalformedMessage(f"{len(description)} bytes came that describe no message: {error}") from None
 
 
-def _message(came: Description, buffers: Sequence[memoryview]) -> Message:
-    tensors: dict[str, Array] = {}
-    for (name, dtype, shape), buffer in zip(came.tensors, buffers, strict=True):
-        if name in tensors:
-            raise MalformedMessage(f"tensor {name!r} came twice")
-        tensors[name] = incoming(name, dtype, tuple(shape), buffer)
+def _message(came: Description, tensors: dict[str, Array]) -> Message:
+    """The message with these `tensors`. Raises `MalformedMessage` for a name that came twice, and for a field."""
+    if len(tensors) < len(came.tensors):
+        unique("tensor", ((name, None) for name, _, _ in came.tensors))  # which names it
+    if not came.fields:
+        return Message(came.method, {}, tensors)
     fields: dict[str, Scalar] = dict(came.fields)
     if len(fields) < len(came.fields):
-        unique("field", came.fields)  # which names it
+        unique("field", came.fields)
     for key, value in came.fields:
         if type(value) is int:
             exact_scalar(key, value)

@@ -106,7 +106,8 @@ class GrpcServer(Server):
     def _end(self) -> None:
         with self._changed:
             self._under_way -= 1
-            self._changed.notify_all()
+            if self._draining:
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Ends every call at once; does not wait for handlers that still run."""

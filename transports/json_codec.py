@@ -78,8 +78,11 @@ def read(data: bytes | bytearray, limits: Limits | None = None) -> Message:
 def survey(data: bytes | bytearray, limits: Limits) -> None:
     """Count the values in `data` before a parser builds them: two bytes can become a Python object of 32 bytes.
 
-    Raises `MessageTooLarge` for more values than a message within the limits can have.
+    A body of up to `CONTAINERS` bytes is not counted, since it cannot hold more. Raises `MessageTooLarge` for more
+    values than a message within the limits can have.
     """
+    if len(data) <= CONTAINERS:
+        return
     for what, size, limit in (
         ("lists and objects", _count(data, b"[") + _count(data, b"{"), CONTAINERS),
         ("values", _count(data, b","), limits.max_message + CONTAINERS),

@@ -47,9 +47,9 @@ def read(data: Part, limits: Limits | None = None) -> Message:
         came = pb.Message.FromString(data)  # type: ignore[arg-type]  # any buffer will do
     except DecodeError as error:
         raise MalformedMessage(f"{len(data)} bytes came that are no message: {error}") from None
-    tensors = came.tensors
-    if len(tensors) > PARTS:
-        raise MessageTooLarge(f"a message has {len(tensors)} tensors or more, above the limit of {PARTS}")
+    if len(came.tensors) > PARTS:
+        raise MessageTooLarge(f"a message has {len(came.tensors)} tensors or more, above the limit of {PARTS}")
+    tensors = list(came.tensors)
     forms = [tensor.WhichOneof("form") for tensor in tensors]
     if "tensor_proto" in forms:
         _check_size(came, limits or Limits())

@@ -47,9 +47,9 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
 
     def poll(self, timeout: Any) -> bool:
         """Whether there is something to read within `timeout` seconds. Without a limit, `begin` waits instead."""
-        asked, left = Timeout(timeout).timeleft(), self.sock.deadline - time.monotonic()
-        if asked is None or self.ahead:
+        if self.ahead or (asked := Timeout(timeout).timeleft()) is None:
             return True
+        left = self.sock.deadline - time.monotonic()
         if self.sock.readable(max(0.0, min(asked, left))):
             return True
         if left <= asked:

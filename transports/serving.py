@@ -79,7 +79,7 @@ def _traced(
         return write(reply)
     finally:
         moments.append(time.perf_counter())
-        RECORDER.served(message.fields[TRACEPARENT], message.method, moments)
+        RECORDER.add_parts(message.fields[TRACEPARENT], "serve", moments, what=message.method)
 
 
 def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
@@ -115,7 +115,8 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
 def _take(free: SimpleQueue[None], message: Message, wait: bool) -> None:
     """Take a worker, and record how long a traced message waited for one. Raises `Empty`."""
     if wait and (context := context_of(message.fields)):
-        with RECORDER.span(context, "queue"):
-            free.get()
+        begun = time.perf_counter()
+        free.get()
+        RECORDER.add(context, "queue", begun, time.perf_counter())
     else:
         free.get(wait)

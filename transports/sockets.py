@@ -9,9 +9,10 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 Result = TypeVar("Result")
 
@@ -31,7 +32,7 @@ HANGUP = getattr(select, "POLLRDHUP", 0)
 """The event that a peer has closed its end. Only Linux has it; elsewhere `gone` is always False."""
 
 
-class Deadline(NamedTuple):
+class Deadline(msgspec.Struct, frozen=True, gc=False):
     """The moment at which the time for something is over, and how long that time was, which error texts name."""
 
     moment: float
@@ -159,9 +160,10 @@ class UnixSocket(DeadlineSocket):
     def sendmsg(self, buffers: Any, *_: Any) -> int:
         while True:
             left = self._left()
-            with suppress(BlockingIOError):
+            try:
                 return socket.socket.sendmsg(self, buffers, self.ancillary(), socket.MSG_DONTWAIT)
-            self._poller(select.POLLOUT).poll(None if left == math.inf else left * 1000)
+            except BlockingIOError:
+                self._poller(select.POLLOUT).poll(None if left == math.inf else left * 1000)
 
 
 class TlsSocket(DeadlineSocket, ssl.SSLSocket):

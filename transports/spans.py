@@ -17,70 +17,78 @@ import os
 import random
 import re
 import threading
-import time
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import NamedTuple, NewType
 
 TRACEPARENT = "traceparent"
 BOUND = 2**16
-"""Records that a process keeps, of a span or the spans of a call; further ones are dropped, and their spans counted."""
+"""Records that a process keeps, of a span, the spans of a call or those of the work after an answer; further ones are
+dropped, and their spans counted."""
 LONGEST = 256
 """Characters of a value of `traceparent` that is read."""
 CLIENT = -1
 """The `server` of spans that belong to no portion of the model, or to one that only the process itself tells."""
-PARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f][13579bdf](-.*)?")
-"""A value of `traceparent` whose flags ask for spans: the last bit is 1."""
+_IDS = "-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-"
+OWN = re.compile(f"00{_IDS}01")
+"""A value of `traceparent` as processes of this program write it: a version, a trace, a span and flags."""
+PARENT = re.compile(f"00{_IDS}[0-9a-f][13579bdf]|(?!00|ff)[0-9a-f]{{2}}{_IDS}[0-9a-f][13579bdf](-.*)?")
+"""A value whose flags ask for spans: the last bit is 1. Versions after 00 may have more at the end."""
 STEPS = ("encode", "exchange", "decode")
 """The spans of a call, in their order."""
-NOBODY = ("0" * 32, "0" * 16)
-"""The trace and the span that the standard forbids."""
 _RANDOM = random.Random()
 os.register_at_fork(after_in_child=_RANDOM.seed)  # forked processes would draw the same ids
+_draw, _is_own = _RANDOM.getrandbits, OWN.fullmatch
+_LEAST = 10**15
+"""Added to 52 random bits, it makes 16 decimal digits: an id that is written faster than in hexadecimal digits."""
+
+Context = NewType("Context", str)
+"""The place of new spans, a trace and the span that encloses them: a value of `traceparent`, in version 00.
+
+Text, since it travels as text: to read it and to write it again at every hop would take longer than to record spans.
+"""
 
 
-class Context(NamedTuple):
-    """The place of new spans: a trace, and the span that encloses them."""
+def new_context() -> Context:
+    """A new trace, and a span in it."""
+    return Context(f"00-{_draw(128):032x}-{new_id()}-01")
 
-    trace: str
+
+def child(context: Context) -> Context:
+    """The same trace within a new span."""
+    return Context(f"{context[:36]}{_draw(52) + _LEAST}-01")
+
+
+def trace_of(context: Context) -> str:
     """32 hexadecimal digits."""
-    span: str
+    return context[3:35]
+
+
+def span_of(context: Context) -> str:
     """16 hexadecimal digits."""
-
-    @classmethod
-    def new(cls) -> Self:
-        return cls(f"{_RANDOM.getrandbits(128):032x}", new_id())
-
-    def child(self) -> Context:
-        """The same trace within a new span."""
-        return Context(self.trace, new_id())
-
-    def __str__(self) -> str:
-        """The value of `traceparent`."""
-        return f"00-{self.trace}-{self.span}-01"
+    return context[36:52]
 
 
 def new_id() -> str:
-    return f"{_RANDOM.getrandbits(64):016x}"
+    """16 random digits."""
+    return str(_draw(52) + _LEAST)
 
 
 def context_of(fields: Mapping[str, object]) -> Context | None:
     """The context that a message's fields carry; None without one, or if the peer asks for no spans.
 
-    A malformed value is ignored, as the standard demands. Versions after 00 may have more at the end.
+    A malformed value is ignored, as the standard demands.
     """
     text = fields.get(TRACEPARENT)
-    return _parsed(text) if isinstance(text, str) and len(text) <= LONGEST else None
+    return None if text is None else _read(text)
 
 
-@lru_cache(maxsize=64)  # a process reads the field of a message several times
-def _parsed(text: str) -> Context | None:
-    if (found := PARENT.fullmatch(text)) is None:
+def _read(text: object) -> Context | None:
+    if not isinstance(text, str) or len(text) > LONGEST:
         return None
-    version, trace, span, more = found.groups()
-    valid = trace != NOBODY[0] and span != NOBODY[1] and not (more and version == "00")
-    return Context(trace, span) if valid else None
+    if _is_own(text):
+        return Context(text)
+    return Context(f"00{text[2:52]}-01") if PARENT.fullmatch(text) else None
 
 
 class Span(NamedTuple):
@@ -100,24 +108,55 @@ class Span(NamedTuple):
 
 
 _Moments = Sequence[float]
-_Kept = tuple[str, str, str, str, float, float, int, str] | tuple[str, _Moments] | tuple[str, str, _Moments]
-"""A `Span`, or the `traceparent` of a call with the moments of its spans at the caller, or with a method those at the
-server. To read the field and build each span while a request waits would take several times as long."""
 
 
-def _spans(kept: _Kept) -> list[Span]:
-    if len(kept) == 8:
-        return [Span(*kept)]
-    if (call := _parsed(kept[0])) is None:
-        return []
-    trace, parent = call
-    if len(kept) == 2:
-        moments = kept[1]
-        return [Span(trace, "", parent, *step) for step in zip(STEPS, moments, moments[1:], strict=False)]
-    _, method, moments = kept
-    read, *rest = pairwise(moments)
-    inner = [Span(trace, "", parent, "decode", *read), *(Span(trace, "", parent, "encode", *part) for part in rest[1:])]
-    return [*inner, Span(trace, "", parent, "serve", moments[0], moments[-1], CLIENT, method)]
+def _call(within: Context, moments: _Moments, server: int, what: str) -> Iterator[Span]:
+    """A call at the caller: `STEPS`, from one moment to the next; fewer if it failed."""
+    for name, part in zip(STEPS, pairwise(moments), strict=False):
+        yield _leaf(within, name, part, server)
+
+
+def _serve(within: Context, moments: _Moments, server: int, what: str) -> Iterator[Span]:
+    """A call at the server: `serve` of the method `what`, and its `decode` and `encode`, with the handler in between.
+
+    The call's context encloses all of them, and the spans of the handler, which need no id of `serve` then.
+    """
+    decode, _, *encode = pairwise(moments)
+    yield _leaf(within, "decode", decode, server)
+    for part in encode:
+        yield _leaf(within, "encode", part, server)
+    yield _leaf(within, "serve", (moments[0], moments[-1]), server, what)
+
+
+def _work(within: Context, moments: _Moments, server: int, what: str) -> Iterator[Span]:
+    """Deferred work, whose own context is `what`: its steps, and before each but the first the wait in its `queue`."""
+    for number, part in enumerate(pairwise(moments)):
+        yield _leaf(Context(what), "queue" if number % 2 else "step", part, server)
+    yield _leaf(within, "work", (moments[0], moments[-1]), server)._replace(id=span_of(Context(what)))
+
+
+def _leaf(within: Context, name: str, part: tuple[float, float], server: int, what: str = "") -> Span:
+    return Span(trace_of(within), "", span_of(within), name, *part, server, what)
+
+
+_PARTS: Mapping[str, Callable[[Context, _Moments, int, str], Iterator[Span]]] = {
+    "call": _call,
+    "serve": _serve,
+    "work": _work,
+}
+_Record = tuple[Context, str, float, float, int, str, str] | tuple[str, str, _Moments, int, str]
+"""A span: its context, name, begin, end, server, what, and own context. Or spans of one of `_PARTS`: the value of
+`traceparent`, then the kind and its arguments. To build each span while a request waits would take several times as
+long."""
+
+
+def _spans(record: _Record) -> list[Span]:
+    if len(record) == 7:
+        within, name, begin, end, server, what, own = record
+        return [Span(trace_of(within), span_of(Context(own)), span_of(within), name, begin, end, server, what)]
+    text, kind, moments, server, what = record
+    context = _read(text)
+    return [] if context is None else list(_PARTS[kind](context, moments, server, what))
 
 
 class Taken(NamedTuple):
@@ -135,7 +174,7 @@ class Recorder:
 
     def __init__(self, bound: int = BOUND) -> None:
         self._bound = bound
-        self._kept: list[_Kept] = []
+        self._kept: list[_Record] = []
         self._dropped = 0
         self._lock = threading.Lock()
 
@@ -149,30 +188,30 @@ class Recorder:
         what: str = "",
         own: str = "",
     ) -> None:
-        """Keep a span, whose id is `own`, in the span `within`."""
-        self._keep((within.trace, own, within.span, name, begin, end, server, what))
-
-    def called(self, traceparent: object, moments: Sequence[float]) -> None:
-        """Keep the spans `STEPS` of a call, from one moment to the next: fewer if it failed."""
-        if isinstance(traceparent, str) and len(traceparent) <= LONGEST:
-            self._keep((traceparent, moments))
-
-    def served(self, traceparent: object, method: str, moments: Sequence[float]) -> None:
-        """Keep a span `serve`, and its `decode` and `encode`, with the handler in between: all with the call as parent,
-        since the spans of the handler, which the call's context encloses too, need no id of `serve` then."""
-        if isinstance(traceparent, str) and len(traceparent) <= LONGEST:
-            self._keep((traceparent, method, moments))
-
-    def _keep(self, record: _Kept) -> None:
+        """Keep a span in the span of `within`. `own`: its own context, if it encloses others; else empty."""
         if len(self._kept) < self._bound:  # threads may exceed it by a few: appending takes no lock
+            self._kept.append((within, name, begin, end, server, what, own))
+        else:
+            self._drop(1)
+
+    def add_parts(
+        self, traceparent: object, kind: str, moments: Sequence[float], server: int = CLIENT, what: str = ""
+    ) -> None:
+        """Keep the spans with these `moments` that a `call`, `serve` or `work` has (`_call`, `_serve`, `_work`).
+
+        `traceparent`: their context; if it is malformed, there are none.
+        """
+        if not isinstance(traceparent, str) or len(traceparent) > LONGEST:
+            return
+        record = traceparent, kind, moments, server, what
+        if len(self._kept) < self._bound:
             self._kept.append(record)
         else:
-            with self._lock:
-                self._dropped += len(_spans(record))
+            self._drop(len(_spans(record)))
 
-    def span(self, within: Context, name: str, server: int = CLIENT, what: str = "") -> Open:
-        """Record the block as a span; yields the context for spans in it."""
-        return Open(self, within, name, server, what)
+    def _drop(self, spans: int) -> None:
+        with self._lock:
+            self._dropped += spans
 
     def take(self, most: int = BOUND) -> Taken:
         """Remove the first `most` records and return their spans."""
@@ -181,24 +220,6 @@ class Recorder:
             del self._kept[:most]
             dropped, self._dropped = self._dropped, 0
             return Taken([span for each in taken for span in _spans(each)], len(self._kept), dropped)
-
-
-class Open:
-    """A span that is still going on. A class, since a generator would take twice as long."""
-
-    __slots__ = ("_begin", "_given", "_own", "_recorder")
-
-    def __init__(self, recorder: Recorder, within: Context, name: str, server: int, what: str) -> None:
-        self._recorder, self._given = recorder, (within, name, server, what)
-        self._own = Context(within.trace, f"{_RANDOM.getrandbits(64):016x}")
-
-    def __enter__(self) -> Context:
-        self._begin = time.perf_counter()
-        return self._own
-
-    def __exit__(self, *exc: object) -> None:
-        within, name, server, what = self._given
-        self._recorder.add(within, name, self._begin, time.perf_counter(), server, what, self._own.span)
 
 
 RECORDER = Recorder()

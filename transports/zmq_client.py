@@ -105,8 +105,10 @@ class ZmqConnection(Connection):
         """The next message. Raises `DeadlineExceeded` and `ConnectionLost`."""
         while left := deadline.left():
             self._wait(math.ceil(1000 * min(left, LOOK)))
-            with suppress(zmq.Again):
+            try:
                 return frames.receive(self._socket, 0)
+            except zmq.Again:
+                pass
             if reason := self._ended():
                 with suppress(zmq.Again):  # the answer may have come since
                     return frames.receive(self._socket)

@@ -31,6 +31,8 @@ HEAD = struct.Struct("<4sQdIB")
 MAGIC = b"spz2"
 JOINED, SMALL, LARGE = 0, 1, 2
 """Kinds of a message: tensors in the first frame; frames of up to `COPIED` bytes each; and larger ones."""
+KIND_LARGE = bytes([LARGE])
+"""The last byte of the head of a large message."""
 COPIED = 2**14
 """Bytes of a frame up to which its bytes are copied. ZeroMQ reads small frames into one buffer, where they lie at any
 address; arrays must be aligned."""
@@ -93,9 +95,10 @@ def headed(message: Outgoing, limit: int, moment: float) -> Parts:
 
 def send(sock: zmq.Socket[bytes], frames: Parts) -> None:
     """Send `frames` as one message, or drop it if the peer has gone or takes no more."""
-    for frame in frames[:-1]:
+    *before, last = frames
+    for frame in before:
         sock.send(frame, MORE)
-    sock.send(frames[-1], LAST)
+    sock.send(last, LAST)
 
 
 def receive(sock: zmq.Socket[bytes], flags: int = LAST) -> tuple[bytes, Parts]:
@@ -105,9 +108,8 @@ def receive(sock: zmq.Socket[bytes], flags: int = LAST) -> tuple[bytes, Parts]:
     """
     first = sock.recv(flags)
     rest: Parts = []
-    views = first[HEAD.size - 1 : HEAD.size] == bytes([LARGE])
     while sock.get(RCVMORE):
-        if views:
+        if first[HEAD.size - 1 : HEAD.size] == KIND_LARGE:
             frame = sock.recv(LAST, copy=False)
             rest.append(frame.bytes if len(frame) <= COPIED else frame.buffer)
         else:

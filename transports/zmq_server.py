@@ -2,7 +2,8 @@
 
 Rules:
   - A ROUTER must not be used by two threads at a time: `_lock`. Idle threads wait for its descriptor and for a pipe, in
-    one epoll object, of which the kernel wakes one thread at a time.
+    one epoll object. The descriptor is edge-triggered: an event wakes one thread. Others would compete with it for the
+    lock and the interpreter.
   - That descriptor says only that something has happened since the socket was last used. So a thread asks the socket
     for messages before it waits, and writes to the pipe if it leaves one there.
   - The thread that takes a message handles it. There is one more thread than `workers`, to refuse what is too much.
@@ -36,6 +37,9 @@ EVENTS, POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 DOMAIN = "splitbench"
 """With a domain, ZeroMQ refuses the oldest versions of its protocol, whose peers it would wait for without an end."""
 
+Request = tuple[bytes, bytes, frames.Parts]
+"""A message: its sender, the first frame and the others."""
+
 
 class ZmqServer(Server):
     """Raises `ConnectError` when the port cannot be bound."""
@@ -63,8 +67,8 @@ class ZmqServer(Server):
         except (OSError, ValueError, zmq.ZMQError) as error:
             self._release(0)
             raise ConnectError(f"cannot bind {address}: {error}") from None
-        for descriptor in (self._socket.fileno(), self._woken):
-            self._news.register(descriptor, select.EPOLLIN)
+        self._news.register(self._socket.fileno(), select.EPOLLIN | select.EPOLLET)
+        self._news.register(self._woken, select.EPOLLIN)
         self._start()
 
     def _bind(self, address: Address, curve: Curve | None) -> None:
@@ -142,26 +146,27 @@ class ZmqServer(Server):
         thread.start()
 
     def _work(self) -> None:
-        while found := self._next():
+        reply: frames.Parts = []
+        while found := self._next(reply):
             identity, first, rest = found
-            reply = self._reply(first, rest)
-            with self._lock:
-                self._busy -= 1
-                if not self._socket.closed:
-                    frames.send(self._socket, [identity, *reply])
+            reply = [identity, *self._reply(first, rest)]
         with self._lock:
             self._wake_up()  # the next thread has to end, too
             self._threads.remove(threading.current_thread())
             self._close_descriptors()
 
-    def _next(self) -> tuple[bytes, bytes, frames.Parts] | None:
-        """Its sender, the first and the other frames of the next message; None once the server takes no more."""
+    def _next(self, reply: frames.Parts) -> Request | None:
+        """Send `reply`, if there is one, and wait for the next message; None once the server takes no more."""
         while True:
             with self._lock:
+                self._busy -= bool(reply)
                 if self._socket.closed:
                     return None
-                if self._arrived():
-                    return self._taken()
+                if reply:
+                    frames.send(self._socket, reply)
+                    reply = []
+                if found := self._taken():
+                    return found
                 if not self._taking:
                     return None
             for descriptor, _ in self._news.poll():
@@ -169,9 +174,12 @@ class ZmqServer(Server):
                     with suppress(BlockingIOError):  # another thread was faster
                         os.read(self._woken, 2**16)
 
-    def _taken(self) -> tuple[bytes, bytes, frames.Parts]:
-        """The message that is there. Another thread is woken or started for what comes next."""
-        found = self._socket.recv(frames.LAST), *frames.receive(self._socket)
+    def _taken(self) -> Request | None:
+        """A message, if there is one. Another thread is woken or started for what comes next."""
+        try:
+            found = self._socket.recv(frames.LAST), *frames.receive(self._socket)
+        except zmq.Again:
+            return None
         self._busy += 1
         if self._busy == len(self._threads) < self._most:
             self._start()

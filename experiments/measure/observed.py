@@ -17,7 +17,7 @@ from experiments.measure.writers import Writers
 from experiments.spec.experiment import Cell
 from experiments.spec.schedule import Block
 from transports.base import Transport
-from transports.spans import Context
+from transports.spans import Context, new_context
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Observed:
 
     def context(self, cell: Cell) -> Context | None:
         """The span of a new request of `cell`, if it is to be traced."""
-        return Context.new() if self.tracer and cell.trace == "on" else None
+        return new_context() if self.tracer and cell.trace == "on" else None
 
     def ended(self, context: Context | None, run: int, intended: float, begin: float, end: float) -> None:
         """`Tracer.end` for a request that is traced."""

@@ -21,7 +21,7 @@ from experiments.store.trace_file import Event
 from transports.base import Transport
 from transports.errors import WireError
 from transports.pool import Pool
-from transports.spans import CLIENT, RECORDER, Context, Span, new_id
+from transports.spans import CLIENT, RECORDER, Context, Span, new_id, span_of, trace_of
 
 PATIENCE, HASTE = 10.0, 1.0
 """Seconds within which a node has to answer, and after a failure."""
@@ -58,7 +58,7 @@ class Tracer:
 
     def end(self, context: Context, run: int, intended: float, begin: float, end: float) -> None:
         """Count the request of `context`, which was answered. Under a load it was to begin at `intended`."""
-        root = Span(context.trace, context.span, "", "request", intended, end)
+        root = Span(trace_of(context), span_of(context), "", "request", intended, end)
         if intended < begin:
             RECORDER.add(context, "queue", intended, begin)
         self._requests.append(Request(root, run))

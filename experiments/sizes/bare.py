@@ -1,21 +1,24 @@
 """Echoes that use a library alone, as its users write them: the references for this project's transports.
 
-A client sends the bytes of an array, and the server returns them; there is no method, name or limit. Rows:
+A client sends an array, the server makes an array of what came and sends that back, and the client makes an array of
+the answer; there is no method, name or limit, and both ends know the dtype. Rows:
   bare-tcp         a socket with TCP_NODELAY, an 8-byte length, `recv_into`
+  bare-unix        the same over a Unix socket
   bare-grpc        grpcio with bytes instead of protobuf messages
   bare-grpc-stub   grpcio with a generated protobuf message that has one bytes field
   bare-rpyc        RPyC with its defaults: `rpyc.connect`, `ThreadedServer`; an array is a tuple that brine carries by
                    value: dtype, shape, bytes
   bare-rpyc-tuned  RPyC without compression, with TCP_NODELAY, in pieces of 16 MB
   bare-zmq         pyzmq: a ROUTER that returns what a DEALER sends, over TCP
-  bare-rest        uvicorn with an ASGI application, and a pool of urllib3
+  bare-rest        uvicorn with an ASGI application that returns the body, and a pool of urllib3
+  bare-rest-json   the same with numbers in JSON (orjson), which the server reads and writes in a thread
+  bare-rest-b64    the same with base64 in JSON
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,21 +30,21 @@ from typing import Any, Self
 
 import numpy as np
 
-from experiments.sizes import bare_rest
+from experiments.sizes import bare_rest, bare_sockets
 from transports import Address, Message
+from transports.base import Array
 from transports.errors import ConnectionLost
 
 HOST = "127.0.0.1"
-LENGTH = struct.Struct("<Q")
 LARGEST = 2**31 - 1
 PIECE = 16 * 2**20
 METHOD = "/bare.Echo/Echo"
 
 Serve = Callable[[], AbstractContextManager[int]]
 """Starts a server in this process, and yields its port."""
-Call = Callable[[bytes], Any]
+Call = Callable[[Array], Any]
 Connect = Callable[[int], AbstractContextManager[Call]]
-"""Connects to a port, and yields a function that sends bytes and returns the bytes of the answer."""
+"""Connects to a port, and yields a function that sends an array and returns the answer's bytes, or an array of them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Bare:
     serve: Serve
     connect: Connect
     compared: tuple[str, ...]
+    codecs: tuple[str, ...] = ("raw",)
+    """The codecs in which these transports are compared."""
+
+    def compares(self, transport: str, codec: str, send: str) -> bool:
+        """Whether the echo is a reference for this way to send a tensor."""
+        return transport in self.compared and codec in self.codecs and send != "stream"
 
 
 class BareConnection:
@@ -65,7 +74,7 @@ class BareConnection:
         """The echo of the tensor in `message`. `timeout` has no effect. Raises `ConnectionLost`."""
         (sent,) = message.tensors.values()
         try:
-            answer = self._call(sent.tobytes())
+            answer = self._call(sent)
         except Exception as error:  # each library has its own errors
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConnectionLost(f"{self._name}: {reason}") from error
@@ -81,59 +90,6 @@ class BareConnection:
         self._stack.close()
 
 
-def _receive(sock: socket.socket, buffer: bytearray) -> bytearray:
-    view, got = memoryview(buffer), 0
-    while got < len(view):
-        count = sock.recv_into(view[got:])
-        if not count:
-            raise EOFError
-        got += count
-    return buffer
-
-
-@contextlib.contextmanager
-def _accepting(converse: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Calls `converse` with each accepted connection, in a thread of its own, until the context ends."""
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):  # closed
-            while True:
-                sock, _ = listener.accept()
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=converse, args=(sock,), daemon=True).start()
-
-    with socket.create_server((HOST, 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield int(listener.getsockname()[1])
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-
-
-def _serve_tcp() -> AbstractContextManager[int]:
-    def converse(sock: socket.socket) -> None:
-        with sock, contextlib.suppress(EOFError, OSError):
-            while True:
-                head = _receive(sock, bytearray(LENGTH.size))
-                body = _receive(sock, bytearray(LENGTH.unpack(head)[0]))
-                sock.sendall(head)
-                sock.sendall(body)
-
-    return _accepting(converse)
-
-
-@contextlib.contextmanager
-def _connect_tcp(port: int) -> Iterator[Call]:
-    with socket.create_connection((HOST, port)) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-        def call(data: bytes) -> bytearray:
-            sock.sendall(LENGTH.pack(len(data)))
-            sock.sendall(data)
-            return _receive(sock, bytearray(LENGTH.unpack(_receive(sock, bytearray(LENGTH.size)))[0]))
-
-        yield call
-
-
 def _coding(stub: bool) -> dict[str, Any]:
     """How a client writes a request and reads a reply: with generated code, or (empty) as bytes."""
     if not stub:
@@ -147,13 +103,24 @@ def _unlimited() -> list[tuple[str, int]]:
     return [(f"grpc.max_{way}_message_length", LARGEST) for way in ("send", "receive")]
 
 
+def _array(data: bytes) -> Array:
+    """The array that a server makes of the bytes that came."""
+    return np.frombuffer(data, np.uint8)
+
+
+def _answer_stub(request: Any, _: object) -> Any:
+    return type(request)(value=_array(request.value).tobytes())
+
+
 @contextlib.contextmanager
 def _serve_grpc(stub: bool) -> Iterator[int]:
     import grpc
 
     coding = _coding(stub)
     handler = grpc.unary_unary_rpc_method_handler(
-        lambda request, _: request, coding.get("response_deserializer"), coding.get("request_serializer")
+        _answer_stub if stub else lambda request, _: _array(request).tobytes(),
+        coding.get("response_deserializer"),
+        coding.get("request_serializer"),
     )
     service, method = METHOD.strip("/").split("/")
     server = grpc.server(ThreadPoolExecutor(4), options=_unlimited())
@@ -171,10 +138,22 @@ def _connect_grpc(stub: bool, port: int) -> Iterator[Call]:
 
     with grpc.insecure_channel(f"{HOST}:{port}", options=_unlimited()) as channel:
         method = channel.unary_unary(METHOD, **_coding(stub))
-        yield (lambda data: method(BytesValue(value=data)).value) if stub else method
+        if stub:
+            yield lambda array: method(BytesValue(value=array.tobytes())).value
+        else:
+            yield lambda array: method(array.tobytes())
 
 
 RpycTensor = tuple[str, tuple[int, ...], bytes]
+
+
+def _pack(array: Array) -> RpycTensor:
+    return array.dtype.name, array.shape, array.tobytes()
+
+
+def _unpack(tensor: RpycTensor) -> Array:
+    dtype, shape, data = tensor
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _service() -> Any:
@@ -182,14 +161,14 @@ def _service() -> Any:
 
     class Echo(rpyc.Service):  # type: ignore[misc]
         def exposed_echo(self, tensor: RpycTensor) -> RpycTensor:
-            return tensor
+            return _pack(_unpack(tensor))
 
     return Echo
 
 
 def _echo(connection: Any) -> Call:
     remote = connection.root.echo
-    return lambda data: remote(("uint8", (len(data),), data))[2]
+    return lambda array: _unpack(remote(_pack(array)))
 
 
 @contextlib.contextmanager
@@ -220,12 +199,14 @@ def _channel(sock: socket.socket) -> Any:
     return Channel(WideStream(sock), compress=False)
 
 
-def _serve_rpyc_tuned() -> AbstractContextManager[int]:
+@contextlib.contextmanager
+def _serve_rpyc_tuned() -> Iterator[int]:
     def converse(sock: socket.socket) -> None:
         with contextlib.suppress(EOFError):
             _service()()._connect(_channel(sock), {}).serve_all()
 
-    return _accepting(converse)
+    with socket.create_server((HOST, 0)) as listener, bare_sockets.accepting(listener, converse):
+        yield int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -247,7 +228,8 @@ def _serve_zmq() -> Iterator[int]:
         with contextlib.suppress(zmq.ContextTerminated), context.socket(zmq.ROUTER) as router:
             ports.put(router.bind_to_random_port(f"tcp://{HOST}"))
             while True:
-                router.send_multipart(router.recv_multipart())
+                sender, data = router.recv_multipart()
+                router.send_multipart([sender, _array(data).data])
 
     ports: SimpleQueue[int] = SimpleQueue()
     with zmq.Context() as context:  # its end interrupts the thread
@@ -264,8 +246,8 @@ def _connect_zmq(port: int) -> Iterator[Call]:
         dealer.linger, dealer.rcvtimeo = 0, 1000
         dealer.connect(f"tcp://{HOST}:{port}")
 
-        def call(data: bytes) -> bytes:
-            dealer.send(data)
+        def call(array: Array) -> bytes:
+            dealer.send(array.data)
             while True:
                 with contextlib.suppress(zmq.Again):
                     return dealer.recv()
@@ -278,12 +260,19 @@ def _connect_zmq(port: int) -> Iterator[Call]:
             dealer.disable_monitor()
 
 
+def _rest(form: str, codecs: tuple[str, ...]) -> Bare:
+    return Bare(partial(bare_rest.serve, HOST, form), partial(bare_rest.connect, HOST, form), ("rest",), codecs)
+
+
 BARE: Mapping[str, Bare] = {
-    "bare-tcp": Bare(_serve_tcp, _connect_tcp, ("tcp",)),
+    "bare-tcp": Bare(partial(bare_sockets.serve_tcp, HOST), partial(bare_sockets.connect_tcp, HOST), ("tcp",)),
+    "bare-unix": Bare(bare_sockets.serve_unix, bare_sockets.connect_unix, ("unix",)),
     "bare-grpc": Bare(partial(_serve_grpc, False), partial(_connect_grpc, False), ("grpc-tuned",)),
     "bare-grpc-stub": Bare(partial(_serve_grpc, True), partial(_connect_grpc, True), ("grpc",)),
     "bare-rpyc": Bare(_serve_rpyc, _connect_rpyc, ("rpyc",)),
     "bare-rpyc-tuned": Bare(_serve_rpyc_tuned, _connect_rpyc_tuned, ("rpyc-tuned",)),
     "bare-zmq": Bare(_serve_zmq, _connect_zmq, ("zmq",)),
-    "bare-rest": Bare(partial(bare_rest.serve, HOST), partial(bare_rest.connect, HOST), ("rest",)),
+    "bare-rest-json": _rest("json", ("json",)),
+    "bare-rest-b64": _rest("json-b64", ("json-b64",)),
+    "bare-rest": _rest("raw", ("json", "json-b64")),
 }

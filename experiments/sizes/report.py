@@ -125,7 +125,7 @@ def _page(
         "growth": _growth(found, ways),
         "curves": _curves(found, ways),
         "ratios": _ratios("Side by side", found, compared, _crossing(found, compared)),
-        "bare": _ratios("Beside each library alone", found, _bare_pairs(ways), [BARE_IS]),
+        "bare": _ratios("Beside each library alone", found, _bare_pairs(ways), _bare_notes(ways)),
         "wire": _wire(summary, ways),
         "notes": [
             f"Echoes of one float32 tensor by another process on this machine, in {study.repeats} rounds. In a round "
@@ -229,22 +229,21 @@ def beside_libraries(found: Medians, ways: Sequence[Way]) -> list[str]:
 def _bare_pairs(ways: Sequence[Way]) -> list[tuple[Way, Way]]:
     """Each transport, with the echo of its library alone."""
     names = {way.transport for way in ways} & BARE.keys()
-    return [
-        (way, Way(name))
-        for way in ways
-        for name in sorted(names)
-        if way.transport in BARE[name].compared and way.codec in PLAIN and way.send != "stream"
-    ]
+    return [(way, Way(name)) for way in ways for name in sorted(names) if BARE[name].compares(**vars(way))]
 
 
-PLAIN = ("raw", "json", "json-b64")
-"""Codecs that are compared with a bare echo: the usual ones of a transport."""
 BARE_IS = (
     "A bare echo sends the bytes of the tensor with the library alone, as its users write it, without method, name or "
     "limit: bare-grpc sends bytes without protobuf, bare-grpc-stub a generated message with one bytes field, bare-rpyc "
     "a tuple of dtype, shape and bytes with RPyC's defaults, bare-rpyc-tuned the same with neither compression nor "
     "small pieces, and bare-rest sends bytes without JSON."
 )
+BARE_JSON = "bare-rest-json sends a list of numbers, and bare-rest-b64 base64 in JSON."
+
+
+def _bare_notes(ways: Sequence[Way]) -> list[str]:
+    json = any(way.transport in ("bare-rest-json", "bare-rest-b64") for way in ways)
+    return [f"{BARE_IS} {BARE_JSON}" if json else BARE_IS]
 
 
 def _ratio(found: Medians, one: Way, other: Way, size: int) -> float:

@@ -28,8 +28,7 @@ def study_of(given: SizesOptions) -> Study:
     """The study that the options describe. Raises `UsageError` for a value that cannot be used."""
     ways = _ways(given.transport, given.codec)
     if given.bare == "on":
-        measured = {way.transport for way in ways}
-        ways += tuple(Way(name) for name, bare in BARE.items() if measured & {*bare.compared})
+        ways += tuple(Way(name) for name, bare in BARE.items() if any(bare.compares(**vars(way)) for way in ways))
     up_to = [*(size for size in SERIES if size < given.max), given.max]
     sizes = _bytes(given.sizes, "--sizes") if given.sizes else _bytes(up_to, "--max")
     study = Study(ways, sizes, given.repeats, given.longest, given.seed, _options(given.option, ways), given.malloc)

@@ -13,6 +13,8 @@ def test_stages_that_need_the_same_tensors_of_other_servers_are_one_segment() ->
     assert set(first.outputs) == {"a", "c"}
     assert ([stage.name for stage in join.stages], join.outputs) == (["join"], ())
     assert join.inputs == ("a", "b", "c")
+    assert segments_of(stages, local_calls=True).joining
+    assert not segments_of(stages[:2], local_calls=True).joining
 
 
 def test_a_chain_on_one_server_is_one_segment() -> None:

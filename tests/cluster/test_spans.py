@@ -30,9 +30,9 @@ from cluster.spans import Clock, Recorded, answer, deferred, fetch
 from tests.cluster.plans import fork, placed
 from transports.base import Array, Message
 from transports.errors import MalformedMessage
-from transports.spans import RECORDER, TRACEPARENT, Context, Recorder, Span
+from transports.spans import RECORDER, TRACEPARENT, Context, Recorder, Span, child, context_of, span_of, trace_of
 
-HERE = Context("ab" * 16, "cd" * 8)
+HERE = Context(f"00-{'ab' * 16}-{'cd' * 8}-01")
 JOIN = placed(fork(), [0, 1, 2, 2])
 """Server 2 gets `a` for `c` and `join`, and later `b` for `join`."""
 INPUT = {"x": np.ones((1, 2), np.float32)}
@@ -93,8 +93,8 @@ def test_every_hop_continues_the_trace_of_the_client(
     assert list(infer(flow, HERE)) == ["join"]
     found = recorded()
     by_id = {span.id: span for span in found if span.id}
-    assert {span.trace for span in found} == {HERE.trace}
-    assert {span.parent for span in found} <= {HERE.span, *by_id}
+    assert {span.trace for span in found} == {trace_of(HERE)}
+    assert {span.parent for span in found} <= {span_of(HERE), *by_id}
     assert sorted((span.what, span.server) for span in found if span.name == "compute") == [
         *(("a", 0), ("b", 1)),
         *(("c", 2), ("join", 2)),
@@ -130,7 +130,14 @@ def test_a_malformed_context_does_not_refuse_a_request() -> None:
     request = Request("one", Route("layer", "eager", "tcp"), time.monotonic() + 20)
     read = Request.of(request.fields() | {TRACEPARENT: "00-much-too-short-01"})
     assert read.trace is None
-    assert Request.of(request.fields() | {TRACEPARENT: str(HERE)}).trace == HERE
+    assert Request.of(request.fields() | {TRACEPARENT: HERE}).trace == HERE
+
+
+def test_each_message_of_a_traced_request_has_a_context_of_its_own() -> None:
+    request = Request("one", Route("layer", "eager", "tcp"), time.monotonic() + 20, trace=HERE)
+    contexts = [context_of(request.fields()) for _ in range(2)]
+    assert [context and trace_of(context) for context in contexts] == [trace_of(HERE)] * 2
+    assert len({HERE, *contexts}) == 3
 
 
 def steps(log: list[object]) -> Steps:
@@ -145,7 +152,7 @@ def steps(log: list[object]) -> Steps:
 
 def test_deferred_steps_and_their_queues_are_recorded() -> None:
     log: list[object] = []
-    own = HERE.child()
+    own = child(HERE)
     running = deferred(steps(log), HERE, own, 3)
     rejection = Draining("the queue is full")
     assert (next(running), next(running), running.throw(rejection)) == ("first", "second", "notice")
@@ -153,10 +160,10 @@ def test_deferred_steps_and_their_queues_are_recorded() -> None:
     assert log == ["worked", rejection]
     *inner, work = recorded()
     assert [(span.name, span.parent, span.server) for span in inner] == [
-        *(("step", own.span, 3), ("queue", own.span, 3)) * 3,
-        ("step", own.span, 3),
+        *(("step", span_of(own), 3), ("queue", span_of(own), 3)) * 3,
+        ("step", span_of(own), 3),
     ]
-    assert (work.name, work.id, work.parent) == ("work", own.span, HERE.span)
+    assert (work.name, work.id, work.parent) == ("work", span_of(own), span_of(HERE))
     assert [before.end <= after.begin for before, after in itertools.pairwise(inner)] == [True] * 6
     assert work.begin <= inner[0].begin
     assert inner[-1].end <= work.end
@@ -230,5 +237,5 @@ def test_a_node_answers_with_its_spans() -> None:
     with contextlib.closing(Node({}, Dispatcher({}, {}))) as node:
         RECORDER.add(HERE, "compute", 1.0, 2.0, 0, "body")
         found = fetch(node.handle, 0, same_clock=True)
-    assert found.spans == [Span(HERE.trace, "", HERE.span, "compute", 1.0, 2.0, 0, "body")]
+    assert found.spans == [Span(trace_of(HERE), "", span_of(HERE), "compute", 1.0, 2.0, 0, "body")]
     assert recorded() == []

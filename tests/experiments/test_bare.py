@@ -58,12 +58,13 @@ def test_each_transport_is_compared_with_its_library_alone(tmp_path: Path) -> No
     assert sizes.main([*words, "--repeats", "2", "--longest", "8000", "--out", str(tmp_path / "out")]) == 0
     frame = sizes_report.read(tmp_path / "out")
     names = {"grpc", "rpyc-tuned", "rest"}
-    assert {*frame["transport"]} == names | {"bare-grpc-stub", "bare-rpyc-tuned", "bare-rest"}
+    assert {*frame["transport"]} == names | {"bare-grpc-stub", "bare-rpyc-tuned", "bare-rest", "bare-rest-b64"}
     text = (tmp_path / "out" / "report.md").read_text()
     section = text.partition("## Beside each library alone")[2]
     assert "RPyC tuned / bare-rpyc-tuned" in section
     assert "gRPC unary / bare-grpc-stub" in section
-    assert "REST json-b64 / bare-rest" in section
+    assert "REST json-b64 / bare-rest |" in section
+    assert "REST json-b64 / bare-rest-b64 |" in section
     assert "gRPC stream /" not in section
     before = (tmp_path / "out" / "report.md").read_bytes()
     assert sizes_report.build(tmp_path / "out").read_bytes() == before
@@ -71,3 +72,8 @@ def test_each_transport_is_compared_with_its_library_alone(tmp_path: Path) -> No
 
 def test_every_compared_transport_exists() -> None:
     assert {name for bare in BARE.values() for name in bare.compared} <= {*transports.NAMES}
+
+
+def test_each_codec_of_rest_has_an_echo_with_the_same_body() -> None:
+    for codec in transports.kind("rest").codecs:
+        assert [name for name, bare in BARE.items() if bare.codecs == (codec,)], codec

@@ -61,9 +61,9 @@ class Usage:
             return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
 
     def is_flat(self, before: Usage) -> bool:
-        """Whether there is no leak: one connection or thread for every hundredth request. A few depend on timing: of
-        the long way those of every client, of each other transport a pair."""
-        few = CLIENTS * SERVERS + 2 * len(REMOTE)
+        """Whether there is no leak: one connection or thread for every hundredth request. A few depend on timing:
+        those of every client, of the long way to each server, and of each other transport."""
+        few = CLIENTS * (SERVERS + len(REMOTE))
         return (
             self.memory - before.memory < MEMORY
             and self.descriptors - before.descriptors <= few

@@ -8,15 +8,28 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+import transports
 from tests.transports.conftest import Case
 from transports import Message
-from transports.errors import RemoteError
+from transports.address import Address
+from transports.errors import ConnectError, RemoteError
 from transports.pool import Pool
-from transports.spans import RECORDER, TRACEPARENT, Context, Recorder, Span, context_of
+from transports.spans import (
+    RECORDER,
+    TRACEPARENT,
+    Context,
+    Recorder,
+    Span,
+    child,
+    context_of,
+    new_context,
+    span_of,
+    trace_of,
+)
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 """The example of the standard."""
-HERE = Context(TRACE, SPAN)
+HERE = Context(f"00-{TRACE}-{SPAN}-01")
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +45,14 @@ def recorded() -> list[Span]:
 
 
 def test_a_context_is_read_as_it_was_written() -> None:
-    assert str(HERE) == f"00-{TRACE}-{SPAN}-01"
-    assert context_of({TRACEPARENT: str(HERE)}) == HERE
-    made = Context.new()
-    assert context_of({TRACEPARENT: str(made)}) == made
-    assert made.child().trace == made.trace
-    assert made.child().span != made.child().span != made.span
+    assert (trace_of(HERE), span_of(HERE)) == (TRACE, SPAN)
+    assert context_of({TRACEPARENT: HERE}) == HERE
+    made = new_context()
+    within = child(made)
+    assert context_of({TRACEPARENT: made}) == made
+    assert context_of({TRACEPARENT: within}) == within
+    assert trace_of(within) == trace_of(made)
+    assert len({span_of(each) for each in (made, within, child(made))}) == 3
 
 
 VALID = [f"00-{TRACE}-{SPAN}-03", f"cc-{TRACE}-{SPAN}-01", f"cc-{TRACE}-{SPAN}-01-what-the-future-will-be-like"]
@@ -76,10 +91,31 @@ def test_a_recorder_counts_what_it_does_not_keep() -> None:
         recorder.add(HERE, "compute", number, number + 1)
     first = recorder.take(2)
     assert ([span.begin for span in first.spans], first.left, first.dropped) == ([0, 1], 1, 2)
-    recorder.add(HERE, "compute", 9, 10, server=4, what="body", own="own")
+    own = child(HERE)
+    recorder.add(HERE, "call", 9, 10, server=4, what="infer", own=own)
     rest = recorder.take()
-    assert rest.spans[-1] == Span(TRACE, "own", SPAN, "compute", 9, 10, 4, "body")
+    assert rest.spans[-1] == Span(TRACE, span_of(own), SPAN, "call", 9, 10, 4, "infer")
     assert (len(rest.spans), rest.left, rest.dropped) == (2, 0, 0)
+
+
+KINDS = {
+    "call": (("encode", 0, 1), ("exchange", 1, 2), ("decode", 2, 3)),
+    "serve": (("decode", 0, 1), ("encode", 2, 3), ("serve", 0, 3)),
+    "work": (("step", 0, 1), ("queue", 1, 2), ("step", 2, 3), ("work", 0, 3)),
+}
+"""Kind -> the names, begins and ends of its spans, from the moments 0 to 3."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spans_that_share_moments_are_one_record(kind: str) -> None:
+    recorder = Recorder(bound=1)
+    for traceparent in (HERE, HERE, "malformed", 7):
+        recorder.add_parts(traceparent, kind, (0, 1, 2, 3))
+    taken = recorder.take()
+    assert tuple((span.name, span.begin, span.end) for span in taken.spans) == KINDS[kind]
+    assert taken.dropped == len(KINDS[kind])
+    recorder.add_parts("malformed", kind, (0, 1, 2, 3))
+    assert not recorder.take().spans
 
 
 def test_spans_of_many_threads_are_kept_or_counted() -> None:
@@ -99,15 +135,6 @@ def test_spans_of_many_threads_are_kept_or_counted() -> None:
     assert len(taken.spans) + taken.dropped == 2000
 
 
-def test_a_block_that_fails_is_recorded_too() -> None:
-    recorder = Recorder()
-    with pytest.raises(ValueError, match="no"), recorder.span(HERE, "call", what="infer") as own:
-        raise ValueError("no")
-    (span,) = recorder.take().spans
-    assert (span.trace, span.id, span.parent, span.name, span.what) == (TRACE, own.span, SPAN, "call", "infer")
-    assert span.begin <= span.end
-
-
 def traced(case: Case, fields: dict[str, str | int | float | bool]) -> tuple[Message, list[Span]]:
     """The message that the handler received, and what both ends recorded of the call."""
     received: list[Message] = []
@@ -123,7 +150,7 @@ def traced(case: Case, fields: dict[str, str | int | float | bool]) -> tuple[Mes
 
 
 def test_both_ends_of_a_call_record_their_steps(remote_transport: Case) -> None:
-    message, spans = traced(remote_transport, {TRACEPARENT: str(HERE), "other": 1})
+    message, spans = traced(remote_transport, {TRACEPARENT: HERE, "other": 1})
     assert (context_of(message.fields), message.fields["other"]) == (HERE, 1)
     assert {(span.trace, span.parent) for span in spans} == {(TRACE, SPAN)}
     (serve,) = (span for span in spans if span.name == "serve")
@@ -146,13 +173,21 @@ def test_a_call_that_asks_for_none_leaves_no_span(
     assert message.fields == fields
 
 
+def test_a_connection_that_cannot_be_made_is_recorded_too() -> None:
+    with Pool(transports.make("none")) as pool, pytest.raises(ConnectError):
+        pool.call(Address("nowhere", 2**31), Message("ask", {TRACEPARENT: HERE}), 5.0)
+    (span,) = recorded()
+    assert (span.trace, span.parent, span.name) == (TRACE, SPAN, "connect")
+    assert span.begin <= span.end
+
+
 def test_a_call_that_fails_leaves_its_steps(remote_transport: Case) -> None:
     def fail(message: Message) -> Message:
         raise ValueError("no")
 
     connection = remote_transport.connect(remote_transport.serve(fail).address)
     with pytest.raises(RemoteError):
-        connection.call(Message("ask", {TRACEPARENT: str(HERE)}), 5.0)
+        connection.call(Message("ask", {TRACEPARENT: HERE}), 5.0)
     assert {span.name for span in recorded()} == {"encode", "exchange", "decode", "serve"}
 
 
@@ -167,7 +202,7 @@ def test_a_new_connection_and_a_wait_for_a_worker_are_recorded(remote_transport:
     server = remote_transport.serve(handle, workers=1, when_full="wait")
     with Pool(remote_transport.transport(), "pooled", remote_transport.codec) as pool:
         callers = [
-            threading.Thread(target=pool.call, args=(server.address, Message("ask", {TRACEPARENT: str(HERE)}), 20.0))
+            threading.Thread(target=pool.call, args=(server.address, Message("ask", {TRACEPARENT: HERE}), 20.0))
             for _ in range(2)
         ]
         for caller in callers:

@@ -1,0 +1,114 @@
+"""The echoes of plain sockets, TCP's and Unix', as a straightforward program writes them. See `bare`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+LENGTH = struct.Struct("<Q")
+NAME = "\0splitbench-bare-{}"
+"""The abstract name of a Unix socket, by a number."""
+
+
+def receive(sock: socket.socket, buffer: bytearray) -> bytearray:
+    """Fill `buffer` from `sock`, and return it. Raises `EOFError`."""
+    view, got = memoryview(buffer), 0
+    while got < len(view):
+        count = sock.recv_into(view[got:])
+        if not count:
+            raise EOFError
+        got += count
+    return buffer
+
+
+@contextlib.contextmanager
+def accepting(listener: socket.socket, converse: Callable[[socket.socket], None]) -> Iterator[None]:
+    """Calls `converse` with each accepted connection, in a thread of its own, until the context ends."""
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                sock, _ = listener.accept()
+                no_delay(sock)
+                threading.Thread(target=converse, args=(sock,), daemon=True).start()
+
+    with listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def no_delay(sock: socket.socket) -> None:
+    """Set TCP_NODELAY, if `sock` has it."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _converse(sock: socket.socket) -> None:
+    with sock, contextlib.suppress(EOFError, OSError):
+        while True:
+            head = receive(sock, bytearray(LENGTH.size))
+            array = np.frombuffer(receive(sock, bytearray(LENGTH.unpack(head)[0])), np.uint8)
+            sock.sendall(LENGTH.pack(array.nbytes))
+            sock.sendall(array.data)
+
+
+@contextlib.contextmanager
+def serve_tcp(host: str) -> Iterator[int]:
+    with socket.create_server((host, 0)) as listener, accepting(listener, _converse):
+        yield int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serve_unix() -> Iterator[int]:
+    """Yields the number in the socket's name."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        port = _bind(listener)
+        listener.listen()
+        with accepting(listener, _converse):
+            yield port
+
+
+def _bind(listener: socket.socket) -> int:
+    """Bind a name that is free, and return its number."""
+    while True:
+        port = random.randrange(1, 2**16)
+        try:
+            listener.bind(NAME.format(port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return port
+
+
+@contextlib.contextmanager
+def connect_tcp(host: str, port: int) -> Iterator[Callable[[NDArray[np.generic]], bytearray]]:
+    with socket.create_connection((host, port)) as sock:
+        no_delay(sock)
+        yield _call(sock)
+
+
+@contextlib.contextmanager
+def connect_unix(port: int) -> Iterator[Callable[[NDArray[np.generic]], bytearray]]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(NAME.format(port))
+        yield _call(sock)
+
+
+def _call(sock: socket.socket) -> Callable[[NDArray[np.generic]], bytearray]:
+    def call(array: NDArray[np.generic]) -> bytearray:
+        sock.sendall(LENGTH.pack(array.nbytes))
+        sock.sendall(array.data)
+        return receive(sock, bytearray(LENGTH.unpack(receive(sock, bytearray(LENGTH.size)))[0]))
+
+    return call
