@@ -52,11 +52,14 @@ class ClientSide:
     def answer(self, model: keras.Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name of `model` itself, called as a whole by Keras alone.
 
-        Raises `PartitionError` for inputs that the model refuses.
+        Raises `PartitionError` for inputs that the model refuses, and for an output that is None.
         """
         given = keras.tree.map_structure(lambda name: None if name is None else inputs[name], self.structure)
         with self._taking_inputs():
             flat = keras.tree.flatten(model(given, training=False))
+        for name, value in zip(self.outputs, flat, strict=True):
+            if value is None:
+                raise PartitionError(f"output {name!r} of the model is None; save the model without this output")
         return {name: np.asarray(value) for name, value in zip(self.outputs, flat, strict=True)}
 
     @contextmanager

@@ -114,7 +114,9 @@ def _calling_layer() -> keras.Layer | None:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two tensors are equal but for the order in which threads add numbers."""
+    """Whether two tensors are equal but for the order in which threads add numbers; None equals None."""
+    if one is None or other is None:
+        return one is other
     first, second = np.asarray(one), np.asarray(other)
     if first.shape != second.shape:
         return False

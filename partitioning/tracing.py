@@ -9,7 +9,7 @@ in Keras's order, and each step's masks are recorded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +27,16 @@ def trace(
 ) -> tuple[list[Step], dict[str, TensorInfo]]:
     """The steps (in the order in which Keras runs them) with their masks, and all tensors by name, as they really are.
 
+    A step that takes what another returns as None, though Keras has recorded a tensor, gets None without an edge.
     The mask that an operation attaches to its output `x` is the tensor `x:mask`. `inputs` are the model's inputs, which
     have no masks. Raises `PartitionError` for a model that TensorFlow cannot trace.
     """
     found: dict[str, Masks] = {}
     infos = dict(tensors)
+    values: dict[str, Any] = {}
 
     def run(*given: Any) -> Any:
-        values = dict(zip(inputs, given, strict=True))
+        values.update(zip(inputs, given, strict=True))
         labels = {id(value): name for name, value in values.items()}
         for step in steps:
             found[step.name] = _traced(step, values, labels, infos)
@@ -50,7 +52,8 @@ def trace(
             f"the operation {last!r} cannot be traced, which its masks require: {one_line(error)}"
         ) from error
     used = {mask for masks in found.values() for mask in masks.taken.values()}
-    return [_extended(step, found[step.name], used) for step in steps], infos
+    nothing = {name for name, value in values.items() if value is None}
+    return [_extended(_without(step, nothing), found[step.name], used) for step in steps], infos
 
 
 def _traced(step: Step, values: dict[str, Any], labels: dict[int, str], infos: dict[str, TensorInfo]) -> Masks:
@@ -73,7 +76,7 @@ def _traced(step: Step, values: dict[str, Any], labels: dict[int, str], infos: d
     given: dict[int, str] = {}
     for index, (name, value) in enumerate(zip(step.outputs, results, strict=True)):
         values[name] = value
-        if value is None:  # Keras records a tensor even so.
+        if value is None:
             continue
         labels.setdefault(id(value), name)
         infos[name] = TensorInfo(name, _shape(step, infos[name].shape, value.shape), value.dtype.name)
@@ -95,6 +98,14 @@ def _shape(step: Step, recorded: tuple[int | None, ...], traced: tf.TensorShape)
     own = any(is_foreign(layer) for layer in sublayers(step.operation))
     fits = traced.rank is None if own else traced.is_compatible_with(recorded)
     return recorded if fits else tuple(traced)
+
+
+def _without(step: Step, nothing: Set[str]) -> Step:
+    """The step with None in place of the tensors `nothing`."""
+    if nothing.isdisjoint(step.inputs):
+        return step
+    args, kwargs = fill((step.args, dict(step.kwargs)), lambda tensor: None if tensor.name in nothing else tensor)
+    return replace(step, args=args, kwargs=kwargs, inputs=tuple(name for name in step.inputs if name not in nothing))
 
 
 def _extended(step: Step, masks: Masks, used: set[str]) -> Step:

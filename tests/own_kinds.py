@@ -133,8 +133,31 @@ def untrained() -> keras.Model:
     return keras.Model(image, _dense(3, "head", None)(seen), name="untrained")
 
 
+@keras.saving.register_keras_serializable("tests")
+class TwoStreams(layers.Layer):
+    """It declares two results, and without a query its second one is None, as in XLNet."""
+
+    def build(self, content_shape: Any, query_shape: Any = None) -> None:
+        self.offset = self.add_weight(shape=(content_shape[-1],), initializer="ones", name="offset")
+
+    def call(self, content: Any, query: Any = None) -> Any:
+        return keras.ops.tanh(content + self.offset), None if query is None else query + content
+
+    def compute_output_shape(self, content_shape: Any, query_shape: Any = None) -> Any:
+        return [content_shape, content_shape]
+
+
+def nothing() -> keras.Model:
+    """A layer takes what another returns as None, though Keras has recorded a tensor."""
+    x = keras.Input((4,), name="x")
+    content, query = TwoStreams(name="first")(x)
+    content, _ = TwoStreams(name="second")(content, query)
+    return keras.Model(x, _dense(3, "head", None)(content), name="nothing")
+
+
 OWN: Mapping[str, Callable[[], keras.Model]] = {
     "own-model": own_model,
     "misrecorded": misrecorded,
+    "nothing": nothing,
     "untrained": untrained,
 }

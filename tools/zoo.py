@@ -1,7 +1,8 @@
-"""`python -m tools.zoo [MODEL ...]` runs models of `keras.applications` once and writes their rows of docs/zoo.md.
+"""`python -m tools.zoo [MODEL ...]` runs real models once each and writes their rows of docs/zoo.md.
 
-Each model is an experiment of its own: `splitbench run` over the transport `none`, per layer and per submodel, in a
-process of bounded memory. Without a name, all models run, one after the other; a row is written as soon as it is known.
+These are the models of `keras.applications`, and a small model of each family of KerasHub (`tools.families`). Each is
+an experiment of its own, in a process of bounded memory. Without a name, all run, one after the other; a row is written
+as soon as it is known.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cli import exit_status
@@ -27,24 +29,70 @@ from partitioning.strategies import make_plan
 from transports.errors import SplitbenchError, UsageError
 
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
-MARKED = re.compile(r"(<!-- rows of tools.zoo -->\n).*?(\n<!-- end of rows -->)", re.S)
-HEAD = ("model", "operations", "cuts", "equal (MB)", "narrow (MB)", "seconds", "memory (GB)")
 GROUPS = 5
 BOUNDS = ("timeout", "--foreground", "1800", "prlimit", f"--data={10 * 2**30}")
 """What a model's process may take: seconds, and bytes of private memory."""
-RUN = ("--transport", "none", "--mode", "layer,submodel", "--servers", str(GROUPS), "--runs", "1", "--warmup", "0")
+RUN = ("--mode", "layer,submodel", "--runs", "1", "--warmup", "0")
 
 Row = list[str]
-"""The cells of a row, in the order of `HEAD`."""
+"""The cells of a row, in the order of the head of its table."""
 
 
-def measured(name: str) -> Row:
-    """Run the model in a process of its own. Raises `SplitbenchError` with the last line that it wrote, if it fails."""
+@dataclass(frozen=True)
+class Zoo:
+    """A table of the page: the names of its rows, in order, and how a row is measured."""
+
+    mark: str
+    """Before `of tools.zoo` in the comment above its rows."""
+    head: tuple[str, ...]
+    names: Callable[[], list[str]]
+    measured: Callable[[str], Row]
+
+    def rows_of(self, text: str) -> dict[str, Row]:
+        """Its rows on a page, by name."""
+        found = self._marked.search(text)
+        lines = found[0].splitlines() if found else []
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+        return {row[0]: row for row in cells[2:]}
+
+    def filled(self, text: str, rows: Iterable[Row]) -> str:
+        """The page with these rows in place of its own."""
+        lines = table(list(self.head), rows, 1)
+        return self._marked.sub(lambda found: "\n".join([found[1], *lines, found[2]]), text)
+
+    @property
+    def _marked(self) -> re.Pattern[str]:
+        return re.compile(rf"(<!-- {self.mark} of tools.zoo -->\n).*?(\n<!-- end of {self.mark} -->)", re.S)
+
+
+def application(name: str) -> Row:
+    """Run a model of `keras.applications` over the transport `none`. Raises `SplitbenchError`."""
+    begun = time.monotonic()
+    plan, memory = run(name, name, "--transport", "none", "--servers", str(GROUPS))
+    return [name, *counts(plan), *sizes(plan), f"{time.monotonic() - begun:.0f}", f"{memory / 1e9:.1f}"]
+
+
+def family(name: str) -> Row:
+    """Run a model of a KerasHub family over `none` and gRPC, eager and frozen. Raises `SplitbenchError`."""
+    from tools.families import FAMILIES
+
     with tempfile.TemporaryDirectory() as made:
-        folder, begun = Path(made) / "results", time.monotonic()
-        command = [*BOUNDS, sys.executable, "-m", "experiments.run", "--model", name, *RUN, "--out", str(folder)]
+        path = Path(made) / "model.keras"
+        FAMILIES[name]().save(path)
+        plan, _ = run(name, str(path), "--transport", "none,grpc", "--servers", "2", "--engine", "eager,frozen")
+    return [name, str(len(plan.inputs)), str(len(plan.outputs)), *counts(plan)]
+
+
+def run(name: str, model: str, *words: str) -> tuple[Plan, int]:
+    """Run a model in a process of its own: (its plan per layer, the most bytes that the process held).
+
+    Raises `SplitbenchError` with the last line that it wrote, if it fails.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / "results"
+        command = [*BOUNDS, sys.executable, "-m", "experiments.run", "--model", model, *RUN, *words]
         with (Path(made) / "log").open("w+") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+            process = subprocess.Popen([*command, "--out", str(folder)], stdout=log, stderr=log)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             log.seek(0)
@@ -52,35 +100,53 @@ def measured(name: str) -> Row:
         if process.returncode:
             raise SplitbenchError(f"{name} failed with status {process.returncode}: {lines[-1]}")
         plan = Plan.from_json((folder / files.PLAN.format("layer")).read_text(encoding="utf-8"))
-    return [name, *figures(plan), f"{time.monotonic() - begun:.0f}", f"{used.ru_maxrss * 1024 / 1e9:.1f}"]
+    return plan, used.ru_maxrss * 1024
 
 
-def figures(plan: Plan) -> list[str]:
-    """Of a plan per layer: its operations, the places where one tensor crosses, and the MB between five groups.
+def counts(plan: Plan) -> list[str]:
+    """Of a plan per layer: its operations, and the places where one tensor crosses."""
+    graph = _graph(plan)
+    counted = alive(graph.operations, {name: TensorInfo(name, (), "uint8") for name in plan.edges})
+    return [str(len(graph.operations)), str(counted.count(1))]
+
+
+def sizes(plan: Plan) -> list[str]:
+    """Of a plan per layer: the MB that five groups of its operations send each other.
 
     These groups are equal in number of operations, or narrow with every operation at the same cost, so that they do not
     depend on the speed of a machine.
     """
-    operations = tuple(Operation(stage.name, "", stage.inputs, stage.outputs) for stage in plan.stages)
-    graph = Graph(operations, plan.edges, plan.inputs, plan.outputs)
-    counted = alive(operations, {name: TensorInfo(name, (), "uint8") for name in plan.edges})
     even = dict.fromkeys(plan.by_name, 1.0)
-    sent = (sent_bytes(make_plan(graph, "submodel", cut, GROUPS, even)) for cut in ("equal", "narrow"))
-    return [str(len(operations)), str(counted.count(1)), *(f"{nbytes / 1e6:.2f}" for nbytes in sent)]
+    sent = (sent_bytes(make_plan(_graph(plan), "submodel", cut, GROUPS, even)) for cut in ("equal", "narrow"))
+    return [f"{nbytes / 1e6:.2f}" for nbytes in sent]
 
 
-def rows_of(text: str) -> dict[str, Row]:
-    """The rows on a page, by model."""
-    found = MARKED.search(text)
-    lines = found[0].splitlines() if found else []
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return {row[0]: row for row in cells[2:]}
+def _graph(plan: Plan) -> Graph:
+    operations = tuple(Operation(stage.name, "", stage.inputs, stage.outputs) for stage in plan.stages)
+    return Graph(operations, plan.edges, plan.inputs, plan.outputs)
 
 
-def filled(text: str, rows: Iterable[Row]) -> str:
-    """The page with these rows in place of its own."""
-    lines = table(list(HEAD), rows, 1)
-    return MARKED.sub(lambda found: "\n".join([found[1], *lines, found[2]]), text)
+def _applications() -> list[str]:
+    from partitioning.models import application_names  # loads TensorFlow
+
+    return application_names()
+
+
+def _families() -> list[str]:
+    from tools.families import FAMILIES
+
+    return list(FAMILIES)
+
+
+ZOOS = (
+    Zoo(
+        "rows",
+        ("model", "operations", "cuts", "equal (MB)", "narrow (MB)", "seconds", "memory (GB)"),
+        _applications,
+        application,
+    ),
+    Zoo("families", ("family", "inputs", "outputs", "operations", "cuts"), _families, family),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,28 +155,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = Parser("python -m tools.zoo", "Run models of keras.applications once, and write docs/zoo.md.", "")
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="a name in keras.applications (default: all)")
-    from partitioning.models import application_names  # loads TensorFlow
+    parser = Parser("python -m tools.zoo", "Run real models once each, and write docs/zoo.md.", "")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="a name in keras.applications, or a row of docs/zoo.md (default: all)",
+    )
+    zoo_of = {name: zoo for zoo in ZOOS for name in zoo.names()}
+    names = parser.texts(argv).get("models") or list(zoo_of)
+    for name in names:
+        if name not in zoo_of:
+            raise UsageError(f"no model {name!r} in keras.applications or KerasHub{hint(name, list(zoo_of))}")
+    return 1 if sum([not _written(zoo_of[name], name) for name in names]) else 0
 
-    known = application_names()
-    names = parser.texts(argv).get("models") or known
-    for name in names:
-        if name not in known:
-            raise UsageError(f"no model {name!r} in keras.applications{hint(name, known)}")
-    failed = 0
-    for name in names:
-        try:
-            row = measured(name)
-        except SplitbenchError as error:
-            failed += 1
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            continue
-        text = PAGE.read_text(encoding="utf-8")
-        rows = rows_of(text) | {name: row}
-        replace_file(PAGE, filled(text, (rows[known_name] for known_name in known if known_name in rows)))
-        print(*row, flush=True)
-    return 1 if failed else 0
+
+def _written(zoo: Zoo, name: str) -> bool:
+    """Measure a row and write it to the page; False, with a line on standard error, if the model fails."""
+    try:
+        row = zoo.measured(name)
+    except SplitbenchError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return False
+    text = PAGE.read_text(encoding="utf-8")
+    rows = zoo.rows_of(text) | {name: row}
+    replace_file(PAGE, zoo.filled(text, (rows[known] for known in zoo.names() if known in rows)))
+    print(*row, flush=True)
+    return True
 
 
 if __name__ == "__main__":

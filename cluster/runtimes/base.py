@@ -73,6 +73,9 @@ class Setup:
 class System(ABC):
     """The processes of one library. A context manager; on exit they are gone."""
 
+    title: ClassVar[str]
+    """The name of the processes that execute stages, before their numbers."""
+
     def __init__(self, launcher: Launcher, setup: Setup) -> None:
         self.launcher = launcher
         self.setup = setup
@@ -88,8 +91,6 @@ class System(ABC):
 class Servers(System):
     """A process for each portion, which binds one port."""
 
-    title: ClassVar[str]
-    """The name of the processes, before their numbers."""
     addresses: list[Address]
     """Where they listen."""
 
@@ -128,6 +129,8 @@ class Runtime(ABC):
     """The engines that it can execute stages with."""
     overlaps: ClassVar[bool] = True
     """Whether several requests may be in flight at a time."""
+    own_servers: ClassVar[bool] = False
+    """Whether each deployment has processes of its own, which execute stages for no other."""
     processes: ClassVar[type[System]]
     """What starts the processes that all runtimes of its library share."""
 

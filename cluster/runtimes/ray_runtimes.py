@@ -48,6 +48,8 @@ class Actors(NamedTuple):
 class Ray(System):
     """A Ray cluster of this machine, with this process connected to it."""
 
+    title = "ray-actor"
+
     def __init__(self, launcher: Launcher, setup: Setup) -> None:
         super().__init__(launcher, setup)
         self._spare: list[Actors] = []
@@ -159,6 +161,7 @@ class RayGraph(_OnRay):
 
     title = "Ray compiled graph"
     overlaps = False
+    own_servers = True
 
     @contextlib.contextmanager
     def deploy(self, partition: Partition, engine: str) -> Iterator[Infer]:

@@ -68,9 +68,10 @@ class TensorFlowRuntime(Runtime):
         with contextlib.ExitStack() as stack:
             stack.callback(ended, session.close)
             with scratch.folder() as folder:
-                stages = STAGES[engine](self.system.setup.programs[partition], partition, folder)
+                program = self.system.setup.programs[partition]
                 unit = "GPU:0" if self.system.setup.device.cards else "CPU:0"
-                feeds, wanted = _place(partition, stages, session, unit)
+                # No name holds the stages: their weights are in the session's graph by then.
+                feeds, wanted = _place(partition, STAGES[engine](program, partition, folder), session, unit)
 
             def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
                 options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(1000 * timeout)))

@@ -116,7 +116,8 @@ def prepare(experiment: Experiment) -> Prepared:
     _check_steady(whole, inputs[batches[0]][0])
     workers, served, warning = _workers(experiment, partitions), Serving.of(experiment), _alike(expected[batches[0]])
     prepared = Prepared(experiment, whole, partitions, inputs, expected, tolerance, workers, served, warning)
-    _check_engines(prepared, loaded.model.count_params())
+    memory.check_processes(prepared, weights := loaded.model.count_params())
+    memory.check_disk(len(prepared.chosen(remote=True)), weights)
     return prepared
 
 
@@ -225,16 +226,6 @@ def _alike(expected: Sequence[Right]) -> str:
         "the model answers all inputs alike, so that a wrong answer may pass the check; give inputs that it tells "
         "apart (--input), or images in the range that it takes (--scale)"
     )
-
-
-def _check_engines(prepared: Prepared, weights: int) -> None:
-    """Raise `UsageError` if the nodes, which hold the model for each partition and engine, do not fit."""
-    replicas, partitions = prepared.experiment.replicas, prepared.chosen(remote=True)
-    nodes = replicas * max((partition.servers for partition in partitions), default=0)
-    engines = [engine for partition in partitions for engine in partition.engines] * replicas
-    local = dict.fromkeys(local_engine(cell.engine) for cell in prepared.experiment.cells)
-    memory.check_engines(nodes, [*local, *engines], weights)
-    memory.check_disk(len(partitions), weights)
 
 
 def _check_json(partitions: Mapping[Cell, Partition]) -> None:

@@ -13,6 +13,7 @@ from keras import layers
 from experiments.measure.prepare import prepare
 from experiments.spec.experiment import Cell, Experiment
 from tests.kinds import KINDS
+from tests.own_kinds import TwoStreams
 from transports.errors import UsageError
 
 
@@ -34,6 +35,12 @@ def test_a_model_that_samples_is_refused_with_the_layers_name(tmp_path: Path) ->
     x = keras.Input((4,), name="x")
     with pytest.raises(UsageError, match=r"answers differently to the same input, .* \(cause: 'sampled'\)"):
         _prepared(keras.Model(x, Sampling(name="sampled")(layers.Dense(4, name="dense")(x))), tmp_path)
+
+
+def test_an_output_that_is_none_is_refused(tmp_path: Path) -> None:
+    x = keras.Input((4,), name="x")
+    with pytest.raises(UsageError, match="output 'first:1' of the model is None; save the model without this output"):
+        _prepared(keras.Model(x, TwoStreams(name="first")(x)), tmp_path)
 
 
 def _model(shape: tuple[int | None, ...], *stack: layers.Layer, dtype: str = "float32") -> keras.Model:
