@@ -31,10 +31,10 @@ from transports.errors import UsageError
 NAME = re.compile(r"splitbench-(\d+)-.+")
 SYSTEM = Path("/")
 """The folder that holds `proc` and the mounted hierarchies."""
-SHORTEST, LONGEST = 20_000, 100_000
+SHORTEST, LONGEST = 4_000, 100_000
 """Microseconds after which a process has its share anew, at least and at most. In a short period it runs as evenly as a
 slow processor does; in the kernel's own of 100 ms a quarter of a core would do 25 ms of work at full speed and then
-stop for 75."""
+stop for 75. Below a tick of the kernel (4 ms), a process gets less than its share."""
 QUOTA = 1_000
 """The least microseconds of a period that the kernel grants."""
 LEAST = QUOTA / LONGEST
@@ -56,7 +56,7 @@ class Limits:
     """What a process may take. Raises `UsageError` for numbers that are no limits."""
 
     cpu: float = 0.0
-    """Cores: 0.25 is 5 ms in each 20 ms, 1.5 is one and a half cores; 0 is no limit."""
+    """Cores: 0.25 is 1 ms in each 4 ms, 1.5 is one and a half cores; 0 is no limit."""
     memory: int = 0
     """Bytes; 0 is no limit. The kernel rounds down to pages."""
 
@@ -203,9 +203,14 @@ def _impose(limits: Limits, controller: str, name: str, homes: dict[Path, Path],
             _write(folder / file, text)
 
 
+def period_of(cpu: float) -> int:
+    """Microseconds after which a process with so many cores has its share anew."""
+    return max(SHORTEST, min(LONGEST, round(QUOTA / cpu))) if cpu else LONGEST
+
+
 def _settings(limits: Limits, controller: str, version: int) -> Iterator[tuple[str, str]]:
     """The files of a group, in the order in which they are written, and their text."""
-    period = max(SHORTEST, min(LONGEST, round(QUOTA / limits.cpu))) if limits.cpu else LONGEST
+    period = period_of(limits.cpu)
     quota, memory = str(round(limits.cpu * period)), str(limits.memory)
     yield from {
         ("cpu", 1): [("cpu.cfs_period_us", str(period)), ("cpu.cfs_quota_us", quota)],

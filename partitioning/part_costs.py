@@ -52,7 +52,7 @@ class Device:
 
     share: float = 0.0
     """Of a core, that its process may use; 0: no limit."""
-    period: float = 0.02
+    period: float = 0.004
     """Seconds after which it has its share anew."""
     slots: float = 1.0
     """Stages that it executes at a time under load."""

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--positions", type=int, default=6, help="cuts of each model")
     parser.add_argument("--cpu", type=float, default=0.5, help="share of a core that the edge device has")
     parser.add_argument("--runs", type=int, default=40, help="timed requests of each cell; intervals need 25")
-    parser.add_argument("--limit", type=float, default=170.0, help="seconds after which a run starts no further round")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds after which a run starts no further round")
     given = parser.parse_args(argv)
     found, failed = [], []
     for model in given.models.split(","):

@@ -11,7 +11,7 @@ from pathlib import Path as File
 
 from cluster import facts, hosts
 from cluster.hosts import CLIENT, HERE, Host
-from cluster.resource_limits import LONGEST, QUOTA, SHORTEST
+from cluster.resource_limits import period_of
 from experiments.advise.__main__ import AdviseOptions
 from experiments.spec import machines as spec
 from experiments.spec.experiment import Cell, Experiment
@@ -165,8 +165,7 @@ def _device(profile: Profile, host: Host, memory: int) -> Device:
     facts_of = profile.record.get("machines", {}).get("hosts", {}).get(host.name, {})
     cores = len(host.cores) or facts_of.get("processor", profile.record["processor"])["affinity"]
     threads = host.threads or profile.experiment.threads or cores
-    period = max(SHORTEST, min(LONGEST, round(QUOTA / host.cpu))) if host.cpu else LONGEST
-    return Device(host.cpu, period / 1e6, max(1.0, cores / threads), memory)
+    return Device(host.cpu, period_of(host.cpu) / 1e6, max(1.0, cores / threads), memory)
 
 
 def _paths(profile: Profile, question: Asked, used: Sequence[Host]) -> dict[tuple[str, str], Path]:

@@ -1,12 +1,17 @@
-"""Makes a request that is alone take as long in the simulation as it was measured.
+"""Makes requests take as long in the simulation as they were measured: first those that are alone, then crowds.
 
 In the flow `forward` servers acknowledge a message while they compute. How much of that the measured seconds already
 have is not known: phases hide it behind the stages, or count it. So the cost of all messages is scaled by one factor.
 In the other flows nothing overlaps, and the steps add up to what was measured.
+
+Requests that are under way at the same time slow each other by more than their shares of the cores: a thread that is
+ready waits for the scheduler beside an idle core, or for the interpreter lock of its process. CPU seconds do not show
+it. If the run has closed loops of several clients, the speed of the cores is fitted to the median of each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +26,10 @@ OVERLAPPING = "forward"
 HALVINGS = 12
 MOST = 2.0
 """The largest factor."""
+LEAST = 0.25
+"""The smallest speed of the cores, as a share of the ideal one."""
+CROWD = 1000
+"""Simulated requests of a closed loop, of which the first tenth does not count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +45,49 @@ class _InOrder:
 def fitted(run: Run) -> Fit:
     """`fit`, calibrated. Raises `UsageError` if the run lacks a figure that is needed."""
     found = fit(run)
-    if run.cell.flow != OVERLAPPING:
-        return found
-    target, low, high = float(run.requests["seconds"].mean()), 0.0, MOST
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        if alone(run, found.scaled(middle)) > target:
-            high = middle
-        else:
-            low = middle
-    return found.scaled((low + high) / 2)
+    if run.cell.flow == OVERLAPPING:
+        target, free = float(run.requests["seconds"].mean()), found
+        found = free.scaled(_root(lambda factor: alone(run, free.scaled(factor)) - target, 0.0, MOST))
+    for clients, requests in run.crowds.items():
+        found = _slowed(run, found, clients, float(requests["seconds"].median()))
+    if run.crowds:
+        found = replace(found, basis=f"{found.basis} {_speeds(found)}")
+    return found
 
 
 def alone(run: Run, found: Fit) -> float:
     """Mean seconds of the measured requests, simulated one at a time."""
     system = replace(system_of(run, found, Layout()), draws=_InOrder(found.rows))
     return float(simulate(system, 1, len(found.rows), 0).seconds.mean())
+
+
+def crowd(run: Run, found: Fit, clients: int) -> float:
+    """Median seconds of simulated requests with so many clients."""
+    system = system_of(run, found, Layout(replicas=run.experiment.replicas))
+    trace = simulate(system, clients, CROWD, 0, CROWD // 10)
+    return float(np.median(trace.seconds[trace.lead :]))
+
+
+def _slowed(run: Run, found: Fit, clients: int, median: float) -> Fit:
+    """The fit with one more point of its efficiency."""
+
+    def with_share(share: float) -> Fit:
+        return replace(found, efficiency=(*found.efficiency, (float(clients), share)))
+
+    return with_share(_root(lambda share: median - crowd(run, with_share(share), clients), LEAST, 1.0))
+
+
+def _speeds(found: Fit) -> str:
+    """The fitted efficiency as a sentence."""
+    points = ", ".join(f"{100 * share:.0f} % with {clients:.0f}" for clients, share in found.efficiency[1:])
+    return (
+        f"Fitted to closed loops: beside each other, requests run at {points} clients, of what equal shares would give."
+    )
+
+
+def _root(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Where `rising` passes zero, or the nearer end."""
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rising(middle) > 0 else (middle, high)
+    return (low + high) / 2

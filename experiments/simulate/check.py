@@ -1,8 +1,8 @@
 """Holds the simulation to measurement: `python -m experiments.simulate.check --out FOLDER`.
 
 A short traced run shows what the cells answer at most, and so which loads to measure. Then one run measures, in the
-same rounds, each cell with one request at a time, traced, and under these loads and with several clients. A simulation
-is fitted to the first alone.
+same rounds, each cell with one request at a time, traced, with several clients, and under these loads. A simulation is
+fitted to the first two.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transports.process import command
 
 PROG = "python -m experiments.simulate.check"
 DESCRIPTION = """\
-Measure cells alone and under load, simulate the loads from the cells alone, and compare.
+Measure cells alone, with several clients and under loads; simulate the loads from the others; and compare.
 
 Writes the results folders FOLDER/pilot and FOLDER/measured, and check.csv and check.md in FOLDER with the predicted and
 the measured percentiles. Needs a quiet machine: the simulation knows of no other program."""
@@ -47,8 +47,8 @@ class CheckOptions:
     servers: Annotated[str, option("as in a run, with commas", min_length=1)] = "2,4"
     model: Annotated[str, option("as in a run", min_length=1)] = "MobileNetV3Large"
     batch: Annotated[int, option("samples in a request", ge=1, le=1024)] = 4
-    concurrency: Annotated[tuple[int, ...], option("clients of closed loops", ge=2, le=64, shown="4")] = (4,)
-    requests: Annotated[int, option("timed requests in each cell", ge=20, le=10**6)] = 200
+    concurrency: Annotated[tuple[int, ...], option("clients of closed loops", ge=2, le=64, shown="2,4")] = (2, 4)
+    requests: Annotated[int, option("timed requests in each cell", ge=20, le=10**6)] = 400
     seed: Annotated[int, option("seed of the runs and of the simulation", ge=0, le=2**32 - 1)] = 0
 
 

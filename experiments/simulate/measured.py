@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -25,7 +25,10 @@ from partitioning.placement import PLACEMENTS
 from partitioning.plan import Plan, PlanError
 from transports.errors import UsageError
 
-MEASURE = "splitbench run --trace --mode submodel --servers 3 --engine frozen --transport tcp --out FOLDER"
+MEASURE = (
+    "splitbench run --trace --concurrency 1,2,4 --mode submodel --engine frozen --servers 3 --transport tcp "
+    "--out FOLDER"
+)
 """A command that measures what a simulation needs."""
 NAMED = 4
 """Cells that an error names at most."""
@@ -47,6 +50,8 @@ class Run:
     steps: Steps
     cores: int
     """Cores of the machine that the client and, if there is one machine, all nodes share."""
+    crowds: Mapping[int, pd.DataFrame] = field(default_factory=dict)
+    """Clients -> the requests of the same cell with so many clients at a time, two or more, in rising order."""
 
     @property
     def here(self) -> str:
@@ -62,6 +67,10 @@ class Run:
     def links(self) -> Mapping[tuple[str, str], Link]:
         """The emulated links, by hosts."""
         return machines.links(self.experiment, self.cell)
+
+    def without(self, clients: int) -> Run:
+        """The same run as if it had no closed loop of so many clients."""
+        return replace(self, crowds={count: each for count, each in self.crowds.items() if count != clients})
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -106,7 +115,13 @@ class Results:
             phases=self.phases[self.phases["cell"] == cell.name],
             steps=self._steps(cell),
             cores=self.cores,
+            crowds={each.concurrency: self.requests[each] for each in self.loaded(cell) if not each.load},
         )
+
+    def loaded(self, cell: Cell) -> list[Cell]:
+        """The same cell under loads: closed loops of several clients, by their number, and open loops."""
+        found = [each for each in self.requests if (each.load or each.concurrency > 1) and _alone(each, cell) == cell]
+        return sorted(found, key=lambda each: (each.load, each.concurrency))
 
     def chosen(self, name: str) -> Cell:
         """The cell `name`, or with an empty name the only one that can be simulated. Raises `UsageError`."""
@@ -169,6 +184,11 @@ def check_machines(run: Run, *, dealt: bool, linked: bool) -> None:
         )
     if linked and not dealt and set(run.hosts.values()) <= {run.here}:
         raise UsageError("--link: client and servers were on one host; give them others with --hosts each or N")
+
+
+def _alone(loaded: Cell, cell: Cell) -> Cell:
+    """`loaded` with one request at a time, and traced like `cell`."""
+    return replace(loaded, load="", concurrency=1, trace=cell.trace)
 
 
 def obstacle(cell: Cell) -> str:

@@ -23,8 +23,8 @@ Simulate more hosts, replicas and clients than this machine has, from a measured
 
 The cell gives the seconds of each step of a request that is alone: its stages, and what each process does to send and
 receive messages. A discrete-event simulation lets many requests compete for cores, processes and links, and says how
-long they take, how much of everything is used, and what is full first. Measure the cell with --trace: the seconds of
-each server are then known.
+long they take, how much of everything is used, and what is full first. Measure the cell with --trace, and with
+--concurrency 1,2,4: the seconds of each server are then known, and how far requests at the same time slow each other.
 
 A profile (splitbench profile) does as well, for any cut that it knows: --transport, --cut, --flow. Its seconds are
 constant.

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
 import simpy
 
 from cluster.links.link import Link
 from cluster.links.schedule import Schedule
+
+Efficiency = tuple[tuple[float, float], ...]
+"""(steps that want a core, their speed as a share of what equal shares of the cores would give), by rising numbers."""
+IDEAL: Efficiency = ((1.0, 1.0),)
 
 
 class Cores:
     """The cores of a host, which all running steps share equally, as threads do under a fair scheduler.
 
     While the steps together want more cores than there are, each of them runs more slowly by the same factor
-    (egalitarian processor sharing). A step ends once a clock that runs at this speed has advanced by its seconds.
+    (egalitarian processor sharing). Beside others, a step may be slower still (`Efficiency`). It ends once a clock that
+    runs at this speed has advanced by its seconds.
     """
 
-    def __init__(self, env: simpy.Environment, count: int) -> None:
+    def __init__(self, env: simpy.Environment, count: int, efficiency: Efficiency = IDEAL) -> None:
         self._env = env
         self.capacity = count
+        self._efficiency = efficiency
         self._wanted = 0.0
         self._clock = 0.0
         self._looked = 0.0
@@ -52,7 +60,8 @@ class Cores:
         return self._wanted / self.capacity
 
     def _speed(self) -> float:
-        return 1.0 if self._wanted <= self.capacity else self.capacity / self._wanted
+        shared = 1.0 if self._wanted <= self.capacity else self.capacity / self._wanted
+        return shared * _at(self._efficiency, self._wanted)
 
     def _advance(self) -> None:
         passed = self._env.now - self._looked
@@ -77,6 +86,13 @@ class Cores:
         done.succeed()
         if self._running:
             self._plan()
+
+
+@functools.lru_cache(4096)
+def _at(efficiency: Efficiency, wanted: float) -> float:
+    """Linear between the points, constant beyond them."""
+    wants, shares = zip(*efficiency, strict=True)
+    return float(np.interp(wanted, wants, shares))
 
 
 def least_busy(hosts: Sequence[Cores]) -> Cores:

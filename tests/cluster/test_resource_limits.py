@@ -195,22 +195,22 @@ MAKEABLE: Mapping[str, tuple[Tree, Mapping[str, str]]] = {
             {"cpu,cpuacct/b": {}, "memory/a": {}},
         ),
         {
-            "cpu,cpuacct/b/NAME/cpu.cfs_period_us": "20000",
-            "cpu,cpuacct/b/NAME/cpu.cfs_quota_us": "30000",
+            "cpu,cpuacct/b/NAME/cpu.cfs_period_us": "4000",
+            "cpu,cpuacct/b/NAME/cpu.cfs_quota_us": "6000",
             "memory/a/NAME/memory.limit_in_bytes": "1048576",
         },
     ),
     "version 2, in the root of the system": (
         ("0::/\n", V2.format(mounted="/"), {"": TOP}),
-        {"NAME/cpu.max": "30000 20000", "NAME/memory.max": "1048576"},
+        {"NAME/cpu.max": "6000 4000", "NAME/memory.max": "1048576"},
     ),
     "version 2, beside the maker's group in a container": (
         ("0::/main\n", V2.format(mounted="/"), {"": NESTED, "main": NESTED}),
-        {"NAME/cpu.max": "30000 20000", "NAME/memory.max": "1048576"},
+        {"NAME/cpu.max": "6000 4000", "NAME/memory.max": "1048576"},
     ),
     "version 2, with a controller that can be enabled": (
         ("0::/\n", V2.format(mounted="/"), {"": {**TOP, "cgroup.subtree_control": "cpu\n"}}),
-        {"NAME/cpu.max": "30000 20000", "NAME/memory.max": "1048576", "cgroup.subtree_control": "+memory"},
+        {"NAME/cpu.max": "6000 4000", "NAME/memory.max": "1048576", "cgroup.subtree_control": "+memory"},
     ),
 }
 

@@ -113,6 +113,8 @@ class Invented:
     """The share of this time in which a node uses a core."""
     between: float = 0.0015
     flow: str = "nested"
+    slowed: float = 1.0
+    """How much longer a request takes in a closed loop of several clients."""
 
     @property
     def counts(self) -> Mapping[int, tuple[int, int]]:
@@ -144,7 +146,7 @@ class Invented:
             for cell in (self.cell, *beside):
                 start = 0.0
                 for run in range(runs):
-                    factor = 1 + 0.1 * (run % 3)
+                    factor = (1 + 0.1 * (run % 3)) * (self.slowed if cell.concurrency > 1 else 1.0)
                     requests.append(self._sample(cell, run, factor, start))
                     start += factor * self.seconds + self.between
                     if parts and cell == self.cell:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.simulate.calibrate import alone, fitted
+from experiments.simulate.calibrate import alone, crowd, fitted
 from experiments.simulate.engine import simulate
 from experiments.simulate.fit import Fit, fit
 from experiments.simulate.measured import Results, Run
@@ -115,6 +115,23 @@ def test_emulated_links_are_simulated_and_no_part_of_the_fit(tmp_path: Path) -> 
     system = system_of(run, found, Layout())
     assert outcome_of(simulate(system, 1, 300, 0)).p50 == pytest.approx(linked.seconds * 1.1, rel=0.02)
     assert set(system.links) >= {("client", "server-0"), ("server-1", "server-0")}
+
+
+@pytest.mark.parametrize("flow", ["nested", "forward"])
+def test_crowds_give_the_speed_of_cores_that_steps_share(flow: str, tmp_path: Path) -> None:
+    """Nothing of this is in the seconds of requests that are alone."""
+    known = Invented(flow=flow, slowed=2.0)
+    beside = [replace(known.cell, concurrency=2, trace="off"), replace(known.cell, load="poisson:5/s")]
+    run = read(known.write(tmp_path / "run", traced=True, beside=beside), known.cell.name)
+    assert [*run.crowds] == [2]
+    found = fitted(run)
+    ((least, ideal), (clients, share)) = found.efficiency
+    assert (least, ideal, clients) == (1.0, 1.0, 2.0)
+    assert 0.3 < share < 0.8
+    assert crowd(run, found, 2) == pytest.approx(float(run.crowds[2]["seconds"].median()), rel=0.01)
+    if flow == "nested":  # in `forward` a server computes beside its own messages
+        assert alone(run, found) == pytest.approx(float(run.requests["seconds"].mean()), rel=1e-6)
+    assert "% with 2 clients" in found.basis
 
 
 class LinkedRun(Invented):

@@ -75,6 +75,16 @@ def test_processes_share_a_core_in_equal_parts(draws: Draws) -> None:
     agree(run(chain(draws, 1, slots=10_000), Load("poisson", 0.7), 60_000), 1 / 0.3)
 
 
+def test_two_cores_that_slow_each_other() -> None:
+    """A birth-death process with the service rates 1, 1.5, 1.2, 1.2, ..."""
+    rate, service = 0.7, [1.0, 2 * 0.75, *[2 * 0.6] * 200]
+    weights = [math.prod(rate / each for each in service[:count]) for count in range(len(service))]
+    inside = sum(count * weight for count, weight in enumerate(weights)) / sum(weights)
+    system = chain(exponential(1.0), 1, cores=2, slots=10_000)
+    system = replace(system, efficiency=((1.0, 1.0), (2.0, 0.75), (3.0, 0.6)))
+    agree(run(system, Load("poisson", rate), 60_000), inside / rate)
+
+
 @pytest.mark.parametrize("flow", FLOWS)
 def test_servers_in_a_row_are_independent_queues(flow: str) -> None:
     """Tandem queues: J. R. Jackson, 1957."""
