@@ -47,7 +47,7 @@ class CheckOptions:
     servers: Annotated[str, option("as in a run, with commas", min_length=1)] = "2,4"
     model: Annotated[str, option("as in a run", min_length=1)] = "MobileNetV3Large"
     batch: Annotated[int, option("samples in a request", ge=1, le=1024)] = 4
-    concurrency: Annotated[tuple[int, ...], option("clients of closed loops", ge=2, le=64, shown="2,4")] = (2, 4)
+    concurrency: Annotated[tuple[int, ...], option("clients of closed loops", ge=2, le=64, shown="2,3,4")] = (2, 3, 4)
     requests: Annotated[int, option("timed requests in each cell", ge=20, le=10**6)] = 400
     seed: Annotated[int, option("seed of the runs and of the simulation", ge=0, le=2**32 - 1)] = 0
 

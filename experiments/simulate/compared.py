@@ -7,7 +7,7 @@ over measured less one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,17 @@ def rates(folder: Path, seed: int) -> list[float]:
 
 
 def compare(folder: Path, seed: int) -> Iterator[Compared]:
-    """Every loaded cell of the run below `folder`, with its prediction."""
+    """The loaded cells of the run below `folder`, with their predictions.
+
+    The closed loops of the fewest and of the most clients are only fitted to.
+    """
     results = Results.read(folder / MEASURED)
     for alone in _cells(results):
         run = results.run(alone)
-        whole = _system(run)
+        whole, between = _system(run), [*run.crowds][1:-1]
         for cell in results.loaded(alone):
+            if not cell.load and cell.concurrency not in between:
+                continue
             group = results.requests[cell]
             system = whole if cell.load else _system(run.without(cell.concurrency))
             clients = Load.parse(cell.load) if cell.load else cell.concurrency
@@ -96,9 +101,20 @@ def build(folder: Path) -> Path:
 
     Raises `UsageError` if `folder` lacks the runs, and `WriteError` if a file cannot be written.
     """
+    seed = int(environment.read(folder)["experiment"]["seed"])
+    files.replace_file(folder / files.CHECK, as_csv(compare(folder, seed)))
+    return write_page(folder)
+
+
+def as_csv(found: Iterable[Compared]) -> str:
+    """The text of check.csv."""
+    frame = pd.DataFrame([each.row() for each in found])
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def write_page(folder: Path) -> Path:
+    """Write check.md from check.csv."""
     record = environment.read(folder)
-    frame = pd.DataFrame([each.row() for each in compare(folder, int(record["experiment"]["seed"]))])
-    files.replace_file(folder / files.CHECK, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     parts = [
         ["# Simulation against measurement"],
         sections.banner(record, ""),
@@ -164,7 +180,6 @@ def _percentiles(seconds: pd.Series[float]) -> Mapping[str, float]:
 
 INTRODUCTION = (
     "A simulation was fitted to each cell as it was measured with one request at a time, and to its closed loops of "
-    "several clients, without the one that is predicted. In the same rounds the cell was measured under open loads, to "
-    "which nothing was fitted. Each load was simulated block by block. Milliseconds; errors in percent of what was "
-    "measured."
+    "several clients, without those below. In the same rounds the cell was measured under open loads, to which nothing "
+    "was fitted. Each load was simulated block by block. Milliseconds; errors in percent of what was measured."
 )

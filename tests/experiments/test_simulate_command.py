@@ -179,9 +179,9 @@ def test_the_check_measures_simulates_and_compares(tmp_path: Path, capsys: pytes
     model, out = tmp_path / "residual.keras", tmp_path / "out"
     residual().save(model)
     words = ["--model", str(model), "--transport", "tcp", "--servers", "2", "--batch", "1", "--requests", "20"]
-    assert check.main([*words, "--flow", "nested", "--concurrency", "2", "--out", str(out)]) == 0
+    assert check.main([*words, "--flow", "nested", "--concurrency", "2,3,4", "--out", str(out)]) == 0
     frame = pd.read_csv(out / files.CHECK)
-    assert sorted(frame["concurrency"]) == [0, 0, 2]
+    assert sorted(frame["concurrency"]) == [0, 0, 3]  # 2 and 4 are fitted to
     assert frame["load"].notna().sum() == 2
     assert list(frame["error_p50"]) == pytest.approx(list(frame["predicted_p50"] / frame["measured_p50"] - 1), rel=1e-3)
     assert (frame[["predicted_p50", "measured_p50", "predicted_p99", "measured_p99"]] > 0).all().all()
