@@ -79,10 +79,8 @@ def _slowed(run: Run, found: Fit, clients: int, median: float) -> Fit:
 
 def _speeds(found: Fit) -> str:
     """The fitted efficiency as a sentence."""
-    points = ", ".join(f"{100 * share:.0f} % with {clients:.0f}" for clients, share in found.efficiency[1:])
-    return (
-        f"Fitted to closed loops: beside each other, requests run at {points} clients, of what equal shares would give."
-    )
+    points = ", ".join(f"{100 * share:.0f} % ({clients:.0f} clients)" for clients, share in found.efficiency[1:])
+    return f"Its closed loops run at {points} of the speed that equal shares of the cores would give."
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:

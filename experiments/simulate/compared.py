@@ -18,13 +18,12 @@ import pandas as pd
 from experiments.reports import sections
 from experiments.reports.markdown import line, number, table
 from experiments.simulate.calibrate import fitted
-from experiments.simulate.engine import Clients, simulate
+from experiments.simulate.engine import Arrivals, simulate
 from experiments.simulate.measured import Results, Run
 from experiments.simulate.outcome import outcome_of
 from experiments.simulate.system import System
 from experiments.simulate.topology import Layout, system_of
 from experiments.spec.experiment import Cell
-from experiments.spec.load import Load
 from experiments.spec.schedule import lead
 from experiments.store import environment, files
 
@@ -35,8 +34,8 @@ SHARES = (0.3, 0.6)
 """Loads, as shares of what the slowest cell answers with `MANY` clients."""
 MANY, LONG = 16, 3000
 """Clients that keep everything busy, and the requests that show what they are answered."""
-REPETITIONS = 30
-"""Simulated blocks of each load."""
+REPETITIONS = 10
+"""Simulated blocks for each measured one."""
 PERCENTILES: Mapping[str, tuple[float, float]] = {"p50": (0.5, 0.10), "p99": (0.99, 0.25)}
 """Name -> the share of requests below it, and the largest error that is aimed at."""
 HEADER = ("Cell", "Load", *(f"{name} {what}" for name in PERCENTILES for what in ("predicted", "measured", "error")))
@@ -91,8 +90,7 @@ def compare(folder: Path, seed: int) -> Iterator[Compared]:
                 continue
             group = results.requests[cell]
             system = whole if cell.load else _system(run.without(cell.concurrency))
-            clients = Load.parse(cell.load) if cell.load else cell.concurrency
-            predicted = _seconds(system, clients, int(group.groupby("block").size().max()), seed)
+            predicted = _seconds(system, cell, group, seed)
             yield Compared(alone, cell, len(group), _percentiles(predicted), _percentiles(group["seconds"]))
 
 
@@ -167,11 +165,26 @@ def _system(run: Run) -> System:
     return system_of(run, fitted(run), Layout())
 
 
-def _seconds(system: System, clients: Clients, requests: int, seed: int) -> pd.Series[float]:
-    """The seconds of the requests of `REPETITIONS` blocks, which begin with an empty system as measured ones do."""
-    before = 0 if isinstance(clients, Load) else lead(clients, 1)
-    traces = [simulate(system, clients, before + requests, seed + each) for each in range(REPETITIONS)]
-    return pd.Series(np.concatenate([trace.seconds[before:] for trace in traces]))
+def _seconds(system: System, cell: Cell, measured: pd.DataFrame, seed: int) -> pd.Series[float]:
+    """The simulated seconds of the requests of `measured`, block by block, each in an empty system as when measured.
+
+    Under an open load they arrive when the measured ones did: the few arrivals of a block say more about its slowest
+    requests than the system does.
+    """
+    found = []
+    for place, (_, block) in enumerate(measured.groupby("block")):
+        before = 0 if cell.load else lead(cell.concurrency, 1)
+        clients = _gaps(block) if cell.load else cell.concurrency
+        for each in range(REPETITIONS):
+            draw = seed + place * REPETITIONS + each
+            found.append(simulate(system, clients, before + len(block), draw).seconds[before:])
+    return pd.Series(np.concatenate(found))
+
+
+def _gaps(block: pd.DataFrame) -> Arrivals:
+    """The seconds before each intended start of a block; none before the first."""
+    starts = np.sort(block["start"].to_numpy(dtype=np.float64))
+    return (0.0, *np.diff(starts).tolist())
 
 
 def _percentiles(seconds: pd.Series[float]) -> Mapping[str, float]:
@@ -181,5 +194,6 @@ def _percentiles(seconds: pd.Series[float]) -> Mapping[str, float]:
 INTRODUCTION = (
     "A simulation was fitted to each cell as it was measured with one request at a time, and to its closed loops of "
     "several clients, without those below. In the same rounds the cell was measured under open loads, to which nothing "
-    "was fitted. Each load was simulated block by block. Milliseconds; errors in percent of what was measured."
+    "was fitted. Each load was simulated block by block, with the arrivals that were measured. Milliseconds; errors in "
+    "percent of what was measured."
 )

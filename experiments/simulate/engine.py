@@ -26,9 +26,11 @@ from experiments.spec.load import GAPS, Load
 Steps = Generator[simpy.Event, None, None]
 Clients = Load | int
 """An open-loop load, or the number of clients of a closed loop."""
+Arrivals = tuple[float, ...]
+"""The seconds before each arrival of an open loop."""
 
 
-def simulate(system: System, clients: Clients, requests: int, seed: int, lead: int = 0) -> Trace:
+def simulate(system: System, clients: Clients | Arrivals, requests: int, seed: int, lead: int = 0) -> Trace:
     """Run `requests` through `system`, which is empty at the begin. The same arguments give the same trace."""
     # Nested calls are a stack of generators, two for each call.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 4 * len(system.visits)))
@@ -44,7 +46,7 @@ def _replicas(place: int, server: Server) -> Iterator[tuple[str, str]]:
 class _Run:
     """One simulation: its resources, its clients, and the steps of each request."""
 
-    def __init__(self, system: System, clients: Clients, requests: int, seed: int, lead: int) -> None:
+    def __init__(self, system: System, clients: Clients | Arrivals, requests: int, seed: int, lead: int) -> None:
         self.env = env = simpy.Environment()
         self.system, self.clients, self.lead, self.seed = system, clients, lead, seed
         self.rows = system.draws.draw(np.random.default_rng(seed), requests)
@@ -67,12 +69,12 @@ class _Run:
         self.window = [0.0, 0.0]
 
     def trace(self) -> Trace:
-        if isinstance(self.clients, Load):
-            self.env.process(self._arrivals(self.clients))
-        else:
+        if isinstance(self.clients, int):
             numbers = iter(range(len(self.rows)))
             for _ in range(self.clients):
                 self.env.process(self._loop(numbers))
+        else:
+            self.env.process(self._arrivals(self.clients))
         self.env.run()
         lasted = self.window[1] - self.window[0]
         used = {
@@ -102,11 +104,16 @@ class _Run:
 
     # Clients
 
-    def _arrivals(self, load: Load) -> Steps:
-        rng = random.Random(f"{load} {self.seed}")
-        for number in range(len(self.rows)):
-            yield self.env.timeout(GAPS[load.kind](rng, load.rate))
+    def _arrivals(self, gaps: Load | Arrivals) -> Steps:
+        each = self._drawn(gaps) if isinstance(gaps, Load) else gaps
+        for number, gap in zip(range(len(self.rows)), each, strict=False):
+            yield self.env.timeout(gap)
             self.env.process(self._open(number))
+
+    def _drawn(self, load: Load) -> Iterator[float]:
+        rng = random.Random(f"{load} {self.seed}")
+        while True:
+            yield GAPS[load.kind](rng, load.rate)
 
     def _open(self, number: int) -> Steps:
         request = self._begin(number)

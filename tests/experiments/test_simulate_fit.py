@@ -131,7 +131,7 @@ def test_crowds_give_the_speed_of_cores_that_steps_share(flow: str, tmp_path: Pa
     assert crowd(run, found, 2) == pytest.approx(float(run.crowds[2]["seconds"].median()), rel=0.01)
     if flow == "nested":  # in `forward` a server computes beside its own messages
         assert alone(run, found) == pytest.approx(float(run.requests["seconds"].mean()), rel=1e-6)
-    assert "% with 2 clients" in found.basis
+    assert f"{100 * share:.0f} % (2 clients)" in found.basis
 
 
 class LinkedRun(Invented):
