@@ -24,8 +24,6 @@ STATED: Mapping[str, Sequence[str]] = {
         "2.6 and 4.5 (0.55 s local). RPyC adds {} s here and added 1.0 s there",
         "A rerun of the document's implementation gave 1.4 to 1.6 for gRPC",
         "The document's 1.15 was measured beside a local model of 0.524 s",
-        "From 1 MB on, plain sockets and RPyC need no more time",
-        "ZeroMQ at 8 MB",
         "timed with `python -m tests.cluster.model_servers.bench_stages FOLDER` for an exported plan (median of 100, "
         "fastest in parentheses): 33 ms (20)",
         "An earlier run on a slower machine (0.28 s local instead of {}) gave 1.7 to 1.8",
