@@ -76,11 +76,7 @@ class Node:
             raise NotAwaited(f"this server has no stage of partition {route.partition!r} with engine {route.engine!r}")
         if request.trace is None:
             return self._answer(request, shard, message)
-        begun = time.perf_counter()
-        try:
-            return self._answer(request, shard, message)
-        finally:
-            RECORDER.add(request.trace, "handle", begun, time.perf_counter(), shard.server)
+        return RECORDER.timed(request.trace, "handle", self._answer, request, shard, message, server=shard.server)
 
     def _answer(self, request: Request, shard: Shard, message: Message) -> Message:
         message, unpacking = unpack(message, request.route, self.dispatcher.transports, request.trace)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -39,11 +38,7 @@ class PendingResult:
         """
         if self.request.trace is None:
             return self._outputs()
-        begun = time.perf_counter()
-        try:
-            return self._outputs()
-        finally:
-            RECORDER.add(self.request.trace, "await", begun, time.perf_counter())
+        return RECORDER.timed(self.request.trace, "await", self._outputs)
 
     def _outputs(self) -> tuple[Mapping[str, Array], RequestStats]:
         with self.changed:
@@ -106,11 +101,7 @@ class ResultReceiver:
         if (context := context_of(message.fields)) is None:
             self._store(message)
         else:
-            begun = time.perf_counter()
-            try:
-                self._store(message)
-            finally:
-                RECORDER.add(context, "handle", begun, time.perf_counter())
+            RECORDER.timed(context, "handle", self._store, message)
         return Message("ok")
 
     def _store(self, message: Message) -> None:

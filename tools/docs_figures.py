@@ -39,7 +39,8 @@ STATED: Mapping[str, Sequence[str]] = {
         "At 200 ms, whatever sends",
         "At 20 ms the device alone",
         "At 1 ms and 1000 Mbit/s",
-        "run at full speed for 5 of every 20 ms",
+        "ran at full speed for 5 of every 20 ms",
+        "now it is 1 of every 4",
     ),
     "architecture.md": ("with servers that let calls wait as gRPC's own do, and a deadline of 2 s",),
     "machines.md": (

@@ -113,11 +113,7 @@ class Pool:
         """`_make`, with a span if `message` is traced."""
         if (context := context_of(message.fields)) is None:
             return self._make(address, timeout)
-        begun = time.perf_counter()
-        try:
-            return self._make(address, timeout)
-        finally:
-            RECORDER.add(context, "connect", begun, time.perf_counter())
+        return RECORDER.timed(context, "connect", self._make, address, timeout)
 
     def _sweep(self) -> None:
         """Close the idle connections, to any address, that are stale or too old."""

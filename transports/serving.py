@@ -115,8 +115,6 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
 def _take(free: SimpleQueue[None], message: Message, wait: bool) -> None:
     """Take a worker, and record how long a traced message waited for one. Raises `Empty`."""
     if wait and (context := context_of(message.fields)):
-        begun = time.perf_counter()
-        free.get()
-        RECORDER.add(context, "queue", begun, time.perf_counter())
+        RECORDER.timed(context, "queue", free.get)
     else:
         free.get(wait)

@@ -17,9 +17,10 @@ import os
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, TypeVar, TypeVarTuple
 
 TRACEPARENT = "traceparent"
 BOUND = 2**16
@@ -41,6 +42,9 @@ os.register_at_fork(after_in_child=_RANDOM.seed)  # forked processes would draw 
 _draw, _is_own = _RANDOM.getrandbits, OWN.fullmatch
 _LEAST = 10**15
 """Added to 52 random bits, it makes 16 decimal digits: an id that is written faster than in hexadecimal digits."""
+
+Given = TypeVarTuple("Given")
+Result = TypeVar("Result")
 
 Context = NewType("Context", str)
 """The place of new spans, a trace and the span that encloses them: a value of `traceparent`, in version 00.
@@ -193,6 +197,21 @@ class Recorder:
             self._kept.append((within, name, begin, end, server, what, own))
         else:
             self._drop(1)
+
+    def timed(
+        self,
+        within: Context,
+        name: str,
+        work: Callable[[*Given], Result],
+        *given: *Given,
+        server: int = CLIENT,
+    ) -> Result:
+        """What `work` returns or raises; it becomes a span."""
+        begin = time.perf_counter()
+        try:
+            return work(*given)
+        finally:
+            self.add(within, name, begin, time.perf_counter(), server)
 
     def add_parts(
         self, traceparent: object, kind: str, moments: Sequence[float], server: int = CLIENT, what: str = ""

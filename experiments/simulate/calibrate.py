@@ -1,4 +1,4 @@
-"""Makes requests take as long in the simulation as they were measured: first those that are alone, then crowds.
+"""Makes requests take as long in the simulation as they were measured: first those that are alone, then closed loops.
 
 In the flow `forward` servers acknowledge a message while they compute. How much of that the measured seconds already
 have is not known: phases hide it behind the stages, or count it. So the cost of all messages is scaled by one factor.
@@ -28,7 +28,7 @@ MOST = 2.0
 """The largest factor."""
 LEAST = 0.25
 """The smallest speed of the cores, as a share of the ideal one."""
-CROWD = 1000
+REQUESTS = 1000
 """Simulated requests of a closed loop, of which the first tenth does not count."""
 
 
@@ -48,9 +48,9 @@ def fitted(run: Run) -> Fit:
     if run.cell.flow == OVERLAPPING:
         target, free = float(run.requests["seconds"].mean()), found
         found = free.scaled(_root(lambda factor: alone(run, free.scaled(factor)) - target, 0.0, MOST))
-    for clients, requests in run.crowds.items():
+    for clients, requests in run.closed_loops.items():
         found = _slowed(run, found, clients, float(requests["seconds"].median()))
-    if run.crowds:
+    if run.closed_loops:
         found = replace(found, basis=f"{found.basis} {_speeds(found)}")
     return found
 
@@ -61,10 +61,10 @@ def alone(run: Run, found: Fit) -> float:
     return float(simulate(system, 1, len(found.rows), 0).seconds.mean())
 
 
-def crowd(run: Run, found: Fit, clients: int) -> float:
+def closed_loop(run: Run, found: Fit, clients: int) -> float:
     """Median seconds of simulated requests with so many clients."""
     system = system_of(run, found, Layout(replicas=run.experiment.replicas))
-    trace = simulate(system, clients, CROWD, 0, CROWD // 10)
+    trace = simulate(system, clients, REQUESTS, 0, REQUESTS // 10)
     return float(np.median(trace.seconds[trace.lead :]))
 
 
@@ -74,7 +74,7 @@ def _slowed(run: Run, found: Fit, clients: int, median: float) -> Fit:
     def with_share(share: float) -> Fit:
         return replace(found, efficiency=(*found.efficiency, (float(clients), share)))
 
-    return with_share(_root(lambda share: median - crowd(run, with_share(share), clients), LEAST, 1.0))
+    return with_share(_root(lambda share: median - closed_loop(run, with_share(share), clients), LEAST, 1.0))
 
 
 def _speeds(found: Fit) -> str:

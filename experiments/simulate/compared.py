@@ -84,7 +84,7 @@ def compare(folder: Path, seed: int) -> Iterator[Compared]:
     results = Results.read(folder / MEASURED)
     for alone in _cells(results):
         run = results.run(alone)
-        whole, between = _system(run), [*run.crowds][1:-1]
+        whole, between = _system(run), [*run.closed_loops][1:-1]
         for cell in results.loaded(alone):
             if not cell.load and cell.concurrency not in between:
                 continue

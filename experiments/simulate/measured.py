@@ -50,7 +50,7 @@ class Run:
     steps: Steps
     cores: int
     """Cores of the machine that the client and, if there is one machine, all nodes share."""
-    crowds: Mapping[int, pd.DataFrame] = field(default_factory=dict)
+    closed_loops: Mapping[int, pd.DataFrame] = field(default_factory=dict)
     """Clients -> the requests of the same cell with so many clients at a time, two or more, in rising order."""
 
     @property
@@ -70,7 +70,8 @@ class Run:
 
     def without(self, clients: int) -> Run:
         """The same run as if it had no closed loop of so many clients."""
-        return replace(self, crowds={count: each for count, each in self.crowds.items() if count != clients})
+        others = {count: each for count, each in self.closed_loops.items() if count != clients}
+        return replace(self, closed_loops=others)
 
     @property
     def chosen(self) -> tuple[int, ...]:
@@ -115,7 +116,7 @@ class Results:
             phases=self.phases[self.phases["cell"] == cell.name],
             steps=self._steps(cell),
             cores=self.cores,
-            crowds={each.concurrency: self.requests[each] for each in self.loaded(cell) if not each.load},
+            closed_loops={each.concurrency: self.requests[each] for each in self.loaded(cell) if not each.load},
         )
 
     def loaded(self, cell: Cell) -> list[Cell]:
