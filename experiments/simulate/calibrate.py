@@ -6,20 +6,24 @@ In the other flows nothing overlaps, and the steps add up to what was measured.
 
 Requests that are under way at the same time slow each other by more than their shares of the cores: a thread that is
 ready waits for the scheduler beside an idle core, or for the interpreter lock of its process. CPU seconds do not show
-it. If the run has closed loops of several clients, the speed of the cores is fitted to the median of each.
+it. If the run has closed loops of several clients, the speed of the cores is fitted to the median of each. Nor is the
+scheduler fair to each of them: the spread of the steps is fitted to how far 90 % of their requests reach above it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from experiments.simulate.draws import Floats
 from experiments.simulate.engine import simulate
 from experiments.simulate.fit import Fit, fit
 from experiments.simulate.measured import Run
+from experiments.simulate.resources import IDEAL, Contention
 from experiments.simulate.topology import Layout, system_of
 
 OVERLAPPING = "forward"
@@ -28,6 +32,8 @@ MOST = 2.0
 """The largest factor."""
 LEAST = 0.25
 """The smallest speed of the cores, as a share of the ideal one."""
+WIDEST = 1.0
+"""The largest spread."""
 REQUESTS = 1000
 """Simulated requests of a closed loop, of which the first tenth does not count."""
 
@@ -48,10 +54,9 @@ def fitted(run: Run) -> Fit:
     if run.cell.flow == OVERLAPPING:
         target, free = float(run.requests["seconds"].mean()), found
         found = free.scaled(_root(lambda factor: alone(run, free.scaled(factor)) - target, 0.0, MOST))
-    for clients, requests in run.closed_loops.items():
-        found = _slowed(run, found, clients, float(requests["seconds"].median()))
     if run.closed_loops:
-        found = replace(found, basis=f"{found.basis} {_speeds(found)}")
+        found = _slowed(run, _uneven(run, _slowed(run, found)))
+        found = replace(found, basis=f"{found.basis} {_told(found.contention)}")
     return found
 
 
@@ -61,26 +66,56 @@ def alone(run: Run, found: Fit) -> float:
     return float(simulate(system, 1, len(found.rows), 0).seconds.mean())
 
 
-def closed_loop(run: Run, found: Fit, clients: int) -> float:
-    """Median seconds of simulated requests with so many clients."""
+def closed_loop(run: Run, found: Fit, clients: int) -> tuple[float, float]:
+    """The median seconds of simulated requests with so many clients, and how many times as long 90 % take at most."""
     system = system_of(run, found, Layout(replicas=run.experiment.replicas))
     trace = simulate(system, clients, REQUESTS, 0, REQUESTS // 10)
-    return float(np.median(trace.seconds[trace.lead :]))
+    return _shape(trace.seconds[trace.lead :])
 
 
-def _slowed(run: Run, found: Fit, clients: int, median: float) -> Fit:
-    """The fit with one more point of its efficiency."""
-
-    def with_share(share: float) -> Fit:
-        return replace(found, efficiency=(*found.efficiency, (float(clients), share)))
-
-    return with_share(_root(lambda share: median - closed_loop(run, with_share(share), clients), LEAST, 1.0))
+def _shape(seconds: Floats) -> tuple[float, float]:
+    median, most = np.quantile(seconds, (0.5, 0.9))
+    return float(median), float(most / median)
 
 
-def _speeds(found: Fit) -> str:
-    """The fitted efficiency as a sentence."""
-    points = ", ".join(f"{100 * share:.0f} % ({clients:.0f} clients)" for clients, share in found.efficiency[1:])
-    return f"Its closed loops run at {points} of the speed that equal shares of the cores would give."
+def _measured(requests: pd.DataFrame) -> tuple[float, float]:
+    return _shape(requests["seconds"].to_numpy(dtype=np.float64))
+
+
+def _slowed(run: Run, found: Fit) -> Fit:
+    """The fit with the speed of the cores in each closed loop, from few clients to many."""
+    found = replace(found, contention=replace(found.contention, speeds=IDEAL.speeds))
+    for clients, requests in run.closed_loops.items():
+        found = _slowed_by(run, found, clients, _measured(requests)[0])
+    return found
+
+
+def _slowed_by(run: Run, found: Fit, clients: int, median: float) -> Fit:
+    speeds = found.contention.speeds
+
+    def at(share: float) -> Fit:
+        return replace(found, contention=replace(found.contention, speeds=(*speeds, (float(clients), share))))
+
+    return at(_root(lambda share: median - closed_loop(run, at(share), clients)[0], LEAST, 1.0))
+
+
+def _uneven(run: Run, found: Fit) -> Fit:
+    """The fit with the spread that the closed loops have on average."""
+    measured = sum(_measured(requests)[1] for requests in run.closed_loops.values())
+
+    def uneven(spread: float) -> Fit:
+        return replace(found, contention=replace(found.contention, spread=spread))
+
+    def more(spread: float) -> float:
+        return sum(closed_loop(run, uneven(spread), clients)[1] for clients in run.closed_loops) - measured
+
+    return uneven(_root(more, 0.0, WIDEST))
+
+
+def _told(contention: Contention) -> str:
+    points = ", ".join(f"{100 * share:.0f} % ({clients:.0f} clients)" for clients, share in contention.speeds[1:])
+    speeds = f"Its closed loops run at {points} of the speed that equal shares of the cores would give"
+    return f"{speeds}; steps beside others take {math.exp(contention.spread):.2f} times as long or as short."
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:

@@ -52,7 +52,9 @@ class _Run:
         self.rows = system.draws.draw(np.random.default_rng(seed), requests)
         self.starts, self.seconds = np.zeros(requests), np.zeros(requests)
         self.missed = np.zeros(requests, dtype=np.bool_)
-        self.hosts = {name: Cores(env, count, system.efficiency) for name, count in system.hosts.items()}
+        self.hosts = {
+            name: Cores(env, count, system.contention, f"{name} {seed}") for name, count in system.hosts.items()
+        }
         self.wires = {ends: Wire(env, link, seed) for ends, link in system.links.items()}
         self.client = self._process(CLIENT, system.client, 1, 0)
         self.servers = [

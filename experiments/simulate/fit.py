@@ -29,7 +29,7 @@ import pandas as pd
 from experiments.simulate import way
 from experiments.simulate.draws import Floats
 from experiments.simulate.measured import MEASURE, Run
-from experiments.simulate.resources import IDEAL, Efficiency
+from experiments.simulate.resources import IDEAL, Contention
 from experiments.simulate.walk import Steps
 from experiments.simulate.way import CLIENT
 from experiments.store.phases import CLIENT_HOP, PHASES
@@ -56,7 +56,7 @@ class Fit:
     """Cores that are busy during the seconds of each column, on average."""
     basis: str
     """What the seconds come from, as a sentence."""
-    efficiency: Efficiency = IDEAL
+    contention: Contention = IDEAL
 
     def column(self, step: int, part: str) -> int:
         return step * len(PARTS) + PARTS.index(part)

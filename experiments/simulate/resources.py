@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import heapq
+import math
+import random
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import simpy
@@ -13,23 +16,37 @@ import simpy
 from cluster.links.link import Link
 from cluster.links.schedule import Schedule
 
-Efficiency = tuple[tuple[float, float], ...]
-"""(steps that want a core, their speed as a share of what equal shares of the cores would give), by rising numbers."""
-IDEAL: Efficiency = ((1.0, 1.0),)
+Speeds = tuple[tuple[float, float], ...]
+"""(steps that want a core, their speed as a share of what equal shares of the cores would give), by rising numbers;
+linear in between, constant beyond."""
+
+
+@dataclass(frozen=True)
+class Contention:
+    """How steps that run at the same time slow each other, beyond their shares of the cores."""
+
+    speeds: Speeds = ((1.0, 1.0),)
+    spread: float = 0.0
+    """Standard deviation of the logarithm of the seconds of a step that begins beside others, as a share of those that
+    it takes alone: a scheduler is fair only on average."""
+
+
+IDEAL = Contention()
 
 
 class Cores:
     """The cores of a host, which all running steps share equally, as threads do under a fair scheduler.
 
     While the steps together want more cores than there are, each of them runs more slowly by the same factor
-    (egalitarian processor sharing). Beside others, a step may be slower still (`Efficiency`). It ends once a clock that
+    (egalitarian processor sharing). Beside others, a step may be slower still (`Contention`). It ends once a clock that
     runs at this speed has advanced by its seconds.
     """
 
-    def __init__(self, env: simpy.Environment, count: int, efficiency: Efficiency = IDEAL) -> None:
+    def __init__(self, env: simpy.Environment, count: int, contention: Contention, seed: str) -> None:
         self._env = env
         self.capacity = count
-        self._efficiency = efficiency
+        self._contention = contention
+        self._rng = random.Random(seed)
         self._wanted = 0.0
         self._clock = 0.0
         self._looked = 0.0
@@ -42,6 +59,8 @@ class Cores:
     def work(self, seconds: float, cores: float) -> simpy.Event:
         """Happens once a step that takes `seconds` on idle cores is done. `cores`: those that it keeps busy."""
         self._advance()
+        if (spread := self._contention.spread) and self._running:
+            seconds *= math.exp(self._rng.gauss(-(spread**2) / 2, spread))  # 1 on average
         done = self._env.event()
         self._order += 1
         heapq.heappush(self._running, (self._clock + seconds, self._order, cores, done))
@@ -61,7 +80,7 @@ class Cores:
 
     def _speed(self) -> float:
         shared = 1.0 if self._wanted <= self.capacity else self.capacity / self._wanted
-        return shared * _at(self._efficiency, self._wanted)
+        return shared * _at(self._contention.speeds, self._wanted)
 
     def _advance(self) -> None:
         passed = self._env.now - self._looked
@@ -89,9 +108,8 @@ class Cores:
 
 
 @functools.lru_cache(4096)
-def _at(efficiency: Efficiency, wanted: float) -> float:
-    """Linear between the points, constant beyond them."""
-    wants, shares = zip(*efficiency, strict=True)
+def _at(speeds: Speeds, wanted: float) -> float:
+    wants, shares = zip(*speeds, strict=True)
     return float(np.interp(wanted, wants, shares))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from cluster.links.link import Link
 from experiments.simulate.draws import Draws
-from experiments.simulate.resources import IDEAL, Efficiency
+from experiments.simulate.resources import IDEAL, Contention
 
 CLIENT = "client"
 """The process that makes the requests, and its host if it has one of its own."""
@@ -94,7 +94,7 @@ class System:
     """What the client does after a request. It is no part of its latency."""
     timeout: float = float("inf")
     """Seconds after which a request is given up."""
-    efficiency: Efficiency = IDEAL
+    contention: Contention = IDEAL
     """Of the cores of each host."""
     threads: int = ENOUGH
     """Requests that the client keeps in flight at most, under an open-loop load."""

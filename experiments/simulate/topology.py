@@ -61,7 +61,7 @@ def system_of(run: Run, fitted: Fit, layout: Layout) -> System:
         links=places.links,
         between=_work(fitted, fitted.between),
         timeout=layout.timeout or run.experiment.timeout,
-        efficiency=fitted.efficiency,
+        contention=fitted.contention,
         threads=IN_FLIGHT,
     )
 

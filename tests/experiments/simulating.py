@@ -115,6 +115,8 @@ class Invented:
     flow: str = "nested"
     slowed: float = 1.0
     """How much longer a request takes in a closed loop of several clients."""
+    uneven: float = 1.0
+    """How much longer every fourth of these takes than the others."""
 
     @property
     def counts(self) -> Mapping[int, tuple[int, int]]:
@@ -146,7 +148,9 @@ class Invented:
             for cell in (self.cell, *beside):
                 start = 0.0
                 for run in range(runs):
-                    factor = (1 + 0.1 * (run % 3)) * (self.slowed if cell.concurrency > 1 else 1.0)
+                    factor = 1 + 0.1 * (run % 3)
+                    if cell.concurrency > 1:
+                        factor *= self.slowed * (self.uneven if run % 4 == 0 else 1.0)
                     requests.append(self._sample(cell, run, factor, start))
                     start += factor * self.seconds + self.between
                     if parts and cell == self.cell:

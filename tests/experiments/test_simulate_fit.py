@@ -118,17 +118,21 @@ def test_emulated_links_are_simulated_and_no_part_of_the_fit(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("flow", ["nested", "forward"])
-def test_closed_loops_give_the_speed_of_cores_that_steps_share(flow: str, tmp_path: Path) -> None:
+def test_closed_loops_give_the_speed_of_cores_that_steps_share_and_its_spread(flow: str, tmp_path: Path) -> None:
     """Nothing of this is in the seconds of requests that are alone."""
-    known = Invented(flow=flow, slowed=2.0)
+    known = Invented(flow=flow, slowed=2.0, uneven=1.4)
     beside = [replace(known.cell, concurrency=2, trace="off"), replace(known.cell, load="poisson:5/s")]
     run = read(known.write(tmp_path / "run", traced=True, beside=beside), known.cell.name)
     assert [*run.closed_loops] == [2]
     found = fitted(run)
-    ((least, ideal), (clients, share)) = found.efficiency
+    ((least, ideal), (clients, share)) = found.contention.speeds
     assert (least, ideal, clients) == (1.0, 1.0, 2.0)
     assert 0.3 < share < 0.8
-    assert closed_loop(run, found, 2) == pytest.approx(float(run.closed_loops[2]["seconds"].median()), rel=0.01)
+    seconds = run.closed_loops[2]["seconds"]
+    median, reach = closed_loop(run, found, 2)
+    assert median == pytest.approx(float(seconds.median()), rel=0.01)
+    assert reach == pytest.approx(float(seconds.quantile(0.9) / seconds.median()), rel=0.05)
+    assert 0.1 < found.contention.spread < 0.9
     if flow == "nested":  # in `forward` a server computes beside its own messages
         assert alone(run, found) == pytest.approx(float(run.requests["seconds"].mean()), rel=1e-6)
     assert f"{100 * share:.0f} % (2 clients)" in found.basis

@@ -13,6 +13,7 @@ import pytest
 
 from experiments.simulate.draws import Constant, Draws
 from experiments.simulate.outcome import Outcome
+from experiments.simulate.resources import Contention
 from experiments.spec.load import Load
 from tests.experiments.simulating import (
     FLOWS,
@@ -81,8 +82,18 @@ def test_two_cores_that_slow_each_other() -> None:
     weights = [math.prod(rate / each for each in service[:count]) for count in range(len(service))]
     inside = sum(count * weight for count, weight in enumerate(weights)) / sum(weights)
     system = chain(exponential(1.0), 1, cores=2, slots=10_000)
-    system = replace(system, efficiency=((1.0, 1.0), (2.0, 0.75), (3.0, 0.6)))
+    system = replace(system, contention=Contention(((1.0, 1.0), (2.0, 0.75), (3.0, 0.6))))
     agree(run(system, Load("poisson", rate), 60_000), inside / rate)
+
+
+def test_steps_beside_others_vary_around_the_seconds_that_they_take_alone() -> None:
+    """Lognormal with mean 1: its median is exp(-spread^2 / 2)."""
+    system = replace(chain(constant(1.0), 1, cores=3, slots=3), contention=Contention(spread=0.4))
+    found = run(system, 3, 20_000)
+    agree(found, 1.0)
+    assert found.p50 == pytest.approx(math.exp(-0.08), rel=0.03)
+    assert found.p99 == pytest.approx(math.exp(-0.08 + 0.4 * 2.326), rel=0.05)
+    assert run(system, 1, 100).p99 == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("flow", FLOWS)
