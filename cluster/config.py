@@ -94,6 +94,7 @@ class NodeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True
     patience: Annotated[float, Meta(description="seconds to wait until the portion is free", ge=0.0)] = 0.0
     threads: Threads = 0
     malloc: Malloc = "keep"
+    slowdown: Annotated[float, Meta(description="how many times as long its stages take, by waiting", ge=1.0)] = 1.0
     host: Annotated[str, Meta(description="name of its host, for emulated links")] = ""
     model_servers: Annotated[
         tuple[dict[str, str], ...], Meta(description="for each portion, interface -> HOST:PORT of its model server")

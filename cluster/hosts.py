@@ -8,6 +8,7 @@
     labels = { tier = "edge" }      # names of a group for --on and --link; what --cluster ray looks for
     servers = [0, 1]                # the servers that it holds
     threads = 4                     # of TensorFlow; 0: --threads
+    slowdown = 2.5                  # emulates a slower processor; 1: as it is
 
 `pi-1:1,cloud:2` is the short form: names, each with its number of servers.
 """
@@ -61,6 +62,9 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     client: bool = False
     """Whether the run is started there, so that links to it are links to the client."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    slowdown: Annotated[float, Meta(ge=1.0, le=1000.0)] = 1.0
+    """How many times as long its nodes take for a stage: after each they wait for the rest, as a slower processor would
+    compute."""
     cores: tuple[Annotated[int, Meta(ge=0)], ...] = ()
     """The cores that its processes share; empty: all."""
     cpu: Limit = 0.0

@@ -158,6 +158,7 @@ class Cluster:
             workers=settings.workers,
             registry={name: str(address) for name, address in self.registries.items()},
             portion=portion,
+            slowdown=host.slowdown,
             host=host.name,
             patience=2 * settings.lease,
             threads=host.threads or settings.threads,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -195,3 +197,23 @@ def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clien
             raise PartitionError(f"partition {partition.name!r} on server {server}: {reason}") from error
     freeze_garbage()
     return shards
+
+
+def slowed(shards: Shards, factor: float) -> Shards:
+    """The shards with stages that take `factor` times as long, by waiting: an emulated slower processor."""
+    if factor == 1.0:
+        return shards
+
+    def slow(execute: Execute) -> Execute:
+        def run(inputs: Sequence[Any], seconds: float) -> list[Any]:
+            began = time.perf_counter()
+            outputs = execute(inputs, seconds)
+            time.sleep((factor - 1.0) * (time.perf_counter() - began))
+            return outputs
+
+        return run
+
+    def slow_all(shard: Shard) -> Shard:
+        return replace(shard, execute={stage: slow(execute) for stage, execute in shard.execute.items()})
+
+    return {key: slow_all(shard) for key, shard in shards.items()}

@@ -84,7 +84,7 @@ def _registry(
 
 def _node(config: NodeConfig, stack: contextlib.ExitStack, stop: StopSignal) -> tuple[Mapping[str, Address], Finish]:
     from cluster.model_servers.client import ModelServerClients
-    from cluster.node_server import NodeServer, load_shards
+    from cluster.node_server import NodeServer, load_shards, slowed
 
     chosen = _transports(config)
     registries = documents.addresses("registry", config.registry)
@@ -93,10 +93,11 @@ def _node(config: NodeConfig, stack: contextlib.ExitStack, stop: StopSignal) -> 
     servers = [documents.addresses("model_servers", server) for server in config.model_servers]
     tune(config.threads, config.malloc)
     model_clients = stack.enter_context(contextlib.closing(ModelServerClients(servers)))
+    folder = Path(config.folder)
     server = NodeServer(
         chosen,
         registries,
-        lambda portion: load_shards(Path(config.folder), config.files, portion, model_clients),
+        lambda portion: slowed(load_shards(folder, config.files, portion, model_clients), config.slowdown),
         at=Address(config.bind, config.port),
         advertise=config.advertise,
         workers=config.workers,

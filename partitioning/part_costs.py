@@ -146,6 +146,10 @@ class Runs:
     def _known(self) -> dict[tuple[int, int], Estimate]:
         return dict(self.measured)
 
+    def times(self, factor: float) -> Runs:
+        """The same on a host that takes `factor` times as long."""
+        return Runs({run: seconds.times(factor) for run, seconds in self.measured.items()}, self.operations)
+
     def seconds(self, first: int, last: int) -> Estimate:
         """Those measured, or else those of the runs before `first` and before `last`. Raises `CostError`."""
         if (found := self._known.get((first, last))) is None:

@@ -1,7 +1,7 @@
 """`python -m tools.advice_study --out FOLDER`: how well profiles predict runs, and the regret of what they advise.
 
-For each model: a profile of an edge device (a share of a core, imposed by a control group: run it as root) and a cloud
-machine; then one run of the cuts that the profile measured, no cut on either side, and the equal split, over several
+For each model: a profile of an edge device, which is the cloud machine with an emulated slowdown, and of that machine;
+then one run of the cuts that the profile measured, no cut on either side, and the equal split, over several
 transports and emulated links. FOLDER/MODEL/profile and FOLDER/MODEL/run hold them; what exists is not measured again.
 
 study.csv has a row for each model and link: `model`, `link`, `cells`, and for predictions
@@ -41,7 +41,7 @@ name = "edge"
 client = true
 servers = [0]
 cores = [0]
-cpu = {cpu}
+slowdown = {slowdown}
 
 [[host]]
 name = "cloud"
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--models", default=",".join(MODELS), metavar="NAME,...")
     parser.add_argument("--positions", type=int, default=6, help="cuts of each model")
-    parser.add_argument("--cpu", type=float, default=0.5, help="share of a core that the edge device has")
+    parser.add_argument("--slowdown", type=float, default=2.0, help="how many times as long stages of the edge take")
     parser.add_argument("--runs", type=int, default=40, help="timed requests of each cell; intervals need 25")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds after which a run starts no further round")
     given = parser.parse_args(argv)
@@ -100,7 +100,7 @@ def measure(folder: Path, model: str, given: argparse.Namespace) -> None:
     """The profile and the run of a model, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
     spec, profile, run = folder / "spec.toml", folder / "profile", folder / "run"
-    head = SPEC.format(model=model, runs=given.runs, limit=given.limit, hosts=HOSTS.format(cpu=given.cpu))
+    head = SPEC.format(model=model, runs=given.runs, limit=given.limit, hosts=HOSTS.format(slowdown=given.slowdown))
     if not profile.exists():
         spec.write_text(head + f"\n[[matrix]]\ntransport = {_list(TRANSPORTS)}\n", encoding="utf-8")
         _call("profile", "--spec", spec, "--positions", given.positions, "--out", profile)

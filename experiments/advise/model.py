@@ -105,7 +105,7 @@ def model_of(profile: Profile, question: Asked, names: Sequence[str] = (), serve
     Raises `UsageError` for hosts, links and transports that the profile does not know.
     """
     used = _hosts(profile, question, servers)
-    runs = {host.name: profile.runs_of(_profiled(profile, host)) for host in used}
+    runs = {host.name: profile.runs_of(_profiled(profile, host)).times(host.slowdown) for host in used}
     limits = dict(question.memory or {})
     for name in limits.keys() - runs.keys():
         raise UsageError(f"--memory {name}={limits[name]}: no host {name!r}{suggest(name, runs)}")

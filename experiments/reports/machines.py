@@ -48,6 +48,12 @@ def _hosts(machines: Mapping[str, Any], experiment: Experiment) -> list[str]:
     return ["## Hosts", "", f"{where}{clock}", "", *table(header, body, left=5)]
 
 
+def limits_of(host: Mapping[str, Any]) -> dict[str, Any]:
+    """What a host was limited to, by the names of its fields. An older record lacks some of them."""
+    found = {name: host.get(name) for name in ("threads", "slowdown", "cores", "cpu", "memory")}
+    return {name: value for name, value in found.items() if value and (name, value) != ("slowdown", 1.0)}
+
+
 def _held(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     given = {name: ", ".join(map(str, host["servers"])) for name, host in hosts.items()}
     return given if any(given.values()) else dict.fromkeys(hosts, "in blocks")
@@ -55,14 +61,13 @@ def _held(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _host(host: Mapping[str, Any]) -> list[str]:
     processor, system = host.get("processor", {}), host.get("system", {})
-    limits = {"threads": host["threads"], "cores": host["cores"], "cpu": host["cpu"], "memory": host["memory"]}
     clock = ABSENT
     if "clock_offset" in host:
         clock = f"{host['clock_offset'] * 1e3:+.2f} +- {host['clock_uncertainty'] * 1e3:.2f}"
     memory = host.get("memory_bytes")
     return [
         ", ".join(f"{key} {line(value)}" for key, value in host["labels"].items()) or ABSENT,
-        ", ".join(f"{name} {value}" for name, value in limits.items() if value) or "none",
+        ", ".join(f"{name} {value}" for name, value in limits_of(host).items()) or "none",
         line(str(processor.get("model", ABSENT))),
         str(processor.get("affinity", ABSENT)),
         number(memory / 1e9, 3) if memory else ABSENT,

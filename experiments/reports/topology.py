@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.links.link import Link
 from experiments.reports import charts, sections
+from experiments.reports.machines import limits_of
 from experiments.reports.markdown import number
 from experiments.spec.experiment import Experiment
 from experiments.store import files
@@ -45,10 +46,9 @@ def boxes_of(machines: Mapping[str, Any]) -> dict[str, str]:
 
 def _box(name: str, host: Mapping[str, Any]) -> str:
     servers = ", ".join(map(str, host.get("servers", ())))
-    limits = {word: host.get(word) for word in ("threads", "cpu", "memory")}
     lines = [name + (", with the client" if host.get("client") else "")]
     lines += [f"server{'s' if ',' in servers else ''} {servers}"] if servers else []
-    lines += [f"{word} {value:g}" for word, value in limits.items() if value]
+    lines += [f"{word} {value:g}" for word, value in limits_of(host).items() if word != "cores"]
     return "\n".join(lines)
 
 

@@ -177,11 +177,11 @@ class Results:
 
 def check_machines(run: Run, *, dealt: bool, linked: bool) -> None:
     """Raise `UsageError` for hosts of the run that cannot be simulated, and for a link where there is one host."""
-    limited = [host.name for host in run.experiment.machines if host.cpu or host.cores]
+    limited = [host.name for host in run.experiment.machines if host.cpu or host.cores or host.slowdown > 1]
     if limited:
         raise UsageError(
-            f"{run.folder}: host {limited[0]} had limits of its cores, and the seconds hold for them alone; measure "
-            f"the cell without, for example: {MEASURE}"
+            f"{run.folder}: host {limited[0]} had limits of its cores or a slowdown, and the seconds hold for these; "
+            f"measure the cell without, for example: {MEASURE}"
         )
     if linked and not dealt and set(run.hosts.values()) <= {run.here}:
         raise UsageError("--link: client and servers were on one host; give them others with --hosts each or N")

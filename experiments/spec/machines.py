@@ -148,13 +148,18 @@ def _check_limited(experiment: Experiment, host: Host) -> None:
     """Raise `UsageError` for limits of a host that would not hold for what executes the stages."""
     if host.cores and experiment.pin != SETTINGS["pin"].default:
         raise UsageError(f"--pin: host {host.name} has cores; leave one of the two out")
-    if not (host.threads or host.cores or host.cpu or host.memory):
+    if not (host.threads or host.cores or host.cpu or host.memory or host.slowdown > 1):
         return
     for cell in experiment.cells:
+        if is_remote(cell.engine) and host.slowdown > 1:
+            raise UsageError(
+                f"host {host.name}: slowdown concerns the stages of nodes, and with engine {cell.engine} model servers "
+                "execute them; leave one of the two out"
+            )
         if runtimes.is_runtime(cell.transport):
             raise UsageError(
-                f"host {host.name}: its threads, cores, cpu and memory are those of nodes and model servers, and "
-                f"transport {cell.transport} executes the stages in other processes; leave one of the two out"
+                f"host {host.name}: its threads, slowdown, cores, cpu and memory are those of nodes and model servers, "
+                f"and transport {cell.transport} executes the stages in other processes; leave one of the two out"
             )
 
 

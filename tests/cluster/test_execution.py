@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.execution import ExecutionSlots
+from cluster.execution import ExecutionSlots, Shard
 from cluster.flows import FLOWS
+from cluster.node_server import slowed
 from cluster.pinning import usable
 from tests.cluster.hosts import Gate, Nodes
 from tests.cluster.plans import chain, placed
@@ -37,6 +39,24 @@ def test_slots_follow_the_cores_that_the_process_may_use() -> None:
     slots.acquire(1.0)
     cores[0] = 2
     assert slots.acquire(0.0) == 0.0
+
+
+def test_a_slow_stage_waits_for_the_rest_of_its_seconds() -> None:
+    spent = []
+
+    def stage(inputs: Sequence[Any], timeout: float) -> list[Any]:
+        began = time.perf_counter()
+        time.sleep(0.01)
+        spent.append(time.perf_counter() - began)
+        return [inputs[0] + 1]
+
+    shards = {("p", "frozen"): Shard(placed(chain(1), [0]), 0, {"stage-0": stage}, np.asarray)}
+    assert slowed(shards, 1.0) is shards
+    (slow,) = slowed(shards, 3.0).values()
+    began = time.perf_counter()
+    (output,) = slow.execute["stage-0"]([INPUTS["x"]], 1.0)
+    assert time.perf_counter() - began >= 3 * spent[0]
+    assert output.tolist() == [[2.0, 2.0]]
 
 
 class Crowd:

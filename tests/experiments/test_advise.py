@@ -69,9 +69,10 @@ def test_memory_keeps_groups_from_hosts(profile: Path, tmp_path: Path) -> None:
     assert all(float(row["memory_bytes"]) <= 1_020_000 for row in found)
 
 
-def test_a_share_of_a_core_slows_a_host_down(profile: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", ["cpu = 0.25", "slowdown = 4"])
+def test_a_limit_slows_a_host_down(limit: str, profile: Path, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts.toml"
-    hosts.write_text('[[host]]\nname = "edge"\nclient = true\ncpu = 0.25\n[[host]]\nname = "cloud"\n')
+    hosts.write_text(f'[[host]]\nname = "edge"\nclient = true\n{limit}\n[[host]]\nname = "cloud"\n')
     whole, slow = (
         next(row for row in rows_of(profile, tmp_path / name, *words) if row["hosts"] == "edge")
         for name, words in (("whole", ()), ("slow", ("--hosts", str(hosts))))

@@ -43,6 +43,7 @@ name = "spare"
 [[host]]
 name = "cloud"
 servers = [1]
+slowdown = 10
 """
 """A host that holds no server is allowed. The two texts with links mean the same ones."""
 LEAST = {"nested": 0.010 + 0.005 + 0.005 + 0.010, "hub": 0.010 + 0.010 + 0.030, "forward": 0.010 + 0.005 + 0.030}
@@ -95,6 +96,14 @@ def test_a_request_takes_the_time_of_its_ways(frame: pd.DataFrame) -> None:
     least = frame.groupby(["transport", "flow", "link"])["seconds"].min()
     for (_, flow, link), seconds in least.items():
         assert link or seconds < LEAST[flow]  # the best of several
+
+
+@pytest.mark.slow
+def test_stages_on_a_host_with_a_slowdown_take_longer(ended: Ended, frame: pd.DataFrame) -> None:
+    """Over none the nodes are in the process of the run, on no host."""
+    least = frame.groupby("transport")["compute_seconds"].min()
+    assert (least[["tcp", "grpc"]] > 2 * least["none"]).all()
+    assert "slowdown 10" in (ended.folder / "report.md").read_text()
 
 
 def bytes_of(plan: Plan, flow: str) -> Mapping[str, tuple[int, int]]:

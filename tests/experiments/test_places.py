@@ -190,6 +190,8 @@ LIMITED: Mapping[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "too little of a core": ({"cpu": 0.001}, (), "host a: cpu = 0.001: give at least 0.01 of a core"),
     "no such core": ({"cores": [999]}, (), "host a: no core 999 here; valid: 0"),
     "pinned twice": ({"cores": [0]}, ("--pin", "on"), "--pin: host a has cores; leave one of the two out"),
+    "too fast": ({"slowdown": 0.5}, (), "Expected `float` >= 1.0 - at `$.host[0].slowdown`"),
+    "slow model servers": ({"slowdown": 2}, ("--engine", "tfserving"), "host a: slowdown concerns the stages of nodes"),
     "a runtime": ({"memory": 2**33}, ("--transport", "tcp,sockets", "--insecure"), "transport sockets executes the"),
 }
 

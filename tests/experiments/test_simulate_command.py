@@ -92,8 +92,9 @@ def test_folders_that_hold_nothing_to_simulate(
     study.mkdir()
     (study / files.ENVIRONMENT).write_text('{"complete": true, "failure": "", "experiment": {"kind": "threads"}}')
     assert "holds a study, not a run" in refused(capsys, study)
-    limited = Invented().write(tmp_path / "limited", traced=True, machines=[{"name": "edge", "cpu": 0.5}])
-    assert "host edge had limits of its cores" in refused(capsys, limited)
+    for limit in ({"cpu": 0.5}, {"slowdown": 2.0}):
+        limited = Invented().write(tmp_path / next(iter(limit)), traced=True, machines=[{"name": "edge", **limit}])
+        assert "host edge had limits of its cores or a slowdown" in refused(capsys, limited)
 
 
 def test_the_table_has_a_row_for_each_load_and_number_of_replicas(
