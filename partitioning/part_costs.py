@@ -52,8 +52,8 @@ class Device:
 
     share: float = 0.0
     """Of a core, that its process may use; 0: no limit."""
-    period: float = 0.004
-    """Seconds after which it has its share anew."""
+    period: float = 0.1
+    """Seconds after which it has its share anew; the kernel's own choice unless given."""
     slots: float = 1.0
     """Stages that it executes at a time under load."""
     memory: int = 0

@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", default=",".join(MODELS), metavar="NAME,...")
     parser.add_argument("--positions", type=int, default=6, help="cuts of each model")
     parser.add_argument("--slowdown", type=float, default=2.0, help="how many times as long stages of the edge take")
-    parser.add_argument("--runs", type=int, default=40, help="timed requests of each cell; intervals need 25")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds after which a run starts no further round")
+    parser.add_argument("--runs", type=int, default=100, help="timed requests of each cell at most; intervals need 25")
+    parser.add_argument("--limit", type=float, default=420.0, help="seconds after which a run starts no further round")
     given = parser.parse_args(argv)
     found, failed = [], []
     for model in given.models.split(","):
