@@ -22,7 +22,7 @@ from transports.base import Array
 from transports.spans import Context
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
-"""Seconds before the first retry; the pause doubles with each retry, up to the longest."""
+"""Seconds before the first retry, and at most before any; the pause doubles with each retry."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Answer:
 
     outputs: Mapping[str, Array]
     stats: RequestStats
-    """Of the successful attempt alone."""
+    """The statistics of the successful attempt alone."""
     repeats: int = 0
-    """Attempts that failed."""
+    """Number of attempts that failed before it."""
 
 
 class Client:
-    """Any number of clients may call one cluster, since no two of them use the same request id."""
+    """A client of a cluster. Any number of clients may call one cluster, since no two use the same request id."""
 
     def __init__(self, dispatcher: Dispatcher, receiver: ResultReceiver) -> None:
         self._dispatcher = dispatcher
@@ -57,9 +57,9 @@ class Client:
         """Run `partition` on `inputs` (tensor name -> array, batch first) within `timeout` seconds.
 
         A request is retried up to `repeats` times if a server cannot be reached, or if no answer comes within the
-        attempt's share of the time; retries bypass the registry cache. `trace`: the span of the request, if
-        every process is to record spans in it. Raises the `WireError` of the last attempt, and `NoServer` if the answer
-        lacks an output of the model.
+        attempt's share of the time; retries bypass the registry cache. `trace`: the span of the request, if every
+        process is to record its spans below this one. Raises the `WireError` of the last attempt, and `NoServer` if the
+        answer lacks an output of the model.
         """
         number, deadline = next(self._numbers), time.monotonic() + timeout
         for attempt in range(repeats + 1):

@@ -1,9 +1,9 @@
-"""The configurations of processes: one JSON document for each process, checked before it binds a port.
+"""The configurations of processes: one JSON document for each process, checked before the process binds a port.
 
     {"kind": "registry", "servers": 2, "transports": ["grpc"]}
 
 `kind` is `registry`, `node`, `probe`, `profiler`, `relay`, `model-server`, `ray`, `tensorflow-server` or
-`socket-server`. Unknown fields, and values of another type or out of range, are refused with the path of the field.
+`socket-server`. `parse` refuses unknown fields and values of a wrong type or out of range, and names the field's path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Malloc = Annotated[Literal["keep", "default"], Meta(description="keep freed memo
 
 
 class _Process(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """The fields of every process."""
+    """The fields that the configuration of every process has."""
 
     bind: Annotated[str, Meta(description="host name or address to bind", min_length=1)] = "127.0.0.1"
     advertise: Annotated[str, Meta(description="address under which others reach the process; empty: `bind`")] = ""
@@ -67,13 +67,13 @@ class RegistryConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ProbeConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="probe"):
-    """A probe: measures the ways between hosts."""
+    """A probe: measures the network paths between hosts."""
 
     ports: Annotated[int, Meta(description="consecutive ports at which it answers, from `port` on", ge=1)] = 1
 
 
 class ProfilerConfig(_Service, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="profiler"):
-    """A profiler: times runs of the operations of a model. Its `files` are the archive of the whole model."""
+    """A profiler: times runs of a model's operations on its host. Its `files` are the archive of the whole model."""
 
     threads: Threads = 0
     malloc: Malloc = "keep"
@@ -154,7 +154,7 @@ def parse(document: str | bytes) -> Config:
 
 
 def addresses(field: str, texts: dict[str, str]) -> dict[str, Address]:
-    """The addresses in `texts` (name -> HOST:PORT). Raises `UsageError`, which begins with `field`."""
+    """The addresses in `texts` (name -> HOST:PORT). Raises `UsageError`, whose text begins with `field`."""
     try:
         return {name: Address.parse(text) for name, text in texts.items()}
     except ValueError as error:

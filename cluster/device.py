@@ -1,6 +1,6 @@
 """The cards (GPUs) that a process may use. CUDA reads the choice from the environment when TensorFlow first runs.
 
-By default every card is hidden: TensorFlow takes all of a card's memory in each process that sees it.
+By default every card is hidden, since TensorFlow reserves all memory of a card in each process that sees the card.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ ASK = (
     "print(json.dumps([tf.config.experimental.get_device_details(card).get('device_name', '') for card in cards]))"
 )
 PATIENCE = 120.0
-"""Seconds in which TensorFlow has to be loaded and to list the cards."""
+"""Seconds within which a process has to load TensorFlow and list the cards."""
 
 
 class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What processes execute stages on: the processor, or cards. `tf32`: float32 is multiplied with 10 bits there."""
+    """The device on which processes execute stages: the processor, or cards. `tf32`: cards may multiply float32 values
+    in TF32, with 10 bits of fraction."""
 
     cards: tuple[str, ...] = ()
-    """As CUDA names them in `VISIBLE`; empty: the processor."""
+    """Names of cards, as in CUDA's variable `VISIBLE`; empty: the processor."""
     tf32: bool = False
 
     def share(self, number: int) -> Device:
-        """The device of process `number`: one of the cards, in turn."""
+        """The device of process `number`: one card, assigned in turn."""
         return Device(self.cards[number % len(self.cards) :][:1], self.tf32) if self.cards else self
 
     def restrict(self) -> None:
-        """Let this process and those that it starts use this device alone. To be called before TensorFlow runs."""
+        """Let this process and its children use this device alone. Call it before TensorFlow runs."""
         os.environ[VISIBLE] = ",".join(self.cards) or HIDDEN
         if self.cards:
             os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # several processes share a card
@@ -52,9 +53,9 @@ PROCESSOR = Device()
 
 @functools.cache
 def cards() -> dict[str, str]:
-    """Id -> model of each card that TensorFlow can use, in its order. Raises `UsageError` without any.
+    """Id -> model of each card that TensorFlow can use, in TensorFlow's order. Raises `UsageError` if there is none.
 
-    A process of its own asks: one that has asked can hide no card any more.
+    A separate process lists them, since a process that has listed its cards cannot hide them any more.
     """
     try:
         done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, timeout=PATIENCE, check=True)

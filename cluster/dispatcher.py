@@ -37,48 +37,48 @@ from transports.spans import CLIENT, RECORDER, TRACEPARENT, Context
 log = logging.getLogger("splitbench.cluster")
 
 UNREACHABLE = (ConnectError, ConnectionLost, DeadlineExceeded, StaleEpoch, Draining)
-"""Errors that may mean that the server, or one behind it, has been replaced."""
+"""Errors that may mean that the called server, or a server that it called in turn, has been replaced."""
 
 FAILURE_NOTICE_TIMEOUT = 1.0
-"""Seconds in which a client must take the notice that its request failed, even if the request has more time left."""
+"""Seconds within which a client must accept the notice that its request failed, even if the request has more time."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Tensors that go to one server in one message."""
+    """The tensors of one message to one server."""
 
     server: int
-    """The portion whose stages await the tensors."""
+    """The index of the portion whose stages await the tensors."""
     holder: Holder
     tensors: Mapping[str, Array]
 
 
 class _Answer(NamedTuple):
-    """A cached answer of the registry, valid for as long as a lease lasts."""
+    """A cached answer of the registry, valid for the duration of a lease."""
 
     holders: Holders
     until: float
-    """On the monotonic clock."""
+    """End of validity, on the monotonic clock."""
 
 
 class _Registry(NamedTuple):
     """The settings of a registry, from its last answer."""
 
     lease: float
-    """Seconds."""
+    """Duration of a lease in seconds."""
     replicas: int
 
 
 class Dispatcher:
-    """Used by many threads of a process at once. The registries of two transports may differ."""
+    """Finds servers and sends tensors, for all threads of a process. Each transport may have a registry of its own."""
 
     def __init__(self, transports: Mapping[str, Transport], registries: Mapping[str, Address], host: str = "") -> None:
-        """`transports` by name; `registries`: the address of the registry on each of them. `host`: the name of this
-        host, for emulated links."""
+        """`transports`: the transports by name. `registries`: the address of the registry on each transport. `host`:
+        the name of this host, for emulated links."""
         self.traffic = Traffic()
         self._host = host
         self._relays: Mapping[str, Mapping[Address, Address]] = {}
-        """Transport -> address -> the relay to it, once a request that crosses links has been sent over it."""
+        """Transport -> address -> the relay to that address. Filled by the first request over emulated links."""
         self.transports = transports
         self._addresses = registries
         self._registries: dict[str, _Registry] = {}
@@ -89,10 +89,10 @@ class Dispatcher:
         self._lock = threading.Lock()
 
     def pinned(self, request: Request, partition: Partition) -> tuple[Request, RequestStats]:
-        """`request` with a replica chosen for each portion of `partition`, and the statistics of choosing.
+        """`request` with a replica chosen for each portion of `partition`, and the statistics of the lookup.
 
-        Replicas take turns from request to request; `avoid`ed ones are skipped unless a portion has no other. The
-        request is returned unchanged if there are no replicas, and before the registry's first answer.
+        Replicas take turns from request to request; those that `avoid` marked are skipped unless a portion has no
+        other. The request is returned unchanged if there are no replicas, and before the registry's first answer.
         """
         registry = self._registries.get(request.route.transport)
         if registry is None or registry.replicas < 2:
@@ -106,7 +106,7 @@ class Dispatcher:
         return replace(request, pins=pins), stats
 
     def avoid(self, request: Request) -> None:
-        """Skip the replicas to which the failed `request` was pinned, for as long as a lease lasts."""
+        """Skip the replicas to which the failed `request` was pinned, for the duration of a lease."""
         registry = self._registries.get(request.route.transport)
         now = time.monotonic()
         with self._lock:
@@ -137,7 +137,7 @@ class Dispatcher:
     ) -> tuple[Message, RequestStats]:
         """Send `delivery`; returns the server's answer and the statistics of sending.
 
-        `carry`: statistics that travel with the message, in flows whose answers carry none. Raises a `WireError`, which
+        `carry`: statistics to attach to the message, in flows whose answers carry none. Raises a `WireError`, which
         names the server if it cannot be reached.
         """
         fields = request.fields()
@@ -147,7 +147,7 @@ class Dispatcher:
         if carry is not None:
             fields.update((carry + packing).fields())
         message = Message("infer", fields, tensors)
-        if carry is not None:  # before it is sent: the client may have its outputs before this server has the answer
+        if carry is not None:  # count before sending: the client may get its outputs before this call returns
             self.traffic.add(address, sent, 0)
         try:
             reply, made = self.call(request, address, message)
@@ -163,14 +163,14 @@ class Dispatcher:
         return reply, RequestStats(messages=1, payload=sent + back, connects=made) + packing + unpacking
 
     def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
-        """Send outputs of the model, and the statistics so far, to the client's result receiver."""
+        """Send model outputs and the statistics so far to the client's result receiver."""
         fields, address = request.fields(), Address.parse(request.reply_to)
         tensors, packing = self._packed(request, address, outputs, fields, answer=True)
-        self.traffic.add(address, payload(outputs), 0)  # before the client has them
+        self.traffic.add(address, payload(outputs), 0)  # count before the client has the outputs
         self.call(request, address, Message("result", fields | (stats + packing).fields(), tensors))
 
     def send_failure(self, request: Request, error: WireError) -> None:
-        """Send the reason why there will be no outputs to the client's result receiver. If that fails, log it."""
+        """Notify the client's result receiver that the request failed with `error`. If this fails too, log it."""
         fields = {"request": request.id, "kind": error.kind, "text": str(error)}
         try:
             address, route = Address.parse(request.reply_to), request.route
@@ -195,7 +195,7 @@ class Dispatcher:
         return self._call(request, address, message)
 
     def _traced(self, request: Request, trace: Context, address: Address, message: Message) -> tuple[Message, int]:
-        """`call` with a span, whose context the message carries, unless it goes to the registry."""
+        """`call`, recorded as a span whose context the message carries, unless it goes to the registry."""
         begun = time.perf_counter()
         try:
             return self._call(request, address, message)
@@ -221,7 +221,7 @@ class Dispatcher:
         *,
         answer: bool = False,
     ) -> tuple[Mapping[str, Array], RequestStats]:
-        """`cluster.packing.pack` of what goes to `address`, if the route packs."""
+        """`tensors` as they cross the wire to `address`, packed if the route says so, and the statistics of packing."""
         route = request.route
         if route.wire == OFF:
             return tensors, NO_STATS
@@ -229,7 +229,7 @@ class Dispatcher:
         return pack(tensors, route, fields, near=near, answer=answer, trace=request.trace)
 
     def _relay(self, route: Route, timeout: float) -> Mapping[Address, Address]:
-        """Address -> the relay through which this host reaches it. They do not change during a run."""
+        """Address -> the relay through which this host reaches that address. Relays do not change during a run."""
         if (known := self._relays.get(route.transport)) is None:
             registry = self._registry(route.transport)
             question = Message("links", {"host": self._host})
@@ -276,7 +276,7 @@ class Dispatcher:
                 self._answers.pop(key, None)
 
     def _pool(self, route: Route) -> Pool:
-        """The connections for `route`. Raises `MalformedMessage` for a transport or codec that this process lacks."""
+        """The connection pool for `route`. Raises `MalformedMessage` if this process lacks its transport or codec."""
         key = (route.transport, route.connections, route.codec)
         with self._lock:
             if self._closed:

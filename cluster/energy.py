@@ -1,8 +1,8 @@
-"""The energy that this machine's processors have used, as Linux counts it (powercap, Intel RAPL and its like).
+"""The energy that this machine's processors have used, as Linux counts it (powercap, for example Intel RAPL).
 
-https://docs.kernel.org/power/powercap/powercap.html. Each package has a counter in microjoules, which begins anew after
-`max_energy_range_uj`. It covers the cores, the caches and, on most machines, the memory controller: every program on
-the machine, and no other part of it. Many kernels let only root read it.
+https://docs.kernel.org/power/powercap/powercap.html. Each processor package has a counter in microjoules, which wraps
+around after `max_energy_range_uj`. It counts the energy of the cores, the caches and, on most machines, the memory
+controller, for all programs together, and of no other part of the machine. Many kernels let only root read it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path("/sys/class/powercap")
 class Meter:
     """Adds up the counters of all packages from the first reading on. Thread-safe.
 
-    It has to be read at least once while a counter runs through its range, which takes minutes under full load.
+    It must be read at least once per range of a counter; under full load, a counter runs through its range in minutes.
     """
 
     root: Path = ROOT
@@ -37,13 +37,13 @@ class Meter:
             return self._sum / 1e6 if found else None
 
     def _packages(self) -> list[Path]:
-        """The zones of whole packages, each once: others are parts of them, or the same by another way."""
+        """The powercap zones of whole packages, each once. Other zones are parts of packages, or duplicates."""
         zones: dict[str, Path] = {}
         for zone in sorted(self.root.glob("*:*")) if self.root.is_dir() else ():
             try:
                 name = (zone / "name").read_text().strip()
                 (zone / "energy_uj").read_text()
-            except OSError:  # an older zone, or one that only root may read
+            except OSError:  # a zone without these files, or a zone that only root may read
                 continue
             if name.startswith("package"):
                 zones.setdefault(name, zone)
@@ -51,9 +51,9 @@ class Meter:
 
 
 def _range(zone: Path) -> int:
-    """Microjoules after which the counter begins anew."""
+    """Microjoules after which the counter wraps around."""
     return int((zone / "max_energy_range_uj").read_text()) + 1
 
 
 METER = Meter()
-"""Of this machine."""
+"""The meter of this machine."""

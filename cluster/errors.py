@@ -1,8 +1,8 @@
-"""The errors of a cluster, below those of `transports.errors`.
+"""The errors of a cluster, as subclasses of the errors in `transports.errors`.
 
 SplitbenchError
 ├── ClusterDown         a process of the cluster ended, or never became ready
-├── Tampered            a file is not the one that was exported
+├── Tampered            a file differs from the exported file
 └── WireError
     ├── NoServer        no server holds the stage that awaits a tensor
     ├── NoPortion       the portion that a server claims, or every portion, is taken
@@ -22,7 +22,7 @@ class ClusterDown(SplitbenchError):
 
 
 class Tampered(SplitbenchError):
-    """A file is not the one that was exported; the text names it."""
+    """A file differs from the exported file; the text names it."""
 
 
 class NoServer(WireError):

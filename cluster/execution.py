@@ -23,13 +23,14 @@ from transports.errors import DeadlineExceeded, MalformedMessage, WireError
 log = logging.getLogger("splitbench.cluster")
 
 Execute = Callable[[Sequence[Any], float], list[Any]]
-"""A stage under an engine: its inputs in order (arrays, or outputs of another stage), and the seconds within which a
-model server has to answer -> its outputs in order, of the engine's own type."""
+"""A function that executes a stage with an engine. It takes the stage's inputs in order (arrays, or outputs of another
+stage) and the seconds within which a model server has to answer, and returns the outputs in order, of the engine's own
+type."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """One server's part of one partition, under one engine."""
+    """One server's part of one partition, for one engine."""
 
     partition: Partition
     server: int
@@ -45,12 +46,12 @@ class Shard:
 
     @cached_property
     def segments(self) -> Mapping[bool, Segments]:
-        """Whether calls are local -> the segments of the stages."""
+        """`Route.local_calls` -> the segments of the stages."""
         return {local: segments_of(self.stages, local) for local in (False, True)}
 
     @cached_property
     def leaving(self) -> Mapping[bool, frozenset[str]]:
-        """Whether calls are local -> the tensors that messages bring to the servers that await them."""
+        """`Route.local_calls` -> the tensors that this server sends in messages to the servers that await them."""
         made, to = [name for stage in self.stages for name in stage.outputs], self.partition.destinations
         return {local: frozenset(name for name in made if to(name, local)) for local in (False, True)}
 
@@ -62,7 +63,7 @@ class Shard:
         return {name: (DTYPES.get(edges[name].dtype), edges[name].shape) for name in taken}
 
     def check_arrival(self, name: str, tensor: Array) -> None:
-        """Raise `NotAwaited` if no stage takes the tensor, and `MalformedMessage` for a wrong dtype or shape."""
+        """Raise `NotAwaited` if no stage awaits the tensor, and `MalformedMessage` for a wrong dtype or shape."""
         expected = self._expected.get(name)
         if expected is None:
             raise NotAwaited(f"no stage on server {self.server} awaits tensor {name!r}")
@@ -73,9 +74,9 @@ class Shard:
             raise MalformedMessage(f"tensor {name!r}: expected {edge.dtype}{list(edge.shape)}, and received {found}")
 
     def run(self, stage: Stage, values: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """The outputs of `stage`, whose inputs are among `values`, by name.
+        """The outputs of `stage` by name. `values` contains the stage's inputs by name.
 
-        Raises `StageFailed` with the type of the exception alone; its text is in the log.
+        Raises `StageFailed`, which names only the type of the stage's exception; the log has the exception's text.
         """
         try:
             outputs = self.execute[stage.name]([values[name] for name in stage.inputs], seconds)
@@ -95,8 +96,8 @@ def _extent_fits(expected: int | None, found: int) -> bool:
 class ExecutionSlots:
     """Limits the stages that execute at a time to the cores that the process may use, in every flow.
 
-    More stages would evict each other's data from the caches, and time spent waiting for a core would count as compute.
-    A thread that has a stage to execute waits here for a slot and then executes the stage itself.
+    With more stages at a time, they would evict each other's data from the caches, and time spent waiting for a core
+    would count as compute. A thread with a stage to execute waits here for a slot and then executes the stage itself.
     """
 
     def __init__(self, capacity: Callable[[], int] = usable) -> None:

@@ -1,4 +1,4 @@
-"""What the machine of this process is: versions, processor, memory, load. Read without loading TensorFlow."""
+"""Facts about the machine of this process: versions, processor, memory, load. Reading them does not load TensorFlow."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ VARIABLES = re.compile(r"(TF|TF2|OMP|GRPC|KMP|KERAS|XLA|CUDA|NVIDIA)_\w+")
 PRIVATE = re.compile(
     r"TF_(VAR|TOKEN|CLI|CONFIG)\b|TF_(VAR|TOKEN|CLI)_|TOKEN|SECRET|PASS|CREDENTIAL|KEY|CERT|ROOTS|PROXY"
 )
-"""Variables that are not recorded: Terraform's, which share TensorFlow's prefix, and those that may hold secrets."""
+"""Environment variables that are not recorded: Terraform's (same prefix as TensorFlow's), and possible secrets."""
 LOOPBACK = ("lo", "lo0")
 """Names of the loopback interface on Linux and on other systems."""
 
 
 def facts() -> dict[str, Any]:
-    """What a result records of each host."""
+    """The facts that a result records about each host."""
     return {
         "system": system(),
         "processor": processor(),
@@ -60,7 +60,7 @@ def versions() -> dict[str, str | None]:
 
 @functools.cache
 def code() -> str:
-    """The first digits of a SHA-256 over the source of the packages `OWN`: equal programs have equal ones."""
+    """The first digits of a SHA-256 over the source of the packages `OWN`; equal for equal programs."""
     digest = hashlib.sha256()
     for path in sorted(path for name in OWN for path in (ROOT / name).rglob("*.py")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -68,7 +68,7 @@ def code() -> str:
 
 
 def system() -> dict[str, Any]:
-    """`loopback_mtu`: the largest packet of the loopback interface in bytes; `None` without such an interface."""
+    """The operating system. `loopback_mtu`: bytes of the loopback interface's largest packet; None if there is none."""
     interfaces = psutil.net_if_stats()
     return {
         "system": platform.system(),
@@ -80,7 +80,7 @@ def system() -> dict[str, Any]:
 
 
 def processor() -> dict[str, Any]:
-    """Model and cores; `affinity` is the number of logical cores on which this process may run."""
+    """The processor's model and cores. `affinity`: the number of logical cores on which this process may run."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -90,7 +90,7 @@ def processor() -> dict[str, Any]:
 
 
 def granted() -> dict[str, float | None]:
-    """What a control group grants to this process; None where no group limits it."""
+    """The resources that a control group grants to this process; None if no group limits a resource."""
     grant = control_group()
     return {"cores": grant.cores, "memory_bytes": grant.memory}
 

@@ -1,3 +1,3 @@
-"""The flows by name. Imports no numpy, so that `--help` stays fast; `cluster.flows` implements them."""
+"""The names of the flows. Imports no NumPy, so that `--help` stays fast. `cluster.flows` implements the flows."""
 
 FLOW_NAMES = ("nested", "hub", "forward")

@@ -2,7 +2,7 @@
 
 `nested`    A server sends its outputs to every server that awaits them, and answers its caller after these servers have
             answered. The model's outputs return up the stack of calls. A server that still lacks an input answers with
-            no tensors. Each server on the stack occupies a worker until it is answered.
+            no tensors. Each server on the stack occupies a worker until the servers that it called have answered.
 `hub`       A server answers its caller with its outputs, and the client sends them on. No server calls another.
 `forward`   A server acknowledges a message at once, and executes and sends its outputs later. The model's outputs go to
             the client's result receiver. No call waits for computation, so consecutive requests overlap in the servers.
@@ -28,8 +28,8 @@ from transports.errors import MalformedMessage
 Tensors = Mapping[str, Array]
 
 Steps = Generator[str, None, None]
-"""The work on a message after its acknowledgement. Each yield names the queue of the next step: the address to which it
-sends, or `LOCAL`. An exception thrown in at a yield means that the queue rejected the step."""
+"""The work on a message after its acknowledgement. Each yield names the queue of the next step: the address to which
+the step sends, or `LOCAL`. An exception thrown in at a yield means that the queue rejected the step."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Produced:
 
 
 class Visit(Protocol):
-    """A message at a server, and the operations that a flow performs on it."""
+    """A message that a server handles, and the operations that a flow performs on it."""
 
     @property
     def request(self) -> Request: ...
@@ -54,7 +54,7 @@ class Visit(Protocol):
     def dispatcher(self) -> Dispatcher: ...
 
     def run(self) -> Produced:
-        """Execute every stage that the message's tensors complete."""
+        """Execute every stage that has all its inputs now that the message's tensors have arrived."""
 
     def defer(self, steps: Steps) -> None:
         """Run `steps` in their queues. Raises `ResourceExhausted` if too many messages wait already."""
@@ -70,10 +70,10 @@ class Visit(Protocol):
 
 
 class Flow(ABC):
-    """The client's part and a server's part."""
+    """A flow: what the client does for a request (`infer`), and what a server does with a message (`answer`)."""
 
     waits: bool = False
-    """Whether a server's call to another one lasts until that server has computed."""
+    """Whether a call from server to server returns only after the called server has computed."""
 
     @abstractmethod
     def infer(
@@ -155,7 +155,7 @@ class Forward(Flow):
             if produced.outputs:
                 yield request.reply_to
                 visit.dispatcher.send_result(request, produced.outputs, visit.take_stats())
-        except Exception as error:  # no caller would see it: without a notice the client waits until its deadline
+        except Exception as error:  # no caller receives it; without a notice the client waits until its deadline
             failure = as_wire_error(error)
             yield request.reply_to
             visit.dispatcher.send_failure(request, failure)
@@ -164,7 +164,7 @@ class Forward(Flow):
 def _gather(
     request: Request, partition: Partition, leaving: Tensors, dispatcher: Dispatcher
 ) -> tuple[Tensors, RequestStats]:
-    """Send `leaving`, one message after the other, and gather the tensors and statistics of the answers."""
+    """Send the tensors `leaving`, one message after another, and gather the tensors and statistics of the answers."""
     outputs: dict[str, Array] = {}
     total = NO_STATS
     for delivery, lookups in dispatcher.deliveries(request, partition, leaving):

@@ -1,4 +1,4 @@
-"""The servers that hold the portions of a partition, as a registry names them, and the one that serves a request."""
+"""The servers that hold the portions of a partition, and the choice of the server for a request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Holders = Mapping[int, tuple[Holder, ...]]
 
 
 def has(holders: Holders, servers: range | frozenset[int], pins: Mapping[int, int]) -> bool:
-    """Whether `holders` has one for each of `servers` and, of a pinned server, the pinned one."""
+    """Whether `holders` has a holder of each portion in `servers`, and the pinned holder of each pinned portion."""
     for server in servers:
         held = holders.get(server)
         if not held or (server in pins and all(holder.epoch != pins[server] for holder in held)):

@@ -2,15 +2,15 @@
 
     [[host]]
     name = "pi-1"
-    address = "10.0.0.11"           # of its processes: bound there, and known to all others
+    address = "10.0.0.11"           # of its processes: they bind it, and all other processes use it
     ssh = "pi@pi-1.lan"             # for --cluster ssh; empty: the name
     python = "/opt/sb/bin/python"   # the Python in which this package is installed
-    labels = { tier = "edge" }      # names of a group for --on and --link; what --cluster ray looks for
-    servers = [0, 1]                # the servers that it holds
-    threads = 4                     # of TensorFlow; 0: --threads
-    slowdown = 2.5                  # emulates a slower processor; 1: as it is
+    labels = { tier = "edge" }      # names of groups for --on and --link; --cluster ray selects nodes by them
+    servers = [0, 1]                # the servers on this host
+    threads = 4                     # of TensorFlow; 0: the value of --threads
+    slowdown = 2.5                  # emulates a slower processor; 1: no slowdown
 
-`pi-1:1,cloud:2` is the short form: names, each with its number of servers.
+`pi-1:1,cloud:2` is the short form: host names, each with its number of servers.
 """
 
 from __future__ import annotations
@@ -30,60 +30,60 @@ from transports.errors import UsageError, suggest
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.\-]*[A-Za-z0-9])?"
 VERSIONS = ("same", "any")
-"""Whether a host with other versions than here is refused, or measured and recorded."""
+"""What happens to a host with other versions than here: it is refused (`same`), or measured and recorded (`any`)."""
 SHAPED = "SPLITBENCH_SHAPED"
-"""The variable with which whoever shapes links by the kernel says so (`tools.hosts`)."""
+"""The environment variable that tells that the kernel shapes the links; the shaping tool sets it (`tools.hosts`)."""
 CLIENT = "client"
-"""The name, in links, of the machine on which the run was started, unless a host says that it is that one."""
+"""The name, in links, of the machine on which the run was started, unless a host has `client = true`."""
 SHORT = re.compile(rf"(?P<name>{NAME})(:(?P<count>[0-9]{{1,4}}))?")
 HINT = 'write [[host]] tables with name = "..." in a TOML file, or NAME:SERVERS,NAME:SERVERS'
 PRIVATE = ("ssh", "python", "address", "bind")
-"""Fields that say where a machine is, which no result records."""
+"""Fields that tell where a machine is; results do not record them."""
 
 Limit = Annotated[float, Meta(ge=0.0)]
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A machine, or with --cluster local a part of this one. All but the name have defaults."""
+    """A machine, or a part of this machine with --cluster local. All fields but the name have defaults."""
 
     name: Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
     address: str = ""
-    """The address of its processes; empty: what the launcher finds out, 127.0.0.1 on this machine."""
+    """The address of the host's processes; empty: the launcher determines it (127.0.0.1 on this machine)."""
     bind: str = ""
-    """The address that processes bind; empty: `address`. It differs behind a translation of addresses."""
+    """The address that processes bind; empty: `address`. The two differ behind network address translation."""
     port: Annotated[int, Meta(ge=0, le=LAST_PORT)] = 0
-    """The first of the ports that processes bind there, where a firewall opens only some; 0: free ones."""
+    """The first of consecutive ports for the host's processes, if a firewall opens only some; 0: any free ports."""
     ssh: str = ""
     python: str = ""
-    """Empty: with ssh `python3`, with Ray that of its workers."""
+    """The host's Python; empty: `python3` with ssh, the Python of its workers with Ray."""
     labels: Mapping[str, str] = {}
     servers: tuple[Annotated[int, Meta(ge=0)], ...] = ()
-    """The servers that it holds; empty on all hosts: they share the servers in blocks."""
+    """The servers on this host. If no host names servers, the hosts share them in blocks of consecutive servers."""
     client: bool = False
-    """Whether the run is started there, so that links to it are links to the client."""
+    """Whether the run is started on this host, so that links to it are links to the client."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     slowdown: Annotated[float, Meta(ge=1.0, le=1000.0)] = 1.0
-    """How many times as long its nodes take for a stage: after each they wait for the rest, as a slower processor would
-    compute."""
+    """The factor by which its nodes take longer for a stage: after each stage they wait for the time that a slower
+    processor would still compute."""
     cores: tuple[Annotated[int, Meta(ge=0)], ...] = ()
-    """The cores that its processes share; empty: all."""
+    """The cores that the host's processes share; empty: all."""
     cpu: Limit = 0.0
-    """The share of a core that each of its processes may use, such as 0.25; 0: no limit."""
+    """The share of a core that each of the host's processes may use, such as 0.25; 0: no limit."""
     memory: Annotated[int, Meta(ge=0)] = 0
-    """Bytes that each of its processes may use; 0: no limit."""
+    """Bytes of memory that each of the host's processes may use; 0: no limit."""
 
     @property
     def groups(self) -> frozenset[str]:
-        """The words that mean this host, among others: its name and the values of its labels."""
+        """The words that select this host, and possibly further hosts: its name and the values of its labels."""
         return frozenset({self.name, *self.labels.values()})
 
     def record(self) -> dict[str, Any]:
-        """The host for a results file."""
+        """The host's fields for a results file, without the `PRIVATE` ones."""
         return {name: value for name, value in msgspec.to_builtins(self).items() if name not in PRIVATE}
 
 
 HERE = Host(name="here", address="127.0.0.1")
-"""This machine, where no other host is given."""
+"""This machine, the only host if the user names none."""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -103,7 +103,7 @@ def read(text: str) -> tuple[Host, ...]:
 
 
 def of_tables(tables: Mapping[str, Any], where: str) -> tuple[Host, ...]:
-    """The hosts in `{"host": [{"name": ...}, ...]}`. Raises `UsageError`, which begins with `where`."""
+    """The hosts in `{"host": [{"name": ...}, ...]}`. Raises `UsageError`, whose text begins with `where`."""
     try:
         return _checked(msgspec.convert(tables, _File).host, where)
     except msgspec.ValidationError as error:
@@ -138,7 +138,7 @@ def _checked(hosts: Sequence[Host], where: str) -> tuple[Host, ...]:
 
 
 def members(word: str, hosts: Sequence[Host], where: str) -> list[str]:
-    """The names of the hosts that `word` means: a host, or all with a label of that value. Raises `UsageError`."""
+    """The names of the hosts that `word` selects: by host name, or by a label's value. Raises `UsageError`."""
     if found := [host.name for host in hosts if word in host.groups]:
         return found
     valid = dict.fromkeys(name for host in hosts for name in sorted(host.groups))
@@ -146,9 +146,9 @@ def members(word: str, hosts: Sequence[Host], where: str) -> list[str]:
 
 
 def servers_of(hosts: Sequence[Host], count: int) -> dict[int, str]:
-    """Server -> the host that holds it, for `count` servers. Without `servers` on any host they share them in blocks.
+    """Server -> the name of its host, for `count` servers. If no host names `servers`, the hosts share them in blocks.
 
-    Raises `UsageError` for a server on no host.
+    Raises `UsageError` for a server that is on no host.
     """
     held = {server: host.name for host in hosts for server in host.servers}
     if not held:
@@ -162,9 +162,9 @@ def servers_of(hosts: Sequence[Host], count: int) -> dict[int, str]:
 
 
 def spread(on: str, hosts: Sequence[Host], held: Mapping[int, str], count: int) -> list[int]:
-    """The servers of a cell with `count` servers that runs `on` some of the hosts: `"edge+cloud"`.
+    """`count` servers on the hosts that `on` selects, such as `"edge+cloud"`, for a cell of an experiment.
 
-    Raises `UsageError` if these hold fewer servers.
+    Raises `UsageError` if these hosts hold fewer servers.
     """
     names = dict.fromkeys(name for word in on.split("+") for name in members(word.strip(), hosts, f"--on {on}"))
     found = [server for name in names for server in sorted(held) if held[server] == name]

@@ -1,7 +1,8 @@
-"""The proof by which the processes of one experiment recognise each other: files that every host gets.
+"""The identity by which the processes of one experiment authenticate each other: files that every host gets.
 
-Between machines it is made for the experiment alone: an authority that signs one certificate and is forgotten, and a
-key pair for ZeroMQ. Whoever has the files is of the experiment. They travel over the launcher and end with it.
+Between machines, an identity is made for each experiment: a certificate, signed by an authority whose key is then
+discarded, and a key pair for ZeroMQ. A process with the files belongs to the experiment. The launcher copies the files
+to the hosts, and deletes them when it ends.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from cluster.launchers.base import Launcher
 
 LIFE = timedelta(days=30)
-"""How long a certificate is valid. Clocks of hosts may be a day behind."""
+"""How long a certificate is valid. The clocks of hosts may be up to a day behind."""
 BEHIND = timedelta(days=1)
 CURVE = "curve"
 """The stem of the key files of ZeroMQ."""
@@ -33,12 +34,12 @@ CURVE = "curve"
 
 @dataclass(frozen=True)
 class Identity:
-    """`files`: name -> content. Empty: processes prove nothing."""
+    """The files of an identity: name -> content. If there are none, processes do not authenticate."""
 
     files: Mapping[str, bytes]
 
     def options(self, names: Iterable[str], folder: str) -> dict[str, str]:
-        """The options of the transports `names` on a host that has the files in `folder` (NAME.KEY -> value)."""
+        """The options of the transports `names` (NAME.KEY -> value) on a host that has the files in `folder`."""
         made: dict[str, str] = {}
         for name in names if self.files else ():
             match transports.kind(name).secure:
@@ -53,12 +54,12 @@ class Identity:
         return made
 
     def installed(self, launcher: Launcher, host: str, names: Iterable[str]) -> dict[str, str]:
-        """Copy the files to `host`; returns the options of the transports `names` there."""
+        """Copy the files to `host`; returns the options of the transports `names` on that host."""
         paths = [launcher.secret(host, name, data) for name, data in self.files.items()]
         return self.options(names, str(Path(paths[0]).parent)) if paths else {}
 
     def write(self, folder: Path) -> None:
-        """Write the files, which only this user can read then."""
+        """Write the files to `folder`, readable for this user only."""
         for name, data in self.files.items():
             (path := folder / name).touch(mode=0o600)
             path.write_bytes(data)
@@ -68,7 +69,7 @@ NOBODY = Identity({})
 
 
 def given(paths: Sequence[str]) -> Identity:
-    """The identity of the user's own TLS files, in the order of `TLS_FILES`. Raises `UsageError`."""
+    """The identity from the user's own TLS files, in the order of `TLS_FILES`. Raises `UsageError`."""
     files = {}
     for name, path in zip(TLS_FILES, paths, strict=True):
         try:
@@ -81,7 +82,7 @@ def given(paths: Sequence[str]) -> Identity:
 def throwaway(names: Iterable[str], addresses: Iterable[str]) -> Identity:
     """A new identity for the transports `names` on hosts with these `addresses` (host names or IP addresses).
 
-    Raises `UsageError` if a library for it is not installed.
+    Raises `UsageError` if a library that it needs is not installed.
     """
     kinds = {transports.kind(name).secure for name in names}
     files: dict[str, bytes] = {}
@@ -101,7 +102,7 @@ def _curve() -> dict[str, bytes]:
 
 
 def _certificate(addresses: Iterable[str]) -> dict[str, bytes]:
-    """A certificate that names all `addresses`, its key, and the authority that signed it, by the names of options."""
+    """A certificate that names all `addresses`, its key, and the signing authority, each by the name of its option."""
     try:
         from cryptography import x509
     except ImportError:
@@ -128,7 +129,7 @@ def _certificate(addresses: Iterable[str]) -> dict[str, bytes]:
 def _signed(
     own: ec.EllipticCurvePrivateKey, authority: ec.EllipticCurvePrivateKey, *extensions: x509.ExtensionType
 ) -> bytes:
-    """The certificate in PEM of the key `own`, signed by `authority`. Constraints and usages are critical."""
+    """A certificate in PEM for the key `own`, signed by `authority`. Its constraints and usages are marked critical."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.x509.oid import NameOID

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class InProcessCluster:
-    """Registry and nodes of `partitions` in this process, over the transport `none`. A context manager."""
+    """A registry and nodes for `partitions` in this process, over the transport `none`. A context manager."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class InProcessCluster:
         others: Mapping[str, Sequence[Mapping[str, Address]]] = {},
     ) -> None:
         """`model_servers`: for each portion, the addresses of its model server by interface. `others`: name of a
-        partition -> those that its nodes call instead, to the same servers.
+        partition -> other addresses of the same model servers, which its nodes call instead.
         """
         self._partitions = partitions
         self._program = program
@@ -58,7 +58,7 @@ class InProcessCluster:
         self._stack.close()
 
     def _load(self, server: int) -> Shards:
-        """The shards of `server`. A tensor that goes to another node of this process is not copied."""
+        """The shards of `server`. They do not copy tensors for another node, since it is in this process."""
         from partitioning.engines import to_held_array
 
         shards: dict[tuple[str, str], Shard] = {}

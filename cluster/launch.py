@@ -19,22 +19,22 @@ from transports.address import Address
 
 @dataclass(frozen=True)
 class Settings:
-    """The processes of a cluster, and how they run."""
+    """The settings of a cluster's processes."""
 
     transports: tuple[str, ...]
     servers: int
-    """Portions of the model."""
+    """Number of portions of the model."""
     exports: Path
     """The folder that `cluster.partition.export` wrote. It may be deleted once the cluster has been entered."""
     workers: int
     threads: int = 0
     malloc: str = "keep"
     device: Device = PROCESSOR
-    """Nodes take one of its cards each, in turn."""
+    """The device of the nodes. If it has cards, each node gets one card, in turn."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of transports: NAME.KEY -> value."""
     replicas: int = 1
-    """Nodes for each portion of the model."""
+    """Number of nodes for each portion of the model."""
     lease: float = 10.0
     """Seconds after which the registry drops a node that sends no heartbeats."""
     model_servers: Sequence[Mapping[str, Address]] = ()
@@ -42,11 +42,11 @@ class Settings:
     hosts: Sequence[Host] = (HERE,)
     """The hosts with their addresses. The registry runs on the first; `cluster.hosts.servers_of` places the nodes."""
     identity: Identity = NOBODY
-    """The files by which processes recognise each other, which every host gets; `options` then name none."""
+    """The files by which processes authenticate each other. Every host gets them, so `options` must name none."""
     insecure: bool = False
     """Whether processes may bind an address beyond this machine without TLS."""
     cores: Sequence[int] = ()
-    """Nodes are pinned to one of these cores each, in turn; empty: those of their host."""
+    """The cores for nodes: each node is pinned to one, in turn; empty: to the cores of its host."""
 
 
 class Cluster:
@@ -72,7 +72,7 @@ class Cluster:
         """Process -> the name of its host."""
         self.nodes = [f"node-{number}" for number in self._numbers()]
         self.registries: Mapping[str, Address] = {}
-        """Transport -> address of the registry."""
+        """Transport -> address of the registry on it."""
 
     def __enter__(self) -> Self:
         settings = self._settings
@@ -95,7 +95,7 @@ class Cluster:
         self._close()
 
     def addresses(self, name: str) -> Mapping[str, Address]:
-        """Transport -> address of the process `name`. Waits until it is ready. Raises `ClusterDown`."""
+        """Transport -> address of the process `name` on it. Waits until the process is ready. Raises `ClusterDown`."""
         return self._launcher.addresses(name)
 
     def wait_ready(self, notify: Callable[[str], None] = lambda text: None) -> None:
@@ -119,7 +119,7 @@ class Cluster:
         return range(self._settings.servers * self._settings.replicas)
 
     def _common(self, host: Host) -> dict[str, Any]:
-        """The fields of every document for a process on `host`; takes the next of its ports."""
+        """The fields that every process on `host` has in its document. Reserves the host's next port."""
         settings, port = self._settings, self._ports[host.name]
         self._ports[host.name] += len(settings.transports) if port else 0
         return {
@@ -137,8 +137,8 @@ class Cluster:
     def _registry_order(self) -> Order:
         settings, host = self._settings, self._settings.hosts[0]
         config = RegistryConfig(
-            **self._common(host) | {"cpu": 0.0, "memory": 0},  # a host's limits are for its servers
-            # Nodes and clients each have one or two calls open at a time.
+            **self._common(host) | {"cpu": 0.0, "memory": 0},  # a host's limits apply to its nodes only
+            # Each node and each client has one or two calls to the registry open at a time.
             workers=2 * len(self.nodes) + 8,
             servers=settings.servers,
             replicas=settings.replicas,

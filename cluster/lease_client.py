@@ -20,24 +20,25 @@ from transports.process import StopSignal
 log = logging.getLogger("splitbench.cluster")
 
 HEARTBEATS = 5
-"""Heartbeats within the life of a lease, so that three in a row may be lost."""
+"""Heartbeats within the duration of a lease, so that three in a row may be lost."""
 START_TIMEOUT = 30.0
 """Seconds within which the registry has to answer while a server starts."""
 HEARTBEAT_TIMEOUT = 1.0
-"""Seconds within which the registry has to answer a heartbeat, at most."""
+"""Most seconds within which the registry has to answer a heartbeat."""
 RETRY = 0.2
 """Seconds between two attempts to take a portion that is not free yet."""
 
 
 Stop = threading.Event | StopSignal
-"""Ends a server once it is set: by a signal, or by the server itself when it has lost its portion."""
+"""A flag that ends a server: set by a signal, or by the server itself when it has lost its portion."""
 
 
 class LeaseClient:
     """Registers at `registry` over `transport`, and again whenever a new registry starts at that address.
 
-    A lease that ran out (the process was stopped, the network failed) is taken again, under another epoch. If another
-    server has taken the portion meanwhile, `lost` is called once with the error, and the heartbeats end.
+    If the lease has expired (the process was suspended, the network failed), the client takes a new one, with another
+    epoch. If another server has taken the portion meanwhile, it calls `lost` once with the error and sends no more
+    heartbeats.
 
     `server` is the index of the portion; `epoch` is the number that messages to this server have to name.
     """
@@ -53,10 +54,10 @@ class LeaseClient:
         stop: Stop | None = None,
         lost: Callable[[WireError], None] = lambda error: None,
     ) -> None:
-        """Take portion `claim` (None: the one with the fewest holders). While it is taken, try again for `patience`
+        """Take portion `claim` (None: a portion with the fewest holders). While it is taken, try again for `patience`
         seconds or until `stop` is set.
 
-        Raises `NoPortion` if it is still taken then, and any other `WireError` at once.
+        Raises `NoPortion` if the portion is still taken then, and any other `WireError` at once.
         """
         self._pool = Pool(transport)
         self._registry = registry
@@ -75,7 +76,7 @@ class LeaseClient:
             self._thread.start()
 
     def report(self, awaited: Mapping[str, Iterable[str]]) -> None:
-        """Report the awaited tensors (partition -> tensors) to the registry, and to every new one at its address."""
+        """Report the awaited tensors (partition -> tensors) to the registry, and to every later one at its address."""
         with self._lock:
             self._awaited = {partition: "\n".join(tensors) for partition, tensors in awaited.items()}
             self._reported = False
@@ -98,7 +99,7 @@ class LeaseClient:
             self._thread.join()
 
     def _take(self, claim: int | None, until: float, stop: Stop) -> tuple[int, int, float]:
-        """Portion, epoch and life of the first lease."""
+        """Portion, epoch and duration of the first lease."""
         while True:
             try:
                 return self._register({} if claim is None else {"server": claim}, START_TIMEOUT)

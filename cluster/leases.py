@@ -1,13 +1,13 @@
-"""Leases: which server holds which portion of the model, and until when. No I/O: `cluster.registry` is the protocol.
+"""Leases: which server holds which portion of the model, and until when. No I/O: `cluster.registry` has the protocol.
 
 Rules:
   - Each lease has an *epoch*, a number that is used once. Messages name the epoch of their receiver, and nodes reject
     messages for another epoch.
-  - An epoch is the time in microseconds since 1970, and larger than the one before. So a registry that was restarted
-    can tell which unknown epochs an earlier registry gave: those before its start. Their servers may keep them. All
-    other unknown epochs belong to leases that have ended, and their servers get new epochs.
+  - An epoch is the time of its lease in microseconds since 1970, and each epoch is larger than the one before. So a
+    restarted registry recognises the epochs that an earlier registry gave: they lie before its own start. A server
+    with such an epoch keeps it. All other unknown epochs belong to leases that have ended; their servers get new ones.
   - A lease ends if it is not renewed within `ttl` seconds. The registry then no longer names its server.
-  - A portion may have several holders (`replicas`). A server that claims no portion gets the one with the fewest.
+  - A portion may have several holders (`replicas`). A server that claims no portion gets one with the fewest holders.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cluster.errors import NoPortion, StaleEpoch
 from transports.address import Address
 
 LEAST_LEASE = 0.2
-"""Seconds of the shortest lease: heartbeats that are more frequent would slow requests down."""
+"""Duration of the shortest lease in seconds: more frequent heartbeats would slow requests down."""
 
 
 class Holder(NamedTuple):
@@ -34,13 +34,13 @@ class Holder(NamedTuple):
 
 @dataclass
 class Lease:
-    """One server holds one portion."""
+    """The right of one server to hold one portion."""
 
     server: int
     """The portion's index."""
     epoch: int
     addresses: Mapping[str, Address]
-    """By transport."""
+    """The server's addresses by transport."""
     expires: float
     awaited: dict[str, frozenset[str]] = field(default_factory=dict)
     """Partition -> the tensors that the server awaits."""
@@ -61,10 +61,11 @@ class Leases:
         self._lock = threading.Lock()
 
     def take(self, addresses: Mapping[str, Address], claim: int | None = None, epoch: int = 0) -> Lease:
-        """A lease for the server at `addresses`: of portion `claim`, or of the one that has the fewest holders.
+        """A new lease for the server at `addresses`: of portion `claim` (None: a portion with the fewest holders).
 
-        `epoch` is that of the server's last lease; the server keeps it if an earlier registry gave it. An earlier
-        server at one of the addresses loses its lease. Raises `NoPortion` if the portion has enough holders.
+        `epoch` is the epoch of the server's last lease (0: none); the server keeps it if an earlier registry gave it.
+        If another lease names one of the addresses, that lease ends. Raises `NoPortion` if the portion, or every
+        portion, has enough holders.
         """
         with self._lock:
             self._drop(lease.epoch for lease in self._live() if set(lease.addresses.values()) & set(addresses.values()))
@@ -75,22 +76,22 @@ class Leases:
             return lease
 
     def renew(self, epoch: int) -> None:
-        """Let a lease last another `ttl` seconds. Raises `StaleEpoch` if there is no such lease."""
+        """Extend a lease by `ttl` seconds from now. Raises `StaleEpoch` if no lease has this epoch."""
         with self._lock:
             self._find(epoch).expires = self._clock() + self.ttl
 
     def leave(self, epoch: int) -> None:
-        """End a lease, if it has not ended yet."""
+        """End the lease with this epoch, if it has not ended yet."""
         with self._lock:
             self._drop([epoch])
 
     def report(self, epoch: int, partition: str, tensors: Iterable[str]) -> None:
-        """Record the tensors of `partition` that the server awaits. Raises `StaleEpoch`."""
+        """Record the `tensors` of `partition` that the server with this epoch awaits. Raises `StaleEpoch`."""
         with self._lock:
             self._find(epoch).awaited[partition] = frozenset(tensors)
 
     def where(self, partition: str, tensor: str, transport: str) -> dict[int, tuple[Holder, ...]]:
-        """Portion -> its holders that await `tensor`, by ascending epoch; empty if none does."""
+        """Portion -> its holders that await `tensor`, by ascending epoch. It has only portions with such a holder."""
         return self._holders(transport, lambda lease: tensor in lease.awaited.get(partition, ()))
 
     def who(self, partition: str, transport: str) -> dict[int, tuple[Holder, ...]]:

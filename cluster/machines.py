@@ -1,7 +1,7 @@
 """The machines of an experiment, started: this one, hosts over ssh, or a Ray cluster.
 
-Before a host loads TensorFlow its versions are compared with those here, and every way between two machines is
-measured, so that an unusable host is named before anything else is done.
+Before a host loads TensorFlow, its versions are compared with the versions here, and the network path between every two
+machines is measured, so that an unusable host is reported before anything else is done.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from cluster.survey import Survey, Ways, changed
 from transports.errors import UsageError
 
 SAME = ("python", "tensorflow", "keras", "splitbench", "code")
-"""Versions that have to be the same on every host; of Python the first two numbers."""
+"""Versions that have to be the same on every host; for Python, the first two numbers only."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked."""
+    """The machines that the user asks for."""
 
     cluster: str = "local"
-    """local, ssh, or ray[:HOST:PORT]."""
+    """The kind of cluster: local, ssh, or ray[:HOST:PORT]."""
     hosts: tuple[Host, ...] = ()
     ssh: str = "ssh"
     versions: str = "same"
     transports: tuple[str, ...] = ()
-    """Those between processes."""
+    """Names of the transports between processes."""
     address: str = "127.0.0.1"
-    """Where processes listen, without hosts; with hosts, where this process does (127.0.0.1: found out)."""
+    """Without hosts: where processes listen. With hosts: where this process listens (127.0.0.1: found at the start)."""
     identity: Identity | None = None
-    """None: made for this experiment, if there are several machines."""
+    """None: if there are several machines, an identity is made for this experiment."""
     insecure: bool = False
     ports: Mapping[str, int] = field(default_factory=dict)
     """Host -> the number of ports that its processes will take."""
@@ -57,40 +57,40 @@ class Settings:
 
 @dataclass(frozen=True)
 class Machines:
-    """The machines, ready for orders."""
+    """The machines of an experiment, ready to start processes."""
 
     settings: Settings
     launcher: Launcher | None
     """None if no process is needed."""
     hosts: tuple[Host, ...]
-    """With their addresses."""
+    """The hosts, with their addresses."""
     identity: Identity
     address: str
-    """Where this process listens."""
+    """The address at which this process listens."""
     folder: str = ""
     """The folder of the identity's files on this machine."""
     ways: dict[str, Ways] = field(default_factory=dict)
-    """`before` and `after` the run."""
+    """The measured network paths, `before` and `after` the run."""
 
     def options(self, names: Sequence[str]) -> dict[str, str]:
-        """The options of this process's ends of the transports `names` (NAME.KEY -> value)."""
+        """The options for this process's end of each of the transports `names` (NAME.KEY -> value)."""
         return self.identity.options(names, self.folder)
 
     def survey(self) -> Survey:
-        """What asks the hosts of what they can reach and bear."""
+        """A survey that tests which addresses and limits the hosts support."""
         assert self.launcher is not None
         own = self.options([probe.TRANSPORT])
         return Survey(self.launcher, self.hosts, self.identity, own, self.settings.insecure, self.settings.ports)
 
     def measure_again(self) -> str:
-        """Measure every way again; returns a warning if one has changed, else an empty text. Raises `ClusterDown`."""
+        """Measure every network path again; returns a warning if one has changed, else "". Raises `ClusterDown`."""
         if not self.settings.remote:
             return ""
         self.ways["after"] = self.survey().ways()
         return changed(self.ways["before"], self.ways["after"])
 
     def record(self) -> dict[str, Any]:
-        """What a result says of the machines: each host with its facts, its versions and its clock, and the ways."""
+        """The record for a result: the facts, versions and clock of each host, and the network paths."""
         if not self.settings.hosts or self.launcher is None:
             return {}
         hosts = {host.name: host.record() for host in self.hosts}
@@ -116,9 +116,9 @@ NONE = Machines(Settings(), None, (HERE,), NOBODY, Settings.address)
 
 @contextlib.contextmanager
 def started(settings: Settings, needed: bool, notify: Callable[[str], None]) -> Iterator[Machines]:
-    """Start a launcher for the machines; `needed`: whether any process will run.
+    """Start a launcher for the machines. `needed`: whether the experiment starts any process.
 
-    Raises `UsageError` for a host that cannot be used, which it names.
+    Raises `UsageError`, which names the host, if a host cannot be used.
     """
     with contextlib.ExitStack() as stack:
         if not settings.remote or not needed:
@@ -159,7 +159,7 @@ def source_address(host: Host) -> str:
 
 
 def differences(versions: Mapping[str, str | None]) -> list[str]:
-    """What differs between the versions of a host and those here."""
+    """The differences between the versions of a host and the versions here, as texts."""
     here = {**facts.versions(), "code": facts.code()}
     found = []
     for name in SAME:
@@ -178,7 +178,7 @@ def _identity(settings: Settings, addresses: Sequence[str]) -> Identity:
 
 
 def _check(machines: Machines) -> None:
-    """Compare the versions, try the limits, and measure every way. Raises `ClusterDown` and `UsageError`."""
+    """Compare versions, test the limits, and measure every network path. Raises `ClusterDown` and `UsageError`."""
     assert machines.launcher is not None
     for name, hello in machines.launcher.hosts.items():
         found = differences(hello.versions)

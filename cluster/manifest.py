@@ -1,7 +1,7 @@
-"""The files of an export by SHA-256: a process loads only the files that its document names.
+"""The files of an export with their SHA-256: a process loads only the files that its document names.
 
-Files are verified first and read later, so their folder must belong to the user alone. The verification detects folders
-that were mixed up, files that were damaged or changed on the way, and leftovers.
+Files are verified first and read later, so no other user may write to their folder. The verification detects folders
+that were mixed up, files that were damaged or changed in transit, and leftovers.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from cluster.errors import Tampered
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Path below `folder` -> SHA-256, of every file there."""
+    """Path below `folder` -> SHA-256, for every file in `folder`."""
     return {name: digest(folder / name) for name in _files(folder, folder)}
 
 
 def of_portion(files: Mapping[str, str], server: int) -> dict[str, str]:
-    """The part of `files` that the node of portion `server` needs, of every partition (`cluster.partition`)."""
+    """The entries of `files` that the node of portion `server` needs, for every partition (`cluster.partition`)."""
     needed = ("partition.json", f"server-{server}")
     return {name: sha256 for name, sha256 in files.items() if PurePosixPath(name).parts[1] in needed}
 

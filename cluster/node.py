@@ -1,7 +1,7 @@
 """A node: holds a shard of each partition, keeps inputs until a stage has them all, executes stages, sends outputs on.
 
-Several transports may serve `Node.handle` at once. The node sends through a `Dispatcher`. Several requests, of several
-clients, may be in flight at a time.
+Several transports may serve `Node.handle` at once. The node sends its outputs through a `Dispatcher`. Several requests
+of several clients may be in flight at a time.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from transports.spans import RECORDER, child
 log = logging.getLogger("splitbench.cluster")
 
 WAITING = 256
-"""Acknowledged messages that may wait at a node. Further ones are refused, so that memory stays bounded."""
+"""Acknowledged messages that may wait at a node. It refuses further messages, so that its memory stays bounded."""
 WAITING_FOR_ADDRESS = WAITING // 4
 """Messages that may wait for one address, so that an address that does not answer leaves room for the others."""
 
 
 class Node:
-    """The handler of one server. `shards` by (partition name, engine)."""
+    """The message handler of one server. `shards` has its shards by (partition name, engine)."""
 
     def __init__(
         self, shards: Mapping[tuple[str, str], Shard], dispatcher: Dispatcher, epoch: Callable[[], int] = lambda: 0
@@ -56,7 +56,7 @@ class Node:
         self._room = threading.BoundedSemaphore(WAITING)
 
     def handle(self, message: Message) -> Message:
-        """Answer `infer` as the request's flow does, `usage` (`cluster.usage`) and `spans` (`cluster.spans`).
+        """Answer the methods `infer` (by the request's flow), `usage` (`cluster.usage`) and `spans` (`cluster.spans`).
 
         Raises a `WireError`.
         """
@@ -97,26 +97,27 @@ class Node:
         self._advance(request, steps, None)
 
     def drain(self, seconds: float) -> None:
-        """Accept no new request, and wait up to `seconds` until those in flight have left."""
+        """Accept no new request, and wait up to `seconds` until the requests in flight have left this server."""
         self.requests.drain(seconds)
 
     def close(self) -> None:
-        """Drop the messages that wait for their stages, and notify the clients: `FAILURE_NOTICE_TIMEOUT` in all."""
+        """Drop the messages whose stages have not run, and notify their clients within `FAILURE_NOTICE_TIMEOUT`."""
         for task in self._queues.take_back(LOCAL):
             task(Draining("the server ended before it executed this request"))
         self._queues.close(FAILURE_NOTICE_TIMEOUT)
 
     def _advance(self, request: Request, steps: Steps, rejected: WireError | None) -> None:
-        """Run the next step, or throw `rejected`, the error of its queue, in; then queue the step after it."""
+        """Run the next step, and queue the step after it. `rejected`: the error to throw into `steps` instead, with
+        which a queue rejected the next step."""
         try:
             queue = next(steps) if rejected is None else steps.throw(rejected)
         except StopIteration:
             self._leave(request)
-        except Exception as error:  # the notice to the client failed, too
+        except Exception as error:  # even the failure notice to the client failed
             log.warning("request %s was given up: %s", request.id, error)
             self._leave(request)
         else:
-            # A full queue does not refuse a notice of failure: the client has no other way to learn of it.
+            # A full queue must not refuse a failure notice: the client has no other way to learn of the failure.
             self._queues.put(queue, partial(self._advance, request, steps), refusable=rejected is None)
 
     def _leave(self, request: Request) -> None:
@@ -125,10 +126,10 @@ class Node:
 
 
 class _Visit:
-    """The `flows.Visit` of one message."""
+    """Implements `flows.Visit` for one message at this node."""
 
     def __init__(self, node: Node, request: Request, shard: Shard, message: Message, unpacking: RequestStats) -> None:
-        """`unpacking`: what it cost to unpack `message`."""
+        """`unpacking`: the statistics of unpacking `message`."""
         self.request = request
         self.partition: Partition = shard.partition
         self.dispatcher = node.dispatcher
@@ -138,7 +139,7 @@ class _Visit:
         self._unpacking = unpacking
 
     def run(self) -> Produced:
-        """Execute every segment that the message completes, and those that these complete.
+        """Execute every segment whose last input is in the message, and segments that their outputs complete in turn.
 
         Only tensors that leave this server and outputs of the model are converted to arrays.
         """

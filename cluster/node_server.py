@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 Shards = Mapping[tuple[str, str], Shard]
 FLUSH = 0.25
-"""Seconds that a transport has at least to send the last answers when a server ends."""
+"""Least seconds that a transport gets to send the last answers when a server ends."""
 LOOPBACK = Address("127.0.0.1", 0)
-"""Any free port, which only this machine can reach."""
+"""Any free port of the loopback interface, which only this machine can reach."""
 
 
 def serve_all(
     handler: Handler, transports: Mapping[str, Transport], at: Address, workers: int, stack: contextlib.ExitStack
 ) -> dict[str, Server]:
-    """Serve `handler` on every transport until `stack` closes, on the port of `at` and the next ones (0: free ones).
+    """Serve `handler` on every transport until `stack` closes, on the port of `at` and the next ports (0: free ports).
 
-    Raises `UsageError` if there are too few ports, and `ConnectError` if one cannot be bound.
+    Raises `UsageError` if there are too few ports, and `ConnectError` if a port cannot be bound.
     """
     if at.port and not 0 < at.port <= LAST_PORT - len(transports) + 1:
         raise UsageError(f"port {at.port}: {len(transports)} transports take that many ports; the last is {LAST_PORT}")
@@ -77,8 +77,8 @@ class NodeServer:
         host: str = "",
     ) -> None:
         """`load`: index of a portion -> its shards. `at`: the address to bind. `advertise`: the host name under which
-        others reach it (empty: that of `at`). `claim` and `patience`: see `LeaseClient`. `stop`: ends the wait for a
-        portion; it is set when the server loses its portion. `host`: see `Dispatcher`.
+        other processes reach the server (empty: the host of `at`). `claim` and `patience`: see `LeaseClient`. `stop`:
+        ends the wait for a portion; set when the server loses its portion. `host`: see `Dispatcher`.
 
         Raises `NoPortion` if the portion, or every portion, is taken.
         """
@@ -91,7 +91,7 @@ class NodeServer:
             shards: dict[tuple[str, str], Shard] = {}
             dispatcher = Dispatcher(transports, registries, host)
             self._stack.callback(dispatcher.close)
-            # Before the first lease there is no epoch; 0 never is one.
+            # Before the first lease there is no epoch. 0 is never a valid epoch.
             self._node = Node(shards, dispatcher, lambda: self._lease_client.epoch if self._lease_client else 0)
             self._stack.callback(self._node.close)
             self._servers = serve_all(self._node.handle, transports, at, workers, self._stack)
@@ -128,7 +128,7 @@ class NodeServer:
         self._node.drain(seconds)
         if self._lost is None:
             self._lease_client.leave()
-        for server in self._servers.values():  # they may still be sending the last answers
+        for server in self._servers.values():  # transports may still be sending the last answers
             server.drain(max(FLUSH, deadline.left()))
         if self._lost:
             raise self._lost
@@ -145,7 +145,7 @@ class NodeServer:
 def make_shards(
     partition: Partition, server: int, program: Callable[[], Program], model_clients: ModelServerClients
 ) -> Shards:
-    """The shard of `server` under each engine of `partition`; none if the partition has fewer servers.
+    """The shard of `server` for each engine of `partition`; none if the partition has no such server.
 
     `program` is called only if an engine executes stages in this process; other engines use `model_clients`.
     """
@@ -165,7 +165,7 @@ def _local_shard(partition: Partition, engine: str, server: int, program: Progra
 
     def built(stage: Stage) -> Execute:
         execute = engines.build(engine, program, stage)
-        return lambda inputs, seconds: execute(inputs)  # it waits for no model server
+        return lambda inputs, seconds: execute(inputs)  # ignores the time limit, which is for model servers
 
     stages = {stage.name: built(stage) for stage in partition.portion(server)}
     return Shard(partition, server, stages, engines.to_array)
@@ -192,7 +192,7 @@ def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clien
             shards |= make_shards(partition, server, partial(program, partition.name), model_clients)
         except SplitbenchError:
             raise
-        except Exception as error:  # libraries raise any
+        except Exception as error:  # libraries may raise any exception
             reason = str(error) if isinstance(error, PartitionError) else one_line(error)
             raise PartitionError(f"partition {partition.name!r} on server {server}: {reason}") from error
     freeze_garbage()
@@ -200,7 +200,7 @@ def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clien
 
 
 def slowed(shards: Shards, factor: float) -> Shards:
-    """The shards with stages that take `factor` times as long, by waiting: an emulated slower processor."""
+    """`shards` whose stages take `factor` times as long, by waiting, to emulate a slower processor."""
     if factor == 1.0:
         return shards
 

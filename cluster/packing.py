@@ -1,4 +1,4 @@
-"""Packing the tensors of a request's messages, as its route says, with the seconds and bytes that it costs.
+"""Packs the tensors of a request's messages as its route says, and counts the seconds and bytes of packing.
 
 Rules:
   - A route with the wire `none` costs one comparison.
@@ -32,8 +32,8 @@ def pack(
     answer: bool = False,
     trace: Context | None = None,
 ) -> tuple[Tensors, RequestStats]:
-    """`tensors` as they cross the wire; `fields` gets what describes them. `answer`: whether a server returns them.
-    `trace`: where a span of it belongs.
+    """`tensors` as they cross the wire, and the statistics of packing. Adds their description to `fields`. `answer`:
+    whether a server returns the tensors to its caller. `trace`: the context for a span of the packing.
 
     Raises `MalformedMessage` for a tensor that the packer cannot hold.
     """
@@ -54,7 +54,7 @@ def pack(
 def unpack(
     message: Message, route: Route, transports: Mapping[str, Transport], trace: Context | None = None
 ) -> tuple[Message, RequestStats]:
-    """`message` with the tensors that `pack` was given. `trace`: where a span of it belongs.
+    """`message` with unpacked tensors, and the statistics of unpacking. `trace`: the context for a span of it.
 
     Raises `MalformedMessage`, and `MessageTooLarge` above the limit of the route's transport.
     """
@@ -74,7 +74,7 @@ def unpack(
 
 
 def pack_answer(answer: Message, route: Route, request: Message, trace: Context | None = None) -> Message:
-    """The answer of a server to `request` with packed tensors, and what that costs among its statistics."""
+    """A server's `answer` to `request`, with packed tensors; its statistics include those of packing."""
     if route.wire == packing.OFF or NEAR in request.fields:
         return answer
     fields = dict(answer.fields)
@@ -83,7 +83,7 @@ def pack_answer(answer: Message, route: Route, request: Message, trace: Context 
 
 
 def _packer(route: Route) -> Packer:
-    """Raises `MalformedMessage` for a wire of a peer that is none, or whose library this process lacks."""
+    """The packer of `route`. Raises `MalformedMessage` if the wire is unknown, or this process lacks its library."""
     try:
         packer = packing.load(route.wire)
     except UsageError as error:

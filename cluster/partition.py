@@ -3,7 +3,7 @@
     FOLDER/<partition>/partition.json     the plan, the placement and the engines
     FOLDER/<partition>/server-<i>/        the operations and weights of server i (`partitioning.archive`)
 
-A node reads them below the folder that its launcher named. No message carries a path or a model.
+A node reads these files below the folder that its launcher named. No message carries a path or a model.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Partition:
         return max(self.placement.values()) + 1
 
     def portion(self, server: int) -> tuple[Stage, ...]:
-        """The stages of one server, in an order in which they can run."""
+        """The stages of one server, producers before consumers."""
         return tuple(stage for stage in self.plan.stages if self.placement[stage.name] == server)
 
     def awaited(self, server: int) -> tuple[str, ...]:
-        """The inputs of the server's stages, each once."""
+        """The names of the inputs of the server's stages, each once."""
         return tuple(dict.fromkeys(tensor for stage in self.portion(server) for tensor in stage.inputs))
 
     def destinations(self, tensor: str, local_calls: bool) -> frozenset[int]:
-        """The servers to which `tensor` is sent. With `local_calls`, these exclude the server that produces it."""
+        """The servers to which `tensor` is sent. With `local_calls`, the server that produces it is not among them."""
         producer = self.plan.edges[tensor].producer
         if producer is None or not local_calls:
             return self.consumers[tensor]
@@ -55,7 +55,7 @@ class Partition:
     def messages(self, tensors: tuple[str, ...], local_calls: bool, send: str) -> list[tuple[int, tuple[str, ...]]]:
         """(server, tensor names) of each message that brings `tensors` to every server that awaits them.
 
-        `send` is `bundle`, one message for each server, or `tensor`, one for each tensor and server.
+        `send` is `bundle` (one message for each server) or `tensor` (one message for each tensor and server).
         """
         key = (tensors, local_calls, send)
         if (known := self._messages.get(key)) is None:
@@ -94,14 +94,14 @@ def export(program: Program, partition: Partition, folder: Path) -> None:
     }
     (home / "partition.json").write_text(json.dumps(record), encoding="utf-8")
     if all(is_remote(engine) for engine in partition.engines):
-        return  # only the model servers need weights
+        return  # the nodes need no weights: model servers hold them
     for server in range(partition.servers):
         operations = [operation for stage in partition.portion(server) for operation in stage.operations]
         archive.export(program, operations, home / f"server-{server}")
 
 
 def read_partitions(files: Iterable[Path]) -> Iterator[Partition]:
-    """The partition in each `partition.json`. Raises `PartitionError` for a file that holds none."""
+    """The partition in each of `files` (each a `partition.json`). Raises `PartitionError` for a file without one."""
     for path in sorted(files):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))

@@ -16,9 +16,9 @@ from cluster.segments import Segment, Segments
 from transports.errors import MalformedMessage
 
 Values = dict[str, Any]
-"""Tensors by name, of whatever type the engine has."""
+"""Tensors by name, in the engine's own type."""
 Execute = Callable[[Segment, Values], Mapping[str, Any]]
-"""A segment and its inputs -> its outputs."""
+"""A function that executes a segment: (segment, its inputs) -> its outputs."""
 
 
 class Ready(NamedTuple):
@@ -27,11 +27,12 @@ class Ready(NamedTuple):
     segment: Segment
     inputs: Values
     since: float = 0.0
-    """When the first of its inputs came, as `put` was told."""
+    """The value of `now` in the call of `put` that brought the segment's first input."""
 
 
 class PendingInputs:
-    """Values by segment and tensor. Values are compared only if a tensor arrives twice, and not read otherwise."""
+    """The inputs that have arrived, by segment and tensor. Values are compared only if a tensor arrives twice, and not
+    read otherwise."""
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
@@ -71,7 +72,7 @@ class PendingInputs:
 
 
 def cascade(put: Callable[[Mapping[str, Any]], list[Ready]], tensors: Mapping[str, Any], execute: Execute) -> None:
-    """Execute every segment that `tensors` complete, and those that the outputs of these complete.
+    """Execute every segment that `tensors` complete, and every segment that the outputs of executed segments complete.
 
     `put` is `PendingInputs.put` of the request.
     """

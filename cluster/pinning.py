@@ -1,4 +1,4 @@
-"""The cores that a process may use. A pipeline of servers with one core each is compared with a model on one core."""
+"""The cores that a process may use: a pipeline of servers with one core each is compared with a model on one core."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transports.errors import UsageError
 
 
 def usable() -> int:
-    """The number of cores that this process may use now: those of its affinity, or fewer in a control group.
+    """The number of cores that this process may use now: by its affinity, or fewer if a control group limits it.
 
-    Part of a core counts as one. All cores if the system cannot restrict them.
+    A fraction of a core counts as one core. All cores if the system cannot restrict processes to cores.
     """
     granted = control_group().cores
     return affinity() if granted is None else min(affinity(), math.ceil(granted))
@@ -34,7 +34,7 @@ def cores() -> list[int]:
 
 
 def pin(allowed: Collection[int]) -> None:
-    """Restrict every thread of this process, and those that it starts later, to the cores `allowed`.
+    """Restrict every thread of this process, and every thread that it starts later, to the cores `allowed`.
 
     Raises `UsageError` for a core that this process may not use.
     """

@@ -1,6 +1,7 @@
-"""What lies between two hosts: whether one reaches the other, the round trip, and the bandwidth of one direction.
+"""Measures the network path between two hosts: whether one reaches the other, the round trip, and the bandwidth of one
+direction.
 
-A probe is a process on each host that answers and that dials other probes when it is asked to, over plain sockets.
+A probe is a process on each host that answers messages, and connects to other probes when asked, over plain sockets.
 """
 
 from __future__ import annotations
@@ -20,38 +21,38 @@ from transports.errors import MalformedMessage, WireError
 TRANSPORT = "tcp"
 """The transport of probes."""
 REACH = 5.0
-"""Seconds within which a host has to be reached."""
+"""Seconds within which a host has to accept a connection."""
 ANSWER = 60.0
 """Seconds within which a message of `MOST` bytes has to be answered."""
 ROUNDS = 10
-"""Round trips, of which the shortest counts."""
+"""Number of round trips; the shortest counts."""
 ENOUGH = 0.2
-"""Seconds that a message has to take on its way, so that its bytes per second are the bandwidth."""
+"""Seconds that a message has to take for its bytes per second to count as the bandwidth."""
 AGAIN = 2
-"""Further messages of `MOST` bytes, over a way that is faster than that: the fastest counts."""
+"""Number of further messages of `MOST` bytes if even these take less than `ENOUGH`; the fastest message counts."""
 FIRST, MOST, GROWTH = 2**16, 2**26, 8.0
-"""Bytes of the first message, and at most; how many times more the next one has, unless fewer are enough."""
+"""Bytes of the first message; most bytes of a message; the factor by which the next message is larger at most."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """A measured way from one host to another."""
+    """A measured network path from one host to another."""
 
     rtt: float
-    """Seconds of the shortest round trip, of a message of about 100 bytes, with the work of both ends."""
+    """Seconds of the shortest round trip of a message of about 100 bytes, including the work of both ends."""
     bandwidth: float
-    """Bits per second of the largest message, without the round trip."""
+    """Bits per second of the largest message, after subtracting the round trip."""
 
     def record(self) -> dict[str, float]:
         return asdict(self)
 
 
 class Unreachable(ClusterDown):
-    """A host does not reach another one at an address."""
+    """A host cannot reach another host at an address."""
 
 
 def measure(transport: Transport, address: Address) -> Way:
-    """The way from this process to the probe at `address`, in one to three seconds. Raises a `WireError`."""
+    """Measure the path from this process to the probe at `address`, in one to three seconds. Raises a `WireError`."""
     with transport.connect(address, timeout=REACH) as connection:
         rtt = min(_seconds(connection, 0) for _ in range(1 + ROUNDS))
         size = FIRST
@@ -75,14 +76,14 @@ def _seconds(connection: Connection, size: int) -> float:
 
 
 class Probe:
-    """The handler of a probe. `options`: those of its transport (NAME.KEY -> value)."""
+    """The handler of a probe. `options`: the options of its transport (NAME.KEY -> value)."""
 
     def __init__(self, options: dict[str, str]) -> None:
         self._transport = transports.make(TRANSPORT, options)
 
     def handle(self, message: Message) -> Message:
-        """Answer `take`; `reach` and `dial` once the probe at the field `address` has answered, `dial` with the `Way`
-        there. Raises a `WireError`."""
+        """Answer `take` at once, `reach` once the probe at the field `address` has answered, and `dial` with the `Way`
+        to that probe. Raises a `WireError`."""
         if message.method == "take":
             return Message("taken")
         with fields_read("a message to a probe has"):
@@ -103,13 +104,13 @@ def reach(transport: Transport, address: Address) -> None:
 
 
 def ask_reach(transport: Transport, probe: Address, other: Address) -> None:
-    """The same from the host of `probe` to the probe `other`."""
+    """Return once the host of `probe` has had an answer from the probe `other`. Raises a `WireError`."""
     with transport.connect(probe, timeout=REACH) as connection:
         connection.call(Message("reach", {"address": str(other)}), ANSWER)
 
 
 def ask(transport: Transport, probe: Address, other: Address) -> Way:
-    """The way from the host of `probe` to the probe `other`. Raises a `WireError`."""
+    """Let `probe` measure the path from its host to the probe `other`. Raises a `WireError`."""
     with transport.connect(probe, timeout=REACH) as connection:
         reply = connection.call(Message("dial", {"address": str(other)}), 120.0)
     with fields_read(f"the probe at {probe} answered with"):
@@ -117,7 +118,7 @@ def ask(transport: Transport, probe: Address, other: Address) -> Way:
 
 
 def unreachable(source: str, target: str, address: Address, error: WireError) -> Unreachable:
-    """The error of a host that cannot be reached by another."""
+    """The error that tells that host `source` cannot reach host `target` at `address`."""
     return Unreachable(
         f"{source} does not reach {target} at {address} within {REACH:.0f} s ({error}); let the firewall between them "
         "pass its ports: all, or those from `port` of the host on"

@@ -45,16 +45,16 @@ from transports.errors import SplitbenchError, UsageError
 from transports.process import StopSignal, keep_memory, ready_line
 
 DRAIN = 3.0
-"""Seconds in which a node that ends finishes the requests in flight."""
+"""Seconds within which an ending node finishes the requests in flight."""
 Finish = Callable[[], None]
-"""The work that a process does before it ends."""
+"""A function that does the last work of a process before it ends."""
 
 
 def run(config: Config, announce: Callable[[Mapping[str, Address]], None], until_eof: bool = False) -> int:
-    """Run the process that `config` describes until it ends; its exit status.
+    """Run the process that `config` describes until it ends; returns its exit status.
 
-    Calls `announce` with the addresses under which others reach the process, when they may call it. Raises `SystemExit`
-    with the status of a program that a model server runs, if that program ended by itself.
+    Calls `announce` with the addresses of the process as soon as it accepts calls. Raises `SystemExit` with the status
+    of a model server's program, if that program ended by itself.
     """
     stop = StopSignal(until_eof)
     config.device.restrict()
@@ -189,13 +189,13 @@ PROGRAMS = {
     TensorFlowServerConfig: _tensorflow_server,
     SocketServerConfig: _socket_server,
 }
-"""Kind of document -> the function that serves until the stack closes; it returns the addresses that it has bound."""
+"""Kind of document -> the function that serves until the stack closes; it returns its addresses and a `Finish`."""
 
 
 def _transports(
     config: RegistryConfig | NodeConfig | ProbeConfig | ProfilerConfig | RelayConfig,
 ) -> dict[str, Transport]:
-    """The transports by name. Raises `UsageError` for one that cannot be used, or may not bind `config.bind`."""
+    """The transports by name. Raises `UsageError` if one cannot be used, or must not bind `config.bind`."""
     made = {name: transports.make(name, config.options) for name in config.transports}
     for transport in made.values():
         transports.check_host(config.bind, transport.options, config.insecure)
@@ -205,11 +205,12 @@ def _transports(
 def tune(threads: int, malloc: str) -> dict[str, int | str]:
     """Prepare this process for executing stages, before TensorFlow runs; returns the settings that are in force.
 
-    `threads`: within an operation and between operations; 0 leaves the choice to TensorFlow, which takes one per core,
-    or sets one for each core that a control group grants, of which TensorFlow knows nothing.
-    `malloc`: with `keep`, the C library keeps freed memory. With `default` it returns every block of a tensor's size to
-    the kernel and takes a new one for the next message, which costs a page fault for each page. Raises `PartitionError`
-    for settings of Keras that cannot be used.
+    `threads`: TensorFlow's threads within an operation, and between operations. 0 leaves the choice to TensorFlow,
+    which takes one per core; but if a control group limits this process, 0 sets one per granted core, since TensorFlow
+    ignores control groups.
+    `malloc`: with `keep`, the C library keeps freed memory. With `default`, it returns every block of a tensor's size
+    to the kernel and requests a new one for the next message, which costs a page fault for each page. Raises
+    `PartitionError` for unusable settings of Keras.
     """
     keras_settings.check()
     setting = load_tensorflow().config.threading
@@ -226,7 +227,7 @@ def tune(threads: int, malloc: str) -> dict[str, int | str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m cluster.process",
         description=__doc__,

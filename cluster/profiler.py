@@ -1,8 +1,8 @@
-"""What a model costs on a host: a process that holds the whole model and times runs of its operations when asked.
+"""Measures the cost of a model on a host: a process that holds the whole model and times its operations when asked.
 
-It has the cores and threads of its host. The host's share of a core and its limit of memory do not apply: what a share
-does to a stage depends on what ran before it (`partitioning.part_costs.Device`), and a profile holds several copies of
-the weights at once.
+It uses the cores and threads of its host. The host's share of a core and memory limit do not apply to it: the effect of
+a share on a stage depends on the work before the stage (`partitioning.part_costs.Device`), and a profiler holds several
+copies of the weights at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WHOLE = "whole/server-0"
 
 
 class Profiler:
-    """The handler of a profiler. `base`: bytes that the process took before it had loaded the model."""
+    """The handler of a profiler. `base`: bytes of memory of the process before it loaded the model."""
 
     def __init__(self, program: Program, base: int) -> None:
         self._program = program
@@ -49,9 +49,10 @@ class Profiler:
     def handle(self, message: Message) -> Message:
         """Answer `runs`, `operations` and `memory`; the model's inputs are tensors of the message, by name.
 
-        `runs`: the int64 tensor `:runs` with a row (first, end) for each run -> `seconds` [run, round] for the fields
-        `engine`, `rounds` and `seed`. `operations` -> `seconds` of each operation by itself. `memory` -> the bytes of
-        the process before the model was loaded, and with the whole model under the engine.
+        `runs` takes the int64 tensor `:runs` with a row (first, end) for each run of operations, and the fields
+        `engine`, `rounds` and `seed`; its answer is `seconds` [run, round]. `operations` gives the `seconds` of each
+        operation alone. `memory` gives the bytes of the process before it loaded the model, and with the whole model
+        built for the engine.
         """
         with fields_read("a message to a profiler has"):
             engine = text(message.fields, "engine")
@@ -77,7 +78,7 @@ class Profiler:
         return Message("timed", {}, {"seconds": run_times.measure(self._program, inputs, engine, runs, rounds, seed)})
 
     def _built(self, engine: str, inputs: Mapping[str, Array]) -> int:
-        """The bytes of this process with the whole model, after a call."""
+        """Bytes of memory of this process with the whole model built for the engine, after one call of it."""
         graph = self._program.graph
         executable = engines.build(engine, self._program, run_times.stage_of(graph, (0, len(graph.operations))))
         executable([inputs[name] for name in graph.inputs])
@@ -85,5 +86,5 @@ class Profiler:
 
 
 def _resident() -> int:
-    """The bytes of memory that this process takes."""
+    """Bytes of resident memory of this process."""
     return int(psutil.Process().memory_info().rss)

@@ -11,21 +11,22 @@ from cluster.errors import Draining
 from transports.errors import ResourceExhausted, WireError
 
 Task = Callable[[WireError | None], None]
-"""Called with None to run, or with the error because of which it will not run; not called if `close` drops it."""
+"""Called with None to run, or with the error for which the queue rejects it. Not called if `close` drops the task."""
 
 LOCAL = ""
 """The queue of the stages that this server executes."""
 
 
 class DestinationQueues:
-    """A queue for each destination address, which runs one task at a time, in order, and the queue `LOCAL`.
+    """A queue for each destination address, which runs one task at a time, in order; and the queue `LOCAL`.
 
     `LOCAL` runs several tasks at a time and has no bound of its own: the node bounds the messages in all queues
     together. An empty queue occupies no thread.
     """
 
     def __init__(self, local: Callable[[], int], bound: int, threads: int) -> None:
-        """`local`: tasks of `LOCAL` at a time. `bound`: tasks that may wait for one address. `threads`: at most."""
+        """`local`: how many tasks of `LOCAL` run at a time. `bound`: most tasks that wait for one address. `threads`:
+        most threads."""
         self._local = local
         self._bound = bound
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="node")
@@ -35,8 +36,8 @@ class DestinationQueues:
         self._changed = threading.Condition()
 
     def put(self, queue: str, task: Task, *, refusable: bool = True) -> None:
-        """Run `task` in its turn. It is called with an error at once if the queues are closed, if no thread can be
-        started, or if it is `refusable` and its queue is full."""
+        """Run `task` when its turn comes. Calls it with an error at once if the queues are closed, if no thread can be
+        started, or if the task is `refusable` and its queue is full."""
         if (refusal := self._put(queue, task, refusable)) is not None:
             task(refusal)
 
@@ -49,7 +50,7 @@ class DestinationQueues:
             return taken
 
     def close(self, seconds: float) -> None:
-        """Wait up to `seconds` until every task has run; then drop those that wait, and accept no more."""
+        """Wait up to `seconds` until every task has run; then drop the tasks that still wait, and accept no more."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running, seconds)
             self._open = False
@@ -69,7 +70,7 @@ class DestinationQueues:
             if running < (self._local() if queue == LOCAL else 1):
                 try:
                     self._threads.submit(self._run, queue)
-                except RuntimeError as error:  # the system has no thread left
+                except RuntimeError as error:  # the system can start no more threads
                     if not running:
                         waiting.remove(task)
                         return ResourceExhausted(f"no thread could be started for {queue or 'a stage'}: {error}")
@@ -82,7 +83,7 @@ class DestinationQueues:
             task(None)
 
     def _next(self, queue: str) -> Task | None:
-        """The next task. None if the queue is empty: then this thread no longer counts as running it."""
+        """The next task. None if the queue is empty; the calling thread then no longer counts as one that runs it."""
         with self._changed:
             if self._waiting[queue]:
                 return self._waiting[queue].popleft()

@@ -11,16 +11,16 @@ The protocol, over any transport (`Registry.handle`):
     link       host, address, relay                                   -> ok
     links      host                                                   -> links
 
-`servers` is "0=EPOCH@HOST:PORT,... 3=...": by portion, the nodes that await the tensor (`where`), or those that are
-ready for the partition (`who`). `replicas` is the number of nodes that may hold one portion. `ttl` is the life of a
-lease in seconds: nodes renew their leases within that time, and clients may cache answers for that long.
+`servers` is "0=EPOCH@HOST:PORT,... 3=...": for each portion, the nodes that await the tensor (`where`), or the nodes
+that are ready for the partition (`who`). `replicas` is the number of nodes that may hold one portion. `ttl` is the
+duration of a lease in seconds: nodes renew their leases within that time, and clients may cache answers for that long.
 
-`links` is "HOST:PORT=HOST:PORT ...": the addresses that processes on a host reach through a relay, which emulates the
-link between two hosts, and the relay's address for each (`cluster.links`).
+`links` is "HOST:PORT=HOST:PORT ...": pairs of an address that processes on a host reach through a relay, and the
+address of that relay. A relay emulates the link between two hosts (`cluster.links`).
 
 Several portions may await one tensor, and several nodes may hold one portion, so an answer is always a *list*. The
-registry stores addresses and names alone; no tensor passes through it. Nodes register again at a registry that was
-restarted (`cluster.lease_client`).
+registry stores addresses and names alone; no tensor passes through it. When a registry has been restarted, nodes
+register again (`cluster.lease_client`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from transports.errors import MalformedMessage
 
 PREFIX = "transport."
 SEPARATORS = frozenset(" ,=@\t\r\n")
-"""Characters that are illegal in a host name, since they separate the parts of `servers`."""
+"""Characters that a host name must not contain, since they separate the parts of `servers`."""
 
 
 class Registry:
@@ -45,7 +45,7 @@ class Registry:
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
         self._links: dict[str, dict[str, str]] = {}
-        """Host -> address -> the address of a relay to it."""
+        """Host -> address -> the relay through which processes on the host reach that address."""
 
     def handle(self, message: Message) -> Message:
         """The handler that transports serve. Raises `MalformedMessage` for an unknown method or unusable fields."""
@@ -104,7 +104,7 @@ def parse_holders(servers: str) -> dict[int, tuple[Holder, ...]]:
 
 
 def parse_links(links: str) -> dict[Address, Address]:
-    """`"10.0.0.2:7000=127.0.0.1:9000 ..."` -> the relay of each address. Raises `MalformedMessage`."""
+    """`"10.0.0.2:7000=127.0.0.1:9000 ..."` -> the relay for each address. Raises `MalformedMessage`."""
     try:
         pairs = (item.partition("=") for item in links.split())
         return {_address(address): _address(relay) for address, _, relay in pairs}
@@ -119,7 +119,7 @@ def _parse_holder(holder: str) -> Holder:
 
 @contextlib.contextmanager
 def fields_read(where: str) -> Iterator[None]:
-    """Raise `MalformedMessage`, which begins with `where`, if a field is missing or unusable inside the block."""
+    """Raise `MalformedMessage`, whose text begins with `where`, if the block finds a field missing or unusable."""
     try:
         yield
     except (KeyError, ValueError) as error:
@@ -127,7 +127,7 @@ def fields_read(where: str) -> Iterator[None]:
 
 
 def whole(fields: Mapping[str, Scalar], name: str) -> int:
-    """The field `name`, a whole number from 0 on. Raises `KeyError` and `ValueError`."""
+    """The field `name`, a whole number of at least 0. Raises `KeyError` and `ValueError`."""
     value = fields[name]
     if type(value) is not int or value < 0:
         raise ValueError(f"{name}: {str(value)[:100]!r} is no whole number from 0 on")
@@ -151,7 +151,7 @@ def text(fields: Mapping[str, Scalar], name: str) -> str:
 
 
 def _address(text: str) -> Address:
-    """The address to which others can connect. Raises `ValueError` for port 0 and for one of the `SEPARATORS`."""
+    """`text` as an address to connect to. Raises `ValueError` for port 0 and for a host that has a separator."""
     found = Address.parse(text)
     if not found.port or SEPARATORS.intersection(found.host):
         raise ValueError(f"{text[:100]!r} is no address to connect to")

@@ -1,4 +1,4 @@
-"""A request as messages carry it: its id, its route, the time that it has left, and its statistics so far."""
+"""A request as messages carry it: its id, its route, its remaining time, and its statistics so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transports.spans import TRACEPARENT, Context, child, context_of
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a request travels: chosen by the client, and the same at every hop."""
+    """How a request travels. The client chooses the route; it is the same at every hop."""
 
     partition: str
     engine: str
@@ -30,11 +30,11 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     local_calls: bool = True
     """Whether neighbouring stages on one server call each other without a message."""
     registry: Annotated[str, Meta(pattern=r"^(cached|per-hop)\Z")] = "cached"
-    """Whether answers of the registry are cached, or each hop looks servers up again."""
+    """Whether answers of the registry are cached, or each hop asks the registry again."""
     connections: Annotated[str, Meta(pattern=r"^(pooled|per-hop)\Z")] = "pooled"
-    """Whether connections are kept, or each hop opens a new one."""
+    """Whether connections are kept and reused, or each hop opens a new connection."""
     send: Annotated[str, Meta(pattern=r"^(bundle|tensor)\Z")] = "bundle"
-    """One message for each server, or one for each tensor and server."""
+    """Whether there is one message for each server, or one message for each tensor and server."""
     linked: bool = False
     """Whether messages between hosts cross emulated links."""
     wire: Annotated[str, Meta(max_length=64)] = "none"
@@ -59,7 +59,7 @@ class RequestStats(msgspec.Struct, frozen=True):
     """The costs of a request, summed over the client and all servers."""
 
     messages: int = 0
-    """Messages with tensors between client and servers, without their answers."""
+    """Messages with tensors between client and servers, not counting answers."""
     payload: int = 0
     """Bytes of the tensors in these messages and in their answers."""
     lookups: int = 0
@@ -73,11 +73,11 @@ class RequestStats(msgspec.Struct, frozen=True):
     pack: float = 0.0
     """Seconds in which tensors were packed (`transports.packing`)."""
     unpack: float = 0.0
-    """Seconds in which they were unpacked."""
+    """Seconds in which tensors were unpacked."""
     raw: int = 0
-    """Bytes of the tensors that were to be packed."""
+    """Bytes of tensors before packing."""
     packed: int = 0
-    """Bytes of what crossed in their place."""
+    """Bytes of the same tensors as they crossed the wire."""
 
     def __add__(self, other: RequestStats) -> RequestStats:
         if other is NO_STATS:
@@ -98,7 +98,7 @@ class RequestStats(msgspec.Struct, frozen=True):
         )
 
     def fields(self) -> dict[str, Scalar]:
-        """The statistics as fields of a message; those of packing only if something was packed."""
+        """The statistics as fields of a message; the fields of packing only if something was packed."""
         fields = msgspec.structs.asdict(self)
         if not (self.raw or self.unpack):
             del fields["pack"], fields["unpack"], fields["raw"], fields["packed"]
@@ -130,7 +130,7 @@ class Request(msgspec.Struct, frozen=True):
     id: str
     route: Route
     deadline: float
-    """On the monotonic clock of this process."""
+    """A moment of the monotonic clock of this process."""
     reply_to: str = ""
     """Address of the client's result receiver (flow `forward`)."""
     turn: int = 0
@@ -138,18 +138,18 @@ class Request(msgspec.Struct, frozen=True):
     attempt: int = 0
     """Attempts that failed before this one. Retries bypass the registry cache."""
     pins: Mapping[int, int] = msgspec.field(default_factory=dict)
-    """Portion -> epoch of the replica that serves this request. The client chooses it, so that all inputs of a stage
-    reach the same replica."""
+    """Portion -> epoch of the replica that serves this request. The client chooses the replicas, so that all inputs of
+    a stage reach the same replica."""
     trace: Context | None = None
-    """The span in which this process works on the request; None: it is not traced."""
+    """The span in which this process works on the request; None if the request is not traced."""
 
     @property
     def remaining(self) -> float:
-        """Seconds until the deadline. Messages carry them, since the clocks of two processes differ."""
+        """Seconds until the deadline. Messages carry this number, since the clocks of two processes differ."""
         return self.deadline - time.monotonic()
 
     def fields(self) -> dict[str, Scalar]:
-        """The request as fields of a message. Those of a traced one have a new context: that of the call."""
+        """The request as fields of a message. For a traced request they include a new context: that of the call."""
         fields: dict[str, Scalar] = {
             "request": self.id,
             "route": _encode(self.route),

@@ -22,7 +22,7 @@ from cluster.request import NO_STATS, Request, RequestStats
 from cluster.segments import Segments
 
 SLACK = 1024
-"""The heap may hold this many deadlines of requests that have left, or as many as there are requests in flight."""
+"""The heap may hold so many deadlines of requests that have left, or one per request in flight if that is more."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class RequestTable:
             entry.messages += 1
 
     def leave(self, request: Request) -> None:
-        """Count one message fewer. The request leaves the table with its last message, unless an input waits."""
+        """Count one message fewer. A request without messages leaves the table, unless one of its inputs waits."""
         with self._changed:
             entry = self._requests[request.id]
             entry.messages -= 1
@@ -82,7 +82,7 @@ class RequestTable:
     def put(
         self, request: Request, shard: object, segments: Segments, tensors: Mapping[str, Any], now: float = 0.0
     ) -> list[Ready]:
-        """`PendingInputs.put` of `request` at `shard`. A message of the request must have entered."""
+        """`PendingInputs.put` for `request` at `shard`. Call it only between `enter` and `leave` of a message."""
         with self._changed:
             pending = self._requests[request.id].pending
             if (inputs := pending.get(shard)) is None:
@@ -105,7 +105,7 @@ class RequestTable:
             return stats
 
     def drain(self, seconds: float) -> None:
-        """Accept no new request, and wait up to `seconds` until those in flight have left or expired."""
+        """Accept no new request, and wait up to `seconds` until the requests in flight have left or expired."""
         until = self._clock() + seconds
         with self._changed:
             self._draining = True

@@ -1,15 +1,17 @@
-"""A share of a core and a limit of memory for one process with its threads and children, by a Linux control group.
+"""Limits one process with its threads and children to a share of a core and to some memory, by a Linux control group.
 
 Rules (kernel: admin-guide/cgroup-v1, scheduler/sched-bwc.rst, admin-guide/cgroup-v2.rst):
-  - A group is called `splitbench-<process id of its maker>-<name>`. In version 1 each controller has a group of its
+  - A group is called `splitbench-<process id of its maker>-<name>`. In version 1, each controller has a group of its
     own, below the group of the maker.
-  - In version 2 a group with processes has no groups below it that limit anything, except the root of the system. So
-    the group is made beside the maker's own, below the one above: only if that one is the top of what is mounted (a
-    container), or if systemd has delegated it. In other groups systemd may switch off what it did not switch on.
-  - The kernel removes no group with a living process. The maker removes it once the process has been reaped. If the
-    maker was killed, the process does so when it ends, and `sweep` in a later run if that was killed too.
-  - Memory counts in the group of the process that touched it first: what a forked process shares with its parent does
-    not count. Memory above the limit is not swapped; the kernel kills a process of the group (SIGKILL).
+  - In version 2, a group that contains processes cannot have child groups with limits, except the root of the system.
+    So the new group is made beside the maker's group, as a child of its parent group. That is allowed only if the
+    parent is the top of the mounted hierarchy (in a container), or if systemd has delegated it: in other groups,
+    systemd may switch off controllers that it did not switch on.
+  - The kernel does not remove a group with a living process. The maker removes the group once the process has been
+    reaped. If the maker was killed, the process removes it when it ends. If the process was killed too, `sweep` does so
+    in a later run.
+  - Memory counts in the group of the process that touched it first: memory that a forked process shares with its parent
+    does not count. Memory above the limit is not swapped; the kernel kills a process of the group (SIGKILL).
 """
 
 from __future__ import annotations
@@ -32,28 +34,28 @@ NAME = re.compile(r"splitbench-(\d+)-.+")
 SYSTEM = Path("/")
 """The folder that holds `proc` and the mounted hierarchies."""
 SHORTEST, LONGEST = 4_000, 100_000
-"""Microseconds after which a process has its share anew, at least and at most. In a short period it runs as evenly as a
-slow processor does; in the kernel's own of 100 ms a quarter of a core would do 25 ms of work at full speed and then
-stop for 75. Below a tick of the kernel (4 ms), a process gets less than its share."""
+"""Shortest and longest period in microseconds after which a process gets its share again. With a short period it runs
+as evenly as on a slow processor; with the kernel's default of 100 ms, a quarter of a core would mean 25 ms of work at
+full speed and then a pause of 75 ms. With a period below a kernel tick (4 ms), a process gets less than its share."""
 QUOTA = 1_000
-"""The least microseconds of a period that the kernel grants."""
+"""The smallest quota, in microseconds of a period, that the kernel accepts."""
 LEAST = QUOTA / LONGEST
 """The smallest share of a core."""
 KILLS = ("memory.oom_control", "memory.events")
-"""The files, of version 1 and 2, in which the kernel counts the processes that it killed for their memory."""
+"""The files, in version 1 and 2, in which the kernel counts the processes that it killed for exceeding the memory."""
 PATIENCE = 0.5
-"""Seconds in which killed processes have to leave a group that is removed."""
+"""Seconds within which killed processes have to leave a group before it is removed."""
 IF_PRESENT = {"memory.memsw.limit_in_bytes", "memory.swap.max"}
-"""Files that only a kernel which counts swap has."""
+"""Files that exist only if the kernel counts swap."""
 ADVICE = "run as root, or below `systemd-run [--user] -dt -p Delegate=yes -p DelegateSubgroup=main` (systemd 254), or "
 INSTEAD = {"cpu": "limit `threads` or `cores` instead", "memory": "leave the limit out"}
 REASONS = {errno.EBUSY: "processes are in that group", errno.EINVAL: "the groups above allow less"}
-"""What the kernel means by an error, where its own words say too little."""
+"""Error number -> its cause, for errors that the kernel's own text does not explain."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process may take. Raises `UsageError` for numbers that are no limits."""
+    """The resources that a process may use. Raises `UsageError` for invalid numbers."""
 
     cpu: float = 0.0
     """Cores: 0.25 is 1 ms in each 4 ms, 1.5 is one and a half cores; 0 is no limit."""
@@ -72,19 +74,19 @@ class Group:
     """The control group of one process. It has no folders if nothing is limited; its methods then do nothing."""
 
     homes: Mapping[Path, Path] = field(default_factory=dict)
-    """Each folder of the group, and the folder of the group in which the maker is."""
+    """Folder of the group -> folder of the maker's group, for each controller's hierarchy."""
 
     def join(self, pid: int = 0) -> None:
-        """Put a process (0: this one) with all its threads into the group; its children to come are born there.
+        """Put a process (0: this one) with all its threads into the group; its later children start in the group.
 
         Raises `UsageError`.
         """
         for folder in self.homes:
             _write(folder / "cgroup.procs", str(pid))
-        control_group.cache_clear()  # a forked process has inherited what its parent read
+        control_group.cache_clear()  # a forked process has inherited the parent's cached value
 
     def exceeded(self) -> bool:
-        """Whether the kernel has killed a process of the group, since it needed more memory than the limit."""
+        """Whether the kernel has killed a process of the group because the group exceeded its memory limit."""
         kills = (_kills(folder / name) for folder in self.homes for name in KILLS)
         return any(kills)
 
@@ -97,7 +99,7 @@ class Group:
         self.remove()
 
     def remove(self) -> None:
-        """Remove the group. If a process is still in it after `PATIENCE` seconds, it stays for `sweep`."""
+        """Remove the group. If a process is still in it after `PATIENCE` seconds, leave the group to `sweep`."""
         deadline = time.monotonic() + PATIENCE
         for folder in self.homes:
             while not _removed(folder) and time.monotonic() < deadline:
@@ -105,18 +107,18 @@ class Group:
 
 
 def check(limits: Limits, root: Path = SYSTEM) -> None:
-    """Make a group with these limits beside those of this process, and remove it. Raises `UsageError` if that fails.
+    """Test whether a group with these limits can be made: make one and remove it. Raises `UsageError` if that fails.
 
-    Groups that killed processes left are removed, too.
+    Also removes groups that killed processes left behind.
     """
     sweep(root)
     make(limits, "check", root).remove()
 
 
 def make(limits: Limits, name: str, root: Path = SYSTEM) -> Group:
-    """Make a group of that name with these limits and no process in it. `name` must be valid as that of a file.
+    """Make an empty group with these limits. `name` must be a valid file name.
 
-    Raises `UsageError` if it cannot be made here; nothing is left then.
+    Raises `UsageError`, and leaves nothing behind, if the group cannot be made here.
     """
     homes: dict[Path, Path] = {}
     with contextlib.ExitStack() as undo:
@@ -134,7 +136,7 @@ def make(limits: Limits, name: str, root: Path = SYSTEM) -> Group:
 
 
 def sweep(root: Path = SYSTEM) -> None:
-    """Remove the empty groups beside those of this process whose maker has ended."""
+    """Remove the empty groups, next to the groups of this process, whose makers have ended."""
     for controller in INSTEAD:
         with contextlib.suppress(UsageError, OSError):
             for folder in _place(root, controller).place.iterdir():
@@ -144,7 +146,7 @@ def sweep(root: Path = SYSTEM) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """The group `place` in which groups can be made, and the own group of this process."""
+    """The group `place`, in which new groups can be made, and this process's own group."""
 
     place: Path
     home: Path
@@ -152,12 +154,12 @@ class _Place:
 
 
 def _place(root: Path, controller: str) -> _Place:
-    """Where the group for a controller belongs. Raises `UsageError` with the reason if there is no such place.
+    """Where to make the group for a controller. Raises `UsageError` with the reason if there is no such place.
 
-    If a container does not show the own group of this process, the nearest one above that it shows takes its place.
+    If this process's own group is invisible in its container, the nearest visible group above it takes its place.
     """
     found = [group for group in groups_above(root, controller) if group.is_dir()]
-    for group in found:  # version 1 first: version 2 has only the controllers that version 1 has not
+    for group in found:  # version 1 first: version 2 has only the controllers that version 1 does not have
         if not _is_version_2(group):
             return _Place(group, group, 1)
     if not found:
@@ -177,7 +179,7 @@ def _is_version_2(group: Path) -> bool:
 
 
 def _delegated(group: Path) -> bool:
-    """Whether systemd leaves the group to its users (systemd: CGROUP_DELEGATION)."""
+    """Whether systemd has delegated the group to its user (systemd: CGROUP_DELEGATION)."""
     for name in ("user.delegate", "trusted.delegate"):
         with contextlib.suppress(OSError):
             if os.getxattr(group, name) == b"1":
@@ -186,7 +188,7 @@ def _delegated(group: Path) -> bool:
 
 
 def _impose(limits: Limits, controller: str, name: str, homes: dict[Path, Path], root: Path) -> None:
-    """Make the folder for a controller unless `homes` has it, add it there, and write the limit.
+    """Make the folder for a controller unless `homes` has it, add it to `homes`, and write the limit.
 
     Raises `UsageError` or `OSError` with the reason.
     """
@@ -195,7 +197,7 @@ def _impose(limits: Limits, controller: str, name: str, homes: dict[Path, Path],
         _enable(place.place, controller)
     folder = place.place / name
     if folder not in homes:
-        _removed(folder)  # that of an earlier process with the same id
+        _removed(folder)  # left by an earlier process with the same id
         folder.mkdir()
         homes[folder] = place.home
     for file, text in _settings(limits, controller, place.version):
@@ -204,12 +206,12 @@ def _impose(limits: Limits, controller: str, name: str, homes: dict[Path, Path],
 
 
 def period_of(cpu: float) -> int:
-    """Microseconds after which a process with so many cores has its share anew."""
+    """Microseconds after which a process with a share of `cpu` cores gets its share again."""
     return max(SHORTEST, min(LONGEST, round(QUOTA / cpu))) if cpu else LONGEST
 
 
 def _settings(limits: Limits, controller: str, version: int) -> Iterator[tuple[str, str]]:
-    """The files of a group, in the order in which they are written, and their text."""
+    """The files of a group and their texts, in the order in which they must be written."""
     period = period_of(limits.cpu)
     quota, memory = str(round(limits.cpu * period)), str(limits.memory)
     yield from {
@@ -221,7 +223,7 @@ def _settings(limits: Limits, controller: str, version: int) -> Iterator[tuple[s
 
 
 def _enable(place: Path, controller: str) -> None:
-    """Let the groups below `place` limit by the controller. It stays so, since other runs may rely on it."""
+    """Enable the controller for groups below `place`. It is not disabled again, since other runs may rely on it."""
     enabled = place / "cgroup.subtree_control"
     if controller in enabled.read_text().split():
         return
@@ -231,7 +233,7 @@ def _enable(place: Path, controller: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file of the kernel. Raises `UsageError` with the reason if the kernel does not take it."""
+    """Write a file of the kernel. Raises `UsageError` with the reason if the kernel refuses the text."""
     try:
         path.write_text(text)
     except OSError as error:
@@ -249,7 +251,7 @@ def _removed(folder: Path) -> bool:
 
 
 def _kills(path: Path) -> int:
-    """The number of killed processes in a file of a group that tells it; 0 without the file."""
+    """The number of killed processes that a group's file (one of `KILLS`) gives; 0 if the file does not exist."""
     try:
         counts = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
     except OSError:
@@ -262,6 +264,6 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # a process of another user
         return True
     return True

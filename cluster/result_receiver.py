@@ -17,7 +17,7 @@ from transports.errors import ConnectError, DeadlineExceeded, MalformedMessage, 
 from transports.spans import RECORDER, context_of
 
 WORKERS = 16
-"""Results received at a time; receiving only stores them."""
+"""Most results received at a time; each is only stored."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class PendingResult:
             return self.found, self.stats
 
     def take(self, message: Message, unpacking: RequestStats) -> None:
-        """Store the outputs or the error in `message`, with what it cost to unpack it. Raises `MalformedMessage`."""
+        """Store the outputs or the error in `message`, and the statistics `unpacking`. Raises `MalformedMessage`."""
         stats = NO_STATS if message.method == "failed" else RequestStats.of(message)
         with self.changed:
             if message.method == "failed":
@@ -65,7 +65,7 @@ class PendingResult:
 
 
 class ResultReceiver:
-    """Starts to serve on a transport at the first request that expects results over it."""
+    """Receives results on each transport; starts to serve on it at the first request that expects results over it."""
 
     def __init__(self, transports: Mapping[str, Transport], host: str = "127.0.0.1") -> None:
         self._transports = transports
@@ -76,7 +76,7 @@ class ResultReceiver:
         self._lock = threading.Lock()
 
     def address(self, transport: str) -> Address:
-        """Where results over `transport` are received. Raises `ConnectError`."""
+        """The address that receives results over `transport`. Raises `ConnectError`."""
         return self._server(transport).address
 
     @contextlib.contextmanager
@@ -111,7 +111,7 @@ class ResultReceiver:
             pending.take(*unpack(message, pending.request.route, self._transports, pending.request.trace))
 
     def close(self) -> None:
-        """Stop serving, for good."""
+        """Stop serving; no request can expect results afterwards."""
         with self._lock:
             self._closed = True
             servers, self._servers = self._servers, {}

@@ -1,12 +1,13 @@
-"""Temporary folders of this program, and what a killed process leaves of them.
+"""Temporary folders of this program, and the deletion of folders that killed processes left behind.
 
 Rules:
-  - A folder is called `splitbench-<process id>-<8 characters>`. The process that made it holds a lock of the folder
+  - A folder is called `splitbench-<process id>-<8 characters>`. The process that made it holds a lock on the folder
     itself (flock), which the kernel releases however the process ends.
-  - `home` is the folder of a process, and TMPDIR of all that it starts: what libraries leave there when a process is
-    killed lies in it too. Making it deletes the folders of processes that have ended.
-  - A folder whose lock is held, or that belongs to another user, is never touched. On a file system without locks no
-    folder is deleted but by the process that made it.
+  - `home` makes the folder of a process, and sets it as TMPDIR for the process and its children, so that it also
+    contains files that libraries leave behind when a process is killed. `home` also deletes the folders of processes
+    that have ended.
+  - A folder whose lock is held, or that belongs to another user, is never touched. On a file system without locks, a
+    folder is deleted only by the process that made it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from pathlib import Path
 
 NAME = re.compile(r"splitbench-\d+-[a-z0-9_]{8}")
 SHORT = Path("/tmp")
-"""For folders whose path must be short. A Unix socket's path has at most 107 bytes."""
+"""The parent of folders whose path must be short: a Unix socket's path has at most 107 bytes."""
 
 _home = contextlib.ExitStack()
 
 
 @functools.cache
 def home() -> None:
-    """Make a new folder the TMPDIR of this process and of those that it starts, until it ends or calls `leave`.
+    """Make a new folder, which is the TMPDIR of this process and its children until it ends or calls `leave`.
 
     A second call does nothing. Raises `OSError` if no folder can be made.
     """
@@ -42,12 +43,12 @@ def home() -> None:
 
 
 def leave() -> None:
-    """Delete the folder of `home`; TMPDIR is what it was before."""
+    """Delete the folder of `home`, and restore TMPDIR."""
     _home.close()
     home.cache_clear()
 
 
-atexit.register(leave)  # before a library registers the removal of its own files in that folder, so that it runs last
+atexit.register(leave)  # registered before libraries register the removal of their files there, so it runs last
 
 
 @contextlib.contextmanager
@@ -57,9 +58,9 @@ def folder(root: Path | None = None) -> Iterator[Path]:
         made = Path(tempfile.mkdtemp(prefix=f"splitbench-{os.getpid()}-", dir=root))
         try:
             stack.callback(os.close, _lock(made))
-        except (BlockingIOError, FileNotFoundError):  # another process deletes it, which looked before it was locked
+        except (BlockingIOError, FileNotFoundError):  # another process found it unlocked and deletes it
             made = stack.enter_context(folder(root))
-        except OSError:  # the file system has no locks
+        except OSError:  # the file system does not support locks
             pass
         stack.callback(shutil.rmtree, made, ignore_errors=True)
         yield made
@@ -86,14 +87,14 @@ def _set_root(root: str | None) -> None:
         os.environ.pop("TMPDIR", None)
     else:
         os.environ["TMPDIR"] = root
-    tempfile.tempdir = None  # looked up anew
+    tempfile.tempdir = None  # makes `tempfile` read TMPDIR again
 
 
 def _lock(path: Path) -> int:
-    """A descriptor that holds the lock of the folder.
+    """Lock a folder; returns the descriptor that holds the lock.
 
-    Raises `BlockingIOError` if another process holds it, `FileNotFoundError` if the folder is gone (the lock of a
-    deleted folder can be had, too), and `OSError` for what is no folder of this user or cannot be locked.
+    Raises `BlockingIOError` if another process holds the lock, `FileNotFoundError` if the folder is gone (even a
+    deleted folder can be locked), and `OSError` if `path` is no folder of this user or cannot be locked.
     """
     with contextlib.ExitStack() as undo:
         opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -1,4 +1,4 @@
-"""The stages of one server in segments: those of a segment run in a row, since no message comes in between."""
+"""The stages of one server, grouped into segments. The stages of a segment run in a row, with no message in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from partitioning.plan import Stage
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """Stages that can run as soon as all `inputs` are there, in an order in which they can run."""
+    """Stages that can run once all `inputs` have arrived, in an order in which they can run."""
 
     stages: tuple[Stage, ...]
     inputs: tuple[str, ...]
@@ -19,7 +19,7 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """That of its first stage."""
+        """The name of its first stage."""
         return self.stages[0].name
 
 
@@ -31,14 +31,14 @@ class Segments:
     taking: Mapping[str, Sequence[Segment]]
     """Tensor -> the segments that take it."""
     joining: bool
-    """Whether a segment takes several tensors, so that one may wait for another."""
+    """Whether a segment takes several tensors, so that one tensor may wait for another."""
 
 
 def segments_of(stages: Sequence[Stage], local_calls: bool) -> Segments:
     """The segments of a server with `stages`, which are in an order in which they can run.
 
-    With `local_calls`, a segment has the stages that need the same tensors of other servers, directly or through other
-    stages. Without, each stage is a segment, and every tensor comes with a message.
+    With `local_calls`, the stages of a segment need the same tensors of other servers, directly or through other
+    stages. Without, each stage is a segment, and every tensor arrives in a message.
     """
     found = _joined(stages) if local_calls else [Segment((stage,), stage.inputs, ()) for stage in stages]
     taking: dict[str, list[Segment]] = {}

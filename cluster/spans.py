@@ -1,9 +1,9 @@
-"""The spans of nodes (`transports.spans`): what a node records of its steps, and how a client fetches them.
+"""The spans of nodes (`transports.spans`): how a node records its steps, and how a client fetches the spans.
 
-A node answers `spans` with the oldest of its spans, and forgets them; `left` says how many records are still there,
-and `busy` how many requests are in flight, which will leave more. Spans travel as MessagePack in a tensor, since the
-text of a message is limited. The answer has the time on the node's clock, from which the client learns how far that
-clock is ahead of its own.
+A node answers `spans` with its oldest spans, and forgets them. In the answer, `left` is the number of records that the
+node still has, and `busy` is the number of requests in flight, which will add more. Spans travel as MessagePack in a
+tensor, since the text of a message is limited. The answer has the time on the node's clock, from which the client
+learns how far that clock is ahead of its own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from transports.errors import MalformedMessage, WireError
 from transports.spans import CLIENT, RECORDER, Context, Recorder, Span
 
 MOST = 512
-"""Records in an answer. A span takes about 150 bytes, so that an answer is smaller than the tensors of most models."""
+"""Most records in an answer. A span takes about 150 bytes, so an answer is smaller than the tensors of most models."""
 SETTLING = 100
-"""Questions to a node that is still busy: in the flow `forward`, the client has its outputs before the nodes end."""
+"""Most questions to a node that is still busy: in the flow `forward`, a client has its outputs before nodes finish."""
 READINGS = 5
-"""Questions by which the clock of another machine is read; the fastest answer counts."""
+"""Number of questions for reading the clock of another machine; the fastest answer counts."""
 
 
 def waiting(
@@ -38,9 +38,9 @@ def waiting(
     begun: float,
     tensors: Mapping[str, Any],
 ) -> list[Ready]:
-    """`put` with the time, and a span `wait` for each segment whose first input came with an earlier message.
+    """Call `put`, and record a span `wait` for each segment whose first input came with an earlier message.
 
-    `begun`: when the message was taken up; what its own stages make afterwards is not waited for.
+    `begun`: when the handling of the message began. Inputs that its own stages make later do not count as waits.
     """
     now = time.perf_counter()
     ready = put(tensors, now)
@@ -51,9 +51,9 @@ def waiting(
 
 
 def deferred(steps: Steps, caller: Context, own: Context, server: int) -> Steps:
-    """The same steps, with a span `work` around all of them, and in it one for each `step` and each wait in a `queue`.
+    """`steps`, recorded as a span `work`, which encloses a span for each `step` and each wait in a `queue`.
 
-    `own` is the context of `work`, in the span `caller`.
+    `own` is the context of `work`, within the span of `caller`.
     """
     moments = [time.perf_counter()]
     rejected = None
@@ -85,12 +85,12 @@ def answer(recorder: Recorder, busy: int) -> Message:
 
 @dataclass(frozen=True)
 class Clock:
-    """The clock of another process, beside the one here."""
+    """The clock of another process, compared with the clock of this process."""
 
     offset: float = 0.0
-    """Seconds by which it is ahead of the one here."""
+    """Seconds by which the other clock is ahead of this one."""
     uncertainty: float = 0.0
-    """The offset is at most so many seconds more or less, half of the round trip that read it."""
+    """Largest error of the offset in seconds: half of the round trip that read the clock."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ class Recorded:
 
     spans: list[Span] = field(default_factory=list)
     dropped: int = 0
-    """Spans that it did not keep."""
+    """Number of spans that the process did not keep."""
     clock: Clock = Clock()
     server: int = CLIENT
-    """The portion that it holds."""
+    """The portion that the process holds."""
 
 
 def fetch(ask: Callable[[Message], Message], server: int, *, same_clock: bool) -> Recorded:
-    """All spans of a node. `ask` sends a message to it. `same_clock`: it runs on this machine.
+    """All spans of a node. `ask` sends a message to the node. `same_clock`: whether the node runs on this machine.
 
     Raises a `WireError`.
     """
@@ -130,7 +130,7 @@ def fetch(ask: Callable[[Message], Message], server: int, *, same_clock: bool) -
 
 
 def _spans(reply: Message) -> list[Span]:
-    """Raises `MalformedMessage`."""
+    """The spans in a node's answer. Raises `MalformedMessage`."""
     try:
         return msgspec.msgpack.decode(reply.tensors["spans"].tobytes(), type=list[Span])
     except (KeyError, msgspec.MsgspecError) as error:

@@ -1,4 +1,4 @@
-"""What the hosts of an experiment reach and bear, asked of probe processes on them."""
+"""Tests which addresses the hosts of an experiment can reach, and which limits they can impose, by probe processes."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from transports.address import Address
 from transports.errors import WireError
 
 CHANGE = 0.2
-"""Share by which a way may change during a run, without a warning."""
+"""Share by which a network path may change during a run without a warning."""
 RTT_NOISE, MEASURED_BANDWIDTH = 2e-4, 2e9
-"""Seconds of a round trip below which a change is noise, and bits per second up to which the probe is not the limit."""
+"""Round trip in seconds below which changes are noise; bits per second up to which the probe is no bottleneck."""
 Ways = Mapping[tuple[str, str], Way]
-"""(source, target) -> the measured way; the machine of the run is `client`."""
+"""(source, target) -> the measured network path; `client` is the machine on which the run was started."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Probes on `hosts`, which have their addresses, and this machine. Every method ends the probes that it starts."""
+    """Runs probes on `hosts`, whose addresses are known, and on this machine. Each method ends the probes it starts."""
 
     launcher: Launcher
     hosts: Sequence[Host]
     identity: Identity
     options: Mapping[str, str]
-    """The options of this process's end (NAME.KEY -> value)."""
+    """The options of transports for this process's end (NAME.KEY -> value)."""
     insecure: bool
     needed: Mapping[str, int] = field(default_factory=dict)
     """Host -> the number of ports that its processes will take."""
 
     def limits(self) -> None:
-        """Start a process with the limits of each host that has some: a host need not be able to impose them.
+        """Test that each host with limits can impose them: start a process there with these limits.
 
         Raises `ClusterDown`, which names the host.
         """
@@ -57,9 +57,9 @@ class Survey:
             pass
 
     def ports(self) -> None:
-        """Reach every port that processes will take on the hosts that prescribe them (`port`), from each machine.
+        """Test that every port of the hosts that prescribe ports (`port`) is free, and reachable from each machine.
 
-        Raises `ClusterDown`: `Unreachable`, or for a port that is not free.
+        Raises `Unreachable`, or `ClusterDown` for a port that is not free.
         """
         prescribed = [host for host in self.hosts if host.port]
         orders = [self._order(host, self.needed.get(host.name, 1) if host.port else 1) for host in self.hosts]
@@ -70,7 +70,7 @@ class Survey:
                         self._reach(source, host.name, address, found)
 
     def ways(self) -> Ways:
-        """Every way between two machines. Raises `Unreachable` for one that does not exist."""
+        """Measure the path between every two machines. Raises `Unreachable` if one cannot reach the other."""
         own = transports.make(probe.TRANSPORT, self.options)
         made: dict[tuple[str, str], Way] = {}
         with self._running([self._order(host, 1) for host in self.hosts]) as found:
@@ -99,7 +99,7 @@ class Survey:
 
     @contextmanager
     def _running(self, orders: Sequence[Order]) -> Iterator[Mapping[str, Mapping[str, Address]]]:
-        """Host -> the addresses of its probe, while it runs. Raises `ClusterDown` if one ends before it is ready."""
+        """Host -> the addresses of its probe, within the block. Raises `ClusterDown` if one ends before it is ready."""
         try:
             for order in orders:
                 self.launcher.start(order)
@@ -126,7 +126,7 @@ class Survey:
 
 
 def changed(before: Ways, after: Ways) -> str:
-    """A warning that names the ways that have changed by more than `CHANGE`; empty if none has."""
+    """A warning that names the network paths that have changed by more than `CHANGE`; empty if none has."""
     found = []
     for (source, target), way in before.items():
         now, ends = after[source, target], f"from {source} to {target}"

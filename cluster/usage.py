@@ -1,7 +1,7 @@
-"""What a node has used so far: processor time, memory, bytes that it sent to each server, and its host's energy.
+"""The resources that a node has used so far: processor time, memory, bytes to and from each server, its host's energy.
 
-Bytes are those of tensors. They are counted once, by the process that calls: what it sends, and what returns to it. It
-has counted them before the client has the outputs of the request.
+Only bytes of tensors count. The calling process counts the bytes that it sends and the bytes of the answer, so that
+each byte is counted once. It counts them before the client has the outputs of the request.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ class Traffic:
             sums[1] += back
 
     def bytes(self) -> Mapping[Address, tuple[int, int]]:
-        """Address -> bytes sent there, and bytes that came back."""
+        """Address -> (bytes sent to it, bytes of its answers)."""
         with self._lock:
             return {address: (there, back) for address, (there, back) in self._bytes.items()}
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used since it started."""
+    """The resources that a process has used since it started."""
 
     cpu: float
     """Seconds of processor time, of all its threads."""
     peak: int
-    """Bytes of the largest resident memory so far; a forked process begins with that of its parent."""
+    """Largest resident memory so far, in bytes; a forked process starts with the value of its parent."""
     traffic: Mapping[Address, tuple[int, int]] = field(default_factory=dict)
-    """`Traffic.bytes`."""
+    """The result of `Traffic.bytes`."""
     joules: float = math.nan
-    """Energy of all processors of its host since the first question; NaN where the kernel does not say."""
+    """Energy of all processors of its host since the first `usage` message; NaN if the kernel does not tell."""
 
     @classmethod
     def of_this_process(cls, traffic: Traffic) -> Usage:

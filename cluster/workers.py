@@ -1,8 +1,8 @@
 """The workers that a server needs so that nested calls cannot block it, computed from the partition alone.
 
-In the flow `nested` each call that waits for another server occupies a worker. A server that is called again from
-further down the stack needs another worker, and with fewer workers than the deepest such stack it blocks for good. The
-function follows the calls in the order in which nodes make them; it sends nothing and executes nothing.
+In the flow `nested`, each call that waits for another server occupies a worker. A server that is called again by a
+server further down the stack needs another worker. With fewer workers than calls in the deepest such stack, the server
+blocks for ever. The function follows the calls in the order in which nodes make them; it sends and executes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def workers_needed(partition: Partition, *, local_calls: bool, send: str) -> int
     pending = [PendingInputs(segments_of(stages, local_calls)) for stages in portions]
 
     def deliver(server: int, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The tensors that leave `server` after `names` have arrived there."""
+        """The tensors that leave `server` after the tensors `names` have arrived there."""
         made: list[str] = []
 
         def execute(segment: Segment, inputs: Values) -> Values:

@@ -50,7 +50,7 @@ exit status: 0 done; 1 the run failed; 2 a value cannot be used; 130 interrupted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` names; its exit status. Without a command, print the list of them."""
+    """Run the command that `argv` names, and return its exit status. Without a command, print the list of commands."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))

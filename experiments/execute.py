@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 
 def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_round: EachRound | None = None) -> None:
-    """Run `experiment`, all of whose cells are timed, and write its results into `folder`.
+    """Run `experiment`, time all of its cells, and write the results into `folder`.
 
     `argv` is recorded. `each_round` is entered for the run; the function that it yields is called with the number of
     each round before the first request of that round. Raises `UsageError`, `PartitionError`, `SplitbenchError` or
-    `OSError`; what was measured until then is kept.
+    `OSError`; samples measured until then are kept.
     """
     with begun(experiment, folder, argv, experiment.runs * len(experiment.cells)) as (prepared, progress, on):
         _measure(prepared, folder, progress, on, each_round)
@@ -61,10 +61,10 @@ def begun(
     total: int = 0,
     record: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Prepared, Progress, Machines]]:
-    """Load the model, reserve the machines and claim `folder`: (what was prepared, the progress of the run, machines).
+    """Load the model, reserve the machines and claim `folder`; yield (prepared experiment, progress, machines).
 
-    `total`: timed requests; 0: unknown. `record`: stands for the experiment in environment.json. Nothing is left
-    running. Raises what `execute` does.
+    `total`: the number of timed requests; 0: unknown. `record`: written to environment.json in place of the experiment.
+    On exit no process is left running. Raises what `execute` raises.
     """
     scratch.home()
     names = [cell.name for cell in experiment.cells]
@@ -75,7 +75,7 @@ def begun(
         remote = any(cell.transport != "none" or is_remote(cell.engine) for cell in experiment.cells)
         on = stack.enter_context(machines.started(_asked(experiment), remote, progress.phase))
         settings = tune(experiment.threads, experiment.malloc)
-        from experiments.measure.prepare import prepare  # loads TensorFlow, once the launcher has forked
+        from experiments.measure.prepare import prepare  # loads TensorFlow, so only after the launcher has forked
 
         prepared = prepare(experiment)
         samples.claim(folder, experiment.title)
@@ -91,7 +91,7 @@ def begun(
 
 
 def _asked(experiment: Experiment) -> machines.Settings:
-    """What an experiment asks of the machines."""
+    """The settings with which an experiment's machines are started."""
     files = [getattr(experiment, name) for name in TLS_FILES]
     names = {cell.transport for cell in experiment.cells if not is_runtime(cell.transport)} - {"none"}
     return machines.Settings(
@@ -108,7 +108,7 @@ def _asked(experiment: Experiment) -> machines.Settings:
 
 
 def _measure(prepared: Prepared, folder: Path, progress: Progress, on: Machines, each_round: EachRound | None) -> None:
-    """Measure every cell. If that fails, report what was measured, with the reason."""
+    """Measure every cell. If that fails, report the samples measured until then, and the reason."""
     from experiments.measure.calibration import calibrate
     from experiments.measure.runner import run
     from experiments.measure.writers import Writers
@@ -139,7 +139,8 @@ def _measure(prepared: Prepared, folder: Path, progress: Progress, on: Machines,
 
 
 def check(runs: Runs) -> None:
-    """Raise `UsageError` or `PartitionError` for what would end a run only after its model was loaded."""
+    """Raise `UsageError` or `PartitionError` now for faults that would otherwise end a run only after its model was
+    loaded."""
     keras_settings.check()
     memory.check_start()
     _check_shown(runs.beside)
@@ -171,7 +172,7 @@ def show(folders: Iterable[Path]) -> None:
     """Print the table of each results folder, then where their reports are."""
     console, records = command_line.console(), {folder: environment.read(folder) for folder in folders}
     for folder, record in records.items():
-        if not record["experiment"]["kill"]:  # after a kill there is nothing to compare
+        if not record["experiment"]["kill"]:  # a run with a kill compares no cells
             if len(records) > 1:
                 console.print(record["experiment"]["title"] or folder.name, style="bold")
             console.print(_table(folder, record), "", sep="\n")

@@ -32,7 +32,7 @@ BUILDERS: Mapping[str, str] = {
     "sizes": "experiments.sizes.report",
     "threads": "experiments.threads.report",
 }
-"""Kind of a record that is not an experiment's -> the module whose `build` derives its files."""
+"""Kind of a record other than an experiment's -> the module whose `build` derives the files of its folder."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:

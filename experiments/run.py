@@ -14,10 +14,10 @@ from transports.process import command
 
 
 def main(argv: Sequence[str] | None = None, prog: str = flags.PROG) -> int:
-    """Run the experiments that `argv` describes, one after the other; the exit status.
+    """Run the experiments that `argv` describes, one after the other, and return the exit status.
 
-    0 done, 1 failed (what was measured is kept), 2 refused, 130 interrupted. Values that cannot be used are refused
-    before anything is started, in all --spec files.
+    0 done, 1 failed (measured samples are kept), 2 refused, 130 interrupted. Unusable values in any of the --spec files
+    are refused before anything is started.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     variables = dict(os.environ)
@@ -34,15 +34,15 @@ def _run(words: Sequence[str], prog: str, variables: Mapping[str, str]) -> int:
     execute(experiment.with_locals(), folder, words)
     show([*runs.beside, folder])
     if runs.rest:
-        # As a new program with the variables of this one: threads, allocator and garbage of this experiment must not
-        # affect the next one.
+        # The next experiment runs in a new program with this one's variables, so that threads, allocator and garbage
+        # of this experiment do not affect it.
         sys.stdout.flush()
         os.execve(sys.executable, command("experiments.run", *runs.rest), variables)
     return 0
 
 
 def _advised(experiment: Experiment) -> Experiment:
-    """The experiment with named operations in the place of `--cut advised`."""
+    """The experiment with named operations in place of `--cut advised`."""
     if all(cell.cut != ADVISED for cell in experiment.cells):
         return experiment
     from experiments.advise.cut import resolved

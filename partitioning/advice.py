@@ -1,15 +1,16 @@
 """Which cut, on which hosts, over which transport: the candidates of a cost model in the order of a goal.
 
-  - With one or two servers every profiled position, order of hosts and transport is predicted: the ranking is exact.
-  - With more, dynamic programming runs over the positions where a single tensor crosses (`CostModel.bridges`), between
-    which the model is a chain; its best candidates are exact among these. `Advice.bound` is a lower bound of the best
-    over all profiled positions: there a group takes its tensors in one message, from the nearest host that may have
-    them.
-  - Positions are those of the graph's order: partitions whose groups are no neighbours in it are not considered.
+  - With one or two servers, every combination of profiled position, order of hosts and transport is predicted: the
+    ranking is exact.
+  - With more servers, dynamic programming runs over the positions where a single tensor crosses (`CostModel.bridges`).
+    Between them the model is a chain. The ranking is exact among cuts at these positions. `Advice.bound` is a lower
+    bound of the best value over all profiled positions: it assumes that a group takes its tensors in one message, from
+    the nearest host that may have them.
+  - Positions are those of the graph's order. Groups of operations that are not neighbours in it are not considered.
 
-A label of the dynamic programming has two costs, of which one adds up and the other is the largest, as the seconds of a
-request and the interval of a pipeline do. A label is dropped once `top` others are at least as good in both, so that
-the `top` best candidates survive. Imports no TensorFlow.
+A label of the dynamic programming has two costs: a sum over the groups, such as the seconds of a request, and a maximum
+over the groups, such as the interval of a pipeline. A label is dropped once `top` others are at least as good in both,
+so that the `top` best candidates survive. Imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from partitioning.part_costs import CostError
 
 GOALS = ("latency", "throughput")
 Cost = Callable[[int, int, int], tuple[float, float] | None]
-"""(number of the group, first operation, end) -> (cost that adds up, cost of which the largest counts), or None where
-the group cannot be there."""
+"""(number of the group, first operation, end) -> (cost to add up, cost of which the largest counts), or None if the
+group must not be on its host."""
 Label = tuple[float, float, tuple[int, ...]]
 """Sum, largest, and the ends of the groups."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked."""
+    """The goal and the constraints of an advice."""
 
     goal: str = "latency"
     servers: int = 2
@@ -45,7 +46,7 @@ class Question:
     """Seconds that a request may take; 0: any."""
     top: int = 10
     orders: tuple[tuple[str, ...], ...] = ()
-    """Orders of hosts to consider; empty: every one."""
+    """Orders of hosts to consider; empty: all orders."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ class Candidate:
     cost: Prediction
 
     def value(self, goal: str) -> tuple[float, float]:
-        """What is to be small: first the goal, then the other one."""
+        """The value to minimise for `goal`, then the value of the other goal."""
         pair = (self.cost.seconds.value, self.cost.interval)
         return pair if goal == GOALS[0] else pair[::-1]
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The candidates that meet the constraints, best first, and what they were chosen from."""
+    """The best candidates that meet the constraints, best first, and the pool from which they were chosen."""
 
     ranked: tuple[Candidate, ...]
     pool: tuple[Candidate, ...]
@@ -118,7 +119,7 @@ def candidates(model: CostModel, question: Question) -> Iterator[Placed]:
 
 
 def orders(model: CostModel, question: Question) -> tuple[tuple[str, ...], ...]:
-    """The orders of hosts whose groups may be as many as the question says."""
+    """The orders of hosts to consider. The question limits their number of hosts, one for each group."""
     if question.orders:
         return question.orders
     most = min(question.servers, len(model.devices))
@@ -145,7 +146,7 @@ def chains(ends: Sequence[int], groups: int, cost: Cost, top: int = 1) -> list[t
 
 
 def _kept(labels: Iterable[Label], top: int) -> list[Label]:
-    """The labels without those to which `top` others are at least as good in both costs."""
+    """The labels, except any for which `top` other labels are at least as good in both costs."""
     kept: list[Label] = []
     for label in sorted(labels):
         if sum(other[1] <= label[1] for other in kept) < top:
@@ -154,7 +155,7 @@ def _kept(labels: Iterable[Label], top: int) -> list[Label]:
 
 
 def _chain_cost(model: CostModel, question: Question, order: Sequence[str], transport: str) -> Cost:
-    """The costs of a group of a chain: with its own message, and its half of the next one's."""
+    """The costs of a group of a chain: of its stages, of the message that it takes, and of its half of the next one."""
     message = model.transports[transport]
     crossing = {at: model.traffic.crossing_bytes(at) for at in (0, *model.bridges)}
     halves = {at: message.seconds(model.traffic.answer + nbytes).value / 2 for at, nbytes in crossing.items()}
@@ -192,7 +193,7 @@ def _bound(model: CostModel, question: Question, order: Sequence[str], transport
             model.traffic.taken(start, end),
         )
         half = message.seconds(nbytes + model.traffic.answer).value / 2
-        # What crosses a bridge comes from the group before it, and what else may come from any of the earlier ones.
+        # Tensors that cross a bridge come from the group before it; other tensors may come from any earlier group.
         before = order[number - 1] if number else model.client
         sources = [before] if start == 0 or start in bridges else [model.client, *order[:number]]
         carried = nbytes * density
@@ -238,7 +239,7 @@ def _fits(model: CostModel, item: Candidate, question: Question) -> bool:
 
 
 def _unmet(model: CostModel, found: Sequence[Candidate], question: Question) -> str:
-    """Which constraint no candidate meets, and what would be valid."""
+    """A text that names the constraint that no candidate meets, and says what would be valid."""
     placed = [item for item in found if _fits(model, item, replace(question, deadline=0.0))]
     if placed:
         best = min(item.cost.seconds.value for item in placed)

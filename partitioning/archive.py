@@ -1,10 +1,10 @@
-"""Archives: a portion of a model as files, which another process reads and executes.
+"""Archives: a portion of a model in files, which another process reads and executes.
 
     operations.json   graph, argument templates, and how each Keras object is made, numbered in order
     arrays.npz        `OBJECT/LAYER/KEY`: a variable of a layer in an object; `constant/k`: an array among the arguments
     assets/           `OBJECT/LAYER/`: the files that a layer writes itself (vocabularies)
 
-Rules: There is no pickle. An object that several operations share is written once (`partitioning.objects`). Arrays of
+Rules: Nothing is pickled. An object that several operations share is written once (`partitioning.objects`). Arrays of
 dtypes that NumPy does not define (bfloat16) are written as unsigned integers; `operations.json` has their dtypes.
 Reading imports the modules that the portion names, and runs pickled lambdas only if the model was loaded with trust.
 None of this makes a foreign archive safe: load only archives that you exported yourself.
@@ -69,10 +69,10 @@ class _Record(msgspec.Struct):
 
 
 def export(program: Program, operations: Iterable[str], folder: Path) -> None:
-    """Write the portion of the program with these operations, in the place of an earlier one. Makes the folder.
+    """Write the portion of the program with these operations; it replaces an earlier one. Makes the folder.
 
     Raises `PartitionError` for an operation that the program lacks and for an object that cannot be written, and
-    `OSError` if the disk does not take it.
+    `OSError` if the files cannot be written.
     """
     portion = program.portion(operations)
     arrays: Arrays = {}

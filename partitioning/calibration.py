@@ -5,7 +5,7 @@ linear in its kernel is rescaled to an output of standard deviation one before i
 shifted so that each channel has mean zero. (Layer-sequential unit-variance initialisation, Mishkin & Matas 2016;
 centring as in Salimans & Kingma 2016.)
 
-Without it, activations of MobileNetV3 shrink to 1e-7, and every class has the probability 0.001 for any image.
+Without calibration, activations of MobileNetV3 shrink to 1e-7, and every class has the probability 0.001 for any image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VIEWS = 4
 """The least number of images to calibrate with: each unit of a dense layer needs more than one value."""
 
 LEAST_SPREAD = 0.1
-"""The least ratio of a layer's spread to its magnitude: with a smaller one, images differ by little beyond rounding."""
+"""The least ratio of a layer's spread to its magnitude: below it, images differ by little more than rounding."""
 
 LINEAR = (
     keras.layers.Conv1D,

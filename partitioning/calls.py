@@ -1,4 +1,4 @@
-"""The calls in a model: their names, and which of them are read as the operations of a nested model."""
+"""The calls in a model: their names, and which calls of nested models are read as the nested model's operations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from partitioning.keras_internals import Call, input_structure, is_functional, m
 
 
 def can_flatten(call: Call) -> bool:
-    """Whether a nested model takes its inputs unchanged (rank, dtype, no mask). If not, it stays one operation."""
+    """Whether a nested model takes its inputs unchanged (rank, dtype, no mask). If not, it is kept as one operation."""
     given = [value for key, value in call.kwargs.items() if key != "training"]
     # For several inputs without masks, Keras records a structure of `None`s.
     if any(value is not None for value in keras.tree.flatten(given)) or not is_functional(call.operation):
@@ -34,7 +34,7 @@ def _same_structure(given: Any, model: keras.Model) -> bool:
 
 
 def names_of(calls: Sequence[Call]) -> list[str]:
-    """The names of calls: that of the operation, and `name#k` for its k-th further call.
+    """The names of calls: the name of the operation, and `name#k` for its k-th further call.
 
     If Keras has recorded an implicit mask as an argument, the operations that compute it are among the calls. The last
     of them is named `x:mask`, where `x` is the first layer that attaches the mask.

@@ -1,4 +1,4 @@
-"""The positions at which a profile measures cuts: a few, spread over the model, where little crosses.
+"""The positions at which a profile measures cuts: a few, spread over the model, where few bytes cross.
 
 Imports no TensorFlow.
 """
@@ -14,8 +14,8 @@ from partitioning.order import alive
 def positions(graph: Graph, most: int) -> tuple[int, ...]:
     """Up to `most` positions (indices of first operations), ascending.
 
-    The operations are divided into `most` parts of equal number. Each part has the position where the fewest bytes
-    cross, and of those where equally many do the one where the fewest tensors cross, then the first.
+    The operations are divided into `most` parts of equally many operations. Each part contributes the position where
+    the fewest bytes cross; of equal positions, the one where the fewest tensors cross, then the first.
     """
     count = len(graph.operations)
     widths = [0, *alive(graph.operations, graph.tensors)]

@@ -63,5 +63,5 @@ def _bisected(inside: float, outside: float, here: Placed, best: Callable[[float
 
 
 def _kind(placed: Placed) -> tuple[object, ...]:
-    """What has to change so that the best cut is another: hosts or positions, not the transport."""
+    """The properties in which another best cut must differ: hosts or positions, not the transport."""
     return placed.hosts, placed.cuts

@@ -1,4 +1,4 @@
-"""What a model must be to be split."""
+"""Checks that a model can be split."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The part of a model that runs at the client: operations on strings, and outputs that need no operation.
 
-A plan covers the rest. Strings cannot cross a cut; the client's operations convert them to the tensors of servers.
+A plan covers the rest of the model. Strings cannot cross a cut; operations at the client convert them to tensors that
+servers take.
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ def split(
 ) -> tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]:
     """The steps that run before, at and after the servers.
 
-    Before: operations on strings of the model's inputs, and all operations on which these depend. After: operations
-    that take or make other strings, and all operations that depend on them. Raises `PartitionError` if an operation
-    would have to run both before and after, and if none is left for the servers.
+    Before: operations on strings of the model's inputs, and all operations on which these operations depend. After:
+    operations that take or make other strings, and all operations that depend on them. Raises `PartitionError` if an
+    operation would have to run both before and after, and if no operation is left for the servers.
     """
     strings = {name for name, info in tensors.items() if info.dtype == STRING}
     from_client = strings.intersection(inputs)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CLEAN_UP = 10.0
-"""Seconds after the first SIGTERM or SIGHUP in which further ones are ignored: a closed terminal sends several, which
-must not end the clean-up."""
+"""Seconds after the first SIGTERM or SIGHUP in which further ones are ignored: a closed terminal sends several signals,
+which must not end the clean-up."""
 WAKE = signal.SIGURG
 """A signal that nothing else uses and that is ignored unless someone handles it."""
 WAKES = 5
@@ -28,10 +28,11 @@ Errors = tuple[type[Exception], ...]
 
 
 def exit_status(work: Callable[[], int], refused: Errors, failed: Errors = (), prefix: str = "error") -> int:
-    """The status that `work` returns, or, with one line on standard error, that of the error that it raises.
+    """The status that `work` returns. If `work` raises an error, print it on a line of standard error and return
+    the error's status.
 
-    2 for an error in `refused`, 1 for one in `failed` and for output that cannot be written, 130 for Ctrl-C, SIGTERM
-    and SIGHUP (unless that is ignored, as nohup does). Any other error is raised.
+    The status is 2 for an error in `refused`, 1 for an error in `failed` and for output that cannot be written, 130 for
+    Ctrl-C, SIGTERM and SIGHUP (unless SIGHUP is ignored, as under nohup). Any other error is raised.
     """
     _open_closed()
     _interrupt_by_signals()
@@ -89,9 +90,9 @@ def _interrupt_by_signals() -> None:
 def _wake_by_signals() -> None:
     """Let a signal wake the main thread, whichever thread the kernel gives it to.
 
-    Of several signals at once, the kernel gives some to other threads. The interpreter only notes those, and a main
-    thread that waits for a lock would go on waiting. A thread of our own reads what the interpreter writes for each
-    signal, and interrupts the main thread with `WAKE`, which does nothing else.
+    Of several signals at once, the kernel gives some to other threads. The interpreter only notes such signals, and a
+    main thread that waits for a lock would go on waiting. So an extra thread reads the byte that the interpreter writes
+    for each signal, and interrupts the main thread with `WAKE`, whose handler does nothing.
     """
     received, note = os.pipe()
     os.set_blocking(note, False)
@@ -104,13 +105,13 @@ def _wake_main_thread(received: int) -> None:
     main = threading.main_thread()
     while number := os.read(received, 1):
         if number[0] != WAKE and main.ident is not None:
-            for _ in range(WAKES):  # it may be about to wait
+            for _ in range(WAKES):  # the main thread may only be about to wait
                 signal.pthread_kill(main.ident, WAKE)
                 time.sleep(0.05)
 
 
 def _open_closed() -> None:
-    """Open /dev/null in the place of standard input, output or error if this program was started without it."""
+    """Open /dev/null in place of standard input, output or error if this program was started without that stream."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -119,7 +120,7 @@ def _open_closed() -> None:
 
 
 def _drop_unwritten(stream: TextIO) -> None:
-    """Write what `stream` holds; what cannot be written is dropped, for Python would try again at its exit."""
+    """Flush `stream`. Drop what cannot be written, since Python would try to write it again at exit."""
     try:
         stream.flush()
     except OSError:

@@ -1,7 +1,7 @@
-"""What the control groups of this process grant it: cores and memory, as `docker run --cpus 2 --memory 3g` limits them.
+"""The cores and memory that control groups grant this process, as `docker run --cpus 2 --memory 3g` limits them.
 
 Both versions of Linux's control groups are read (kernel: admin-guide/cgroup-v1, admin-guide/cgroup-v2.rst). Every group
-on the path from the process's own to the root of its hierarchy limits it, so the least counts.
+on the path from the process's own group to the root of its hierarchy limits it, so the smallest limit counts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 UNLIMITED = 2**60
-"""Bytes from which on a limit is none: version 1 writes the largest multiple of a page."""
+"""A limit of at least so many bytes means no limit: version 1 then writes the largest multiple of a page."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Grant:
     memory: int | None = None
     """Bytes that all processes of the group may take."""
     free: int | None = None
-    """Bytes that they may still take, with those of files that the kernel may drop."""
+    """Bytes that they may still take, including cached files that the kernel may drop."""
 
 
 @functools.cache
 def control_group() -> Grant:
-    """The grant of this process when this was first called; `free` of it changes."""
+    """The grant of this process at the first call of this function; later, its `free` may be out of date."""
     return read()
 
 

@@ -1,18 +1,18 @@
-"""What a cut costs: seconds of a request, and the busiest part of a pipeline, from a profile of devices and transports.
+"""The cost of a cut: seconds of a request and the busiest part of a pipeline, from a profile of devices and transports.
 
     seconds = sum of compute(stage, device) + calls of messages + bytes of messages + links
 
 Rules:
   - A *cut* is a position in the graph's order: the index of the first operation of a group. Position 0 is the model's
     input. Neighbouring groups are on different hosts, in the order of `Placed.hosts`; the client sends the input.
-  - A message is a call with its answer, as samples count it: `MessageCost.call` is there and back, `byte` one way. Each
-    end does half of a message's work. The calls are nested: every answer carries the model's outputs.
-  - A link delays each of the two ways, and carries one byte after the other (the arithmetic of `cluster.links`). It
-    has no lost packets and no congestion control.
+  - A message is a call with its answer, as in samples: `MessageCost.call` covers both ways, `byte` one way. Each end
+    does half of a message's work. The calls are nested: every answer carries the model's outputs.
+  - A link delays a message in each direction, and carries one byte after the other (the arithmetic of `cluster.links`).
+    It loses no packets and has no congestion control.
   - A host with a share of a core (`Device.share`) works at full speed until the share of a period is used up, then
-    waits for the next period. The moment at which a request arrives is any in the period, and a client that sends one
-    request after the other cannot use more than the share on average.
-  - Errors are half widths of 95 % intervals; those of independent parts are added as squares.
+    waits for the next period. A request may arrive at any moment of the period. A client that sends one request after
+    the other cannot use more than the share on average.
+  - Errors are half widths of 95 % intervals; errors of independent parts are added as squares.
 
 Imports no TensorFlow and does no input or output. Seconds and bytes throughout; bits per second for bandwidths.
 """
@@ -28,7 +28,7 @@ from partitioning.part_costs import CostError, Device, Estimate, MessageCost, Pa
 from partitioning.traffic import CLIENT, Traffic
 
 Paths = Mapping[tuple[str, str], Path]
-"""(source, target): names of hosts -> the link. Between others there is none."""
+"""(source, target): names of hosts -> the link. Other pairs of hosts have no link."""
 FREE = Path()
 
 
@@ -43,7 +43,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Trips:
-    """What crosses links, with their own delay and bandwidth left out."""
+    """What crosses the links, without their delays and bandwidths."""
 
     delays: int
     """Crossings, one way each."""
@@ -55,12 +55,12 @@ class Trips:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a placed cut costs."""
+    """The cost of a placed cut."""
 
     seconds: Estimate
-    """Of a request, alone in the system."""
+    """Seconds of a request that is alone in the system."""
     interval: float
-    """Seconds between two answers of a pipeline that is kept full: of its busiest host, client or link."""
+    """Seconds between two answers of a pipeline that is kept full, set by its busiest host, client or link."""
     busiest: str
     compute: float
     """Seconds of work in the stages, at full speed."""
@@ -75,7 +75,7 @@ class Prediction:
     at_ends: float
     """Seconds of a request without links."""
     least: float
-    """Seconds that a request takes at least, since a share of a core is used up."""
+    """Seconds that a request takes at least, because it uses up a host's share of a core."""
     occupied: float
     """Seconds for which a request occupies the busiest host or client."""
 
@@ -90,13 +90,13 @@ class CostModel:
     """A graph at a batch size, with the costs of hosts and transports on it."""
 
     traffic: Traffic
-    """The graph at the batch."""
+    """The traffic of the graph at the batch size."""
     runs: Mapping[str, Runs]
     devices: Mapping[str, Device]
     transports: Mapping[str, MessageCost]
     paths: Paths
     client: str
-    """The host of the client; empty: none of them."""
+    """The host of the client; empty: the client is on none of the hosts."""
     weights: Sequence[int] = ()
     """Bytes of the weights of each operation."""
     base: Mapping[str, int] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class CostModel:
         return round(self.base.get(host, 0) + self.growth.get(host, 1.0) * held)
 
     def predict(self, placed: Placed) -> Prediction:
-        """The costs of a placed cut. Raises `CostError` for what the profile does not know."""
+        """The costs of a placed cut. Raises `CostError` for hosts, transports and cuts that the profile lacks."""
         self._check(placed)
         cost, names = self.transports[placed.transport], placed.hosts
         ends = [0, *placed.cuts, len(self.graph.operations)]
@@ -175,7 +175,7 @@ class CostModel:
         )
 
     def _alone(self, loads: Mapping[str, Estimate], client: Estimate) -> Estimate:
-        """Seconds of a request without its links. The error of a host's work grows as its seconds do."""
+        """Seconds of a request without its links. The error of a host's work grows in proportion to its seconds."""
         parts = [client]
         for host, load in loads.items():
             device = self.devices[host]
@@ -184,7 +184,7 @@ class CostModel:
         return total(parts)
 
     def least(self, host: str, load: float) -> float:
-        """Seconds that a request with `load` seconds of work on a host takes at least, since its share is used up."""
+        """Seconds that a request with `load` seconds of work on a host takes at least, because of the host's share."""
         share = self.devices[host].share
         return max(0.0, load / share - self.think) if share else 0.0
 

@@ -1,8 +1,8 @@
 """The cost of each operation under an engine: seconds, measured in this process.
 
 With `eager`, each operation is timed by itself. With a compiled engine, each operation is compiled to a function, and
-the time of an empty function with as many tensors is subtracted. Compiling several operations together saves time that
-this does not measure, but the shares are accurate enough for balancing. Operations that differ only in names and
+the time of an empty function with as many tensors is subtracted. Compiling several operations together saves time. The
+costs do not reflect this, but their shares are accurate enough for balancing. Operations that differ only in names and
 weights are timed once.
 """
 
@@ -77,8 +77,8 @@ def _call(engine: str, program: Program, operation: Operation, values: Mapping[s
 
 
 def _alike(program: Program, operation: Operation, engine: str) -> Hashable:
-    """A key that is equal for operations of the same kind, configuration, arguments and tensor shapes: they cost the
-    same."""
+    """A key that is equal for operations of the same kind, configuration, arguments and tensor shapes, since these
+    operations cost the same."""
     step = program.steps[operation.name]
     if engine == "eager" or not isinstance(step.operation, keras.Layer):
         return operation.name
@@ -115,7 +115,7 @@ def _rounds(calls: Mapping[Hashable, Call], repeats: int) -> dict[Hashable, floa
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Disable garbage collection during the block: with a model in the process, one takes about 170 ms."""
+    """Disable garbage collection during the block: with a model in the process, a collection takes about 170 ms."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -38,5 +38,5 @@ def is_remote(name: str) -> bool:
 
 
 def local_engine(name: str) -> str:
-    """The engine that does in one process what `name` does: `name` itself unless it is remote."""
+    """The engine that executes in one process what `name` executes: `name` itself unless it is remote."""
     return ENGINES[name].local if is_remote(name) else name

@@ -35,7 +35,7 @@ class Executable(Protocol):
 
 
 def build(engine: str, program: Program, stage: Stage) -> Executable:
-    """The stage, ready to run under the engine of that name.
+    """`stage` of `program`, ready to run under the engine named `engine`.
 
     Raises `PartitionError` for an unknown name and for a stage that the engine cannot run.
     """
@@ -47,7 +47,7 @@ def build(engine: str, program: Program, stage: Stage) -> Executable:
 def to_array(value: Any) -> npt.NDArray[Any]:
     """The tensor's values as a C-contiguous, read-only array that shares its memory.
 
-    Values of dtypes that NumPy itself does not define (bfloat16, 8-bit floats: those of `ml_dtypes`) are copied.
+    Values of dtypes that `ml_dtypes` defines and NumPy does not (bfloat16, 8-bit floats) are copied.
     """
     if isinstance(value, tf.Tensor):
         dtype = value.dtype.as_numpy_dtype
@@ -72,7 +72,8 @@ def to_held_array(value: Any) -> npt.NDArray[Any]:
 
 
 def _as_tensor(value: Any, dtype: Any) -> Any:
-    """`value` as a tensor of `dtype`. TensorFlow takes ten microseconds to find that a tensor is one already."""
+    """`value` as a tensor of `dtype`. The checks here are quick; `tf.convert_to_tensor` takes ten microseconds even if
+    `value` is a tensor already."""
     if type(value) is HeldArray and value.tensor is not None:
         value = value.tensor
     if type(value) is EagerTensor and value.dtype is dtype:
@@ -111,10 +112,11 @@ def _frozen(program: Program, stage: Stage) -> Executable:
 
 
 class _Compiled:
-    """Calls the flat function inside a concrete one, without matching a signature or rebuilding a structure.
+    """Calls the flat function inside a concrete function, without matching a signature or rebuilding a structure.
 
     This saves a third of the time of a small stage. `_program` keeps the variables and tables alive that the function
-    captures. TensorFlow optimises the function in its first call, with copies of its constants that it frees again.
+    captures. In the first call TensorFlow optimises the function, and copies its constants for this; `_first` returns
+    the freed memory to the system.
     """
 
     def __init__(self, program: Program, stage: Stage, concrete: Any, captured: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m partitioning.export`: every stage of a plan as a SavedModel, for TensorFlow Serving and its like."""
+"""`python -m partitioning.export`: writes the stages of a plan as SavedModels, for TensorFlow Serving and its like."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that describe what the requests of a model carry. Imports no numpy."""
+"""The options that describe the inputs of a model's requests. Imports no numpy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from partitioning.options import INPUT, option
 PHOTOGRAPH = Path(__file__).parent / "data" / "astronaut.jpg"
 """The bundled photograph; `data/README.md` names its source and licence."""
 VARIANTS = 4
-"""Different inputs that are made of one photograph, or of seeded numbers."""
+"""How many different inputs are made from one photograph, or from seeded numbers."""
 PIXELS = "0..255"
 """The scale of images as they are."""
 SCALES: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -66,7 +66,7 @@ Absent = Annotated[
 
 
 class InputSettings(Protocol):
-    """What says which values requests carry: an experiment, or the options of `splitbench show`."""
+    """Settings that determine the values in requests: an experiment, or the options of `splitbench show`."""
 
     @property
     def input(self) -> str: ...

@@ -132,7 +132,7 @@ def may_mask(operation: Any) -> bool:
 def may_be_misrecorded(operation: Any) -> bool:
     """Whether Keras may have recorded wrong shapes or dtypes of its results.
 
-    Users' layers with a `compute_output_shape` are recorded with their compute dtype, encoding layers with the wrong
+    Keras records users' layers with a `compute_output_shape` with their compute dtype, encoding layers with the wrong
     dtype, and `RandomCrop` with its shape in training.
     """
     return any(is_foreign(layer) or ".preprocessing." in type(layer).__module__ for layer in sublayers(operation))
@@ -147,9 +147,9 @@ def forget_calls(operation: Any) -> None:
 def inference_kwargs(operation: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments with which a direct call does the same as in `model(x, training=False)`.
 
-    There Keras replaces the recorded or default `training` by `False` (the default of preprocessing layers is `True`),
-    and layers inside others inherit it, also through a layer that takes no `training`. Operations without inner layers
-    for which it is off by default keep their arguments.
+    In that call Keras replaces the recorded or default `training` by `False` (the default of preprocessing layers is
+    `True`), and layers inside others inherit this value, also through a layer that takes no `training`. Operations
+    without inner layers keep their arguments if their `training` is off by default.
     """
     parameter = inspect.signature(operation.call).parameters.get("training")
     trains = parameter is not None and parameter.default not in (None, False, inspect.Parameter.empty)
@@ -181,7 +181,7 @@ def legal_scopes(operations: Iterable[Any]) -> Iterator[None]:
 
 @contextmanager
 def legal_variables(variables: Iterable[Any]) -> Iterator[None]:
-    """The same for TensorFlow variables, which `tf.saved_model.save` copies into a graph under their layers' names."""
+    """`legal_scopes` for TensorFlow variables, which `tf.saved_model.save` copies into a graph under layers' names."""
     with _renamed(variables, "_handle_name", ":0"):
         yield
 
@@ -218,7 +218,7 @@ def download_target(error: BaseException) -> str | None:
 
 
 def unmade_weights(build: Callable[[], keras.Model]) -> int:
-    """The number of weights of the model that `build` makes, which has none in memory."""
+    """The number of weights of the model that `build` makes; no weights are made in memory."""
     with fresh_names(), keras.StatelessScope(initialize_variables=False):
         count: int = build().count_params()
     global_state.set_global_attribute(_UNMADE, [])

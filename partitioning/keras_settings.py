@@ -22,7 +22,7 @@ REMEDY = "change it, or set KERAS_HOME to a new folder"
 
 
 def settings() -> dict[str, Any]:
-    """The settings of KERAS_BACKEND and the user's keras.json, defaults for others.
+    """The settings in KERAS_BACKEND and the user's keras.json, with defaults for all others.
 
     Raises `PartitionError` for a keras.json that Keras cannot read.
     """
@@ -53,7 +53,7 @@ def check() -> None:
 def _file() -> Path:
     try:
         home = Path.home()
-    except RuntimeError:  # neither HOME nor the user's entry names one
+    except RuntimeError:  # neither HOME nor the user database names a home folder
         home = Path("~")
     folder = (home if os.access(home, os.W_OK) else Path("/tmp")) / ".keras"
     return Path(os.environ.get("KERAS_HOME", folder)).expanduser() / "keras.json"

@@ -1,4 +1,4 @@
-"""What the consumers of a model's inputs take: rows of an embedding, categories of an encoding."""
+"""The whole numbers that consumers of a model's inputs take: rows of an embedding, categories of an encoding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from partitioning.keras_internals import sublayers
 from partitioning.steps import Step
 
 COUNTS: Mapping[type[Any], str] = {layers.Embedding: "input_dim", layers.CategoryEncoding: "num_tokens"}
-"""Layer that takes whole numbers -> its attribute with the number of valid ones, from 0."""
+"""Layer that takes whole numbers -> its attribute with the number of valid values, which count from 0."""
 
 PASSING = frozenset(
     {
@@ -21,11 +21,11 @@ PASSING = frozenset(
         *("BroadcastTo", "Copy", "Ravel", "Swapaxes", "Moveaxis", "Unstack", "StopGradient"),
     }
 )
-"""Classes of layers and operations whose results have the values of their arguments, in other places."""
+"""Classes of layers and operations that only move the values of their arguments to other places."""
 
 
 def limits(steps: Sequence[Step], inputs: Sequence[TensorInfo]) -> dict[str, int]:
-    """Input -> the least number of valid values of the layers that take it, directly or in other places.
+    """Input -> the least number of valid values of the layers that take it, directly or after `PASSING` operations.
 
     `steps` are in an order in which they can run. Inputs of layers that take any value are left out.
     """

@@ -14,8 +14,8 @@ from typing import Any
 def load_tensorflow() -> Any:
     """The module, imported without the lines that its native code writes to standard error at any log level.
 
-    There is no garbage collection meanwhile, nor later of what the import created: walking all of that several times,
-    and once more at the exit of the process, takes nearly as long as the import.
+    Garbage collection is off during the import, and later skips the objects that the import created: walking all of
+    them several times, and once more at the exit of the process, takes nearly as long as the import.
     """
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The memory that is free, the check that it suffices before it is taken, and its return to the system."""
+"""Measures free memory, checks that it suffices before it is taken, and returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from partitioning.errors import PartitionError
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of its control group if that has fewer."""
+    """Bytes that this process may still take: free in the machine, or in its control group if that has fewer."""
     available, granted = psutil.virtual_memory().available, control_groups.read().free
     return available if granted is None else min(available, granted)
 

@@ -57,11 +57,6 @@ class LoadedModel:
     imports: tuple[str, ...] = ()
     trust: bool = False
 
-    @property
-    def input_shapes(self) -> tuple[tuple[int | None, ...], ...]:
-        """The shapes of `model.inputs`, in order, with `None` for the batch."""
-        return tuple(tuple(tensor.shape) for tensor in self.model.inputs)
-
     def read(self, absent: Collection[str] = ()) -> Program:
         """The model's program without its inputs `absent` (`partitioning.program.read`). Raises `PartitionError`."""
         return read(self.model, self.imports, trust=self.trust, absent=absent)
@@ -76,7 +71,7 @@ def load(
     *,
     trust: bool = False,
 ) -> LoadedModel:
-    """The model of that name in `keras.applications`, or that of a `.keras` or `.h5` file with the weights in it.
+    """The model of that name in `keras.applications`, or the model in a `.keras` or `.h5` file with its weights.
 
     `weights` are `random` (drawn with `seed`, which also seeds this process's global generators, and calibrated) or
     `imagenet`. `calibrate_with` are RGB images in 0..255 of any size, (batch, height, width, 3), to calibrate with;

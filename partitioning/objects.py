@@ -1,7 +1,7 @@
 """The Keras objects of a portion: how each is made again in another process, its variables and its files.
 
-An object is made from its configuration. If that is incomplete (of many layers that KerasHub's backbones make), the
-model is made from its own configuration, and the object is taken from it.
+An object is made from its configuration. If that is incomplete (as for many layers of KerasHub's backbones), the whole
+model is made from its own configuration, and the object is taken from the model.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Arrays = dict[str, Array]
 def recipe(program: Program, step: Step, number: int, arrays: Arrays, folder: Path) -> Any:
     """How the step's object is made: its configuration, or its place among the operations of the model.
 
-    Only layers in a model of a user's class may have incomplete configurations: Keras saves such a model without them.
-    Raises `PartitionError` for an object of which Keras cannot write the configuration.
+    Only layers in a model of a user's class may have incomplete configurations, since Keras saves such a model without
+    its layers' configurations. Raises `PartitionError` for an object whose configuration Keras cannot write.
     """
     models = (layer for layer in sublayers(program.model) if isinstance(layer, keras.Model))
     if not any(is_foreign(model) for model in models):
@@ -130,5 +130,5 @@ def restore(number: int, operation: Any, arrays: Arrays) -> None:
 
 
 def plain_json(value: Any) -> Any:
-    """The value as JSON gives it back, so that numbers of subclasses of `float` (`np.float64`) become plain ones."""
+    """The value as JSON reads it back, so that numbers of subclasses of `float` (`np.float64`) become plain floats."""
     return json.loads(json.dumps(value))

@@ -1,4 +1,4 @@
-"""Options of command lines. Each is declared once, as a field of a dataclass:
+"""Options of command lines. Each option is declared once, as a field of a dataclass:
 
     runs: Annotated[int, option("timed requests in each cell", "schedule", "client", ge=1, le=10**7)] = 50
 
@@ -150,9 +150,9 @@ def hint(word: str, valid: Iterable[str]) -> str:
 
 
 def option(help: str, group: str = "", concerns: str = "client", **facts: Any) -> msgspec.Meta:
-    """The annotation of a field that users set: `ge`, `gt`, `le`, `min_length`, and fields of `Option`.
+    """The annotation of a field that users set. `facts`: `ge`, `gt`, `le`, `min_length`, and fields of `Option`.
 
-    `concerns`: see `Option`, separated by commas.
+    `concerns`: as in `Option`, separated by commas.
     """
     limits = {name: facts.pop(name) for name in ("ge", "gt", "le", "min_length") if name in facts}
     facts |= {"group": group, "concerns": tuple(concerns.split(", "))}
@@ -190,7 +190,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def add_options(self, options: Iterable[Option], axes: Collection[str] = ()) -> None:
-        """Add a flag for each option, under the heading of its group. `axes`: names of those that make a matrix."""
+        """Add a flag for each option, under its group's heading. `axes`: names of options that make a matrix."""
         groups: dict[str, argparse._ArgumentGroup] = {}
         for item in options:
             if item.group not in groups:
@@ -243,7 +243,7 @@ class Joined(argparse.Action):
 
 
 class Once(argparse.Action):
-    """Stores a value and refuses a second one; silently keeping the last one would run the wrong experiment."""
+    """Stores a value and refuses a second one, since silently keeping the last value would run the wrong experiment."""
 
     def __init__(self, *names: Any, several: bool, **settings: Any) -> None:
         super().__init__(*names, **settings)

@@ -1,8 +1,8 @@
 """The order in which operations run. Every topological order is correct; some send fewer bytes at cuts than others.
 
 A group of neighbouring operations sends the tensors that later groups need. An order branch by branch keeps one result
-for each finished branch; an order by depth runs short branches late; a greedy order frees the most bytes in each step.
-Which order is the narrowest depends on the model, so all three are compared. Imports no TensorFlow.
+for each finished branch; an order by depth runs short branches late; a greedy order adds the fewest bytes in each step.
+The model determines which order is the narrowest, so all three are compared. Imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def narrow_order(operations: Sequence[Operation], tensors: Mapping[str, TensorIn
     """The narrowest of three orders: the given one (runnable, branch by branch), by depth, and greedy.
 
     The narrowest has the fewest bytes, summed over all places to cut: 447, 406 and 392 MB for the three orders of
-    InceptionV3, 736, 891 and 644 MB for those of NASNetMobile, and the same for all three of MobileNetV3Large. Of equal
-    orders it is the first.
+    InceptionV3, 736, 891 and 644 MB for those of NASNetMobile, and the same for all three of MobileNetV3Large. Of
+    equally narrow orders, the first is taken.
     """
     orders = [list(operations), _by_depth(operations), _greedy(operations, tensors)]
     return min(orders, key=lambda order: sum(alive(order, tensors)))
@@ -55,7 +55,7 @@ def alive(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) ->
 
 
 def _by_depth(operations: Sequence[Operation]) -> list[Operation]:
-    """The operations by the number of those that follow, in the order of `keras.Function`."""
+    """The operations by the number of operations that follow them, in the order of `keras.Function`."""
     follow: dict[str, int] = {}
     depths = []
     for operation in reversed(operations):
@@ -85,6 +85,6 @@ def _greedy(operations: Sequence[Operation], tensors: Mapping[str, TensorInfo]) 
 
 
 def _growth(operation: Operation, tensors: Mapping[str, TensorInfo], uses: Mapping[str, int]) -> int:
-    """Bytes held after the operation minus those held before it."""
+    """Bytes held after the operation minus bytes held before it."""
     gained = sum(tensors[tensor].nbytes for tensor in operation.outputs if uses[tensor])
     return gained - sum(tensors[tensor].nbytes for tensor in operation.inputs if uses[tensor] == 1)

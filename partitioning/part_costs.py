@@ -1,7 +1,7 @@
-"""What the parts of a request cost: runs of operations on a host, messages of a transport, links.
+"""The costs of the parts of a request: runs of operations on a host, messages of a transport, links.
 
-`partitioning.cost_model` says how they add up. Errors are half widths of 95 % intervals; those of independent parts are
-added as squares. Seconds and bytes throughout; bits per second for bandwidths. Imports no TensorFlow.
+`partitioning.cost_model` adds them up. Errors are half widths of 95 % intervals; errors of independent parts are added
+as squares. Seconds and bytes throughout; bits per second for bandwidths. Imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from functools import cached_property
 from partitioning.errors import PartitionError
 
 SPREAD = (-0.1, -0.05, 0.0, 0.05, 0.1)
-"""Relative deviations of a stage's work over which `Device.elapsed` is averaged: it jumps where a share is used up."""
+"""Relative deviations of a stage's work over which `Device.elapsed` is averaged, since it jumps where a share is used
+up."""
 
 
 class CostError(PartitionError):
-    """The profile does not know what is asked for; the text says what is missing."""
+    """The profile lacks what the question needs; the text says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,19 @@ def total(parts: Iterable[Estimate]) -> Estimate:
 
 @dataclass(frozen=True)
 class Device:
-    """What executes the stages of a host."""
+    """The processor of a host, or a share of it, which executes stages."""
 
     share: float = 0.0
-    """Of a core, that its process may use; 0: no limit."""
+    """Share of a core that the host's process may use; 0: no limit."""
     period: float = 0.1
-    """Seconds after which it has its share anew; the kernel's own choice unless given."""
+    """Seconds after which the share is renewed; the kernel's default unless given."""
     slots: float = 1.0
-    """Stages that it executes at a time under load."""
+    """Stages that the host executes at a time under load."""
     memory: int = 0
     """Bytes that its process may use; 0: no limit."""
 
     def elapsed(self, work: float) -> float:
-        """Expected seconds until `work` seconds of a core are done, if they begin at any moment of a period."""
+        """Expected seconds until `work` seconds of a core are done, if they begin at a random moment of a period."""
         if not self.share or self.share >= 1 or work <= 0:
             return work
         return sum(self._elapsed(work * (1 + deviation)) for deviation in SPREAD) / len(SPREAD)
@@ -71,7 +72,7 @@ class Device:
         if full < 1:
             return work
         rest = work - full * quota
-        # Mean over the seconds that are left of the period, from 0 to all of it.
+        # The mean over the seconds that are left of the period, from 0 to the whole period.
         begun = (period**2 - quota**2 + 2 * quota * (quota - rest)) / (2 * period)
         return begun + (full - 1) * period + 2 * rest
 
@@ -97,27 +98,27 @@ class Path:
 
 @dataclass(frozen=True)
 class MessageCost:
-    """What a transport costs without a link."""
+    """The cost of a message over a transport, without a link."""
 
     call: Estimate
     """Seconds of an empty message and its answer."""
     byte: Estimate
     """Seconds for each byte of a message, one way."""
     density: Mapping[int, float] = field(default_factory=dict)
-    """Position -> bytes on the wire for each byte that crosses there; 1 where it is missing."""
+    """Position -> bytes on the wire for each byte that crosses there; 1 for missing positions."""
     misfit: float = 0.0
-    """Median relative distance of these figures from the intervals of the messages that were measured."""
+    """Median relative distance of predicted seconds from the intervals of the measured messages."""
 
     def seconds(self, nbytes: float) -> Estimate:
-        """A message of `nbytes` and its answer."""
+        """Seconds of a message of `nbytes` and its answer."""
         return total((self.call, self.byte.times(nbytes)))
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Seconds of fused runs of operations on one host, at full speed: (first, last) -> of the operations first..last-1.
+    """Seconds of fused runs of operations on one host, at full speed: (first, last) is the run first..last-1.
 
-    For each position it knows the run before it and the run from it on; other runs are derived from these.
+    For each position, the run before it and the run from it to the end are measured; other runs are derived from these.
     """
 
     measured: Mapping[tuple[int, int], Estimate]
@@ -131,7 +132,8 @@ class Runs:
 
     @cached_property
     def joint(self) -> Estimate:
-        """Seconds by which two runs take longer than the whole, on average over the positions: what one more costs."""
+        """Seconds by which two runs take longer than the whole, on average over the positions: the cost of a further
+        run."""
         whole = self.measured[0, self.operations]
         extra = [
             self.measured[0, at].value + self.measured[at, self.operations].value - whole.value for at in self.positions
@@ -147,11 +149,11 @@ class Runs:
         return dict(self.measured)
 
     def times(self, factor: float) -> Runs:
-        """The same on a host that takes `factor` times as long."""
+        """The runs on a host that takes `factor` times as long."""
         return Runs({run: seconds.times(factor) for run, seconds in self.measured.items()}, self.operations)
 
     def seconds(self, first: int, last: int) -> Estimate:
-        """Those measured, or else those of the runs before `first` and before `last`. Raises `CostError`."""
+        """The measured seconds of the run first..last-1, or seconds derived from other runs. Raises `CostError`."""
         if (found := self._known.get((first, last))) is None:
             found = self._known[first, last] = self._derived(first, last)
         return found

@@ -11,7 +11,7 @@ Placement = Mapping[str, int]
 
 BLOCK = 9
 """Neighbouring stages in a block of `block-cyclic`. With five servers and one stage per operation of MobileNetV3Large,
-blocks of nine take 41 messages per request and enter each server five times, as in the source document."""
+blocks of nine need 41 messages per request and enter each server five times, as in the source document."""
 
 
 def contiguous(plan: Plan, servers: int) -> Placement:
@@ -20,14 +20,14 @@ def contiguous(plan: Plan, servers: int) -> Placement:
 
 
 def round_robin(plan: Plan, servers: int) -> Placement:
-    """Stage `i` on server `i % servers`: with two servers or more, neighbours are never on the same one."""
+    """Stage `i` on server `i % servers`: with two servers or more, neighbouring stages never share a server."""
     return {stage.name: index % servers for index, stage in enumerate(plan.stages)}
 
 
 def block_cyclic(plan: Plan, servers: int) -> Placement:
     """Blocks of `BLOCK` neighbouring stages, distributed to the servers in turn.
 
-    Blocks are shorter in a plan with few stages, so that every server holds one.
+    Blocks are shorter in a plan with few stages, so that every server holds a block.
     """
     block = max(1, min(BLOCK, len(plan.stages) // servers))
     return {stage.name: index // block % servers for index, stage in enumerate(plan.stages)}

@@ -24,7 +24,7 @@ class PlanError(PartitionError):
 
 
 class Stage(Struct, frozen=True, forbid_unknown_fields=True):
-    """A unit of execution: the tensors that it takes, those that others take from it, and its operations, in order."""
+    """A unit of execution: its input tensors, the tensors that it sends, and its operations in execution order."""
 
     name: str
     inputs: tuple[str, ...]
@@ -33,14 +33,15 @@ class Stage(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Edge(TensorInfo, frozen=True, forbid_unknown_fields=True):
-    """A tensor between stages. `producer` is `None` for an input of the model; `consumers` are stages, in order."""
+    """A tensor that stages take or send. `producer`: the stage that computes it, `None` for an input of the model.
+    `consumers`: the stages that take it, in the plan's order."""
 
     producer: str | None
     consumers: tuple[str, ...]
 
 
 class Plan(Struct, frozen=True, dict=True):
-    """A partition of a graph into stages, which are in an order in which they can run.
+    """A partition of a graph into stages, listed in an order in which they can run.
 
     The constructor raises `PlanError` for a plan that could not run: a cycle, a missing producer, an unused output.
     """
@@ -111,7 +112,7 @@ def sent_bytes(plan: Plan) -> int:
 def build_plan(graph: Graph, numbers: Sequence[int], mode: str) -> Plan:
     """The plan in which the operation `graph.operations[i]` belongs to stage `numbers[i]`.
 
-    Stage numbers are any integers. Stages are ordered by them and named `stage-00`, `stage-01`, ...; in the mode
+    Stage numbers may be any integers. Stages are sorted by number and named `stage-00`, `stage-01`, ...; in the mode
     `layer`, a stage of one operation has the name of the operation. Raises `PlanError` if an output of the graph is
     also an input, since no stage produces it.
     """
@@ -204,7 +205,8 @@ def _check_outputs(plan: Plan) -> None:
 
 
 def _check_edges(plan: Plan) -> None:
-    """Edges repeat information of the stages, so a plan from a file may contradict itself."""
+    """Check the edges against the stages: both name producers and consumers, so a plan from a file may contradict
+    itself."""
     producers = {tensor: stage.name for stage in plan.stages for tensor in stage.outputs}
     consumers: dict[str, tuple[str, ...]] = dict.fromkeys(producers, ())
     for stage in plan.stages:

@@ -1,8 +1,8 @@
 """Programs: the graph of a Keras model, with a step for each of its operations.
 
-A stage calls the model's own operations, in order. Stages are no `keras.Model`s: calling one costs a few tenths of a
-millisecond, and making one appends nodes to its layers. Reading does not change the model; models inside it are
-flattened.
+A stage calls the model's own operations, in order. A stage is not a `keras.Model`: each call of a `keras.Model` costs a
+few tenths of a millisecond, and making one appends nodes to its layers. Reading a model does not change it; nested
+models are flattened.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from partitioning.tracing import trace
 class Program:
     """The operations that servers run: a graph, and a step for each operation, by name.
 
-    `client` is the rest of the model and `model` the whole of it; both are `None` in a portion. A process that loads a
-    portion imports the modules `imports` first, and runs pickled code in it if `trust` is set.
+    `client` is the part of the model that the client runs, `model` the whole model; both are `None` in a portion. A
+    process that loads a portion first imports the modules `imports`; it runs pickled code in the portion if `trust` is
+    set.
     """
 
     graph: Graph
@@ -75,8 +76,9 @@ class Program:
             raise PartitionError(text) from error
 
     def portion(self, operations: Iterable[str]) -> Program:
-        """The program of these operations alone: its inputs are the tensors that they need, its outputs those that
-        other operations need. Raises `PartitionError` for an operation that the program lacks."""
+        """The program of these operations alone: its inputs are the tensors that they need, its outputs the tensors
+        that other operations need or that the graph returns. Raises `PartitionError` for an operation that the program
+        lacks."""
         wanted = set(operations)
         if missing := wanted.difference(self.steps):
             raise PartitionError(f"no operation {sorted(missing)[0]!r} in this program")
@@ -94,7 +96,7 @@ class Program:
 
 @dataclass(frozen=True)
 class _Value:
-    """The name of a symbolic tensor in the graph, and its shape and dtype at this place of the model."""
+    """The name of a symbolic tensor in the graph, and a spec with its shape and dtype at this place of the model."""
 
     name: str
     spec: Any
@@ -129,8 +131,8 @@ def read(
     An operation has the name of its layer; the second call of a shared layer is `dense#1`, and an operation of a nested
     model is `outer/inner`. A tensor has the name of its operation, or `name:k` if it is the k-th of several; an input
     of the model has the name of its `InputLayer`, and the implicit mask of the tensor `x` is `x:mask`. Operations on
-    which no output depends are left out. `imports` and `trust` are those with which the model was loaded. In place of
-    the optional inputs `absent`, operations get `None`.
+    which no output depends are left out. `imports` and `trust` are the values with which the model was loaded. In place
+    of the optional inputs `absent`, operations get `None`.
 
     Raises `PartitionError` for a model that has no such graph, that keeps a state between requests, whose tensors
     cannot cross a cut, or that cannot do without an absent input.
@@ -246,7 +248,8 @@ def _read_step(call: Call, scope: _Scope, name: str, sink: _Sink) -> None:
 def _specs(call: Call, scope: _Scope, name: str) -> Sequence[Any]:
     """The specs of a call's outputs.
 
-    They are recomputed if a nested model is called with a shape other than its own, or a layer without an absent input.
+    They are recomputed if a nested model is called with a shape other than its own, or if an input of the layer is
+    absent.
     """
     given: dict[int, Any] = {id(x): value.spec if (value := scope[id(x)]) else None for x in call.inputs}
     lacks = None in given.values()

@@ -1,9 +1,9 @@
 """Seconds of fused runs of operations under an engine, measured in this process as a node executes them.
 
 A run of the operations `first..last-1` is one stage: its inputs arrive as arrays and its outputs leave as arrays. Runs
-are timed in shuffled rounds, so that a disturbance of the machine affects all of them alike. Before each call the
-process waits, as a node waits for a message: a processor that has slept, and caches that others have used, make a call
-slower than one that follows another at once.
+are timed in shuffled rounds, so that a disturbance of the machine affects all runs alike. Before each call the process
+waits, as a node waits for a message: a processor that has slept, and caches that other programs have used meanwhile,
+make a call slower than a call that follows another call at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Run = tuple[int, int]
 PAUSE = 0.005
 """Seconds between two calls."""
 WARM_UPS = 3
-"""Calls of each run before the first one that counts: TensorFlow optimises a function when it first runs."""
+"""Calls of each run before the first timed one: TensorFlow optimises a function when it first runs."""
 
 
 def stage_of(graph: Graph, run: Run) -> Stage:

@@ -1,7 +1,7 @@
-"""Operations that may answer differently when they are asked again: they sample, or keep a state.
+"""Finds operations that may answer differently when they are called again: they sample, or keep a state.
 
-Each operation is asked twice with the same tensors. One that samples rarely can give the same answer twice, so the
-random numbers that TensorFlow draws meanwhile are watched, too.
+Each operation is called twice with the same tensors. An operation that samples rarely may give the same answer twice,
+so the random numbers that TensorFlow draws meanwhile are watched, too.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ RANDOM = ("Random", "Multinomial", "TruncatedNormal")
 UNUSED = "keras.src.layers.rnn."
 """Modules of layers that draw dropout masks at inference, too, and do not apply them then."""
 ROUNDING = 16
-"""Rounding errors by which two answers may differ: threads may add numbers in another order."""
+"""Rounding errors by which two equal answers may differ, since threads may add numbers in another order."""
 
 
 def unsteady(program: Program, inputs: Mapping[str, Any]) -> list[str]:
     """The operations whose results differ between two calls with equal tensors, or depend on new random numbers.
 
-    `inputs` are arrays by name. An operation is followed by the layers inside it that draw, if they have other names:
-    `"block (noise)"`. Numbers with a fixed seed are no sampling: they are the same in every call.
+    `inputs` are arrays by name. The name of an operation is followed by the names of the layers inside it that draw, if
+    they differ: `"block (noise)"`. Numbers with a fixed seed are no sampling, since they are the same in every call.
     """
     with _unseeded():
         return list(_unsteady(program, inputs))
@@ -63,7 +63,7 @@ def _unsteady(program: Program, inputs: Mapping[str, Any]) -> Iterator[str]:
 
 @contextmanager
 def _unseeded() -> Iterator[None]:
-    """TensorFlow without the global seed of this process, if it has one: nodes have none.
+    """Run the block without this process's global seed of TensorFlow, if it has one, since nodes have none.
 
     With a seed, a function that is traced anew in each call draws the same numbers each time.
     """
@@ -84,7 +84,7 @@ def _named(operation: Operation, drawing: Sequence[str]) -> str:
 def _draws() -> Iterator[list[tuple[str, bytes]]]:
     """The random numbers that are drawn in the block, each with the innermost layer that draws them.
 
-    Seeds count, too: choices can be the same although the numbers behind them are new.
+    Seeds are recorded, too: drawn choices can be equal although the random numbers behind them are new.
     """
     drawn: list[tuple[str, bytes]] = []
 

@@ -1,4 +1,4 @@
-"""The names of a plan's stages and tensors in a model server, whose models are the stages. Imports no TensorFlow.
+"""The names of a plan's stages and tensors in a model server, which has a model for each stage. Imports no TensorFlow.
 
     FOLDER/plan.json         the plan, and under `serving` these names
     FOLDER/<model>/1/        a stage as a SavedModel

@@ -1,8 +1,8 @@
 """Steps, which execute one operation each, and the function that executes the steps of a stage.
 
-A step calls the model's own Keras object with the arguments recorded when the model was built. The slot of each tensor,
-the shape of the arguments and the last use of each tensor are computed once, so that a call adds about a microsecond to
-the operation.
+A step calls the model's own Keras object with the arguments that Keras recorded when the model was built. The slot of
+each tensor, the shape of the arguments and the last use of each tensor are computed once, so that a call adds about a
+microsecond to the operation.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Step:
         return results if self.masks is None else [*results, *(mask_of(results[index]) for index in self.masks.given)]
 
     def _argument(self, name: str, value_of: ValueOf) -> Any:
-        """The tensor with exactly the mask that the operation reads; a copy, if the mask would change."""
+        """The tensor with exactly the mask that the operation reads; a copy, if its present mask is another."""
         value = value_of(name)
         if self.masks is None:
             return value

@@ -38,7 +38,7 @@ def equal(graph: Graph, n: int) -> Numbers:
 
 
 def at_cuts(graph: Graph, names: Sequence[str]) -> Numbers:
-    """A new group begins at each named operation. Raises `PartitionError` for a name that cannot begin one."""
+    """A new group begins at each named operation. Raises `PartitionError` for a name that cannot begin a group."""
     order = {operation.name: index for index, operation in enumerate(graph.operations)}
     for name in names:
         if name not in order:
@@ -64,7 +64,8 @@ def balanced(graph: Graph, n: int, costs: Mapping[str, float], slack: float = SL
     _check_groups(graph, n)
     total = np.concatenate([[0.0], np.cumsum([max(0.0, costs[op.name]) for op in graph.operations])])
     limit = max(_smallest_bottleneck(total, n), slack * total[-1] / n)
-    # Sums of floats depend on their order in the last digits, and a limit below the bottleneck has no solution.
+    # The last digits of a sum of floats depend on its order. The margin keeps the limit from falling below the
+    # bottleneck, where no partition would satisfy it.
     starts = _cheapest_cuts(total, n, limit * (1 + 1e-9), _traffic(graph))
     return tuple((np.searchsorted(starts, np.arange(len(graph.operations)), side="right") - 1).tolist())
 
@@ -75,8 +76,8 @@ def make_plan(
     """The plan for a mode: `whole`, `layer`, or `submodel` cut into `groups`.
 
     `cut` is `equal`, one of `SLACKS` (which need `costs`), or names of operations joined by `+` or commas, each the
-    first of a new group; names determine the number of groups, and `groups` is ignored. Raises `PartitionError` for a
-    value that cannot be used.
+    first operation of a new group; names determine the number of groups, and `groups` is then ignored. Raises
+    `PartitionError` for a value that cannot be used.
     """
     strategies: Mapping[str, Callable[[Graph], Numbers]] = {
         "whole": whole,

@@ -14,8 +14,8 @@ MODES = ("whole", "layer", "submodel")
 SLACKS: Mapping[str, float] = {"balanced": 1.05, "narrow": 1.5}
 """Cuts found by search -> the cost limit of a group, as a multiple of an even share.
 
-A pipeline is as fast as its slowest server, so it needs even groups. A single request takes the sum of all groups in
-any case, and gains only from fewer bytes."""
+A pipeline is as fast as its slowest server, so `balanced` makes even groups. A single request takes the sum of all
+groups in any case, and gains only from fewer bytes, so `narrow` allows uneven groups."""
 ADVISED = "advised"
 """The cut that a run chooses from a profile (`splitbench advise`)."""
 CUTS = ("equal", *SLACKS, ADVISED)

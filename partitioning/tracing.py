@@ -2,9 +2,9 @@
 
 Keras attaches a mask (`Embedding(mask_zero=True)`, `Masking`) to a tensor as an attribute. Later layers read it there,
 and attention layers remove it from their arguments. Attributes do not cross a cut, and the mask that a layer reads may
-depend on the order in which Keras runs the model. Keras records some masks as arguments (those of layers with one
-tensor and no other argument), and these are tensors of the graph already. To find the others, the steps are traced once
-in Keras's order, and each step's masks are recorded.
+depend on the order in which Keras runs the model. Keras records some masks as arguments (for layers with one tensor and
+no other argument); these masks are tensors of the graph already. To find the other masks, the steps are traced once in
+Keras's order, and each step's masks are recorded.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from partitioning.steps import Masks, Step, fill
 def trace(
     steps: Sequence[Step], inputs: Sequence[str], tensors: Mapping[str, TensorInfo]
 ) -> tuple[list[Step], dict[str, TensorInfo]]:
-    """The steps (in the order in which Keras runs them) with their masks, and all tensors by name, as they really are.
+    """The steps (in the order in which Keras runs them) with their masks, and all tensors by name, as traced.
 
-    A step that takes what another returns as None, though Keras has recorded a tensor, gets None without an edge.
+    If a step returns None although Keras has recorded a tensor, steps that take it get None, without an edge.
     The mask that an operation attaches to its output `x` is the tensor `x:mask`. `inputs` are the model's inputs, which
     have no masks. Raises `PartitionError` for a model that TensorFlow cannot trace.
     """
@@ -91,9 +91,9 @@ def _traced(step: Step, values: dict[str, Any], labels: dict[int, str], infos: d
 
 
 def _shape(step: Step, recorded: tuple[int | None, ...], traced: tf.TensorShape) -> tuple[int | None, ...]:
-    """The traced shape, or the recorded one if it says the same and more.
+    """The traced shape, or the recorded shape if it agrees and leaves fewer extents open.
 
-    What a user's layer says of its shapes may be wrong, so that only its traced shapes count.
+    The shapes that a user's layer computes may be wrong, so for such a layer only traced shapes count.
     """
     own = any(is_foreign(layer) for layer in sublayers(step.operation))
     fits = traced.rank is None if own else traced.is_compatible_with(recorded)

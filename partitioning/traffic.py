@@ -1,4 +1,4 @@
-"""What crosses cuts of a graph at a batch size. Imports no TensorFlow.
+"""The tensors and bytes that cross cuts of a graph at a batch size. Imports no TensorFlow.
 
 A cut is a position in the graph's order: the index of the first operation of a group. The client makes the model's
 inputs.
@@ -18,7 +18,7 @@ CLIENT = -1
 
 @dataclass(frozen=True, eq=False)
 class Traffic:
-    """The tensors between groups of operations. Answers are kept, since a search asks for them again and again."""
+    """The tensors between groups of operations. Results are cached, since a search asks for them again and again."""
 
     graph: Graph
     batch: int
@@ -41,7 +41,7 @@ class Traffic:
         return sum(self.sizes[name] for name in self.crossing(position))
 
     def is_bridge(self, position: int) -> bool:
-        """Whether only a tensor of the operation before crosses: between such positions the graph is a chain."""
+        """Whether only a tensor of the preceding operation crosses: between such positions the graph is a chain."""
         names = self.crossing(position)
         return len(names) == 1 and self._made.get(names[0]) == position - 1
 

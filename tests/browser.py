@@ -23,9 +23,9 @@ QUIET = (
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key of an element's identifier, as WebDriver defines it."""
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""`urllib.request.urlopen` would keep the proxy that the environment named at its first use in this process."""
+"""Uses no proxy. `urllib.request.urlopen` would keep the one that the environment named at its first use."""
 STARTS = 5
-"""chromedriver takes a free port of IPv4, and ends if another program has that port of IPv6."""
+"""Attempts to start chromedriver, which takes a free IPv4 port and ends if another program has the same IPv6 port."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Browser:
         self.call("/url", {"url": page.resolve().as_uri()})
 
     def click(self, xpath: str) -> None:
-        """Click the first element; a real click, in the place where the element is seen."""
+        """Click the first element that `xpath` finds: a real click, where the element is on the screen."""
         found = self.call("/element", {"using": "xpath", "value": xpath})
         self.call(f"/element/{found[ELEMENT]}/click")
 
@@ -56,7 +56,7 @@ class Browser:
         return self.call("/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def errors(self) -> list[Any]:
-        """What the console of the page has shown since the last call."""
+        """The messages in the console of the page since the last call."""
         found: list[Any] = self.call("/se/log", {"type": "browser"})
         return found
 
@@ -84,7 +84,7 @@ def browser(profile: Path) -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def _driver() -> Iterator[str]:
-    """chromedriver; its port."""
+    """Run chromedriver during the block; its port."""
     for _ in range(STARTS):
         with subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True) as driver:
             assert driver.stdout is not None

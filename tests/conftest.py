@@ -1,8 +1,8 @@
 """Rules of the whole suite: fast tests first, where random inputs come from, and which tests run side by side.
 
-`make test` runs worker processes (pytest-xdist), each with whole files: three, since many tests wait. A test marked
-`alone`, which counts what the whole machine does, starts when the other workers are between two tests, and these wait
-until it has ended.
+`make test` starts three worker processes (pytest-xdist), since many tests wait; each worker runs whole files. A test
+marked `alone` counts what the whole machine does: it starts when every other worker is between two tests, and these
+workers wait until it has ended.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ for name, steady in PROFILES.items():
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
-# A shell starts background processes that ignore Ctrl-C, and nohup one that ignores SIGHUP. What a test starts and ends
-# must not inherit that.
+# Background processes of a shell ignore SIGINT, and a process under nohup ignores SIGHUP. The processes that tests
+# start and end must not inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -39,7 +39,8 @@ LOCKS = pytest.StashKey[str]()
 """The folder with the locks of the workers of this run."""
 
 
-# Garbage collection would walk all that TensorFlow creates many times, while tests are collected and later.
+# TensorFlow creates many objects, and each garbage collection would walk all of them. So it is off while pytest
+# collects the tests, and later garbage collections skip the objects that exist by then (`gc.freeze`).
 gc.disable()
 
 
@@ -49,7 +50,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked slow go last; among themselves, all keep their order. Those marked zoo run only if `-m` names it."""
+    """Move tests marked slow to the end, in the same order. Tests marked zoo run only if `-m` names this mark."""
     if "zoo" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("zoo")])
         items[:] = [item for item in items if not item.get_closest_marker("zoo")]
@@ -58,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give each worker the folder with the locks of this run. It is deleted at its end, or by the next run."""
+    """Give each worker the folder with the locks of this run. It is deleted when the run ends, or by the next run."""
     config: pytest.Config = node.config
     if LOCKS not in config.stash:
         stack = contextlib.ExitStack()
@@ -78,8 +79,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Everything that tests and their processes leave in TMPDIR lies in a folder, which is deleted at the end."""
-    tmp_path_factory.getbasetemp()  # not in that folder: pytest keeps the files of the last tests
+    """Keep all that tests and their processes leave in TMPDIR in one folder, and delete the folder at the end."""
+    tmp_path_factory.getbasetemp()  # outside that folder: pytest keeps the files of the last tests
     scratch.home()
     yield
     scratch.leave()
@@ -87,9 +88,9 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _turn(folder: Path, alone: bool) -> Iterator[None]:
-    """A lock of all workers: shared, or exclusive if `alone`.
+    """Hold the lock `turn` of all workers: exclusively if `alone`, and otherwise shared.
 
-    Each worker takes the gate first. So no other one can pass a worker that waits there for its exclusive turn."""
+    Each worker takes the lock `gate` first, so no worker can overtake another that waits for its exclusive turn."""
     with (folder / "turn").open("w") as turn, (folder / "gate").open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)

@@ -100,7 +100,7 @@ def nested_lists() -> keras.Model:
 
 
 def passed_on() -> keras.Model:
-    """An output that is an input, an output given twice, and one in the middle."""
+    """An output that is an input, an output that is listed twice, and an output that other layers take."""
     x, y = keras.Input((4,), name="x"), keras.Input((3,), name="y")
     middle = _dense(5, "middle", "tanh")(x)
     head = _dense(3, "head", None)(layers.Concatenate(name="join")([middle, y]))
@@ -108,7 +108,7 @@ def passed_on() -> keras.Model:
 
 
 def integers() -> keras.Model:
-    """Lookups of numbers, whose vocabularies are no weights: one given, one adapted, and boundaries."""
+    """Lookups of numbers whose tables are no weights: a given vocabulary, an adapted one, and boundaries of bins."""
     x, y = keras.Input((4,), dtype="int64", name="x"), keras.Input((2,), name="y")
     adapted = layers.IntegerLookup(name="adapted")
     adapted.adapt(np.array([1, 2, 2, 4]))
@@ -125,7 +125,7 @@ def integers() -> keras.Model:
 
 
 def sentences() -> keras.Model:
-    """Strings that the client turns into numbers, a mask computed from these, and a numeric input."""
+    """Strings that the client turns into numbers, a mask computed from these numbers, and a numeric input."""
     text, x = keras.Input((), dtype="string", name="text"), keras.Input((3,), name="x")
     vectors = layers.TextVectorization(output_sequence_length=5, name="vectors")
     vectors.adapt(["the cat sat", "on the mat", "a dog"])
@@ -212,4 +212,4 @@ KINDS: Mapping[str, Callable[[], keras.Model]] = {
     **{mode: _quantised(mode) for mode in ("int8", "int4", "float8")},
 }
 ABSENT: Mapping[str, tuple[str, ...]] = {"optional": ("shift", "mask")}
-"""Kind of model -> the optional inputs that it does without."""
+"""Kind of model -> the optional inputs that are absent in the tests."""

@@ -39,7 +39,7 @@ NOWHERE = "10.77.0.99"
 
 @dataclass(frozen=True)
 class Lab:
-    """The hosts, the ssh_config that leads to those with an SSH server, and a folder for files."""
+    """The hosts, the ssh_config for the hosts that have an SSH server, and a folder for files."""
 
     net: Network
     config: Path
@@ -47,17 +47,17 @@ class Lab:
 
     @property
     def ssh(self) -> str:
-        """The command that is an ssh client on the client's host, wherever it is run."""
+        """The command that starts ssh on the client's host, wherever the command itself is run."""
         return shlex.join(self.net.command(CLIENT, ["ssh", "-F", str(self.config)]))
 
     @property
     def client(self) -> list[str]:
-        """The beginning of a command that runs on the client's host."""
+        """The prefix that makes a command run on the client's host."""
         return self.net.command(CLIENT, [])
 
     @property
     def python(self) -> str:
-        """The hosts' Python. What it keeps lies in `cache`, and not among the user's own files."""
+        """The path of the hosts' Python, which caches its files in `cache` and not among the user's own files."""
         return str(self.folder / "python")
 
     @property
@@ -65,13 +65,13 @@ class Lab:
         return self.folder / "cache" / "splitbench" / "contents"
 
     def script(self, name: str, lines: str) -> str:
-        """Write a program for `sh`; its path."""
+        """Write a program for `sh`, and return its path."""
         (path := self.folder / name).write_text(f"#!/bin/sh\n{lines}\n")
         path.chmod(0o755)
         return str(path)
 
     def other_version(self) -> str:
-        """A Python in which another version of this package is installed, by its metadata."""
+        """The path of a Python that finds the metadata of another version of this package."""
         (info := self.folder / "splitbench-9.9.dist-info").mkdir(exist_ok=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: splitbench\nVersion: 9.9\n")
         folder, python = shlex.quote(str(self.folder)), shlex.quote(self.python)
@@ -84,20 +84,20 @@ class Lab:
         return {host.name: over_ssh.way(host, self.ssh, silence) for host in self.hosts()}
 
     def flags(self, *tables: Mapping[str, object]) -> list[str]:
-        """The flags of a run over the hosts in `tables`; without these, of one with a server on each."""
+        """The flags of a run over the hosts in `tables`; without tables, over both hosts, with one server on each."""
         given = tables or (self.table("edge", servers=[0]), self.table("cloud", servers=[1]))
         (path := self.folder / "hosts.toml").write_text("".join(map(_table, given)))
         return ["--cluster", "ssh", "--hosts", str(path), "--ssh", f"ssh -F {shlex.quote(str(self.config))}"]
 
     def table(self, name: str, **fields: object) -> dict[str, object]:
-        """A host, as a table in a file."""
+        """A host, as a table of the file of hosts."""
         return {"name": name, "address": ADDRESSES.get(name, NOWHERE), "python": self.python} | fields
 
     def strangers(self, name: str) -> list[psutil.Process]:
         """The processes of a host that do not belong to its SSH server."""
         found = []
         for pid in self.net.processes(name):
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            with contextlib.suppress(psutil.NoSuchProcess):  # the process has just ended
                 process = psutil.Process(pid)
                 if not process.name().startswith("sshd"):
                     found.append(process)
@@ -108,7 +108,7 @@ class Lab:
         return [process for name in SERVERS for process in self.strangers(name)]
 
     def assert_nothing_left(self, processes: Iterable[psutil.Process]) -> None:
-        """`processes` and all others on the hosts have ended, and their folders and ports are gone."""
+        """Assert that `processes` and all others on the hosts have ended and have left no folder and no port."""
         gone = [*processes]
         assert_gone([*gone, *self.remote()])
         assert not self.remote()
@@ -117,7 +117,7 @@ class Lab:
             assert self.ports(name) == []
 
     def ports(self, name: str) -> list[int]:
-        """The ports on which processes of a host listen, without that of its SSH server."""
+        """The ports on which processes of a host listen, except the port of its SSH server."""
         done = self.net.run(
             name, ["cat", "/proc/net/tcp", "/proc/net/tcp6"], capture_output=True, text=True, check=True
         )
@@ -138,7 +138,7 @@ def _value(value: object) -> str:
 
 @contextmanager
 def lab() -> Iterator[Lab]:
-    """Hosts until the end of the block. The path of their Python has a space in it."""
+    """Hosts that exist until the end of the block. The path of their Python contains a space."""
     with tempfile.TemporaryDirectory(prefix="a lab ") as text, network(ADDRESSES) as net:
         folder = Path(text)
         with sshd(net, SERVERS, folder) as config:
@@ -153,7 +153,7 @@ class _EnoughError(Exception):
 
 
 def before_tensorflow(launcher: PipedLauncher, body: Callable[[], Result]) -> Result:
-    """Call `body` while the launcher is connected to hosts that have not loaded TensorFlow, and end the launcher."""
+    """Call `body` after the launcher has connected and before the hosts load TensorFlow; then end the launcher."""
     found: list[Result] = []
 
     def act() -> None:

@@ -12,7 +12,7 @@ STEP = 0.01
 
 
 class Lateness(threading.Thread):
-    """Sleeps again and again, and adds up how late it woke: while it waited for a core or the interpreter's lock."""
+    """Sleeps again and again, and adds up how late it woke because it waited for a core or the interpreter's lock."""
 
     def __init__(self) -> None:
         super().__init__(name="lateness", daemon=True)

@@ -15,7 +15,7 @@ from keras import layers
 
 
 def _weights(name: str) -> dict[str, Any]:
-    """Initialisers drawn from the layer's name: variance kept by the kernel, and a bias that no symmetry cancels."""
+    """Initialisers seeded by the layer's name: kernels that keep the variance, and biases that no symmetry cancels."""
     seed = sum(ord(letter) * (place + 1) for place, letter in enumerate(name))
     return {
         "kernel_initializer": keras.initializers.VarianceScaling(2.0, "fan_in", "truncated_normal", seed=seed),
@@ -101,7 +101,7 @@ def multi_output() -> keras.Model:
 
 
 def nested() -> keras.Model:
-    """A functional model inside, called twice, and a `Sequential` inside that one."""
+    """An inner functional model that is called twice, and a `Sequential` inside the inner model."""
     inner_input = keras.Input((6,), name="inner_x")
     innermost = keras.Sequential(
         [keras.Input((6,), name="deep_x"), _dense(6, "deep_1", "tanh"), _dense(6, "deep_2", "tanh")], name="deep"
@@ -158,7 +158,7 @@ def structured() -> keras.Model:
 
 
 def fan_out() -> keras.Model:
-    """An input that every stage takes, and a tensor that the first makes for the last."""
+    """An input that every stage takes, and a tensor that the first stage makes for the last."""
     x = keras.Input((6,), name="x")
     stem = _dense(6, "stem", "tanh")(x)
     deep = stem
@@ -212,11 +212,11 @@ MODELS: Mapping[str, Callable[[], keras.Model]] = SHAPES | {
     "long-skip": long_skip,
     "structured": structured,
 }
-"""All shapes: what every strategy and engine is tested with."""
+"""All shapes, which every strategy and engine is tested with."""
 
 
 def inputs_for(model: keras.Model, batch: int = 2, seed: int = 0) -> list[np.ndarray]:
-    """One array for each of `model.inputs`, in that order: standard normal, indices below 5, or sentences."""
+    """One array for each of `model.inputs`, in that order: standard normal numbers, integers below 5, or sentences."""
     draw = np.random.default_rng(seed)
 
     def array(shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -230,9 +230,9 @@ def inputs_for(model: keras.Model, batch: int = 2, seed: int = 0) -> list[np.nda
 
 
 def flat_outputs(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """The answer of the model itself to `inputs` (in the order of `model.inputs`): its outputs in their order.
+    """The outputs of the whole model for `inputs` (in the order of `model.inputs`), in the order of `model.outputs`.
 
-    An output that the model gives twice is there once. Outputs that are inputs, or strings, are left out.
+    An output that the model lists twice is returned once. Outputs that are inputs, or strings, are left out.
     """
     functional = model._functional if isinstance(model, keras.Sequential) else model
     by_input = {id(x): array for x, array in zip(model.inputs, inputs, strict=True)}

@@ -1,4 +1,4 @@
-"""Models with users' own classes, which do what Keras allows and its own classes do not."""
+"""Models with users' own classes, which do things that Keras allows but its built-in classes do not do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def own_layer() -> keras.Model:
 
 
 class Weighted(layers.Layer):
-    """A layer of `Backbone`, of which Keras cannot write `factor` (and which is registered nowhere)."""
+    """A layer of `Backbone` whose `factor` Keras cannot save; the class is registered nowhere."""
 
     def __init__(self, factor: Any, name: str) -> None:
         super().__init__(name=name)
@@ -70,7 +70,7 @@ class Shifted(layers.Layer):
 
 @keras.saving.register_keras_serializable("tests")
 class Backbone(keras.Model):
-    """A functional model that makes its layers itself, as those of KerasHub do: Keras saves `units` alone."""
+    """A functional model that makes its layers itself, as models of KerasHub do: Keras saves only `units`."""
 
     def __init__(self, units: int, **options: Any) -> None:
         x = keras.Input((6,), name="backbone_x")
@@ -88,14 +88,14 @@ class Backbone(keras.Model):
 
 
 def own_model() -> keras.Model:
-    """A user's model, whose layers cannot be made from their own configurations, in another model."""
+    """A model that contains a user's model, whose layers cannot be made from their own configurations."""
     x = keras.Input((6,), name="x")
     return keras.Model(x, _dense(3, "head", None)(Backbone(5, name="backbone")(x)), name="own_model")
 
 
 @keras.saving.register_keras_serializable("tests")
 class Largest(layers.Layer):
-    """Says a wrong shape of its results, and no dtype."""
+    """Declares a wrong shape for its result, and no dtype."""
 
     def call(self, inputs: Any) -> Any:
         return keras.ops.argsort(inputs, axis=-1)[:, :2]
@@ -105,7 +105,7 @@ class Largest(layers.Layer):
 
 
 def misrecorded() -> keras.Model:
-    """Tensors that differ from what Keras has recorded of them: in shape, in dtype, or in both."""
+    """Tensors whose shape, dtype or both differ from what Keras has recorded for them."""
     x, image = keras.Input((6,), name="x"), keras.Input((8, 8, 3), name="image")
     parts = [keras.ops.one_hot(Largest(name="largest")(x), 6), keras.ops.real(keras.ops.cast(x, "complex64"))[:, None]]
     cropped = layers.RandomCrop(5, 5, name="crop")(image)
@@ -116,7 +116,7 @@ def misrecorded() -> keras.Model:
 
 @keras.saving.register_keras_serializable("tests")
 class Resized(layers.Layer):
-    """Calls a layer that trains by default, and takes no `training`: Keras passes it on to the layer after that one."""
+    """Takes no `training`, and calls a layer whose default is `training=True`: Keras passes this on to the next one."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -135,7 +135,7 @@ def untrained() -> keras.Model:
 
 @keras.saving.register_keras_serializable("tests")
 class TwoStreams(layers.Layer):
-    """It declares two results, and without a query its second one is None, as in XLNet."""
+    """Declares two results; without a query the second result is None, as in XLNet."""
 
     def build(self, content_shape: Any, query_shape: Any = None) -> None:
         self.offset = self.add_weight(shape=(content_shape[-1],), initializer="ones", name="offset")
@@ -148,7 +148,7 @@ class TwoStreams(layers.Layer):
 
 
 def nothing() -> keras.Model:
-    """A layer takes what another returns as None, though Keras has recorded a tensor."""
+    """A layer takes a result of another layer that is None, though Keras has recorded a tensor for it."""
     x = keras.Input((4,), name="x")
     content, query = TwoStreams(name="first")(x)
     content, _ = TwoStreams(name="second")(content, query)

@@ -23,7 +23,7 @@ class Run:
     def __init__(
         self, *arguments: object, module: str = "experiments.run", within: Sequence[str] = (), **options: Any
     ) -> None:
-        """`within`: a command that runs the one after it, such as `nsenter`."""
+        """`within`: a command that runs the command after it, such as `nsenter`."""
         command = [*within, sys.executable, "-m", module, *map(str, arguments)]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
@@ -49,20 +49,20 @@ class Run:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Kill it if it still runs."""
+        """Kill the process if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
 
     def finish(self, timeout: float = 600.0) -> tuple[int, str]:
-        """(exit status, the last line of standard error). `out` is then its standard output."""
+        """Wait for the end: (exit status, the last line of standard error). `out` is then the standard output."""
         self.out, err = self.process.communicate(timeout=timeout)
         self.lines += err.splitlines()
         return self.process.returncode, self.lines[-1].strip() if self.lines else ""
 
 
 def below(pid: int) -> dict[psutil.Process, str]:
-    """The processes below the process `pid`, with their names, without those that end meanwhile."""
+    """The descendants of the process `pid`, with their names. Processes that end meanwhile are left out."""
     found: dict[psutil.Process, str] = {}
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""The rules between rooms: which may import which, and what is imported only when it is chosen."""
+"""The rules between rooms: which room may import which, and which libraries are imported only when they are chosen."""
 
 from __future__ import annotations
 

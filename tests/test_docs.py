@@ -63,7 +63,7 @@ def program(words: list[str]) -> tuple[str, list[str]]:
 
 
 def certificates(folder: Path) -> Path:
-    """Run the page's commands for certificates in `folder`, and return it."""
+    """Run the documented commands for certificates in `folder`, and return `folder`."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     (made,) = (block for _, block in BLOCKS if "openssl" in block)
@@ -90,7 +90,7 @@ READERS: Mapping[str, Callable[[list[str]], object]] = {
     "threads": reader(ThreadsOptions),
     "trace": lambda words: trace.read(words)[0],
 }
-"""Command -> function that reads its arguments, and raises an error for those that the command does not take."""
+"""Command -> function that reads its arguments, and raises an error for arguments that the command does not take."""
 LINES = [(name, words) for name, module in MODULES.items() for words in COMMANDS if program(words)[0] == module]
 
 
@@ -102,7 +102,7 @@ def test_the_pages_show_every_command_and_no_other() -> None:
 @pytest.mark.parametrize(("name", "words"), LINES, ids=[" ".join(words) for _, words in LINES])
 def test_a_command_line_parses(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(certificates(tmp_path) if "--tls-cert" in words else ROOT)
-    if "hosts.toml" in words:  # the page shows it
+    if "hosts.toml" in words:  # docs/machines.md shows this file
         monkeypatch.chdir(tmp_path)
         (shown,) = (block for block in TOML if block.startswith("[[host]]"))
         (tmp_path / "hosts.toml").write_text(shown)
@@ -124,7 +124,7 @@ SPANS = {span for text in CURRENT.values() for span in re.findall(r"`([^`\n]+)`"
 def test_a_flag_that_a_page_names_exists(flag: str) -> None:
     sources = (path for room in ("experiments", "partitioning", "tools") for path in (ROOT / room).rglob("*.py"))
     known = {item.flag for options in flags_table.COMMANDS.values() for item in options.values()}
-    if flag.endswith("-"):  # `--tls-*` names several
+    if flag.endswith("-"):  # `--tls-*` names several flags
         assert any(setting.startswith(flag) for setting in known)
         return
     assert flag in known or any(f'"{flag}"' in path.read_text(encoding="utf-8") for path in sources)

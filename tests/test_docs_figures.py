@@ -1,4 +1,4 @@
-"""The figures in sentences of README.md and docs/ are those of the results, or say where they are from."""
+"""The figures in sentences of README.md and docs/ agree with the results, or say where they are from."""
 
 from __future__ import annotations
 

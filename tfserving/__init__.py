@@ -1,4 +1,4 @@
-"""The official TensorFlow Serving API: a compatible model server (`tfserving.server`), its wire formats, its clients.
+"""The official TensorFlow Serving API: a compatible model server (`tfserving.server`), wire formats, and clients.
 
 Importing this package loads neither TensorFlow, NumPy nor the official stubs.
 """
@@ -25,7 +25,7 @@ _LIBRARIES: Mapping[str, str] = {
     "httptools": "'httptools>=0.6.3'",
     "urllib3": "'urllib3>=2.2'",
 }
-"""Imported library -> its requirement for pip, as in the extra `serving`."""
+"""Imported library -> its requirement for pip, as in the package's extra `serving`."""
 
 
 class Predictor(Protocol):

@@ -35,7 +35,7 @@ class Model:
 
 
 def read_config(path: Path) -> tuple[Model, ...]:
-    """The models of a `ModelServerConfig`. Raises `UsageError` for a file that holds none, or the same one twice."""
+    """The models of a `ModelServerConfig`. Raises `UsageError` for a file without models, or with a model twice."""
     try:
         config = text_format.Parse(path.read_text(encoding="utf-8"), pb.ModelServerConfig())
     except OSError as error:

@@ -24,18 +24,18 @@ def parse(data: bytes | bytearray) -> Any:
 
 
 def write(document: Any, arrays: Iterable[Array]) -> bytes:
-    """`document`, in which `arrays` or parts of them stand for lists, as JSON. Floats have their shortest form."""
+    """`document` as JSON; it has `arrays`, or parts of them, in place of lists. Floats are in their shortest form."""
     if all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
         return orjson.dumps(document, _contiguous, orjson.OPT_SERIALIZE_NUMPY)
     return json.dumps(document, default=_listed, separators=(",", ":")).encode()
 
 
 def _contiguous(value: Any) -> Any:
-    """A form that orjson accepts of an array that is not C-contiguous, or has no dimension."""
+    """An array that is not C-contiguous, or has no dimension, in a form that orjson accepts."""
     return np.ascontiguousarray(value) if np.ndim(value) else value.item()
 
 
 def _listed(value: Any) -> Any:
-    """An array or a scalar as Python numbers; a float is the shortest decimal that reads back equal in its own type."""
+    """An array or scalar as Python numbers. A float is the shortest decimal that reads back equal in its own type."""
     short = value.dtype.kind == "f" and value.dtype.itemsize < 8
     return (value.astype(str).astype(float) if short else value).tolist()

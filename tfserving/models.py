@@ -36,7 +36,7 @@ class Signature:
     def run(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         """The outputs `wanted`, in that order. The caller has checked the `inputs`."""
         tensors = [tf.convert_to_tensor(inputs[name], dtype) for name, dtype in self.dtypes.items()]
-        # A call by name would rebuild structures, which takes a third of the time of a small stage.
+        # A call with named arguments would rebuild structures, which takes a third of the time of a small stage.
         results = self.function.inference_fn.call_flat(*tensors, *self.function.captured_inputs)
         by_name = dict(zip(self.outputs, results, strict=True))
         return {name: _array(by_name[name]) for name in wanted}
@@ -114,7 +114,7 @@ def _load(model: str, number: int, base: Path) -> Version:
 
 def _signature(name: str, function: Any) -> Signature:
     specs = function.structured_input_signature[1]
-    # No public name gives the order of a loaded function's inputs. Its outputs are sorted by name.
+    # No public attribute gives the order of a loaded function's inputs. Its outputs are sorted by name.
     dtypes = {key: specs[key].dtype for key in function._arg_keywords}
     shapes = {key: tuple(specs[key].shape) if specs[key].shape.rank is not None else () for key in dtypes}
     return Signature(name, dtypes, shapes, tuple(sorted(function.structured_outputs)), function)

@@ -43,7 +43,7 @@ ERRORS: Mapping[int, type[WireError]] = {
 
 
 class RestClient:
-    """Kept connections to a model server, one for each call at the same time. Thread-safe. A context manager."""
+    """Kept connections to a model server, one for each concurrent call. Thread-safe. A context manager."""
 
     def __init__(self, address: Address) -> None:
         self.address = address

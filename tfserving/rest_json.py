@@ -3,8 +3,9 @@
     row      {"instances": [x, ...]} or [{"a": x, "b": y}, ...]   answered by {"predictions": [...]}
     column   {"inputs": x} or {"a": x, "b": y}                    answered by {"outputs": ...}
 
-Rules: only a single input may have no name. Bytes are `{"b64": "..."}`, and so are strings of outputs whose names end
-in `_bytes`. A number must fit its type without loss: 1.5 is no integer and `true` is no number.
+Rules: an input may be given without a name only if it is the only input. Bytes are written as `{"b64": "..."}`, and so
+are strings of outputs whose names end in `_bytes`. A number must fit its type without loss: 1.5 is no integer and
+`true` is no number.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ def _string(value: Any) -> bytes:
 
 
 MANTISSAS: Mapping[str, int] = {"float": 2**24 - 1, "double": 2**53 - 1}
-"""C++ type -> the largest n such that it holds every whole number up to n."""
+"""C++ type -> the largest n such that the type represents every whole number up to n."""
 
 READERS: Mapping[str, Reader] = {
     "float32": _reader({int, float}, "float"),

@@ -34,7 +34,7 @@ class RestServer(HttpServer):
 
 
 class _Interface:
-    """The `http_server.Application` of the models."""
+    """The `http_server.Application` that serves the models."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -54,7 +54,7 @@ class _Interface:
 
 
 def _answer(models: Models, method: str, path: str, body: bytearray) -> bytes:
-    """The body of the answer. Raises `Refusal`, and what TensorFlow raises."""
+    """The body of the answer. Raises `Refusal`, and TensorFlow's errors."""
     if method == "POST" and (found := POST.fullmatch(path)):
         return VERBS[found[3].lower()](models, _spec(found), body)
     if method == "GET" and (found := GET.fullmatch(path)):
@@ -82,7 +82,7 @@ def _predict(models: Models, spec: Any, body: bytearray) -> bytes:
 
 
 def _signature(models: Models, spec: Any, name: str) -> Signature:
-    """The signature of that name. As in TensorFlow Serving, the refusal differs from that over gRPC."""
+    """The signature called `name`. As in TensorFlow Serving, the refusal has another text than over gRPC."""
     version = models.find(spec)
     if (name or DEFAULT) not in version.signatures:
         raise invalid(f'Serving signature name: "{name or DEFAULT}" not found in signature def')

@@ -72,7 +72,7 @@ def serve(options: Options, stack: contextlib.ExitStack) -> Mapping[str, Address
         assert options.model_base_path is not None
         chosen = (Model.latest(options.model_name, options.model_base_path),)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    gc.disable()  # while TensorFlow and the models are loaded, it would walk all of their objects several times
+    gc.disable()  # while TensorFlow and the models load, garbage collection would walk all of their objects repeatedly
     _configure(options.tensorflow_session_parallelism, options.malloc)
     from tfserving import models
     from tfserving.grpc_server import GrpcServer

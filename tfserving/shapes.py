@@ -1,4 +1,4 @@
-"""Shapes of arrays without elements, which JSON cannot hold: a list ends at the first extent of 0."""
+"""Shapes of arrays without elements, which JSON cannot represent: nested lists end at the first extent of 0."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from transports.base import Array
 
 
 def completed(array: Array, shape: Sequence[int | None]) -> Array:
-    """`array` with the extents of `shape` behind its own, if it has no elements; an open extent becomes 0.
+    """`array`; if it has no elements, the missing last extents are taken from `shape`. An open extent becomes 0.
 
-    So `[[], []]` is of shape (2, 0, 3) where a signature has (None, None, 3). TensorFlow Serving's own reader of
-    JSON (`util/json_tensor.cc`) completes no shape.
+    So `[[], []]` has the shape (2, 0, 3) if the signature has (None, None, 3). TensorFlow Serving's own reader of JSON
+    (`util/json_tensor.cc`) does not complete shapes.
     """
     missing = shape[array.ndim :] if not array.size else ()
     return array.reshape(*array.shape, *(extent or 0 for extent in missing)) if missing else array

@@ -1,6 +1,6 @@
 """Failures of requests: a gRPC status, the corresponding HTTP status, and a text.
 
-The texts are those of TensorFlow Serving, so that clients that search for them find them.
+The texts are the same as in TensorFlow Serving, for clients that search the texts of errors.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     tensor_content   the bytes of the elements: clients write this form
     *_val            a list of values: TensorFlow Serving answers in this form (`Tensor::AsProtoField`)
 
-A packed list of floats is encoded as the bytes of its elements, too, so it is written and read as bytes. Converting it
-value by value in Python would take milliseconds for the 0.3 MB of a cut, and slow the measured server down.
+Protobuf also encodes a packed list of floats as the bytes of its elements, so this module writes and reads it as bytes.
+To convert it value by value in Python would take milliseconds for the 0.3 MB of a cut, and slow the measured server
+down.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from transports.wire import incoming, outgoing
 LIMIT = 2**31 - 1
 """INT32_MAX: bytes of the largest message that TensorFlow Serving accepts and protobuf can write."""
 STRING = 7
-"""DT_STRING."""
+"""The number of the data type DT_STRING."""
 CONTENT = 4
 """Number of the field `tensor_content`."""
 PACKED: Mapping[str, int] = {"float32": 5, "float64": 6, "complex64": 9, "bool": 11, "complex128": 12}
@@ -102,7 +103,7 @@ def _packed(proto: Any) -> bytes | None:
     nbytes = len(getattr(proto, name)) * np.dtype(stored).itemsize
     if not nbytes or nbytes != math.prod(dim.size for dim in proto.tensor_shape.dim) * np.dtype(dtype).itemsize:
         return None
-    # The list is the last field, since the numbers of the others are smaller, unless the peer sent unknown fields.
+    # The list is the last field, since all other fields have smaller numbers, unless the peer sent unknown fields.
     data: bytes = proto.SerializeToString()
     start = len(data) - nbytes
     return data[start:] if data.endswith(_field_head(PACKED[dtype], nbytes), 0, start) else None

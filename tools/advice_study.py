@@ -1,22 +1,26 @@
 """`python -m tools.advice_study --out FOLDER`: how well profiles predict runs, and the regret of what they advise.
 
-For each model: a profile of an edge device, which is the cloud machine with an emulated slowdown, and of that machine;
-then one run of the cuts that the profile measured, no cut on either side, and the equal split, over several
-transports and emulated links. FOLDER/MODEL/profile and FOLDER/MODEL/run hold them; what exists is not measured again.
+For each model, it makes a profile of a cloud machine and of an edge device, which is the same machine with an emulated
+slowdown. Then one run measures the profiled cuts, the whole model on either host, and the equal split, over several
+transports and emulated links. FOLDER/MODEL/profile and FOLDER/MODEL/run hold the results; existing folders are not
+measured again.
 
 study.csv has a row for each model and link: `model`, `link`, `cells`, and for predictions
   - by the profile alone: `profile_median` (median relative error), `profile_within` (share of cells within 10 %);
   - by the profile corrected with the cells of all *other* links: `median`, `within`;
-and for the way that the corrected profile advises over this link: `advised`, `best`, `regret`, `low`, `high`, `equal`
-(the same of the equal split), as `experiments.advise.regret` describes. study.md has the same as a table.
+and for the way that the profile alone advises over this link: `advised`, `best`, `regret`, `low`, `high`, `equal`
+(the regret of the equal split), as `experiments.advise.regret` describes; for the way that the corrected profile
+advises: `corrected_advised`, `corrected_regret`, `corrected_low`, `corrected_high`. study.md has the same rows as a
+table.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for model in given.models.split(","):
         try:
             measure(given.out / model, model, given)
-        except subprocess.CalledProcessError:  # which has said why
+        except subprocess.CalledProcessError:  # the command has printed the reason
             failed.append(model)
         else:
             found += list(rows(given.out / model, model))
@@ -97,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(folder: Path, model: str, given: argparse.Namespace) -> None:
-    """The profile and the run of a model, unless they are there."""
+    """Make the profile and the run of a model, unless their folders exist."""
     folder.mkdir(parents=True, exist_ok=True)
     spec, profile, run = folder / "spec.toml", folder / "profile", folder / "run"
     head = SPEC.format(model=model, runs=given.runs, limit=given.limit, hosts=HOSTS.format(slowdown=given.slowdown))
@@ -110,7 +114,8 @@ def measure(folder: Path, model: str, given: argparse.Namespace) -> None:
 
 
 def _blocks(profile: store.Profile) -> Iterator[str]:
-    """Every cut over the first transport, and a third of them over the others; both wholes; the equal split."""
+    """The matrices of a run: over the first transport every cut and the equal split, over the others a third of the
+    cuts; and the whole model on either host."""
     operations = profile.graph.operations
     cuts = [operations[at].name for at in profile.runs_of("edge").positions]
     links = f"link = {_list([f'edge<->cloud {words}' for words in LINKS])}\n"
@@ -132,12 +137,15 @@ def rows(folder: Path, model: str) -> Iterator[dict[str, Any]]:
         elsewhere = [item for item in cells if item.cell.link != link]
         predicted = fit.predictions(cells, fit.fitted(elsewhere))
         here = np.asarray([item.cell.link == link for item in cells])
-        found = regret.regret_of(link, cells, list(predicted), seed)
+        found = regret.regret_of(link, cells, [item.predicted for item in cells], seed)
+        corrected = regret.regret_of(link, cells, list(predicted), seed)
         row = {"model": model, "link": link, "cells": int(here.sum())}
         row |= dict(zip(("profile_median", "profile_within"), _errors(alone[here]), strict=True))
         row |= dict(zip(("median", "within"), _errors(predicted[here] / seconds[here] - 1), strict=True))
         row |= {"advised": _where(found.advised), "best": _where(found.best)}
-        yield row | {"regret": found.value, "low": found.low, "high": found.high, "equal": found.equal}
+        row |= {"regret": found.value, "low": found.low, "high": found.high, "equal": found.equal}
+        row |= {"corrected_advised": _where(corrected.advised), "corrected_regret": corrected.value}
+        yield row | {"corrected_low": corrected.low, "corrected_high": corrected.high}
 
 
 def _errors(errors: Any) -> tuple[float, float]:
@@ -157,24 +165,27 @@ def _list(names: Sequence[str]) -> str:
     return "[" + ", ".join(f'"{name}"' for name in names) + "]"
 
 
+def regret_text(row: Mapping[Any, Any], kind: str = "") -> str:
+    """The regret of a row of study.csv with its interval. `kind`: empty, or "corrected_"."""
+    value, low, high = (100 * float(row[f"{kind}{name}"]) for name in ("regret", "low", "high"))
+    return f"{value:.1f} %" + ("" if math.isnan(low) else f" ({number(low, 2)} to {number(high, 2)} %)")
+
+
+def _largest(found: Sequence[dict[str, Any]], kind: str) -> str:
+    return regret_text(max(found, key=lambda row: row[f"{kind}regret"]), kind)
+
+
 def _markdown(found: Sequence[dict[str, Any]]) -> str:
     head = (
-        "Model",
-        "Link",
-        "Median error",
-        "Within 10 %",
-        "Advised",
-        "Fastest measured",
-        "Regret",
-        "95 %",
-        "Equal split",
+        *("Model", "Link", "Median error", "Within 10 %", "Advised", "Fastest measured", "Regret (95 %)"),
+        *("Equal split", "Advised when corrected", "Regret (95 %)"),
     )
     body = [
         [
             *(row["model"], line(row["link"]), f"{100 * row['median']:.2g} %", f"{100 * row['within']:.3g} %"),
-            *(line(row["advised"]), line(row["best"]), f"{100 * row['regret']:.2g} %"),
-            f"{number(100 * row['low'], 2)} to {number(100 * row['high'], 2)} %" if row["low"] == row["low"] else "-",
+            *(line(row["advised"]), line(row["best"]), regret_text(row)),
             f"{100 * row['equal']:.3g} %" if row["equal"] == row["equal"] else "-",
+            *(line(row["corrected_advised"]), regret_text(row, "corrected_")),
         ]
         for row in found
     ]
@@ -184,7 +195,8 @@ def _markdown(found: Sequence[dict[str, Any]]) -> str:
         "# How well profiles predict runs, and the regret of advice",
         "",
         f"{cells} cells with a link, each predicted by a profile that was corrected with the cells of all other links: "
-        f"{100 * within:.3g} % within 10 %. Largest regret: {100 * max(row['regret'] for row in found):.2g} %.",
+        f"{100 * within:.3g} % within 10 %. Largest regret of advice from the profile alone: {_largest(found, '')}; "
+        f"from the corrected profile: {_largest(found, 'corrected_')}.",
         "",
         *table(head, body, left=2),
     ]

@@ -1,8 +1,8 @@
-"""The figures in the sentences of README.md and docs/: each is derived from results/reference, or says its source.
+"""The figures in the sentences of README.md and docs/: each is derived from results/reference, or its source is stated.
 
 `docs_sentences.DERIVED` has the sentences with derived figures; a page states a value with any number of decimals.
-`STATED` has those whose figures are no results of results/reference: settings, and measurements whose source stands
-there. `python -m tools.docs_tables` writes figures as it writes tables.
+`STATED` has the sentences whose figures do not come from results/reference: settings, and measurements whose source the
+sentence names. `python -m tools.docs_tables` writes figures as it writes tables.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from tools.docs_sentences import DERIVED
 
 FIGURE = re.compile(r"(?<![\w.-])(?:\d+\.\d+|\d+(?= (?:(?:ms|s|MB|kB|times)\b|%)))(?![\w.]*\w)")
-"""A number with decimals or a unit: what a page has to derive or to explain."""
+"""A number with decimals or a unit, which a page has to derive or to explain."""
 
 EVERYWHERE = ("95 %",)
 STATED: Mapping[str, Sequence[str]] = {
@@ -68,7 +68,7 @@ STATED: Mapping[str, Sequence[str]] = {
 
 
 def fill(page: str, text: str) -> str:
-    """`text` of the page with that name, with the current value of each derived figure, as precise as the old one.
+    """`text` of the page with that name, with the current value of each derived figure, as precise as its old value.
 
     Raises `LookupError` if a sentence is not in the text.
     """
@@ -84,7 +84,7 @@ def fill(page: str, text: str) -> str:
 
 
 def uncovered(page: str, text: str) -> list[tuple[str, str]]:
-    """The figures outside of tables and code that neither `DERIVED` nor `STATED` has, each with the words around it."""
+    """The figures outside of tables and code that neither `DERIVED` nor `STATED` has, each with its context."""
     prose = re.sub(r"```.*?```|^\|.*?$|<!--.*?-->", "", text, flags=re.S | re.M)
     known = [*(sentence for sentence, _ in DERIVED.get(page, list)()), *STATED.get(page, ()), *EVERYWHERE]
     for start, end in [found.span() for sentence in known for found in pattern(sentence).finditer(prose)]:

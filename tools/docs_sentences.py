@@ -191,7 +191,8 @@ def _where() -> list[Sentence]:
 
 
 def _by_transport() -> tuple[list[float], list[float]]:
-    """For each cut and link, in milliseconds: the spread of TCP, gRPC and RPyC tuned, and what RPyC's defaults add."""
+    """For each cut and link, in milliseconds: the spread of TCP, gRPC and RPyC tuned, and the extra time of RPyC with
+    its defaults."""
     means: dict[object, dict[str, float]] = {}
     for row in rows("edge-cloud"):
         if row["transport"] != "none":

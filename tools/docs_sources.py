@@ -31,7 +31,7 @@ def rows(folder: str) -> list[Row]:
 def each(folder: str, column: str, *transports: str, **settings: object) -> list[float]:
     """The column of the cells over one of the transports (`LOCAL`: of local models) that have these settings.
 
-    Raises `LookupError` if there is none.
+    Raises `LookupError` if there is no such cell.
     """
     found = []
     for row in rows(folder):
@@ -45,7 +45,7 @@ def each(folder: str, column: str, *transports: str, **settings: object) -> list
 
 
 def of(folder: str, column: str, transport: str, **settings: object) -> float:
-    """The column of the only such cell. Raises `LookupError` if there are several, or none."""
+    """The column of the only cell that `each` finds. Raises `LookupError` if there are several such cells, or none."""
     found = each(folder, column, transport, **settings)
     if len(found) > 1:
         raise LookupError(f"{folder} has {len(found)} cells over {transport} with {settings}")
@@ -78,7 +78,7 @@ def echo(folder: str, way: str, megabytes: float) -> float:
 def crossing(folder: str) -> dict[str, int]:
     """The first operation behind a cut -> bytes that cross it at batch 1, and "" -> the bytes of the model's inputs.
 
-    Of the plans of `folder` with two stages.
+    It covers the plans of `folder` with two stages.
     """
     found: dict[str, int] = {}
     for path in (REFERENCE / folder).glob(files.PLAN.format("*")):

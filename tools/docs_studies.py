@@ -19,6 +19,7 @@ from experiments.spec.settings import from_record
 from experiments.store import environment, files, phases, samples
 from experiments.store.intervals import seconds_of
 from experiments.store.statistics import groups_of, ratio_of
+from tools.advice_study import regret_text
 from tools.docs_sources import REFERENCE
 
 Lines = list[str]
@@ -95,15 +96,14 @@ def advice_study(folder: str) -> Lines:
     """One row for each model and link."""
     body = []
     for row in pd.read_csv(REFERENCE / folder / "study.csv").to_dict("records"):
-        regret = f"{100 * row['regret']:.1f} %"
-        known = "" if math.isnan(row["low"]) else f" ({100 * row['low']:.0f} to {100 * row['high']:.0f} %)"
         errors = [f"{100 * row[name]:.1f} %" for name in ("median", "within")]
         link = line(str(row["link"]).partition(" ")[2])
-        body.append([row["model"], link, str(row["cells"]), *errors, line(row["advised"]), regret + known])
-    header = ["Model", "Link", "Cells", "Median error", "Within 10 %", "Advised", "Regret (95 %)"]
+        regrets = [regret_text(row), regret_text(row, "corrected_")]
+        body.append([row["model"], link, *errors, line(row["advised"]), *regrets])
+    header = ["Model", "Link", "Median error", "Within 10 %", "Advised", "Regret (95 %)", "Regret, corrected (95 %)"]
     return table(header, body, left=2)
 
 
 def simulated(folder: str) -> Lines:
-    """Predicted beside measured percentiles."""
+    """Predicted percentiles beside measured ones."""
     return compared.table_of(REFERENCE / folder)

@@ -11,7 +11,7 @@ import keras_hub  # type: ignore[import-not-found,import-untyped,unused-ignore]
 hub = keras_hub.models
 TEXT = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 32}
 GROUPED = {"num_heads": None, "num_query_heads": 2, "num_key_value_heads": 1}
-"""Of a decoder whose query heads share keys and values."""
+"""Options of a decoder whose query heads share keys and values."""
 IMAGE = {"image_shape": (64, 64, 3)}
 
 
@@ -152,7 +152,7 @@ def sam() -> keras.Model:
 
 
 def text(backbone: str, **options: Any) -> Callable[[], keras.Model]:
-    """`options` change or add to those that most families take; None leaves one out."""
+    """A function that makes a model of text. `options` change `TEXT` or add to it; None leaves an option out."""
     known = {key: value for key, value in {**TEXT, **options}.items() if value is not None}
     return lambda: getattr(hub, f"{backbone}Backbone")(**known)
 

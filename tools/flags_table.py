@@ -36,8 +36,8 @@ COMMANDS: Mapping[str, Mapping[str, Option]] = {
     "threads": options_of(ThreadsOptions),
     "trace": options_of(TraceOptions),
 }
-"""Command -> its flags. `splitbench ladder` has those of a run, `splitbench loadgen` too (here: its own ones);
-`splitbench report` takes a folder and no flag."""
+"""Command -> its flags. `splitbench ladder` has the flags of a run, and so has `splitbench loadgen` (listed here: its
+additional ones); `splitbench report` takes a folder and no flag."""
 
 INTRODUCTION = """\
 # Flags

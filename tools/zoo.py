@@ -1,8 +1,8 @@
 """`python -m tools.zoo [MODEL ...]` runs real models once each and writes their rows of docs/zoo.md.
 
-These are the models of `keras.applications`, and a small model of each family of KerasHub (`tools.families`). Each is
-an experiment of its own, in a process of bounded memory. Without a name, all run, one after the other; a row is written
-as soon as it is known.
+These are the models of `keras.applications`, and a small model of each family of KerasHub (`tools.families`). Each
+model is an experiment of its own, in a process of bounded memory. Without a name, all models run, one after the other;
+a row is written as soon as its model has run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from transports.errors import SplitbenchError, UsageError
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 GROUPS = 5
 BOUNDS = ("timeout", "--foreground", "1800", "prlimit", f"--data={10 * 2**30}")
-"""What a model's process may take: seconds, and bytes of private memory."""
+"""The command that limits a model's process to so many seconds and so many bytes of private memory."""
 RUN = ("--mode", "layer,submodel", "--runs", "1", "--warmup", "0")
 
 Row = list[str]
@@ -43,7 +43,7 @@ class Zoo:
     """A table of the page: the names of its rows, in order, and how a row is measured."""
 
     mark: str
-    """Before `of tools.zoo` in the comment above its rows."""
+    """The words before `of tools.zoo` in the comment above its rows."""
     head: tuple[str, ...]
     names: Callable[[], list[str]]
     measured: Callable[[str], Row]
@@ -86,7 +86,7 @@ def family(name: str) -> Row:
 def run(name: str, model: str, *words: str) -> tuple[Plan, int]:
     """Run a model in a process of its own: (its plan per layer, the most bytes that the process held).
 
-    Raises `SplitbenchError` with the last line that it wrote, if it fails.
+    Raises `SplitbenchError` with the last line that the process wrote, if it fails.
     """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "results"
@@ -104,17 +104,17 @@ def run(name: str, model: str, *words: str) -> tuple[Plan, int]:
 
 
 def counts(plan: Plan) -> list[str]:
-    """Of a plan per layer: its operations, and the places where one tensor crosses."""
+    """The number of operations of a plan per layer, and of the places where a single tensor crosses."""
     graph = _graph(plan)
     counted = alive(graph.operations, {name: TensorInfo(name, (), "uint8") for name in plan.edges})
     return [str(len(graph.operations)), str(counted.count(1))]
 
 
 def sizes(plan: Plan) -> list[str]:
-    """Of a plan per layer: the MB that five groups of its operations send each other.
+    """The MB that five groups of the operations of a plan per layer send each other.
 
-    These groups are equal in number of operations, or narrow with every operation at the same cost, so that they do not
-    depend on the speed of a machine.
+    The groups have equal numbers of operations, or are those of the cut `narrow` with the same cost for every
+    operation, so that they do not depend on the speed of a machine.
     """
     even = dict.fromkeys(plan.by_name, 1.0)
     sent = (sent_bytes(make_plan(_graph(plan), "submodel", cut, GROUPS, even)) for cut in ("equal", "narrow"))

@@ -1,7 +1,7 @@
 """How a message of named tensors crosses from one process to another.
 
-A transport is one file and one line in `NAMES`. Reading what it is (`kind`) imports no library; its library is imported
-when it serves or connects.
+A transport is one file and one line in `NAMES`. `kind` gives its class, which describes it, without importing its
+library; the library is imported when the transport serves or connects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Import these names at their first use: their modules load numpy, which `--help` must not wait for."""
+        """Import these names at their first use: their modules load NumPy, which would slow `--help` down."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{__name__}.{'tls' if name == 'check_host' else 'base'}"), name)
@@ -70,7 +70,7 @@ def kind(name: str) -> type[Transport]:
 
 
 def find(what: str, name: str, names: Mapping[str, str]) -> Any:
-    """The class called `name` in a table of "module:class". Raises `UsageError`, which says `what` there is none of."""
+    """The class called `name` in a table of "module:class". Raises `UsageError`, whose text calls the item a `what`."""
     if name not in names:
         raise UsageError(f"no {what} {name!r}{suggest(name, names)}")
     module, _, attribute = names[name].partition(":")
@@ -78,14 +78,14 @@ def find(what: str, name: str, names: Mapping[str, str]) -> Any:
 
 
 def load(name: str) -> type[Transport]:
-    """The same, ready to be used. Raises `UsageError` for an unknown name or a library that is not installed."""
+    """`kind(name)`, ready to be used. Raises `UsageError` for an unknown name or a library that is not installed."""
     found = kind(name)
     check_installed(name, found.libraries)
     return found
 
 
 def check_installed(name: str, libraries: Mapping[str, str], what: str = "transport") -> None:
-    """Raise `UsageError`, saying what to install, if a module of `libraries` (module -> package) is not there."""
+    """Raise `UsageError`, which says what to install, if a module in `libraries` (module -> package) is missing."""
     missing = [module for module in libraries if not _installed(module)]
     if missing:
         install = " ".join(dict.fromkeys(libraries.values()))
@@ -95,7 +95,7 @@ def check_installed(name: str, libraries: Mapping[str, str], what: str = "transp
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package around it
+    except ModuleNotFoundError:  # the package that contains the module is missing
         return False
 
 
@@ -124,7 +124,7 @@ def make(name: str, options: Mapping[str, str] = {}) -> Transport:
 
 
 def values_of(noun: type[Any], name: str, options: Mapping[str, str], what: str = "transport") -> dict[str, Any]:
-    """The values in `options` (NAME.FIELD -> text) for fields of the dataclass `noun`, read as their defaults' types.
+    """The values in `options` (NAME.FIELD -> text) for fields of the dataclass `noun`, in the types of its defaults.
 
     Raises `UsageError` for an unknown field, and for a value of another type.
     """

@@ -1,16 +1,16 @@
 """The contract of a transport: everything that an implementer must read.
 
 A transport carries a `Message` (a method, small scalar fields, named tensors) to a handler in another process and
-brings its answer back. It serves a handler at an address and connects to one. It has no notion of models, plans and
-flows.
+brings the handler's answer back. It serves a handler at an address and connects to a served one. It knows nothing of
+models, plans and flows.
 
 Rules:
   - A codec writes C-contiguous arrays of the dtypes in `DTYPES`, and calls `check_tensor` before it allocates memory
-    for a tensor of a peer.
+    for a tensor that a peer sent.
   - A server answers in the codec of the request, turns an exception of its handler into an error message, and refuses
     messages above its limit and calls for which no worker is free (`serving`).
-  - `Connection.call` raises the error of such a message at the caller's end.
-  - The module of a transport imports its library inside functions: reading a title must not import gRPC.
+  - When an error message arrives, `Connection.call` raises its error in the caller.
+  - The module of a transport imports its library inside functions: reading the title of `grpc` must not import gRPC.
   - No transport imports TensorFlow.
 """
 
@@ -46,7 +46,7 @@ log = logging.getLogger("splitbench.transports")
 
 Scalar = str | int | float | bool
 Array = NDArray[np.generic]
-ARRAYS = (np.ndarray, np.generic)  # what an `Array` is when the program runs
+ARRAYS = (np.ndarray, np.generic)  # the classes of an `Array` at run time, for `isinstance`
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     name: np.dtype(name)
     for name in (
@@ -54,8 +54,8 @@ DTYPES: Mapping[str, np.dtype[np.generic]] = {
         *("float16", "float32", "float64", "complex64", "complex128"),
     )
 } | {name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")}
-"""Every dtype that a tensor may have on the wire, by its name. No object and no string: neither could be checked. No
-int4: its bytes depend on the implementation."""
+"""Every dtype that a tensor may have on the wire, by its name. Object and string dtypes are excluded because a reader
+could not check their contents, and int4 because its bytes depend on the implementation."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class Message(msgspec.Struct, frozen=True):
 
     @property
     def payload(self) -> int:
-        """Bytes of all tensors, without what a codec adds."""
+        """Bytes of all tensors, without the bytes that a codec adds."""
         return payload(self.tensors)
 
 
@@ -82,7 +82,7 @@ Handler = Callable[[Message], Message]
 class _Closed(ABC):
     @abstractmethod
     def close(self) -> None:
-        """Close it, as the end of a `with` block does. Idempotent."""
+        """Close this object; the end of a `with` block calls `close`. Idempotent."""
 
     def __enter__(self) -> Self:
         return self
@@ -92,7 +92,7 @@ class _Closed(ABC):
 
 
 class Server(_Closed):
-    """A handler being served. Close it, or use it as a context manager."""
+    """Serves a handler at `address`. Call `close` at the end, or use the server as a context manager."""
 
     address: Address
 
@@ -108,13 +108,13 @@ class Server(_Closed):
 class Connection(_Closed):
     """A connection to a handler, for one thread at a time. `transports.pool` hands connections out.
 
-    A transport writes `encode`, `exchange` and `decode`; `call` is their order, the same for all transports.
+    Each transport implements `encode`, `exchange` and `decode`; `call` runs them in this order for all transports.
     """
 
     closed: bool = False
     """Whether `close` was called or a failure has made the connection unusable."""
     fresh: bool = True
-    """Whether a link was made for it, as opposed to one that it shares with other connections."""
+    """Whether a network link was opened for this connection; False if it shares the link of other connections."""
 
     def __init__(self, address: Address, limits: Limits) -> None:
         self.address = address
@@ -123,8 +123,8 @@ class Connection(_Closed):
     def call(self, message: Message, timeout: float) -> Message:
         """Send `message`, wait at most `timeout` seconds, and return the answer.
 
-        Raises a `WireError`: the transport's own, or the one that the handler raised. After a `DeadlineExceeded` or
-        `ConnectionLost` the connection must not be used again.
+        Raises a `WireError`, either from the transport or from the handler at the other end. After a
+        `DeadlineExceeded` or `ConnectionLost` the connection must not be used again.
         """
         if self.closed:
             raise ConnectionLost(f"the connection to {self.address} is closed")
@@ -136,7 +136,7 @@ class Connection(_Closed):
         return check_message(raise_error(reply), self.limits)
 
     def _traced(self, message: Message, deadline: Deadline) -> Message:
-        """The same steps, and the moments between them (`transports.spans`)."""
+        """`call` for a traced message: the same steps, whose times are recorded as spans (`transports.spans`)."""
         moments = [time.perf_counter()]
         try:
             request = self.encode(check_message(message, self.limits))
@@ -154,40 +154,40 @@ class Connection(_Closed):
 
     @abstractmethod
     def exchange(self, request: Any, deadline: Deadline) -> Any:
-        """The answer to `request`, not decoded. Maps the library's errors to `WireError`."""
+        """Send `request` and return the answer, not decoded. Maps the library's errors to `WireError`."""
 
     @abstractmethod
     def decode(self, answer: Any) -> Message:
         """The message in `answer`. Raises `MalformedMessage` and `MessageTooLarge`."""
 
     def stale(self) -> bool:
-        """Whether the peer has closed the connection, as far as this end can see without a call."""
+        """Whether the peer has closed the connection, as far as this end can tell without a call."""
         return self.closed
 
 
 class Transport(ABC):
-    """Serves handlers and connects to them. Made once for each process from its options.
+    """Serves handlers and connects to them. A process makes one instance of each transport, from its options.
 
-    The class attributes say what the transport is; tests and reports choose by them, never by name.
+    The class attributes describe the transport. Tests and reports select transports by these attributes, never by name.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """Its name in tables."""
+    """The transport's name in tables."""
     libraries: ClassVar[Mapping[str, str]] = {}
-    """Imported package -> what `pip install` takes for it."""
+    """Imported package -> its name for `pip install`."""
     codecs: ClassVar[tuple[str, ...]] = ("raw",)
-    """The forms in which it writes tensors. The first is the default."""
+    """The forms in which the transport can write tensors. The first is the default."""
     secure: ClassVar[str] = ""
-    """The protection that it has where the options name keys: "tls", "curve", or "" for none."""
+    """The protection that the transport supports if the options name keys: "tls", "curve", or "" for none."""
     addressing: ClassVar[str] = "host:port"
-    """What an `Address` means: "host:port", "path" (a socket file that the port names), or "in-process"."""
+    """What an `Address` means: "host:port", "path" (a Unix socket that the port names), or "in-process"."""
     crosses_network: ClassVar[bool] = True
     """Whether the two ends may be on two machines."""
     in_memory: ClassVar[bool] = False
     """Whether large tensors cross in shared memory, beside the socket."""
     shares_links: ClassVar[bool] = False
-    """Whether one link carries the calls of all threads and is made anew by the library when the peer comes back."""
+    """Whether the calls of all threads share one network link, which the library reopens when the peer comes back."""
     Options: ClassVar[type[Limits]] = Limits
 
     def __init__(self, options: Limits | None = None) -> None:
@@ -200,7 +200,7 @@ class Transport(ABC):
 
     @abstractmethod
     def serve(self, handler: Handler, host: str, port: int, workers: int) -> Server:
-        """Serve `handler` at `host`:`port` (0: a free one), with at most `workers` calls at a time.
+        """Serve `handler` at `host`:`port` (0: a free port), with at most `workers` calls at a time.
 
         Raises `ConnectError` when the port cannot be bound.
         """
@@ -209,18 +209,18 @@ class Transport(ABC):
     def connect(self, address: Address, codec: str = "", timeout: float = 10.0, shared: bool = False) -> Connection:
         """Connect to `address`, waiting at most `timeout` seconds. Raises `ConnectError`.
 
-        With `shared`, a transport that `shares_links` may use a link that another connection has already.
+        With `shared`, a transport that `shares_links` may use the network link of another connection.
         """
 
     def check_codec(self, codec: str) -> str:
-        """`codec`, or the default for "". Raises `UsageError` for one that the transport does not have."""
+        """`codec`, or the default codec for "". Raises `UsageError` if the transport does not have `codec`."""
         if codec and codec not in self.codecs:
             raise UsageError(f"transport {self.name!r} has no codec {codec!r}{suggest(codec, self.codecs)}")
         return codec or self.codecs[0]
 
 
 def as_wire_error(error: Exception) -> WireError:
-    """`error` itself if it is a `WireError`; else a `RemoteError` with its type only. The log has the details."""
+    """`error` itself if it is a `WireError`; else a `RemoteError` that names its type only. The log has the details."""
     if isinstance(error, WireError):
         return error
     log.error("a handler failed", exc_info=error)
@@ -240,7 +240,7 @@ def raise_error(reply: Message) -> Message:
 
 
 def check_message(message: Message, limits: Limits) -> Message:
-    """`message` itself.
+    """`message` itself, after checking it against `limits`.
 
     Raises `MalformedMessage` for a tensor that is no array, and `MessageTooLarge` for tensors above `max_message`
     bytes and for more names and text than `PARTS`, `NAME` and `TEXT` allow.
@@ -255,7 +255,7 @@ def check_message(message: Message, limits: Limits) -> Message:
         words += [value for value in message.fields.values() if isinstance(value, str)]
     try:
         short = len("".join(words)) <= NAME and len(words) <= PARTS
-    except TypeError:  # a name that is no text, which the codec refuses
+    except TypeError:  # a name that is not a string; the codec refuses it later
         short = False
     if not short:
         _check_description(message)
@@ -289,7 +289,7 @@ def check_tensor(name: str, dtype: str, shape: Sequence[int], nbytes: int) -> np
         raise MalformedMessage(f"tensor {name!r}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     expected = kind.itemsize
     for extent in shape:
-        if type(extent) is not int:  # the text has no `repr` of it, which would call the peer back over RPyC
+        if type(extent) is not int:  # the error text omits `repr(extent)`, which over RPyC would call the peer back
             raise MalformedMessage(f"tensor {name!r}: an extent must be an int, and is a {type(extent).__name__}")
         if extent < 0 or len(shape) > 32:
             raise MalformedMessage(f"tensor {name!r}: {tuple(shape)!r} is no shape")

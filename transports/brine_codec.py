@@ -3,10 +3,10 @@
     (method, ((key, value), ...), ((name, dtype, shape, bytes), ...))
 
 Rules:
-  - Brine takes *exact* types. An ndarray, a NumPy scalar, a list or a bytearray silently becomes a reference, and the
-    peer fetches its contents by callbacks. So `pack` makes only exact types.
-  - A reader checks the exact type of a value before it does anything else: an attribute, a comparison or the `repr` of
-    a reference would call the peer back (CVE-2024-27758 is this pattern).
+  - Brine sends only *exact* built-in types by value. An ndarray, a NumPy scalar, a list or a bytearray silently becomes
+    a reference, and the peer fetches its contents by callbacks. So `pack` makes only exact types.
+  - A reader checks the exact type of a value before it does anything else: to read an attribute of a reference, to
+    compare it or to take its `repr` would call the peer back (CVE-2024-27758 is this pattern).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from transports.limits import ENVELOPE
 from transports.wire import NAMES, exact_scalar, exact_text, incoming, outgoing, unique
 
 ITEMS = 2**17
-"""Values that a large packet may have, including nested ones. No message within the limits has so many."""
+"""Values that a large packet may contain, including nested values. No message within the limits contains so many."""
 
 Packed = tuple[str, tuple[tuple[str, Scalar], ...], tuple[tuple[str, str, tuple[int, ...], bytes], ...]]
 
 
 def pack(message: Message) -> Packed:
-    """`message` as brine's own types, so that `brine.dumpable` holds. Raises `MalformedMessage` for other values."""
+    """`message` in types that `brine.dumpable` accepts. Raises `MalformedMessage` for values of other types."""
     fields = [(exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items()]
     tensors = [_pack_tensor(name, value) for name, value in message.tensors.items()]
     return exact_text("the method", message.method), tuple(fields), tuple(tensors)
@@ -40,7 +40,7 @@ def _pack_tensor(name: str, value: Array) -> tuple[str, str, tuple[int, ...], by
 
 
 def unpack(value: object) -> Message:
-    """The message that a peer packed. Raises `MalformedMessage` for anything that is not exactly of `pack`'s types."""
+    """The message that a peer packed. Raises `MalformedMessage` unless all types are exactly the types of `pack`."""
     method, fields, tensors = _row("the message", value, (str, tuple, tuple))
     return Message(
         exact_text("the method", method),
@@ -62,7 +62,7 @@ def _unpack_tensor(value: object) -> tuple[str, Array]:
 
 
 def _row(what: str, value: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:
-    """`value`, which must be an exact tuple with one value of each exact type in `kinds`."""
+    """`value`, after checking that it is exactly a tuple, with items of exactly the types `kinds`, in this order."""
     if type(value) is tuple and tuple(map(type, value)) == kinds:
         row: tuple[Any, ...] = value
         return row
@@ -84,7 +84,7 @@ def survey(packet: bytes | memoryview) -> None:
 
 
 def _skip(packet: bytes | memoryview, place: int) -> int:
-    """Bytes between the tag at `place` and the next one."""
+    """Number of bytes between the tag at `place` and the next tag."""
     tag = bytes(packet[place : place + 1])
     if tag in SIZED:
         width = SIZED[tag]
@@ -98,7 +98,7 @@ SIZED: Mapping[bytes, int] = {
     brine.TAG_STR_L4: 4,
     brine.TAG_INT_L4: 4,
 }
-"""Tag of a value that begins with its size -> how many bytes the size takes."""
+"""Tag of a value that begins with its size -> number of bytes of that size field."""
 
 SKIPS: Mapping[bytes, int] = {
     brine.TAG_STR1: 1,
@@ -110,4 +110,4 @@ SKIPS: Mapping[bytes, int] = {
     brine.TAG_FLOAT: 8,
     brine.TAG_COMPLEX: 16,
 }
-"""Tag -> bytes that follow it and belong to its value. No bytes follow any other tag."""
+"""Tag -> number of bytes after the tag that belong to its value; 0 for a tag that is not listed."""

@@ -1,7 +1,7 @@
 """`none`: a call within the process, on the caller's thread, without a copy.
 
-It measures the cost of the partition alone: no wire, no codec, no worker and no deadline. Limits and errors are those
-of every transport.
+It measures the cost of the partition alone: no wire, no codec, no worker and no deadline. It applies the same limits
+and raises the same errors as every transport.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transports.sockets import Deadline
 
 
 class Direct(Transport):
-    """Serves handlers to the process itself. A port is a number that is unique in the process."""
+    """Serves handlers within one process. A port is a number that is unique in the process."""
 
     name = "none"
     title = "None"
@@ -47,7 +47,7 @@ class DirectServer(Server):
         return answer(handler, message)
 
     def drain(self, seconds: float) -> None:
-        """Nothing: an answer is out when the handler returns."""
+        """Do nothing: the caller has its answer when the handler returns."""
 
     def close(self) -> None:
         self.handler = None
@@ -56,7 +56,7 @@ class DirectServer(Server):
 
 class DirectConnection(Connection):
     def __init__(self, server: DirectServer, limits: Limits) -> None:
-        # One check each way holds for both ends.
+        # Each message is checked once, against the smaller `max_message` of the two ends.
         super().__init__(server.address, min(limits, server.limits, key=lambda end: end.max_message))
         self.server = server
 

@@ -1,4 +1,4 @@
-"""What can go wrong between two processes, as one tree.
+"""The errors that can occur between two processes, as one tree.
 
     SplitbenchError
     ├── UsageError             a value that cannot be used; nothing was started (exit status 2)
@@ -11,9 +11,9 @@
         ├── ResourceExhausted  the server has no free worker for the call
         └── RemoteError        the handler at the other end failed
 
-Every library's own exceptions are mapped into this tree once, in the transport's file. A subclass of
-`WireError` gives its `kind`, the word under which it crosses the wire; `from_kind` finds the class again at the
-other end. Only the kind and the text cross: never a traceback, and never a type chosen by the peer.
+Each transport maps the exceptions of its library into this tree in one place, its own file. A subclass of `WireError`
+has a `kind`, the word that names it on the wire; `from_kind` finds the class again at the other end. Only the kind and
+the text cross the wire: never a traceback, and never a type chosen by the peer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import ClassVar
 
 
 class SplitbenchError(Exception):
-    """Root of every error that the project raises on purpose."""
+    """Base class of every error that the project raises on purpose."""
 
 
 class UsageError(SplitbenchError):
@@ -36,7 +36,7 @@ class WireError(SplitbenchError):
 
     kind: ClassVar[str] = "error"
     remote: bool = False
-    """Whether the handler at the other end raised it, which shows that the peer is alive."""
+    """Whether the handler at the other end raised the error, which shows that the peer is alive."""
     kinds: ClassVar[dict[str, type[WireError]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -75,7 +75,7 @@ class RemoteError(WireError):
 
 
 def from_kind(kind: str, text: str) -> WireError:
-    """The error that came as `kind` and `text`; an unknown kind is a `RemoteError`."""
+    """The error that a peer sent as `kind` and `text`; a `RemoteError` for an unknown kind."""
     error = WireError.kinds.get(kind, RemoteError)(text)
     error.remote = True
     return error

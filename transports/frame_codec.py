@@ -5,8 +5,8 @@
     tensors       little-endian elements in C order, each tensor at a multiple of `ALIGN` bytes
 
 Rules:
-  - msgspec checks every type of a description while it reads it, so nothing else is built from a peer's bytes.
-  - A reader gets the tensors in one buffer, and its arrays are read-only views of it.
+  - msgspec checks every type while it reads a description, so a peer's bytes cannot make it build any other object.
+  - A reader gets the tensors in one buffer, and its arrays are read-only views of that buffer.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from transports.wire import NAMES, exact_scalar, exact_text, incoming, outgoing,
 HEAD = struct.Struct("<4sIQ")
 MAGIC = b"spb1"
 ALIGN = 16
-"""Bytes; a multiple of the size of every dtype."""
+"""Alignment of tensors in bytes; a multiple of the size of every dtype."""
 PAD = bytes(ALIGN)
 SMALL = 2**14
-"""Bytes up to which copying costs less than another buffer."""
+"""Largest size in bytes for which a copy costs less than one more buffer."""
 MOST_PADDING = PARTS * ALIGN
-"""Bytes between the tensors of a message, at most."""
+"""Most bytes of padding between the tensors of a message."""
 Buffer = bytes | bytearray | memoryview
 
 
 class Description(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What comes before the tensors."""
+    """The description of a message, which precedes the tensors."""
 
     method: str
     fields: Annotated[list[tuple[str, str | int | float | bool]], msgspec.Meta(max_length=PARTS)]
@@ -63,12 +63,12 @@ def describe(message: Message) -> tuple[bytes, list[Array]]:
 
 
 def buffer_of(array: Array) -> Buffer:
-    """The bytes of the C-contiguous `array`: a copy where that costs less than a view."""
+    """The bytes of the C-contiguous `array`: a copy if it costs less than a view."""
     return array.tobytes() if array.nbytes <= SMALL else array.reshape(-1).view(np.uint8).data
 
 
 def parts(message: Message) -> list[Buffer]:
-    """`message` as buffers to be sent one after the other: head and description, then tensors and padding.
+    """`message` as buffers to send one after the other: head and description, then tensors and padding.
 
     Raises `MalformedMessage` for values that no codec can write.
     """
@@ -79,7 +79,7 @@ def parts(message: Message) -> list[Buffer]:
 
 
 def padded(arrays: Sequence[Array]) -> tuple[list[Buffer], int]:
-    """The buffers of `arrays`, each at a multiple of `ALIGN` bytes, and their size in all."""
+    """The buffers of `arrays`, padded so that each starts at a multiple of `ALIGN` bytes, and their total size."""
     buffers: list[Buffer] = []
     size = 0
     for array in arrays:
@@ -97,7 +97,7 @@ def write(message: Message) -> bytes:
 
 
 def read_whole(data: Buffer) -> Message:
-    """The message that `write` has written. Raises `MalformedMessage`."""
+    """The message in bytes that `write` made. Raises `MalformedMessage`."""
     if len(data) < HEAD.size:
         raise MalformedMessage(f"{len(data)} bytes came that are no message")
     magic, described, size = HEAD.unpack_from(data)
@@ -141,9 +141,9 @@ def _described(description: Buffer) -> Description:
 
 
 def _message(came: Description, tensors: dict[str, Array]) -> Message:
-    """The message with these `tensors`. Raises `MalformedMessage` for a name that came twice, and for a field."""
+    """The message with these `tensors`. Raises `MalformedMessage` for a repeated name, and for an unusable field."""
     if len(tensors) < len(came.tensors):
-        unique("tensor", ((name, None) for name, _, _ in came.tensors))  # which names it
+        unique("tensor", ((name, None) for name, _, _ in came.tensors))  # raises, and names the tensor
     if not came.fields:
         return Message(came.method, {}, tensors)
     fields: dict[str, Scalar] = dict(came.fields)

@@ -1,11 +1,11 @@
 """Both ends of the transports over plain sockets: a message is a head, a description and the bytes of its tensors.
 
 Rules:
-  - A message leaves with one `sendmsg`. It arrives with one `recv_into` where it is small; else the rest of its tensors
-    is received into a buffer of their own.
-  - An end discards a message above its limit while it reads it, so that both stay in step. It drops a connection that
-    speaks another protocol.
-  - A client sends an empty message to check that the server is ready, which answers with an empty message.
+  - A small message is sent with one `sendmsg` and received with one `recv_into`. The head of a larger message is sent
+    first: while the sender still copies the tensors, the peer wakes up and allocates the buffer that receives them.
+  - An end reads a message above its limit to its end and discards it, so that both ends stay in step. It closes a
+    connection whose peer speaks another protocol.
+  - A client sends an empty message to check that the server is ready, and the server answers with an empty message.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from transports.socket_connection import SocketConnection
 from transports.sockets import Deadline, DeadlineSocket, no_delay, send_all
 
 AHEAD = 2**15
-"""Bytes that are received before the length of a message is known."""
+"""Most bytes that one call receives before the length of a message is known."""
 READY: list[codec.Buffer] = [codec.HEAD.pack(codec.MAGIC, 0, 0)]
 Frame = tuple[codec.Buffer, codec.Buffer]
 """A description and the bytes of the tensors."""
 
 
 class OutOfStep(Exception):
-    """The bytes that came are not the beginning or the end of a message."""
+    """The received bytes do not match the beginning or the end of a message."""
 
 
 class FrameStream:
-    """Messages over `sock`. Within a message, an operation waits for the peer for `stall` seconds at most.
+    """Sends and receives messages over `sock`. Within a message, an operation waits for the peer for at most `stall` s.
 
     All methods raise `Expired`, `EOFError` and `OSError`.
     """
@@ -48,10 +48,14 @@ class FrameStream:
         self._ahead = memoryview(bytearray(AHEAD))
 
     def send(self, parts: list[codec.Buffer]) -> None:
-        send_all(self._sock, parts)
+        head, *tensors = parts
+        send_all(self._sock, [head])
+        if tensors:
+            send_all(self._sock, tensors)
 
     def receive(self) -> Frame:
-        """The next message, however long it takes to begin. The description is valid until the next call.
+        """The next message. `stall` does not limit the wait for its first bytes. The description is valid until the
+        next call.
 
         Raises `MessageTooLarge` for a message above the limit, which has been discarded, and `OutOfStep`.
         """
@@ -72,12 +76,12 @@ class FrameStream:
         return self._rest(ahead[start:count], described, size)
 
     def _rest(self, arrived: memoryview, described: int, size: int) -> Frame:
-        """The message whose first bytes have `arrived`, with its tensors in a buffer of their own."""
+        """Receive the rest of a message whose first bytes have `arrived`; its tensors get a buffer of their own."""
         description = memoryview(bytearray(described))
         first = arrived[:described]
         description[: len(first)] = first
         self._fill(description[len(first) :])
-        data = np.empty(size, np.uint8).data  # the system provides the memory as it is filled
+        data = np.empty(size, np.uint8).data  # the kernel provides pages only as they are written
         first = arrived[described:]
         data[: len(first)] = first
         self._fill(data[len(first) :])
@@ -99,7 +103,7 @@ class FrameStream:
 
 
 def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket, Stream: type[FrameStream] = FrameStream) -> None:
-    """Answer the messages of one peer until it closes the connection, which raises `EOFError`."""
+    """Answer the messages of one peer. Raises `EOFError` when the peer closes the connection."""
     no_delay(sock)
     stream = Stream(sock, limits, limits.stall)
     while True:

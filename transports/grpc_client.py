@@ -1,7 +1,7 @@
 """The client of gRPC: channels that connections share, calls with deadlines, and the mapping of gRPC's errors.
 
-Callables are bound by their path, as generated stubs bind them. The codec itself makes and reads the bytes, so that a
-message that it refuses becomes an error of splitbench instead of gRPC's INTERNAL. `grpc_server` is the other end.
+Methods are bound by their path, as generated stubs bind them. Messages are serialised outside of gRPC, so that a
+message that the codec refuses raises an error of splitbench instead of gRPC's INTERNAL. `grpc_server` is the other end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from transports.sockets import Deadline
 from transports.tls import Tls
 
 STATUS: Mapping[grpc.StatusCode, type[WireError]] = {
-    grpc.StatusCode.OK: RemoteError,  # raised, so it came without an answer
+    grpc.StatusCode.OK: RemoteError,  # raised as an error: the call ended without an answer
     grpc.StatusCode.CANCELLED: ConnectionLost,
     grpc.StatusCode.UNKNOWN: RemoteError,
     grpc.StatusCode.INVALID_ARGUMENT: MalformedMessage,
@@ -51,31 +51,31 @@ STATUS: Mapping[grpc.StatusCode, type[WireError]] = {
     grpc.StatusCode.UNAVAILABLE: ConnectionLost,
     grpc.StatusCode.DATA_LOSS: MalformedMessage,
 }
-"""Status of gRPC -> the error that it becomes."""
+"""gRPC status -> the error of splitbench for it."""
 
 
 CHANNEL_OPTIONS = (
     *STALL,
-    ("grpc.use_local_subchannel_pool", 1),  # or two channels of a process share one connection
+    ("grpc.use_local_subchannel_pool", 1),  # otherwise two channels of a process share one connection
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),  # a call is sent once, as over every other transport
 )
-"""The options of every channel, beside its message limits."""
+"""The options of every channel, in addition to its message limits."""
 
 
 class Link:
-    """A channel and the number of connections that use it. The last one closes it."""
+    """A channel and the number of connections that use it. The last connection closes the channel."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
         self.retired = False
-        """Whether a call on it failed so that nobody else should start to use it."""
+        """Whether a failed call has made the channel unfit for new connections."""
         self._lock = threading.Lock()
         self._users = 1
 
     @classmethod
     def to(cls, address: Address, options: Limits, own: Tls | None, deadline: Deadline) -> Self:
-        """A new channel to a server that is ready, for one user. Raises `ConnectError`."""
+        """A new channel with one user, to a server that has answered. Raises `ConnectError`."""
         arguments = (*message_limits(options), *CHANNEL_OPTIONS)
         if own is None:
             channel = grpc.insecure_channel(target(address), options=arguments)
@@ -90,30 +90,32 @@ class Link:
         return cls(channel)
 
     def take(self) -> bool:
-        """Count one more user, unless the channel is retired or closed; whether it was counted."""
+        """Count one more user, unless the channel is retired or closed. Returns whether the user was counted."""
         with self._lock:
             usable = self._users > 0 and not self.retired
             self._users += usable
             return usable
 
     def give_back(self, lost: bool = False) -> None:
-        """Count one user less, who has `lost` its call. The calls of the others go on, on a channel nobody joins."""
+        """Count one user less. `lost`: its call failed, so the channel is retired: it gets no new users, but the calls
+        of its other users go on."""
         with self._lock:
             self.retired |= lost
             self._users -= 1
             last = self._users == 0
         if last and lost:
-            # In a thread of its own: closing waits for a write that is stuck.
+            # In a separate thread, since closing waits for a write that is stuck.
             threading.Thread(target=self.channel.close, name="grpc-close", daemon=True).start()
         elif last:
             self.channel.close()
 
 
 def _await_ready(channel: grpc.Channel, address: Address, timeout: float) -> None:
-    """Return when a server answers on `channel`, if only that it is full. Raises `ConnectError`, at once if none does.
+    """Return when a server answers on `channel`, even if it answers that it is full.
 
-    A call finds that out in a millisecond. gRPC's own `channel_ready_future` retries in silence until the timeout, and
-    leaves a thread behind that makes closing the channel take 200 ms.
+    Raises `ConnectError`, at once if there is no server. This needs one call of a millisecond. gRPC's own
+    `channel_ready_future` retries in silence until the timeout, and leaves a thread behind that makes closing the
+    channel take 200 ms.
     """
     try:
         channel.unary_unary(READY, request_serializer=None, response_deserializer=None)(b"", timeout=timeout)
@@ -143,7 +145,7 @@ class GrpcConnection(Connection):
         return READERS[self._codec](answer, self.limits)
 
     def _failed(self, error: WireError) -> WireError:
-        """`error`. Retires a channel that may be its cause: a silent one stays open, and silent, for ever."""
+        """`error` itself. Retires a channel that may be its cause: a channel with a silent peer stays open for ever."""
         if isinstance(error, (ConnectionLost, DeadlineExceeded)) and not self.closed:
             self.closed = True
             self._link.give_back(lost=True)
@@ -159,13 +161,13 @@ class GrpcConnection(Connection):
 
 
 Carry = Callable[[bytes, float], bytes | bytearray]
-"""The bytes of a request, and seconds -> the bytes of its answer. Raises gRPC's errors."""
+"""(bytes of a request, timeout in seconds) -> bytes of the answer. Raises gRPC's errors."""
 
 STUCK = 2**20
-"""Bytes of a message from which on a slow or frozen peer may not have taken it by its deadline. gRPC ends no call while
-it writes a piece of it, so the caller's thread leaves such a call to a thread of gRPC and waits for the deadline."""
+"""Size in bytes from which on a slow or frozen peer may not have received a message by its deadline. gRPC does not end
+a call while it writes a piece of it, so the caller leaves such a call to a gRPC thread and waits until the deadline."""
 LATE = 0.05
-"""Seconds after the deadline by which gRPC has ended every other call."""
+"""Seconds after the deadline within which gRPC ends every smaller call."""
 
 
 def _whole(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
@@ -179,7 +181,7 @@ def _whole(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
 
 
 def ask(call: grpc.UnaryUnaryMultiCallable[Any, Any], message: Any, size: int, timeout: float) -> Any:
-    """The answer of `call` to `message`, which takes about `size` bytes, in `timeout` seconds whatever the peer does.
+    """The answer of `call` to `message`, which has about `size` bytes. Ends after `timeout` s whatever the peer does.
 
     Raises `grpc.RpcError` and `grpc.FutureTimeoutError`: see `error_of`.
     """
@@ -195,11 +197,11 @@ def _chunked(channel: grpc.Channel, codec: str, options: GrpcOptions) -> Carry:
         answer = call(chunks(message, options.chunk), timeout=timeout)
         try:
             whole = gather(answer, options)
-            for _ in answer:  # the server ends the call: until then the call holds one of its threads
+            for _ in answer:  # wait until the server ends the call, which frees the server's thread
                 raise MalformedMessage("a chunk came after the end of its message")
             return whole
         finally:
-            answer.cancel()  # type: ignore[no-untyped-call]  # has no effect on a call that is over
+            answer.cancel()  # type: ignore[no-untyped-call]  # no effect if the call has ended
 
     return carry
 
@@ -211,7 +213,7 @@ SENDERS: Mapping[str, Callable[[grpc.Channel, str, GrpcOptions], Carry]] = {"una
 def error_of(
     error: grpc.RpcError | grpc.FutureTimeoutError, address: Address, timeout: float, beside: int = 0
 ) -> WireError:
-    """The error of splitbench for an error of gRPC. `beside`: bytes by which gRPC's limit is above `max_message`."""
+    """The error of splitbench for an error of gRPC. `beside`: gRPC's message limit minus `max_message`, in bytes."""
     if isinstance(error, grpc.FutureTimeoutError):
         return DeadlineExceeded(f"{address} did not take the message within {timeout:.3g} s")
     code, details = error.code(), error.details() or ""

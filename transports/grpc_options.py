@@ -13,12 +13,12 @@ LEAST_CHUNK, MOST_CHUNK = 2**10, 2**26
 
 @dataclass(frozen=True)
 class GrpcOptions(Limits):
-    """A server takes both kinds of call, whatever `send` says."""
+    """The options of gRPC. A server accepts both kinds of call, whatever its own `send` says."""
 
     send: str = "unary"
-    """How a client sends a message and gets its answer: whole (`unary`) or in chunks (`stream`)."""
+    """How a client sends a message and gets the answer: whole (`unary`) or in chunks (`stream`)."""
     chunk: int = 2**20
-    """Bytes of a message in a chunk, at either end."""
+    """Bytes of a message in one chunk, at both ends."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

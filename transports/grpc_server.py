@@ -1,8 +1,9 @@
 """The server of gRPC: whole messages and chunks, on a thread pool whose threads no peer can hold.
 
 Rules:
-  - A call takes a thread of gRPC with its first frame, and a worker (`serving.guard`) once its message is whole. So
-    there are more `threads` than workers: for calls that are arriving, that are refused, or whose answer is out.
+  - A call occupies a thread of gRPC from its first frame on, and a worker (`serving.guard`) only once its message is
+    complete. So there are more `threads` than workers: other threads hold calls that are still arriving, that are being
+    refused, or whose answer has been sent.
   - The server cancels a call or a handshake whose peer stalls for longer than `Limits.stall` (`watchdog`).
 """
 
@@ -35,9 +36,9 @@ METHODS: Mapping[str, str] = {
     "tensorproto": f"/{SERVICE}/TensorProto",
     "frame": f"/{SERVICE}/Frame",
 }
-"""Codec -> the method whose requests and answers are written in it."""
+"""Codec -> path of the gRPC method whose requests and answers use it."""
 CHUNKED: Mapping[str, str] = {codec: f"{path}Chunks" for codec, path in METHODS.items()}
-"""Codec -> the same in chunks."""
+"""Codec -> path of the method that takes and returns messages in chunks."""
 
 WRITERS: Mapping[str, Callable[[Message], bytes]] = {
     "raw": partial(protobuf_codec.write, codec="raw"),
@@ -49,15 +50,15 @@ READERS: Mapping[str, Callable[[Any, Limits], Message]] = {
     "tensorproto": protobuf_codec.read,
     "frame": lambda data, _: frame_codec.read_whole(data),
 }
-"""Codec -> the functions that make the bytes of a message, and a message of the bytes."""
+"""Codec -> the function that writes a message as bytes, and the function that reads a message from bytes."""
 
 STALL = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 5_000))
-"""No pings to speak of, but TCP_USER_TIMEOUT, which gRPC sets with them: a write that a frozen peer does not take ends
-after five seconds. Without it such a call outlives its deadline for as long as the peer is frozen."""
+"""Pings once an hour, only because gRPC sets TCP_USER_TIMEOUT together with them: a write to a frozen peer then fails
+after five seconds. Without this timeout, a call outlives its deadline for as long as its peer is frozen."""
 
 
 Begin = Callable[[grpc.ServicerContext], None]
-"""Counts a call that begins, or ends it."""
+"""Counts a call that begins, or ends the call if the server is draining."""
 
 
 class GrpcServer(Server):
@@ -80,21 +81,21 @@ class GrpcServer(Server):
         self._server.start()
 
     def drain(self, seconds: float) -> None:
-        """Refuse new calls, wait for those under way, and only then let gRPC shut down.
+        """Refuse new calls, wait for the calls under way, and only then let gRPC shut down.
 
-        When a shutdown begins while a call is under way, gRPC closes the socket as soon as the call has ended. The
-        kernel then answers whatever the client still sends (window updates) with a reset, and drops the rest of the
-        answer. When the shutdown begins after the calls, gRPC first waits for the client to confirm a ping, which it
-        reads after the answers.
+        If a shutdown begins while a call is under way, gRPC closes the socket as soon as the call has ended. The kernel
+        then answers further packets of the client (window updates) with a reset, and drops the rest of the answer. If
+        the shutdown begins after the calls, gRPC first waits until the client confirms a ping; the client reads the
+        ping only after the answers.
         """
         deadline = Deadline.after(seconds)
         with self._changed:
             self._draining = True
             self._changed.wait_for(lambda: not self._under_way, seconds)
-        self._server.stop(deadline.left()).wait(deadline.left())  # no call ends while a piece of it is being written
+        self._server.stop(deadline.left()).wait(deadline.left())  # gRPC ends no call while it writes a piece
 
     def _begin(self, context: grpc.ServicerContext) -> None:
-        """Count a call until its answer has been written. Ends it with UNAVAILABLE once the server drains."""
+        """Count a call until its answer has been written. If the server drains, end the call with UNAVAILABLE."""
         with self._changed:
             refused = self._draining
             self._under_way += not refused
@@ -110,22 +111,23 @@ class GrpcServer(Server):
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends every call at once; does not wait for handlers that still run."""
+        """End every call at once, without waiting for handlers that still run."""
         self._server.stop(None).wait()
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._watchdog.close()
 
 
 def threads(workers: int) -> int:
-    """How many calls a server holds at a time, each in a thread that starts when it is needed.
+    """The number of calls that a server holds at a time, each in a thread that starts when it is needed.
 
-    Two for each worker: an answer is out before its thread is free, so the caller's next call may need another one.
+    There are two threads for each worker: a caller has its answer before the thread that sent it is free, so the
+    caller's next call may need another thread.
     """
     return 2 * workers + 8
 
 
 def message_limits(options: Limits) -> tuple[tuple[str, int], ...]:
-    """gRPC's own limits, which it checks before it takes memory for a message."""
+    """gRPC's own limits on messages, which it checks before it allocates memory for a message."""
     limit = options.max_message + ENVELOPE
     return ("grpc.max_send_message_length", limit), ("grpc.max_receive_message_length", limit)
 
@@ -134,20 +136,20 @@ def _server_options(options: Limits) -> tuple[tuple[str, int], ...]:
     return (
         *message_limits(options),
         *STALL,
-        ("grpc.so_reuseport", 0),  # or a second server takes half of the calls of a port that is in use
+        ("grpc.so_reuseport", 0),  # otherwise a second server can bind a port in use and gets half of its calls
         ("grpc.server_handshake_timeout_ms", int(options.stall * 1000)),
     )
 
 
 def target(address: Address) -> str:
-    """`address` as gRPC writes it. Raises `ConnectError` for a port above 65535: gRPC would take another one."""
+    """`address` as gRPC writes it. Raises `ConnectError` for a port above 65535: gRPC would use another port."""
     if address.port > LAST_PORT:
         raise ConnectError(f"{address}: the last port is {LAST_PORT}")
     return f"[{address.host}]:{address.port}" if ":" in address.host else str(address)
 
 
 def _bind(server: grpc.Server, address: Address, tls: Tls | None) -> int:
-    """The port. Raises `ConnectError`."""
+    """Bind the server; returns the actual port. Raises `ConnectError`."""
     try:
         if tls is None:
             return server.add_insecure_port(target(address))
@@ -161,7 +163,7 @@ def _bind(server: grpc.Server, address: Address, tls: Tls | None) -> int:
 def _methods(
     handler: Guarded, options: GrpcOptions, watchdog: Watchdog, begin: Begin
 ) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
-    """Name of a method -> what answers it."""
+    """Name of a gRPC method -> its handler."""
     found = {
         READY: _ready(watchdog, begin),
         **{METHODS[codec]: _whole(handler, codec, options, watchdog, begin) for codec in METHODS},
@@ -181,14 +183,14 @@ def _ready(watchdog: Watchdog, begin: Begin) -> grpc.RpcMethodHandler[bytes, byt
 
 
 def _gone(context: grpc.ServicerContext) -> Callable[[], bool]:
-    """Whether the caller of `context` has gone or its deadline has passed."""
+    """A function that tells whether the caller of `context` has gone or its deadline has passed."""
     return lambda: not context.is_active()
 
 
 def _whole(
     handler: Guarded, codec: str, options: Limits, watchdog: Watchdog, begin: Begin
 ) -> grpc.RpcMethodHandler[bytes, bytes]:
-    """Unary on the wire, a stream of one request in Python: grpcio can end a wait for a request only in a stream."""
+    """The handler of unary calls. In Python it is a stream of one request: only there can grpcio end a wait for it."""
     write, read_bytes = WRITERS[codec], READERS[codec]
 
     def read(request: bytes | None) -> Message:

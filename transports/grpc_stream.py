@@ -1,9 +1,9 @@
-"""A message as a stream of `Chunk`s: `--option grpc.send=stream` sends them, and both ends take them.
+"""A message as a stream of `Chunk`s: `--option grpc.send=stream` sends chunks; both ends always accept them.
 
 Rules:
-  - The first chunk says how many bytes come in all. `gather` checks that figure against the limit before it reads on,
-    and its memory grows with the bytes that arrive, never with the figure.
-  - Only the chunk of an empty message is empty, and a message ends at the length that it announced.
+  - The first chunk announces the size of the message in bytes. `gather` checks that figure against the limit before it
+    reads on, and its memory grows with the bytes that arrive, never with the figure.
+  - Only the chunk of an empty message may be empty, and a message ends after exactly the announced number of bytes.
 """
 
 from __future__ import annotations

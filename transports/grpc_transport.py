@@ -1,6 +1,6 @@
 """`grpc` and `grpc-tuned`: the same calls and channels, with and without protobuf.
 
-grpc         as its users write it: protobuf messages with `bytes` in them, one channel to a peer for all threads
+grpc         as users of gRPC write it: protobuf messages with `bytes` fields, one channel to a peer for all threads
 grpc-tuned   the bytes of the tensors beside a small description (`frame_codec`)
 """
 
@@ -28,7 +28,7 @@ class Grpc(Transport):
     secure = "tls"
     codecs: ClassVar[tuple[str, ...]] = ("raw", "tensorproto")
     methods: ClassVar[Mapping[str, str]] = {"raw": "raw", "tensorproto": "tensorproto"}
-    """Codec of the user -> the name under which `grpc_server.METHODS` has it."""
+    """Codec, as the user names it -> its key in `grpc_server.METHODS`."""
     shares_links = True
     Options: ClassVar[type[Limits]] = GrpcOptions
     options: GrpcOptions
@@ -63,7 +63,7 @@ class Grpc(Transport):
         if not shared:
             return made, True
         with self._lock:
-            if (known := self._links.get(address)) and known.take():  # another thread was faster
+            if (known := self._links.get(address)) and known.take():  # another thread has made a channel meanwhile
                 made.give_back()
                 return known, False
             self._links[address] = made

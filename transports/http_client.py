@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection: urllib3 implements the protocol, a `DeadlineSocket` does the I/O.
 
 The deadline of that socket holds for a whole call; urllib3's own time limits hold for each read. urllib3's pools are
-not used, because they dial again where a connection was lost, without saying so.
+not used, because they silently reconnect after a connection was lost.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from transports.errors import MessageTooLarge
 from transports.sockets import DeadlineSocket, no_delay
 
 PIECE = 2**20
-"""Bytes of a body that are read at a time."""
+"""Most bytes of a body that one call reads."""
 
 
 class HttpConnection(HTTPConnection):
-    """Takes the connected `sock` over. It `is_closed` after an exchange with which the connection ends."""
+    """Takes over the connected `sock`. `is_closed` is True after an exchange that ended the connection."""
 
     sock: DeadlineSocket
 
@@ -30,12 +30,13 @@ class HttpConnection(HTTPConnection):
         super().__init__(address.host, address.port)
         no_delay(sock)
         self.sock = sock
-        self.auto_open = 0  # a lost connection is not made again
+        self.auto_open = 0  # never reconnect
 
     def ask(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> BaseHTTPResponse:
         """The head of the answer; `body_of` reads the rest. Raises `Expired`, `EOFError`, `OSError`, `HTTPException`.
 
-        `http.client` takes the end of the stream for the end of a head, so a head must give a length.
+        The head must give the length of the body, since `http.client` takes a stream that ends within a head for a
+        complete head.
         """
         self.request(method, path, body or None, headers, preload_content=False, decode_content=False)
         try:
@@ -50,7 +51,7 @@ class HttpConnection(HTTPConnection):
 
 
 def body_of(response: BaseHTTPResponse, most: int) -> bytearray:
-    """The body. Raises `MessageTooLarge` after discarding one above `most` bytes, `Expired`, and `EOFError`."""
+    """The body. Raises `Expired`, `EOFError`, and `MessageTooLarge` above `most` bytes, after discarding the body."""
     size, body = 0, bytearray()
     keep = (response.length_remaining or 0) <= most
     try:

@@ -1,4 +1,5 @@
-"""uvicorn's end of a connection, with limits on what it leaves open: heads, answers that are not read, connections."""
+"""uvicorn's end of a connection, with limits that uvicorn lacks: on heads, on answers that the peer does not read, and
+on the number of connections."""
 
 from __future__ import annotations
 
@@ -14,17 +15,17 @@ from transports.limits import CONNECTIONS, DAY
 from transports.sockets import HANGUP, keep_alive, no_delay
 
 HEAD = 2**14
-"""Bytes that a head may have if it takes more than one read (of up to 256 KiB)."""
+"""Most bytes of a head that arrives in more than one read (of up to 256 KiB)."""
 GONE = "splitbench.gone"
-"""Key in the `state` of an ASGI scope: a function that says whether the client has closed its end."""
+"""Key in the `state` of an ASGI scope. Its value is a function that tells whether the client has closed its end."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Drops a peer that does not complete a head, or does not take a piece of an answer, within `stall` seconds."""
+    """Disconnects a peer that does not complete a head, or take a piece of an answer, within `stall` seconds."""
 
     def __init__(self, config: Config, server_state: ServerState, stall: float) -> None:
         super().__init__(config, server_state, {GONE: self._gone})
-        self.timeout_keep_alive = 365 * DAY  # none: a connection may be idle
+        self.timeout_keep_alive = 365 * DAY  # in effect no limit: a connection may be idle
         self._stall = stall
         self._head_watch: asyncio.TimerHandle | None = None
         self._answer_watch: asyncio.TimerHandle | None = None

@@ -1,12 +1,12 @@
-"""A server of HTTP/1.1: uvicorn in a thread of its own, and the limits on time and size that it leaves open.
+"""A server of HTTP/1.1: uvicorn in a thread of its own, with limits on time and size that uvicorn lacks.
 
 Rules:
   - uvicorn's event loop does all I/O, and a bounded pool of threads answers requests.
-  - A connection may be idle without a limit once its first request has been answered. The head of a request must be
-    complete `stall` seconds after its first byte, each piece of a body must come `stall` seconds after the last, and
-    the peer must take each piece of an answer within `stall` seconds.
-  - The application gives the largest body before the body is read. A larger one is discarded as it arrives and then
-    refused, so that both ends stay in step and the connection goes on.
+  - A connection may be idle for any time once its first request has been answered. The head of a request must be
+    complete within `stall` seconds after its first byte, each piece of a body must come within `stall` seconds after
+    the piece before it, and the peer must take each piece of an answer within `stall` seconds.
+  - Before the server reads a body, the application tells its largest size. A larger body is discarded as it arrives and
+    then refused, so that both ends stay in step and the connection remains usable.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from transports.listener import bind_port
 from transports.sockets import Deadline
 
 PIECE = 2**18
-"""Bytes of an answer that are handed to uvicorn at a time."""
+"""Most bytes of an answer that are handed to uvicorn at a time."""
 CLOSING = 1.0
-"""Seconds that a peer has, under TLS, to confirm the end of a connection."""
+"""Seconds within which a peer must confirm the end of a TLS connection."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a request, without the query of its path. The names of `headers` are in lower case."""
+    """The head of a request, without the query part of its path. The names in `headers` are in lower case."""
 
     method: str
     path: str
@@ -58,10 +58,10 @@ class Reply:
 
 
 class Application(Protocol):
-    """Answers requests. All but `answer` run in the event loop, and must not wait."""
+    """Answers requests. All methods but `answer` run in the event loop, and must not block."""
 
     def admit(self, head: Head) -> int | Reply:
-        """The largest body in bytes, or the answer to a request whose body does not matter. Raises `WireError`."""
+        """The largest body to accept, in bytes, or the answer if the body does not matter. Raises `WireError`."""
 
     def answer(self, head: Head, body: bytearray) -> Reply:
         """The answer to a complete request."""
@@ -73,8 +73,8 @@ class Application(Protocol):
 class HttpServer(Server):
     """Answers up to `threads` requests at a time. Raises `ConnectError` when the port cannot be bound.
 
-    It starts and stops uvicorn's protocol itself: `uvicorn.Server` looks only ten times a second whether it shall end,
-    and gives a TLS handshake a fixed time.
+    It starts and stops uvicorn's protocol itself, since `uvicorn.Server` checks only ten times a second whether to end,
+    and has a fixed time limit for TLS handshakes.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class HttpServer(Server):
         self._protocol = partial(LimitedProtocol, config=config, server_state=self._state, stall=stall)
         self._ending = asyncio.Event()
         self._grace: Deadline | None = None
-        """Until when a server that closes waits for handlers."""
+        """Until when a closing server waits for handlers; None while it does not close."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._run, args=(sock, own, stall), name=f"http-loop-{self.address.port}", daemon=True
@@ -103,7 +103,7 @@ class HttpServer(Server):
         self._thread.start()
 
     def drain(self, seconds: float) -> None:
-        with suppress(RuntimeError):  # the loop has ended
+        with suppress(RuntimeError):  # raised if the loop has ended
             self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join(seconds)
 
@@ -118,7 +118,7 @@ class HttpServer(Server):
             runner.run(self._serve(sock, own, stall))
 
     async def _serve(self, sock: socket.socket, own: tls.Tls | None, stall: float) -> None:
-        """Accept connections until the server is to end, and then wait for the last answer, or for `_grace`."""
+        """Accept connections until the server has to end, and then wait for the last answer, or until `_grace`."""
         server = await self._loop.create_server(
             self._protocol,
             sock=sock,
@@ -150,7 +150,7 @@ class _Asgi:
         head = Head(scope["method"], scope["raw_path"].decode("latin-1"), headers, scope["state"][GONE])
         try:
             reply = await self._reply(head, receive)
-        except (EOFError, asyncio.CancelledError):  # the client left, or the server has waited long enough
+        except (EOFError, asyncio.CancelledError):  # the client has gone, or the server ends without waiting any longer
             return
         given = {"Content-Type": "application/json", "Content-Length": str(len(reply.body)), **reply.headers}
         lines = [(name.encode(), value.encode()) for name, value in given.items()]
@@ -161,7 +161,7 @@ class _Asgi:
             await send({"type": "http.response.body", "body": body[place:end], "more_body": end < len(body)})
 
     async def _reply(self, head: Head, receive: Callable[[], Awaitable[Any]]) -> Reply:
-        """Raises `EOFError` for a client that leaves before its request is complete."""
+        """The answer to a request. Raises `EOFError` if the client leaves before its request is complete."""
         try:
             admitted = self._application.admit(head)
         except WireError as error:
@@ -181,7 +181,7 @@ class _Asgi:
         return await loop.run_in_executor(self._threads, self._application.answer, head, body)
 
     async def _read(self, head: Head, receive: Callable[[], Awaitable[Any]], most: int) -> tuple[bytearray, int]:
-        """The body and its size, which may be above `most`: then the body is not kept. Raises `TimeoutError`."""
+        """The body and its size. If the size is above `most`, the body is discarded. Raises `TimeoutError`."""
         size, body, more = 0, bytearray(), True
         keep = int(head.headers.get("content-length", 0)) <= most
         while more:

@@ -9,12 +9,12 @@ Rules:
   - Fields and tensors are lists, since JSON readers silently drop one of two equal keys of an object.
   - A finite number is the shortest decimal that reads back as itself, -0.0 included. float16 and bfloat16 are written
     as float32, and a complex number as two numbers.
-  - JSON has no NaN and no infinity. Such an element is `null` (as orjson writes it); "bits" beside the data lists the
-    IEEE 754 bits of these elements in hexadecimal, in their order (a float32 NaN: "7fc00000"). `UNSTABLE` is written in
-    the same way. A field that is NaN or infinite: {"bits": "7ff0000000000000"}.
+  - JSON has no NaN and no infinity. Such an element is written as `null` (by orjson), and the key "bits" beside "data"
+    lists the IEEE 754 bits of these elements in hexadecimal, in their order (a float32 NaN: "7fc00000"). The value
+    `UNSTABLE` is written in the same way. A field that is NaN or infinite is written as {"bits": "7ff0000000000000"}.
   - A bool is written as 1 or 0. Readers accept `true` and `false` as well.
-  - A body is counted before it is parsed (`survey`), and a tensor is checked before it is built. A reader accepts both
-    forms.
+  - The values of a body are counted before it is parsed (`survey`), and a tensor is checked before it is built. A
+    reader accepts both forms.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
 
 FACTORS: Mapping[str, float] = {"json": 9.0, "json-b64": 1.5}
 """Codec -> the largest size of a body, as a multiple of its tensors' bytes. A float16 grows most: its two bytes can
-take 17 (`-0.000012218952,`). A float32 grows at most fourfold, random ones 2.7 times."""
+become 17 characters (`-0.000012218952,`). A float32 grows at most fourfold; random float32 values grow 2.7 times."""
 
 CONTAINERS = 8 * PARTS + TEXT
-"""Lists and objects that a body may have, including brackets in its text. No message within the limits has more."""
+"""Most opening brackets in a body: of lists and objects, and in texts. No message within the limits has more."""
 
 BLOCK = 2**18
-"""Bytes that are counted at a time."""
+"""Bytes in which `_count` counts at a time."""
 
 
 def most(codec: str, limits: Limits) -> int:
-    """The largest body in bytes. A character of the envelope takes up to six (`\\u0000`)."""
+    """The largest body in bytes. One character of the envelope takes up to six bytes (`\\u0000`)."""
     return int(FACTORS[codec] * limits.max_message) + 6 * ENVELOPE
 
 
 def write(message: Message, codec: str = "json") -> bytes:
-    """`message` with its tensors in the form `codec`. Raises `MalformedMessage` for values that it cannot hold."""
+    """`message` as JSON, with its tensors in the form `codec`. Raises `MalformedMessage` for values that do not fit."""
     document = {
         "method": exact_text("the method", message.method),
         "fields": [[exact_text("a key", key), _write_field(key, value)] for key, value in message.fields.items()],
@@ -61,7 +61,7 @@ def write(message: Message, codec: str = "json") -> bytes:
 
 
 def read(data: bytes | bytearray, limits: Limits | None = None) -> Message:
-    """The message in `data`, whichever form its tensors have. Raises `MalformedMessage` and `MessageTooLarge`."""
+    """The message in `data`, with tensors in either form. Raises `MalformedMessage` and `MessageTooLarge`."""
     survey(data, limits or Limits())
     try:
         document = orjson.loads(data)
@@ -78,8 +78,8 @@ def read(data: bytes | bytearray, limits: Limits | None = None) -> Message:
 def survey(data: bytes | bytearray, limits: Limits) -> None:
     """Count the values in `data` before a parser builds them: two bytes can become a Python object of 32 bytes.
 
-    A body of up to `CONTAINERS` bytes is not counted, since it cannot hold more. Raises `MessageTooLarge` for more
-    values than a message within the limits can have.
+    A body of up to `CONTAINERS` bytes is not counted, since it cannot hold more containers. Raises `MessageTooLarge`
+    for more values than a message within the limits can have.
     """
     if len(data) <= CONTAINERS:
         return
@@ -92,7 +92,7 @@ def survey(data: bytes | bytearray, limits: Limits) -> None:
 
 
 def _count(data: bytes | bytearray, character: bytes) -> int:
-    """How often `character` occurs in `data`. For frequent ones several times as fast as `bytes.count`."""
+    """How often `character` occurs in `data`. Several times as fast as `bytes.count` if it is frequent."""
     codes = np.frombuffer(data, np.uint8)
     blocks = (codes[place : place + BLOCK] for place in range(0, len(codes), BLOCK))
     return sum(int(np.count_nonzero(block == ord(character))) for block in blocks)
@@ -151,7 +151,7 @@ def _write_numbers(tensor: Array) -> Mapping[str, Any]:
 def _read_numbers(row: Mapping[str, Any]) -> bytes:
     name, values, kind = row["name"], row["data"], row["dtype"]
     if kind not in DTYPES:
-        check_tensor(name, kind, row["shape"], 0)  # raises, and lists the valid ones
+        check_tensor(name, kind, row["shape"], 0)  # raises, and lists the valid dtypes
     real = _real(kind)
     check_tensor(name, kind, row["shape"], len(values) * real.itemsize)
     odd = _of_bits(f"tensor {name!r}", row.get("bits", []), real)
@@ -166,7 +166,7 @@ def _read_numbers(row: Mapping[str, Any]) -> bytes:
 
 
 def _numbers(name: str, values: list[Any], real: np.dtype[Any]) -> NDArray[Any]:
-    """`values` as a new array of `real`. Raises `MalformedMessage` for other types and for numbers out of range."""
+    """`values` as a new array of dtype `real`. Raises `MalformedMessage` for other types and numbers out of range."""
     try:
         packed = Packed(PACKED[real.name], values)
     except (TypeError, OverflowError) as error:
@@ -210,25 +210,25 @@ def _real(dtype: str) -> np.dtype[Any]:
 
 
 UNSTABLE = np.uint32(0x15AE43FD).view(np.float32)
-"""The only float32 (with its negative) whose shortest decimal (7.038531e-26) JSON readers turn into its neighbour: they
-read it as a float64 and then round. All 2^32 values were tried."""
+"""The only float32 (with its negative) that JSON readers do not restore from its shortest decimal (7.038531e-26): they
+read the decimal as a float64 and round it to a neighbouring float32. All 2^32 values were tried."""
 
 FLOAT64 = DTYPES["float64"]
 NARROW = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2"})
-"""dtypes that orjson cannot write. They are written as float32."""
+"""The dtypes that orjson cannot write. Their elements are written as float32."""
 REALS: Mapping[str, np.dtype[Any]] = {
     "bool": DTYPES["uint8"],
     "complex64": DTYPES["float32"],
     "complex128": FLOAT64,
 }
-"""dtype whose elements are not one number each -> dtype of the numbers that are written instead."""
+"""dtype whose elements do not become one JSON number each -> dtype of the numbers that are written instead."""
 
 PACKED: Mapping[str, str] = (
     dict(zip(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), "bhiqBHIQ", strict=True))
     | dict.fromkeys(("float16", "float32", *NARROW), "f")
     | {"float64": "d"}
 )
-"""dtype of numbers -> type code of the `array.array` that reads them and refuses all others."""
+"""dtype of numbers -> type code of the `array.array` that reads them and refuses values of all other types."""
 
 MESSAGE: Mapping[str, type] = {"method": str, "fields": list, "tensors": list}
 ODD: Mapping[str, type] = {"bits": str}
@@ -238,7 +238,7 @@ FORMS: Mapping[str, Mapping[str, type]] = {
     "bits": {**TENSOR, "data": list, "bits": list},
     "b64": {**TENSOR, "b64": str},
 }
-"""Form of a tensor, named by the key that only it has -> its keys and the types of their values."""
+"""Form of a tensor, named by the key that only this form has -> all its keys and the types of their values."""
 
 WRITERS: Mapping[str, Callable[[Array], Mapping[str, Any]]] = {"json": _write_numbers, "json-b64": _write_base64}
 """Codec -> the function that writes the elements of a tensor."""
@@ -248,4 +248,4 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], bytes]] = {
     "bits": _read_numbers,
     "b64": _read_base64,
 }
-"""Form -> the function that reads the elements."""
+"""Form -> the function that reads the elements of a tensor."""

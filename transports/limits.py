@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from transports.errors import UsageError
 
 ENVELOPE = 2**20
-"""Bytes that a message may take on top of its tensors' own: method, fields, names, dtypes and shapes."""
+"""Bytes that a message may take in addition to its tensors: for method, fields, names, dtypes and shapes."""
 
 PARTS = 4096
-"""Fields that a message may have, and tensors."""
+"""Most fields of a message, and most tensors."""
 
 NAME = 1024
-"""Characters of a method, a field's key or a tensor's name."""
+"""Most characters of a method, a field's key or a tensor's name."""
 
 TEXT = 2**17
-"""Characters of all names and text fields of a message; even at four bytes each they fit the `ENVELOPE`."""
+"""Most characters of all names and text fields of a message together; at four bytes each they fit the `ENVELOPE`."""
 
 CONNECTIONS = 1024
-"""Connections that a server over sockets holds at a time. It closes further ones."""
+"""Most connections that a server over sockets holds at a time. It closes further connections at once."""
 
 GRACE = 5.0
-"""Seconds that such a server, once it closes, waits for handlers that still run."""
+"""Seconds for which a closing server waits for handlers that still run."""
 
 MOST = 2**31 - 1 - ENVELOPE
-"""Bytes that protobuf can carry in one message."""
+"""The largest `max_message` in bytes: with the envelope, protobuf can carry no more in one message."""
 
 DAY = 86_400
 """The longest time limit that can be given, in seconds."""
@@ -35,21 +35,21 @@ TLS_FILES = ("tls_cert", "tls_key", "tls_ca")
 
 @dataclass(frozen=True)
 class Limits:
-    """The options that every transport has. A transport with more of its own subclasses this (`Transport.Options`).
+    """The options that every transport has. A transport with further options has a subclass (`Transport.Options`).
 
-    Raises `UsageError` for some of the TLS files without the others, and for a figure out of range.
+    Raises `UsageError` if only some of the TLS files are given, and for a figure out of range.
     """
 
     max_message: int = 256 * 2**20
     """Largest payload that an end sends or receives, in bytes."""
     stall: float = 60.0
-    """Seconds that a server waits for a peer that has begun a handshake or a message and does not go on. gRPC delivers
-    a unary message only once it is complete, so there it is the time that a whole message may take."""
+    """Seconds for which a server waits for a peer that has begun a handshake or a message and sends nothing more. gRPC
+    delivers a unary message only once it is complete, so with gRPC this is the time that a whole message may take."""
     when_full: str = "refuse"
     """What a server does with a call for which no worker is free: `refuse` it at once, or let it `wait`, as gRPC's own
-    servers do. Nested calls that wait for each other's workers wait for good."""
+    servers do. With `wait`, nested calls that need each other's workers wait for ever."""
     tls_cert: str = ""
-    """PEM file of this end's certificate. With all three files both ends prove who they are; with none, no TLS."""
+    """PEM file of this end's certificate. With all three files, both ends authenticate; with none, there is no TLS."""
     tls_key: str = ""
     """PEM file of the certificate's key, not encrypted."""
     tls_ca: str = ""
@@ -73,5 +73,5 @@ class Limits:
 
     @property
     def protected(self) -> bool:
-        """Whether both ends prove who they are: by TLS, or by what the transport has instead."""
+        """Whether both ends authenticate: by TLS, or by the transport's own mechanism."""
         return self.tls

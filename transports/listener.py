@@ -1,11 +1,11 @@
-"""A bound port with a thread for each connection. All threads end when it closes.
+"""A bound port with a thread for each connection. All threads end when the listener closes.
 
-Threads instead of an event loop: a handler blocks a thread anyway, and a thread that reads a request, answers it and
-writes the answer needs no hand-over.
+It uses threads instead of an event loop: a handler blocks a thread anyway, and no work changes threads if one thread
+reads a request, answers it and writes the answer.
 
 Rules:
-  - A peer has `stall` seconds for the TLS handshake, as many for its first byte, and as many for each later read or
-    write. The conversation decides how long a peer may be idle between requests.
+  - A peer has `stall` seconds for the TLS handshake, `stall` seconds for its first byte, and `stall` seconds for each
+    later read or write. The conversation decides how long a peer may be idle between requests.
   - A failure ends one connection only. Connections above the limit are closed at once.
 """
 
@@ -25,7 +25,7 @@ from transports.limits import CONNECTIONS, GRACE
 from transports.sockets import Deadline, DeadlineSocket, Expired, keep_alive
 
 Conversation = Callable[[DeadlineSocket], None]
-"""Serves one connection until it ends, and may raise `EOFError` then. The listener closes the socket."""
+"""A function that serves one connection until it ends; it may then raise `EOFError`. The listener closes the socket."""
 
 
 def bind_port(address: Address) -> tuple[socket.socket, Address]:
@@ -39,7 +39,7 @@ def bind_port(address: Address) -> tuple[socket.socket, Address]:
 
 
 class Listener(Server):
-    """Serves every peer that dials `address` with `converse`, under TLS where `own` is given.
+    """Serves every peer that connects to `address` with `converse`, over TLS if `own` is given.
 
     Raises `ConnectError` when the port cannot be bound.
     """
@@ -66,11 +66,11 @@ class Listener(Server):
         self._end(seconds, socket.SHUT_RD)
 
     def close(self) -> None:
-        """Shut the connections down at once, and wait up to `GRACE` seconds for handlers that still run."""
+        """Shut all connections down at once, and wait up to `GRACE` seconds for handlers that still run."""
         self._end(GRACE, socket.SHUT_RDWR)
 
     def _end(self, seconds: float, how: int) -> None:
-        """Accept no more, shut every connection down, and wait up to `seconds` until all have ended.
+        """Accept no more connections, shut every connection down, and wait up to `seconds` until all have ended.
 
         A conversation whose socket is shut for reading still sends its pending answer, and then ends.
         """
@@ -90,7 +90,7 @@ class Listener(Server):
             thread.join(deadline.left())
 
     def _accept(self) -> None:
-        """Accept connections until the port closes. Running out of descriptors ends no other connection."""
+        """Accept connections until the port closes. If descriptors run out, existing connections go on."""
         while self._open:
             try:
                 self._take(self._socket.accept()[0])
@@ -100,7 +100,7 @@ class Listener(Server):
                     self._pause.wait(0.05)
 
     def _take(self, sock: socket.socket) -> None:
-        """Begin a conversation. Raises `OSError`, and `RuntimeError` if no thread can be started."""
+        """Start a thread for a new connection. Raises `OSError`, and `RuntimeError` if no thread can be started."""
         with ExitStack() as undo:
             undo.enter_context(sock)
             if len(self._peers) >= CONNECTIONS:
@@ -137,6 +137,6 @@ class Listener(Server):
 
 
 def _shut_down(sock: socket.socket, how: int) -> None:
-    """Wake the thread that waits on `sock`. Bypasses TLS, whose state only one thread may use."""
+    """Shut `sock` down, which wakes the thread that waits on it. Bypasses TLS, whose state only one thread may use."""
     with suppress(OSError):
         socket.socket.shutdown(sock, how)

@@ -1,4 +1,4 @@
-"""`tcp` and `unix`: plain sockets, as a careful user writes them by hand; the floor for every other transport.
+"""`tcp` and `unix`: plain sockets, as a careful user writes them by hand; the lower bound for every other transport.
 
 A Unix socket has no port. The port of its `Address` stands for a name in Linux's abstract namespace, which leaves no
 file and ends with the process; the host does not matter. Only processes of the same user (or root) may connect.
@@ -47,7 +47,7 @@ class Tcp(Transport):
         return FrameConnection(self.dial(address, deadline), address, self.options, deadline)
 
     def bind(self, address: Address) -> tuple[socket.socket, Address]:
-        """A socket that listens at `address`, and where it does. Raises `ConnectError`."""
+        """A socket that listens at `address`, and its actual address. Raises `ConnectError`."""
         from transports.listener import bind_port
 
         return bind_port(address)
@@ -69,13 +69,13 @@ class Unix(Tcp):
     """The class of both ends' sockets."""
 
     def __init__(self, options: Limits | None = None) -> None:
-        """Raises `UsageError` where the system is not Linux, and for TLS files."""
+        """Raises `UsageError` on a system other than Linux, and for TLS files."""
         super().__init__(options)
         if sys.platform != "linux":
             raise UsageError(f"transport {self.name!r} needs Linux's abstract sockets; take 'tcp'")
 
     def bind(self, address: Address) -> tuple[socket.socket, Address]:
-        """Bind the name for the port of `address`, or, for port 0, one that is free. Raises `ConnectError`."""
+        """Bind the abstract name for the port of `address` (0: a free port). Raises `ConnectError`."""
         sock = SameUserSocket(self.Socket)
         for port in [address.port] if address.port else random.sample(range(1, LAST_PORT + 1), 100):
             try:
@@ -120,5 +120,5 @@ CREDENTIALS = struct.Struct("3i")
 
 
 def unix_name(port: int) -> str:
-    """The abstract name for `port`, among those of this user."""
+    """The abstract name for `port`, distinct for each user."""
     return f"\0splitbench-{os.getuid()}-{port}"

@@ -1,4 +1,4 @@
-"""Connections by address: kept and reused (`pooled`), or made anew for every message (`per-hop`)."""
+"""Connections by address: kept and reused (`pooled`), or opened for every message (`per-hop`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from transports.errors import ConnectError, UsageError, suggest
 from transports.spans import RECORDER, context_of
 
 MODES = ("pooled", "per-hop")
-"""What a pool does with a connection after its call: keep it for the next one, or close it."""
+"""What a pool does with a connection after a call: keep it for the next call, or close it."""
 
 IDLE = 60.0
-"""Seconds after which an unused connection is closed, when the next one is made."""
+"""Seconds without use after which the pool closes a connection. It looks for such connections when it opens one."""
 
 
 class Idle(NamedTuple):
-    """A connection, and the moment (`time.monotonic()`) of its last use."""
+    """An idle connection, and the moment (`time.monotonic()`) of its last use."""
 
     connection: Connection
     since: float
@@ -30,9 +30,9 @@ class Idle(NamedTuple):
 class Pool:
     """Hands out the connections of one transport. Any number of threads may use it.
 
-    A call is sent once: when it is lost, its handler may have run, so the pool does not repeat it. A lost call drops
-    every idle connection to its address, since a peer that closed one has closed them all. The pool closes a connection
-    whose peer has gone, or that was unused for `IDLE` seconds, instead of handing it out.
+    The pool never repeats a call that failed, since its handler may have run. If a connection fails during a call, the
+    pool closes every idle connection to the same address, since a peer that closed one has closed them all. It
+    closes a connection whose peer has gone instead of handing it out.
     """
 
     def __init__(self, transport: Transport, mode: str = "pooled", codec: str = "") -> None:
@@ -49,11 +49,11 @@ class Pool:
 
     @property
     def made(self) -> int:
-        """Connections made so far, without those that share the link of another one."""
+        """Number of connections opened so far, without connections that share the link of another one."""
         return self._made
 
     def call(self, address: Address, message: Message, timeout: float) -> tuple[Message, bool]:
-        """The answer of `address` to `message`, and whether a connection was made for it.
+        """The answer of `address` to `message`, and whether a connection was opened for this call.
 
         Takes at most `timeout` seconds, connecting included. Raises a `WireError`.
         """
@@ -77,7 +77,7 @@ class Pool:
             self._give_back(address, connection)
 
     def close(self) -> None:
-        """Close every idle connection; one that is in use is closed when it is given back. Idempotent."""
+        """Close every idle connection. Connections in use are closed after their calls. Idempotent."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, {}
@@ -110,7 +110,7 @@ class Pool:
         return connection
 
     def _make_for(self, message: Message, address: Address, timeout: float) -> Connection:
-        """`_make`, with a span if `message` is traced."""
+        """`_make`, recorded as a span if `message` is traced."""
         if (context := context_of(message.fields)) is None:
             return self._make(address, timeout)
         return RECORDER.timed(context, "connect", self._make, address, timeout)

@@ -1,4 +1,4 @@
-"""Common parts of serving processes: the command, the announcement, the end on a signal, and settings of the memory.
+"""Common parts of serving processes: the command line, the announcement, the end on a signal, and memory settings.
 
 The announcement is one line, `READY NAME=HOST:PORT ...`, written as soon as calls are accepted.
 """
@@ -37,11 +37,11 @@ if root not in sys.path:
 sys.exit(importlib.import_module(module).main())
 """
 ROOT = Path(__file__).parents[1]
-"""The folder from which this program's packages were imported."""
+"""The folder that contains this program's packages."""
 
 
 def command(module: str, *words: str) -> list[str]:
-    """The command that calls `main` of `module`, one of this program's, in a new process, with `words` as arguments.
+    """The command that calls `main` of this program's `module` in a new process, with `words` as arguments.
 
     Unlike `python -m`, it imports nothing from the working directory, where a user may have a package of that name.
     """
@@ -60,12 +60,12 @@ def parse_ready(words: Iterable[str]) -> dict[str, Address]:
 
 
 class StopSignal:
-    """Set by SIGTERM, Ctrl-C, SIGHUP (unless it is ignored, as nohup does), `set`, and, with `until_eof`, by the end of
-    standard input. It stays set.
+    """A flag that is set by SIGTERM, Ctrl-C, SIGHUP (unless SIGHUP is ignored, as under nohup), a call of `set`, and,
+    with `until_eof`, by the end of standard input. It stays set.
 
     It takes no lock, so that a signal can arrive at any moment: the interpreter's own handler writes a byte to a pipe,
-    and `wait` polls that pipe. A `threading.Event` that is set by a signal handler blocks for good if the main thread
-    holds the event's lock at that moment. It starts no thread either. Make it in the main thread, once per process.
+    and `wait` polls that pipe. A signal handler that set a `threading.Event` would block for ever if the main thread
+    held the event's lock at that moment. It starts no thread. Make it in the main thread, once per process.
     """
 
     def __init__(self, until_eof: bool = False) -> None:
@@ -78,18 +78,18 @@ class StopSignal:
             signal.signal(number, lambda *_: None)  # without a handler in Python, nothing is written to the pipe
 
     def set(self) -> None:
-        """Set it, from any thread."""
-        with contextlib.suppress(BlockingIOError):  # a full pipe is set already
+        """Set the flag. Any thread may call this."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe: the flag is set already
             os.write(self._wake, b"\0")
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to `timeout` seconds (None: without a limit) until it is set. Returns whether it is."""
+        """Wait up to `timeout` seconds (None: without a limit) until the flag is set. Returns whether it is set."""
         until = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             watched = [self._watched, 0] if self._until_eof else [self._watched]
             left = None if until == math.inf else max(0.0, until - time.monotonic())
             found, _, _ = select.select(watched, [], [], left)
-            if self._watched in found:  # its bytes are left in the pipe, so that it stays set
+            if self._watched in found:  # the bytes remain in the pipe, so that the flag stays set
                 return True
             if not found:
                 return False
@@ -99,7 +99,7 @@ class StopSignal:
 
 
 def _read_some() -> bytes:
-    # Not sys.stdin, whose buffer would hide bytes from `select`.
+    # Does not use sys.stdin, whose buffer would hide bytes from `select`.
     try:
         return os.read(0, 4096)
     except OSError:
@@ -107,7 +107,7 @@ def _read_some() -> bytes:
 
 
 def keep_memory() -> bool:
-    """Let the C library keep freed memory for the next message. Returns False without glibc."""
+    """Let the C library keep freed memory for the next message. Returns False if there is no glibc."""
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         taken = [mallopt(parameter, value) == 1 for parameter, value in MALLOPT.values()]

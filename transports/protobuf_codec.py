@@ -4,9 +4,9 @@
     tensorproto  tensorflow.TensorProto, byte for byte as `tf.make_tensor_proto` writes it, without TensorFlow
 
 Rules:
-  - A reader takes both forms, and of TensorProto both `tensor_content` and the `*_val` lists: a list that is shorter
-    than its tensor repeats its last value, and an empty one means zeros.
-  - Such a list lets few bytes stand for many: it is unfolded only up to the limit of a message.
+  - A reader accepts both forms, and in a TensorProto both `tensor_content` and the `*_val` lists. If a list is shorter
+    than its tensor, its last value is repeated; an empty list means zeros.
+  - So a few bytes can stand for a large tensor: a list is expanded only up to the limit of a message.
   - `survey` counts the fields of a large message before protobuf makes objects of them.
 """
 
@@ -28,7 +28,7 @@ from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
 
 
 def write(message: Message, codec: str = "raw") -> bytes:
-    """`message` with its tensors in the form `codec`. Raises `MalformedMessage` for what the form cannot hold."""
+    """`message` as bytes, its tensors in the form `codec`. Raises `MalformedMessage` for values that do not fit it."""
     out = pb.Message(method=exact_text("the method", message.method))
     for key, value in message.fields.items():
         plain = exact_scalar(key, value)
@@ -41,10 +41,10 @@ def write(message: Message, codec: str = "raw") -> bytes:
 
 
 def read(data: Part, limits: Limits | None = None) -> Message:
-    """The message in `data`, whichever form its tensors have. Raises `MalformedMessage` and `MessageTooLarge`."""
+    """The message in `data`, with tensors in either form. Raises `MalformedMessage` and `MessageTooLarge`."""
     survey(data, PAYLOADS)
     try:
-        came = pb.Message.FromString(data)  # type: ignore[arg-type]  # any buffer will do
+        came = pb.Message.FromString(data)  # type: ignore[arg-type]  # accepts any buffer
     except DecodeError as error:
         raise MalformedMessage(f"{len(data)} bytes came that are no message: {error}") from None
     if len(came.tensors) > PARTS:
@@ -102,7 +102,7 @@ def _write_tensor_proto(tensor: pb.Tensor, array: Array) -> None:
 
 
 def read_tensor_proto(name: str, proto: pb.TensorProto) -> Array:
-    """The array that `proto` stands for, as `tf.make_ndarray` reads it. Raises `MalformedMessage`."""
+    """The array in `proto`, as `tf.make_ndarray` reads it. Raises `MalformedMessage`."""
     dtype = NAMES.get(proto.dtype)
     if dtype is None or proto.tensor_shape.unknown_rank:
         raise MalformedMessage(f"tensor {name!r}: data type {proto.dtype} or its shape cannot be carried")
@@ -113,7 +113,7 @@ def read_tensor_proto(name: str, proto: pb.TensorProto) -> Array:
 
 
 def _unfold(name: str, dtype: str, shape: tuple[int, ...], proto: pb.TensorProto) -> Array:
-    """The tensor whose elements are in a `*_val` list."""
+    """The tensor whose elements are in a `*_val` list of `proto`, which may be shorter than the tensor."""
     values = _listed(name, dtype, proto)
     count = math.prod(shape)
     check_tensor(name, dtype, shape, count * DTYPES[dtype].itemsize)
@@ -138,7 +138,7 @@ def _listed(name: str, dtype: str, proto: pb.TensorProto) -> Array:
 
 
 def _check_size(message: pb.Message, limits: Limits) -> None:
-    """Check the shapes of `TensorProto`s, whose lists may be far shorter. Raises `MessageTooLarge`."""
+    """Check the sizes of `TensorProto`s by their shapes: the lists may be far shorter. Raises `MessageTooLarge`."""
     size = 0
     for proto in (tensor.tensor_proto for tensor in message.tensors if tensor.HasField("tensor_proto")):
         extents = [dim.size for dim in proto.tensor_shape.dim]
@@ -155,7 +155,7 @@ PAYLOADS: Payloads = {
         pb.Tensor.TENSOR_PROTO_FIELD_NUMBER: {pb.TensorProto.TENSOR_CONTENT_FIELD_NUMBER: {}},
     }
 }
-"""Where in a message the elements of tensors are."""
+"""The fields of a message in which the elements of tensors lie."""
 
 WRITERS: Mapping[str, Callable[[pb.Tensor, Array], None]] = {"raw": _write_raw, "tensorproto": _write_tensor_proto}
 """Codec -> the function that fills in a tensor's form from an array."""
@@ -167,8 +167,8 @@ READERS: Mapping[str, Callable[[pb.Tensor], Array]] = {
 """Field of `Tensor.form` -> the function that builds the array from it."""
 
 LISTED = frozenset({"bool", "uint16", "complex64", "complex128"})
-"""The dtypes that `tf.make_tensor_proto` writes as a list whatever their size; it does so with the others only for a
-tensor of one element or none."""
+"""The dtypes that `tf.make_tensor_proto` always writes as a list. It writes other dtypes as a list only if the tensor
+has at most one element."""
 
 NUMBERS: Mapping[str, pb.DataType] = {
     "bool": pb.DT_BOOL,
@@ -189,7 +189,7 @@ NUMBERS: Mapping[str, pb.DataType] = {
     "float8_e4m3fn": pb.DT_FLOAT8_E4M3FN,
     "float8_e5m2": pb.DT_FLOAT8_E5M2,
 }
-"""dtype -> TensorFlow's number of it."""
+"""dtype -> TensorFlow's number for it."""
 
 NAMES: Mapping[int, str] = {number: name for name, number in NUMBERS.items()}
 
@@ -208,4 +208,4 @@ VALUES: Mapping[str, tuple[str, str]] = {
     "float8_e4m3fn": ("float8_val", "uint8"),
     "float8_e5m2": ("float8_val", "uint8"),
 }
-"""dtype -> the list that holds its values, and the dtype under which the list holds them."""
+"""dtype -> the `*_val` list for its values, and the dtype of the values in that list."""

@@ -12,18 +12,18 @@ Part = bytes | bytearray | memoryview
 
 VARINT, LENGTH = 0, 2
 LEAST = 8
-"""Bytes that the smallest field counts as, since protobuf makes an object of some dozens of bytes of it."""
+"""Bytes that a field counts as at least, since protobuf makes an object of some dozens of bytes of each field."""
 FIXED = {1: 8, 5: 4}
-"""Wire type -> bytes of its value."""
+"""Wire type -> number of bytes of its value."""
 SMALL = ENVELOPE // 4
-"""A message of up to so many bytes cannot hold too many fields: each takes at least two bytes and counts as `LEAST`."""
+"""Size in bytes up to which a message cannot have too many fields: each takes two bytes or more, counted as `LEAST`."""
 
 Payloads = Mapping[int, Any]
-"""Number of a field -> the `Payloads` of the message in it; empty for a field that holds a tensor's elements."""
+"""Number of a field -> the `Payloads` of the nested message; empty for a field that holds a tensor's elements."""
 
 
 def survey(data: Part, payloads: Payloads) -> None:
-    """Count what a parser would build of `data`, except the fields in `payloads`.
+    """Count the objects that a parser would build from `data`, except for the fields in `payloads`.
 
     Raises `MalformedMessage`, and `MessageTooLarge` for more than `ENVELOPE` bytes or `PARTS` nested messages.
     """
@@ -69,7 +69,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview | None]]:
 
 
 def _read_varint(data: memoryview, place: int) -> tuple[int, int]:
-    """The number at `place`, and the place after it."""
+    """The varint at `place`, and the place after it."""
     value = shift = 0
     while place < len(data) and shift < 64:
         byte = data[place]

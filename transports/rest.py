@@ -31,7 +31,7 @@ class Rest(Transport):
         from transports.rest_server import Messages
 
         messages = Messages(guard(handler, self.options, workers), self.options)
-        threads = workers + (self.options.when_full == "refuse")  # one refuses what is too much
+        threads = workers + (self.options.when_full == "refuse")  # one more to refuse calls
         return HttpServer(messages, Address(host, port), self.options.stall, threads, self._tls)
 
     def connect(self, address: Address, codec: str = "", timeout: float = 10.0, shared: bool = False) -> Connection:

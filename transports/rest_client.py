@@ -1,6 +1,6 @@
 """The client of REST: urllib3 over the package's own sockets. `rest_server` is the other end.
 
-No request is repeated, and the environment's proxies are ignored.
+It repeats no request, and ignores proxies that environment variables name.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 
 Rules:
   - The path names the codec. An error is a message too; its kind gives the status (`STATUS`).
-  - The header `Splitbench-Payload` is the size of a message's tensors in bytes. The server keeps nothing of a body
-    whose header is above its limit. Without the header, or with a wrong one, the limits of body and message hold.
+  - The header `Splitbench-Payload` is the size of a message's tensors in bytes. If it is above the server's limit, the
+    server keeps nothing of the body. If it is missing or wrong, the limits of body and message apply.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transports.serving import Guarded, never, respond
 
 READY = "/v1/ready"
 PATHS: Mapping[str, str] = {"json": "/v1/json", "json-b64": "/v1/json-b64"}
-"""Codec -> the path whose requests and answers are written in it."""
+"""Codec -> the path whose requests and answers use it."""
 IS_READY = orjson.dumps({"codecs": list(PATHS)})
 CODECS: Mapping[str, str] = {path: codec for codec, path in PATHS.items()}
 
@@ -40,11 +40,11 @@ STATUS: Mapping[str, int] = {
     "exhausted": 503,
     "remote": 500,
 }
-"""Kind of an error -> the HTTP status for it, which any client understands; 500 for any other."""
+"""Kind of an error -> its HTTP status, for clients that know only HTTP; 500 for a kind that is not listed."""
 
 
 def heading(message: Message) -> dict[str, str]:
-    """The header that announces `message`."""
+    """The header that announces the size of `message`."""
     return {PAYLOAD: str(message.payload)}
 
 
@@ -75,7 +75,8 @@ class Messages:
         return Reply(404, self.refusal(MalformedMessage(f"no {head.method} {head.path} (valid: {valid})")).body)
 
     def answer(self, head: Head, body: bytearray) -> Reply:
-        # Other HTTP clients may close their end and still read the answer. Those of splitbench send the header.
+        # Other HTTP clients may close their end and still read the answer. Clients of splitbench, which send the
+        # header, do not.
         gone = head.gone if PAYLOAD.lower() in head.headers else never
         return respond(self._handler, body, self._read, partial(_written, codec=CODECS[head.path]), gone)
 

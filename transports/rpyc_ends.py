@@ -2,8 +2,9 @@
 
 Rules:
   - A call is one round trip: the client fetches the remote method once, when it connects.
-  - Only exact brine types cross (`brine_codec`), and a peer can reach one method of one object.
-  - After a missed deadline or a lost peer the connection is dropped: RPyC could take a late reply for the next one.
+  - Only exact brine types cross the wire (`brine_codec`), and a peer can call one method of one object.
+  - After a missed deadline or a lost peer the connection is closed: RPyC could take a late reply for the reply to the
+    next call.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ PROTOCOL: dict[str, Any] = {
 
 
 class ValueConnection(rpyc.Connection):  # type: ignore[misc]
-    """RPyC's connection, but it refuses references to objects of the peer: RPyC would call the peer back for them."""
+    """RPyC's connection, but it refuses references to objects of the peer, since using one would call the peer back."""
 
     takes_references = False
 
@@ -63,11 +64,11 @@ def serve(
 
 
 MakeChannel = Callable[[socket.socket], BoundedChannel]
-"""The channel over a connected socket, which it takes over."""
+"""A function that makes the channel over a connected socket; the channel takes over the socket."""
 
 
 class MessageService(rpyc.Service):  # type: ignore[misc]
-    """The one method that a peer can call. It takes and returns plain tuples."""
+    """The service with the one method that a peer can call, which takes and returns plain tuples."""
 
     _protocol = ValueConnection
 
@@ -86,7 +87,7 @@ def converse(service: rpyc.Service, channel: BoundedChannel) -> None:
         while not connection.closed:
             _serve_one(connection, channel)
     finally:
-        channel.close()  # first, or RPyC sends a closing message to a peer that may be gone
+        channel.close()  # before RPyC's connection, which would send a closing message to a peer that may be gone
         connection.close()
 
 
@@ -106,7 +107,7 @@ class RpycConnection(SocketConnection):
         super().__init__(channel.stream.sock, address, options, deadline)
 
     def _meet(self) -> None:
-        self._peer.takes_references = True  # the service and its method are references; nothing else may be
+        self._peer.takes_references = True  # the service and its method cross as references; nothing else may
         self._carry = self._peer.root.carry
         self._peer.takes_references = False
 
@@ -120,7 +121,7 @@ class RpycConnection(SocketConnection):
         return brine_codec.unpack(answer)
 
     def _violation(self, error: Exception) -> str:
-        """The type of any error, since RPyC raises exceptions of every type that a peer sends; not the peer's text."""
+        """The type of `error`, without the peer's text. Any error may be one, since RPyC raises what the peer sends."""
         return type(error).__name__
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""RPyC's streams and channels with deadlines and limits; and the tuned ones, which do not copy frames.
+"""RPyC's streams and channels with deadlines and limits, and tuned variants, which do not copy frames.
 
-RPyC's framing, compression and pieces stay. Replaced are the parts that a hostile or stalled peer could exploit:
-  - `SocketStream.read` retries a socket's timeout for ever, so a peer that stalls inside a frame holds the call.
-  - `Channel.recv` allocates any announced length up to 4 GB, and inflates without a bound.
+This module keeps RPyC's framing, compression and pieces, and replaces parts that a hostile or stalled peer can exploit:
+  - `SocketStream.read` retries after every socket timeout, so a peer that stalls inside a frame blocks the call.
+  - `Channel.recv` allocates any announced length up to 4 GB, and decompresses without a bound.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from transports.limits import ENVELOPE
 from transports.sockets import DeadlineSocket, Expired, deadline_socket, send_all
 
 COMPRESSED, REFUSED = 1, 2
-"""Flags of a frame. RPyC has 0 and 1; a frame with the third says why the peer's last frame was discarded."""
+"""Flags of a frame. RPyC has 0 and 1; a frame with the flag 2 tells why the peer's last frame was discarded."""
 SMALL = 2**14
-"""Bytes that are received before the length of a frame is known, and up to which parts are joined before they go."""
+"""Most bytes to receive before the length of a frame is known, and size up to which parts are joined for sending."""
 
 
 class DeadlineStream(SocketStream):  # type: ignore[misc]
@@ -37,16 +37,16 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
     def __init__(self, sock: DeadlineSocket) -> None:
         super().__init__(sock)
         self.buffer = memoryview(bytearray(SMALL))
-        self.ahead = b""  # received and not read yet
+        self.ahead = b""  # bytes received, but not read yet
 
     @classmethod
     def over(cls, sock: socket.socket) -> Self:
-        """The stream that takes the connected `sock` over."""
+        """A stream that takes over the connected `sock`."""
         sock.settimeout(None)
         return cls(deadline_socket(sock))
 
     def poll(self, timeout: Any) -> bool:
-        """Whether there is something to read within `timeout` seconds. Without a limit, `begin` waits instead."""
+        """Whether data arrives within `timeout` seconds. Without a timeout it does not wait here; `begin` waits."""
         if self.ahead or (asked := Timeout(timeout).timeleft()) is None:
             return True
         left = self.sock.deadline - time.monotonic()
@@ -68,12 +68,12 @@ class DeadlineStream(SocketStream):  # type: ignore[misc]
         return first if len(first) == count else self._rest(first, count)
 
     def _rest(self, first: bytes, count: int) -> bytes | memoryview:
-        """`first` and the bytes that are missing to `count`."""
+        """`first` and the bytes after it, `count` bytes in all."""
         rest: bytes = super().read(count - len(first))
         return first + rest
 
     def _received(self, operation: Callable[..., Any], argument: object) -> Any:
-        """What `operation` of the socket returns. Raises `EOFError` for its errors and at the end of the stream."""
+        """The result of the socket's `operation`. Raises `EOFError` for its errors and at the end of the stream."""
         try:
             came = operation(argument)
         except OSError as error:
@@ -97,7 +97,7 @@ class BoundedChannel(Channel):  # type: ignore[misc]
         self.limit = limit
 
     def recv(self) -> Any:
-        """The next packet. Raises `MessageTooLarge` for one above the limit, at either end, and `EOFError`."""
+        """The next packet. Raises `MessageTooLarge` for a packet above the limit of either end, and `EOFError`."""
         self.stream.begin()
         length, flag = self.FRAME_HEADER.unpack(self.stream.read(self.FRAME_HEADER.size))
         if length > self.limit + ENVELOPE:
@@ -119,7 +119,7 @@ class BoundedChannel(Channel):  # type: ignore[misc]
         super().send(data)
 
     def refuse(self, why: str) -> None:
-        """Send the reason for which the peer's packet was discarded; the peer's `recv` raises it."""
+        """Tell the peer why its packet was discarded; the peer's `recv` raises an error with this text."""
         text = why.encode()
         self.stream.write(self.FRAME_HEADER.pack(len(text), REFUSED) + text + self.FLUSHER)
 
@@ -128,7 +128,7 @@ class BoundedChannel(Channel):  # type: ignore[misc]
             count -= len(self.stream.read(min(count, self.stream.MAX_IO_CHUNK)))
 
     def _unfolded(self, flag: int, data: Any) -> bytes:
-        """The packet in `data`, whose `flag` says that it is not the packet itself."""
+        """The packet in `data`, the content of a frame with `flag`, which is not the packet itself."""
         if flag == REFUSED:
             raise MessageTooLarge(bytes(data).decode(errors="replace"))
         if flag != COMPRESSED:
@@ -147,7 +147,7 @@ class WholeStream(DeadlineStream):
     MAX_IO_CHUNK = 16 * 2**20
 
     def _rest(self, first: bytes, count: int) -> memoryview:
-        buffer = np.empty(count, np.uint8).data  # the system provides the memory as it is filled
+        buffer = np.empty(count, np.uint8).data  # the kernel provides pages only as they are written
         done = len(first)
         buffer[:done] = first
         while done < count:
@@ -164,7 +164,7 @@ class WholeStream(DeadlineStream):
 
 
 class WholeChannel(BoundedChannel):
-    """RPyC's frames, neither sliced nor joined."""
+    """Sends RPyC's frames without splitting or joining their bytes."""
 
     stream: WholeStream
 

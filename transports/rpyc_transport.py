@@ -1,4 +1,4 @@
-"""`rpyc`: RPyC with its defaults. `rpyc-tuned`: RPyC without the three defaults that cost most on tensors.
+"""`rpyc`: RPyC with its defaults. `rpyc-tuned`: RPyC without the three defaults that cost most time with tensors.
 
 Both keep RPyC's frames, brine and round trips, and replace the parts that a hostile or stalled peer could exploit
 (`rpyc_stream`). Both ends of a connection must be of the same kind.
@@ -48,7 +48,7 @@ class RpycStock(Transport):
         return RpycConnection(self.channel(sock), address, self.options, deadline)
 
     def channel(self, sock: socket.socket) -> BoundedChannel:
-        """The channel over the connected `sock`, which it takes over. The two kinds differ in nothing else."""
+        """The channel over the connected `sock`, which it takes over. The two transports differ in nothing else."""
         from transports.rpyc_stream import BoundedChannel, DeadlineStream
 
         return BoundedChannel(DeadlineStream.over(sock), compress=True, limit=self.options.max_message)

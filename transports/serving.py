@@ -14,13 +14,13 @@ from transports.spans import RECORDER, TRACEPARENT, context_of
 
 Came = TypeVar("Came")
 Sent = TypeVar("Sent")
-"""The form from which a codec reads a message, and the form that it writes: bytes, or nested tuples."""
+"""The form that a codec reads (`Came`), and the form that it writes (`Sent`): bytes, or nested tuples."""
 
 
 def answer(handler: Handler, message: Message) -> Message:
-    """The handler's answer, or an error message for the exception that it raised.
+    """The handler's answer, or an error message for the exception that the handler raised.
 
-    The text of an unexpected exception does not cross the wire: it may hold paths.
+    The text of an unexpected exception does not cross the wire, since it may contain paths.
     """
     try:
         return handler(message)
@@ -29,13 +29,13 @@ def answer(handler: Handler, message: Message) -> Message:
 
 
 class Guarded(Protocol):
-    """A handler with a second argument: `gone()` is True once the caller has given up."""
+    """A handler with a second argument, `gone`, a function that returns True once the caller has given up."""
 
     def __call__(self, message: Message, gone: Callable[[], bool] = ..., /) -> Message: ...
 
 
 def never() -> bool:
-    """The `gone` of a caller whose end cannot be observed."""
+    """The `gone` argument for a transport that cannot observe whether the caller has given up."""
     return False
 
 
@@ -47,7 +47,7 @@ def respond(
     gone: Callable[[], bool] = never,
 ) -> Sent:
     """Read one request, answer it and write the answer, as every server does. Raises no `WireError`."""
-    began = time.perf_counter()  # whether the request is traced is known once it is read
+    began = time.perf_counter()  # for every request: whether it is traced is known only after reading it
     try:
         message = read(request)
         if TRACEPARENT in message.fields:
@@ -71,7 +71,7 @@ def _traced(
     gone: Callable[[], bool],
     began: float,
 ) -> Sent:
-    """`respond` with a message that was read since `began`: a span, with its steps; the handler adds its own."""
+    """The rest of `respond` for a traced message that was read since `began`; records a span for each step."""
     moments = [began, time.perf_counter()]
     try:
         reply = _handled(handler, message, gone)
@@ -85,9 +85,9 @@ def _traced(
 def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
     """`handler` behind the checks that all servers share.
 
-    It raises `ResourceExhausted` at once if `workers` calls are in progress (or waits: `Limits.when_full`),
-    `MessageTooLarge` for a request or an answer above the limit, and `ConnectionLost` for a call whose caller has given
-    up before it begins.
+    If `workers` calls are in progress, another call raises `ResourceExhausted` at once, or waits (`Limits.when_full`).
+    A request or an answer above the limit raises `MessageTooLarge`, and a call whose caller has given up before the
+    handler begins raises `ConnectionLost`.
     """
     wait = limits.when_full == "wait"
     free: SimpleQueue[None] = SimpleQueue()
@@ -113,7 +113,7 @@ def guard(handler: Handler, limits: Limits, workers: int) -> Guarded:
 
 
 def _take(free: SimpleQueue[None], message: Message, wait: bool) -> None:
-    """Take a worker, and record how long a traced message waited for one. Raises `Empty`."""
+    """Take a free worker, and record how long a traced message waited for it. Raises `Empty` if all are busy."""
     if wait and (context := context_of(message.fields)):
         RECORDER.timed(context, "queue", free.get)
     else:

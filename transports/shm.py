@@ -21,7 +21,7 @@ class Shm(Unix):
     Socket = ShmSocket
 
     def __init__(self, options: Limits | None = None) -> None:
-        """Raises `UsageError` where the system has no such memory, and for TLS files."""
+        """Raises `UsageError` if the system lacks `memfd_create`, and for TLS files."""
         super().__init__(options)
         from transports.shm_memory import check
 

@@ -1,12 +1,12 @@
 """Tensors in memory that two processes share, beside a Unix socket that carries everything else.
 
 Rules:
-  - The sender copies the tensors of a message into a segment (`memfd_create`) that the receiver maps for reading. Its
-    arrays are views of that mapping, which lives as long as any of them.
-  - A segment has no name. It is passed once, as a descriptor over the socket, and the kernel frees it with the last
-    process that maps it, however that ends: nothing is left in /dev/shm, whose size does not matter either.
+  - The sender copies the tensors of a message into a segment (`memfd_create`) that the receiver maps for reading. The
+    receiver's arrays are views of that mapping, which lives as long as any of them.
+  - A segment has no name. Its descriptor is passed once, over the socket. The kernel frees the segment when the last
+    process that maps it ends, even by a crash: nothing is left in /dev/shm, and the size of /dev/shm does not matter.
   - The receiver reports with its next message which segments have no views any more. The sender uses these again, since
-    new pages cost more than a copy.
+    allocating new pages costs more time than the copy.
   - A segment is sealed against shrinking, which would kill a process that reads it.
 """
 
@@ -33,19 +33,19 @@ from transports.shm_socket import ShmSocket
 from transports.sockets import DeadlineSocket
 
 LINK = struct.Struct("<IQQ")
-"""What precedes a description: the number of a segment and one (0: the tensors follow over the socket), the bytes of
-tensors in it, and one bit for each segment of the other end that it may use again."""
+"""The header before a description: one more than the number of the segment (0: the tensors follow over the socket), the
+bytes of tensors in the segment, and one bit for each segment that the other end may use again."""
 SEGMENTS = 64
-"""Segments that an end has on a connection, at most: the bits of a word. Beyond them tensors cross by the socket."""
+"""Most segments that an end has on a connection: the bits of a word. If all are in use, tensors cross by the socket."""
 LEAST = 2**17
-"""Bytes of tensors from which on shared memory is faster than the socket."""
+"""Size of tensors in bytes from which on shared memory is faster than the socket."""
 ROUND = 2**16
-"""Bytes; the size of a segment is a multiple."""
+"""The size of a segment is a multiple of so many bytes."""
 
 
 @dataclass
 class Segment:
-    """Memory that this end writes."""
+    """A segment that this end writes."""
 
     memory: NDArray[np.uint8]
     busy: bool = True
@@ -54,11 +54,11 @@ class Segment:
 
 @dataclass
 class Mapping:
-    """A segment of the other end."""
+    """A segment that the other end writes, mapped for reading."""
 
     memory: mmap.mmap
     views: list[Callable[[], object]] = field(default_factory=list)
-    """The weak reference whose callback reports that no view is left."""
+    """The weak reference whose callback reports that the segment has no view any more."""
 
 
 def allocate(size: int) -> tuple[int, mmap.mmap]:
@@ -66,7 +66,7 @@ def allocate(size: int) -> tuple[int, mmap.mmap]:
     descriptor = os.memfd_create("splitbench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         whole = -(-size // ROUND) * ROUND
-        os.posix_fallocate(descriptor, 0, whole)  # fails here, and not with a signal at the first write
+        os.posix_fallocate(descriptor, 0, whole)  # fails here, not by a signal at the first write
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         return descriptor, mmap.mmap(descriptor, whole)
     except BaseException:
@@ -75,7 +75,7 @@ def allocate(size: int) -> tuple[int, mmap.mmap]:
 
 
 def check() -> None:
-    """Raise `OSError` where there is no such memory."""
+    """Raise `OSError` if the system cannot make a segment."""
     if not hasattr(os, "memfd_create"):
         raise OSError("this system has no memfd_create")
     descriptor, _ = allocate(ROUND)
@@ -83,7 +83,7 @@ def check() -> None:
 
 
 class ShmStream(FrameStream):
-    """As `FrameStream`, with the tensors of large messages in shared memory."""
+    """A `FrameStream` that puts the tensors of large messages into shared memory."""
 
     def __init__(self, sock: DeadlineSocket, limits: Limits, stall: float) -> None:
         super().__init__(sock, limits, stall)
@@ -92,7 +92,7 @@ class ShmStream(FrameStream):
         self._own: list[Segment] = []
         self._theirs: dict[int, Mapping] = {}
         self._unused: deque[int] = deque()
-        """Numbers of the other end's segments that have no views any more."""
+        """Numbers of the other end's segments that have no views any more, to be reported with the next message."""
 
     def send(self, parts: list[codec.Buffer]) -> None:
         """Raises `ResourceExhausted` if the system has no memory for a segment."""
@@ -128,7 +128,7 @@ class ShmStream(FrameStream):
         return number + 1
 
     def _made(self, size: int) -> Segment:
-        """A new segment, whose descriptor goes out with the next bytes."""
+        """A new segment, whose descriptor is sent with the next bytes."""
         try:
             descriptor, memory = allocate(size)
         except OSError as error:
@@ -150,7 +150,7 @@ class ShmStream(FrameStream):
         return memoryview(description)[LINK.size :], data
 
     def _read(self, number: int, size: int) -> memoryview:
-        """The first `size` bytes of the other end's segment. Raises `MessageTooLarge`, `OutOfStep`, `OSError`."""
+        """The first `size` bytes of segment `number` of the peer. Raises `MessageTooLarge`, `OutOfStep`, `OSError`."""
         if self._passing.incoming:
             self._theirs[number] = Mapping(_mapped(self._passing.incoming.pop(0)))
         found = self._theirs.get(number)
@@ -169,7 +169,7 @@ def _report(unused: deque[int], number: int, view: object) -> None:
 
 
 def _mapped(descriptor: int) -> mmap.mmap:
-    """The segment behind `descriptor`, which is closed. Raises `OutOfStep` if it may shrink, and `OSError`."""
+    """Map the segment of `descriptor`, and close the descriptor. Raises `OutOfStep` if it may shrink, and `OSError`."""
     try:
         if not fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
             raise OutOfStep("a segment came that may shrink")

@@ -12,16 +12,16 @@ from transports.sockets import UnixSocket
 
 ITEM = array.array("i").itemsize
 RECEIVED = 4 * ITEM
-"""Bytes of descriptors that come at once, at most."""
+"""Most bytes of descriptors that one call receives."""
 
 
 class ShmSocket(UnixSocket):
-    """Sends the descriptors in `outgoing` with the next bytes, and collects those that come in `incoming`."""
+    """Sends the descriptors in `outgoing` with the next bytes, and collects received descriptors in `incoming`."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.outgoing: list[int] = []
-        """Descriptors that the socket closes once they are sent."""
+        """Descriptors to send; the socket closes each after sending it."""
         self.incoming: list[int] = []
 
     def ancillary(self) -> list[Any]:

@@ -2,8 +2,8 @@
 
 Rules:
   - The deadline holds for a whole call, not for each read.
-  - A failure closes the connection, since a late answer could be taken for the next one. The exception is a message
-    above a limit: it was read to its end and discarded, so both ends are still in step.
+  - A failure closes the connection, since a late answer could be taken for the answer to the next call. The exception
+    is a message above a limit: it was read to its end and discarded, so both ends are still in step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transports.sockets import Deadline, DeadlineSocket, Expired
 
 
 def dial(address: Address, own: tls.Tls | None, deadline: Deadline) -> DeadlineSocket:
-    """A socket connected to `address`; the TLS handshake is left to `greet`. Raises `ConnectError`."""
+    """A socket connected to `address`, before the TLS handshake, which `greet` does. Raises `ConnectError`."""
     try:
         return tls.dialled(socket.create_connection(address, deadline.left()), address.host, own)
     except (OSError, ValueError, OverflowError) as error:  # the last two: an unusable host name or port number
@@ -68,10 +68,10 @@ class SocketConnection(Connection):
 
     @abstractmethod
     def _violation(self, error: Exception) -> str | None:
-        """How the peer broke the protocol, if `error` says that it did; else None."""
+        """How the peer violated the protocol, if `error` shows a violation; else None."""
 
     def _mapped(self, error: Exception, deadline: Deadline) -> Exception:
-        """The `WireError` for `error`, or `error` itself if it is none of the socket's and the library's."""
+        """The `WireError` for `error`, or `error` itself if neither the socket nor the library raises such errors."""
         if isinstance(error, MessageTooLarge):
             return error
         if isinstance(error, (Expired, TimeoutError)):

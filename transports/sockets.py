@@ -17,28 +17,28 @@ import msgspec
 Result = TypeVar("Result")
 
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""With these settings, where the system has them, a peer that vanished is noticed after a minute and a half."""
+"""With these settings, if the system has them, a connection whose peer has vanished fails after a minute and a half."""
 
 PIECE = 2**18
-"""Bytes that are written at a time under TLS. A peer must take so many within `patience`."""
+"""Most bytes that one TLS write sends. A peer must take each such piece within `patience` seconds."""
 
 TIMEVAL = struct.Struct("ll")
 """The kernel's `struct timeval`: seconds and microseconds."""
 
 SLACK = 0.01
-"""Share of the time left, or of a second, by which an operation may end after its deadline."""
+"""An operation may end after its deadline by this share of the time left, or of a second if more is left."""
 
 HANGUP = getattr(select, "POLLRDHUP", 0)
 """The event that a peer has closed its end. Only Linux has it; elsewhere `gone` is always False."""
 
 
 class Deadline(msgspec.Struct, frozen=True, gc=False):
-    """The moment at which the time for something is over, and how long that time was, which error texts name."""
+    """The moment at which an operation must have ended, and the time that it was given, for error texts."""
 
     moment: float
-    """In seconds of `time.monotonic()`."""
+    """Seconds of `time.monotonic()`."""
     given: float
-    """Seconds."""
+    """Duration in seconds."""
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
@@ -50,38 +50,38 @@ class Deadline(msgspec.Struct, frozen=True, gc=False):
 
 
 class Expired(Exception):
-    """A socket's time is over. It is no `OSError`, since RPyC takes every `OSError` for a closed connection."""
+    """The time of a socket operation is over. It is no `OSError`, which RPyC would take for a closed connection."""
 
 
 class DeadlineSocket(socket.socket):
     """A blocking socket whose operations raise `Expired` at `deadline`, or after `patience` without progress.
 
-    The kernel keeps the time (SO_RCVTIMEO, SO_SNDTIMEO). It is set anew only when the time left differs by more than
-    `SLACK`, so that most operations are one system call. Python's own timeouts would add two to each.
+    The kernel keeps the time (SO_RCVTIMEO, SO_SNDTIMEO). These options are set again only when the time left differs by
+    more than `SLACK`, so that most operations take one system call. Python's own timeouts would add two calls to each.
     """
 
     deadline: float = math.inf
-    """`time.monotonic()` after which every operation raises `Expired`."""
+    """The moment of `time.monotonic()` after which every operation raises `Expired`."""
     patience: float = math.inf
-    """Seconds that one operation waits for the peer."""
+    """Seconds for which one operation waits for the peer."""
     wait_all: int = socket.MSG_WAITALL
-    """The flag with which `recv_into` returns once the whole buffer is full, where the socket has it."""
+    """The flag with which `recv_into` returns only once the whole buffer is full, if the socket supports it."""
     deaf: bool = False
-    """Whether this end has shut down reading, after which the kernel reports the peer as gone, too."""
+    """Whether this end has shut down reading. The kernel then reports the peer as gone even if it is there."""
 
     def greet(self) -> None:
-        """Do the handshake, where there is one."""
+        """Do the TLS handshake, if the socket uses TLS."""
 
     def held(self) -> bool:
-        """Whether bytes have arrived that polling the descriptor does not show."""
+        """Whether received bytes are buffered in this process, so that polling the descriptor does not show them."""
         return False
 
     def readable(self, timeout: float | None) -> bool:
-        """Whether something can be read, or the end of the stream, within `timeout` seconds (None: without a limit)."""
+        """Whether data or the end of the stream arrives within `timeout` seconds (None: without a limit)."""
         return self.held() or bool(self._poller(select.POLLIN).poll(None if timeout is None else timeout * 1000))
 
     def gone(self) -> bool:
-        """Whether the peer has hung up, even if something can still be read."""
+        """Whether the peer has closed its end, even if received data is still unread."""
         return not self.deaf and bool(self._poller(HANGUP).poll(0))
 
     @cached_property
@@ -89,7 +89,7 @@ class DeadlineSocket(socket.socket):
         return {}
 
     def _poller(self, events: int) -> select.poll:
-        """The object that polls for `events`. Each end uses a socket in one thread, so it is made once."""
+        """The object that polls for `events`; made once, since only one thread uses the socket at a time."""
         if events not in self._pollers:
             self._pollers[events] = select.poll()
             self._pollers[events].register(self, events)
@@ -97,11 +97,11 @@ class DeadlineSocket(socket.socket):
 
     @cached_property
     def _timeouts(self) -> dict[int, float]:
-        """Option -> seconds that the kernel was given."""
+        """Socket option -> the timeout in seconds that the kernel was last given."""
         return {socket.SO_RCVTIMEO: math.inf, socket.SO_SNDTIMEO: math.inf}
 
     def _left(self) -> float:
-        """Seconds that the next operation may take. Raises `Expired`."""
+        """Seconds that the next operation may take. Raises `Expired` if there are none."""
         left = self.patience
         if self.deadline != math.inf and (rest := self.deadline - time.monotonic()) < left:
             left = rest
@@ -112,8 +112,8 @@ class DeadlineSocket(socket.socket):
     def _within(self, option: int, operation: Callable[..., Result], *arguments: Any) -> Result:
         left = self._left()
         if not left <= self._timeouts[option] <= left + (SLACK if left >= 1.0 else SLACK * left):
-            given = left + SLACK / 2 * min(left, 1.0)  # so that calls with one time limit set it once
-            seconds = 0.0 if given == math.inf else max(given, 1e-5)  # 0 is no limit
+            given = left + SLACK / 2 * min(left, 1.0)  # so that operations of one call set the option once
+            seconds = 0.0 if given == math.inf else max(given, 1e-5)  # for the kernel, 0 means no limit
             self.setsockopt(socket.SOL_SOCKET, option, TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6)))
             self._timeouts[option] = given
         try:
@@ -146,15 +146,15 @@ class DeadlineSocket(socket.socket):
         send_all(self, [data])
 
     def sendmsg(self, *arguments: Any) -> int:
-        """Send as many bytes of several buffers as go at once, and return their count."""
+        """Send bytes of several buffers with one call, and return how many bytes were sent."""
         return self._within(socket.SO_SNDTIMEO, super().sendmsg, *arguments)
 
 
 class UnixSocket(DeadlineSocket):
-    """The same over Unix sockets, where the kernel's time limit holds for each piece of a `sendmsg`, not for all."""
+    """A `DeadlineSocket` over a Unix socket, where the kernel's time limit holds for each piece of a `sendmsg`."""
 
     def ancillary(self) -> list[Any]:
-        """What goes out beside the next bytes, as `socket.sendmsg` takes it."""
+        """Ancillary data to send with the next bytes, in the form of `socket.sendmsg`."""
         return []
 
     def sendmsg(self, buffers: Any, *_: Any) -> int:
@@ -167,12 +167,12 @@ class UnixSocket(DeadlineSocket):
 
 
 class TlsSocket(DeadlineSocket, ssl.SSLSocket):
-    """The same under TLS, which supports only Python's timeouts. `ssl.SSLContext.sslsocket_class` makes it."""
+    """A `DeadlineSocket` over TLS, which supports only Python's timeouts. `ssl.SSLContext.sslsocket_class` makes it."""
 
     wait_all = 0
 
     def greet(self) -> None:
-        """The handshake. Raises `ssl.SSLError` for a peer whose certificate is not accepted, and `Expired`."""
+        """Do the handshake. Raises `ssl.SSLError` for a peer whose certificate is not accepted, and `Expired`."""
         self._within(0, self.do_handshake)
 
     def _within(self, option: int, operation: Callable[..., Result], *arguments: Any) -> Result:
@@ -203,7 +203,7 @@ def deadline_socket(sock: socket.socket) -> DeadlineSocket:
 def keep_alive(sock: socket.socket) -> None:
     """Let the kernel check whether an idle peer of `sock` is still there."""
     if sock.family == socket.AF_UNIX:
-        return  # the kernel closes it with the peer's process
+        return  # a Unix socket: the kernel closes it when the peer's process ends
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():
         if hasattr(socket, name):
@@ -227,7 +227,7 @@ def send_all(sock: DeadlineSocket, parts: Sequence[bytes | bytearray | memoryvie
 
 
 def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
-    """What is left of `parts` when their first `sent` bytes are gone."""
+    """The rest of `parts` after their first `sent` bytes."""
     while parts and sent >= len(parts[0]):
         sent -= len(parts[0])
         parts = parts[1:]

@@ -1,14 +1,15 @@
 """Spans: what this process did for a traced request, and when.
 
 A request is traced if its messages carry a field `traceparent` (W3C Trace Context, https://www.w3.org/TR/trace-context).
-Every hop replaces the parent in it. Without the field nothing is recorded.
+Every hop replaces the parent span in this field. Without the field nothing is recorded.
 
 Rules:
   - Times are seconds of `time.perf_counter()`, which on Linux all processes of a machine share.
-  - Spans stay in the process (`RECORDER`) until somebody takes them, outside of what is measured.
-  - A leaf is a part of a phase; the other spans enclose: `request` and `serve` are the work of a process on a message,
-    `handle` its handler, `work` and `step` what follows the answer, `call` a message to another process with its
-    answer, and `exchange` and `await` the time in which a process waits for others.
+  - Spans stay in the process (`RECORDER`) until a client fetches them, after the measured requests.
+  - A leaf span is one part of a phase. The other spans enclose parts: `request` and `serve` are the work of a process
+    on a message, `handle` is the work of its handler, `work` and `step` are the work after the answer, `call` is a
+    message to another process with its answer, and `exchange` and `await` are times in which a process waits for other
+    processes.
 """
 
 from __future__ import annotations
@@ -24,32 +25,33 @@ from typing import NamedTuple, NewType, TypeVar, TypeVarTuple
 
 TRACEPARENT = "traceparent"
 BOUND = 2**16
-"""Records that a process keeps, of a span, the spans of a call or those of the work after an answer; further ones are
-dropped, and their spans counted."""
+"""Most records that a process keeps. A record is one span, the spans of a call, or the spans of the work after an
+answer. Further records are dropped, and their spans are counted."""
 LONGEST = 256
-"""Characters of a value of `traceparent` that is read."""
+"""Most characters of a `traceparent` value; longer values are ignored."""
 CLIENT = -1
-"""The `server` of spans that belong to no portion of the model, or to one that only the process itself tells."""
+"""The `server` of spans that belong to no portion of the model, or whose portion is only known from their process."""
 _IDS = "-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-"
 OWN = re.compile(f"00{_IDS}01")
-"""A value of `traceparent` as processes of this program write it: a version, a trace, a span and flags."""
+"""A `traceparent` value as processes of this program write it: version, trace, span and flags."""
 PARENT = re.compile(f"00{_IDS}[0-9a-f][13579bdf]|(?!00|ff)[0-9a-f]{{2}}{_IDS}[0-9a-f][13579bdf](-.*)?")
-"""A value whose flags ask for spans: the last bit is 1. Versions after 00 may have more at the end."""
+"""A value whose flags ask for spans: the last bit is 1. Versions after 00 may have further text at the end."""
 STEPS = ("encode", "exchange", "decode")
-"""The spans of a call, in their order."""
+"""The names of the spans of a call, in their order."""
 _RANDOM = random.Random()
-os.register_at_fork(after_in_child=_RANDOM.seed)  # forked processes would draw the same ids
+os.register_at_fork(after_in_child=_RANDOM.seed)  # otherwise forked processes draw the same ids
 _draw, _is_own = _RANDOM.getrandbits, OWN.fullmatch
 _LEAST = 10**15
-"""Added to 52 random bits, it makes 16 decimal digits: an id that is written faster than in hexadecimal digits."""
+"""Added to 52 random bits, it gives a number of 16 decimal digits: an id that is written faster than in hexadecimal."""
 
 Given = TypeVarTuple("Given")
 Result = TypeVar("Result")
 
 Context = NewType("Context", str)
-"""The place of new spans, a trace and the span that encloses them: a value of `traceparent`, in version 00.
+"""Where new spans belong: a trace, and the span that encloses them. It is a `traceparent` value in version 00.
 
-Text, since it travels as text: to read it and to write it again at every hop would take longer than to record spans.
+It is kept as text, since messages carry it as text: to parse and format it at every hop would take longer than to
+record spans.
 """
 
 
@@ -59,27 +61,27 @@ def new_context() -> Context:
 
 
 def child(context: Context) -> Context:
-    """The same trace within a new span."""
+    """A context in the same trace, with a new span."""
     return Context(f"{context[:36]}{_draw(52) + _LEAST}-01")
 
 
 def trace_of(context: Context) -> str:
-    """32 hexadecimal digits."""
+    """The id of the trace: 32 hexadecimal digits."""
     return context[3:35]
 
 
 def span_of(context: Context) -> str:
-    """16 hexadecimal digits."""
+    """The id of the enclosing span: 16 hexadecimal digits."""
     return context[36:52]
 
 
 def new_id() -> str:
-    """16 random digits."""
+    """A new id: 16 random digits."""
     return str(_draw(52) + _LEAST)
 
 
 def context_of(fields: Mapping[str, object]) -> Context | None:
-    """The context that a message's fields carry; None without one, or if the peer asks for no spans.
+    """The context in a message's fields; None if there is no context, or if the peer asks for no spans.
 
     A malformed value is ignored, as the standard demands.
     """
@@ -100,30 +102,30 @@ class Span(NamedTuple):
 
     trace: str
     id: str
-    """Empty for a leaf until somebody needs it."""
+    """Empty for a leaf, which gets an id only when one is needed."""
     parent: str
-    """Empty for the span of a request."""
+    """The id of the enclosing span; empty for the span of a request."""
     name: str
     begin: float
     end: float
     server: int = CLIENT
     what: str = ""
-    """The stage that was executed, the method of a message."""
+    """The stage that was executed, or the method of the message."""
 
 
 _Moments = Sequence[float]
 
 
 def _call(within: Context, moments: _Moments, server: int, what: str) -> Iterator[Span]:
-    """A call at the caller: `STEPS`, from one moment to the next; fewer if it failed."""
+    """The spans of a call at the caller: `STEPS`, each from one of `moments` to the next; fewer if the call failed."""
     for name, part in zip(STEPS, pairwise(moments), strict=False):
         yield _leaf(within, name, part, server)
 
 
 def _serve(within: Context, moments: _Moments, server: int, what: str) -> Iterator[Span]:
-    """A call at the server: `serve` of the method `what`, and its `decode` and `encode`, with the handler in between.
+    """The spans of a call at the server: `serve` for the method `what`, `decode` before the handler, `encode` after it.
 
-    The call's context encloses all of them, and the spans of the handler, which need no id of `serve` then.
+    The call's context encloses these spans and the spans of the handler, so `serve` needs no id.
     """
     decode, _, *encode = pairwise(moments)
     yield _leaf(within, "decode", decode, server)
@@ -133,7 +135,7 @@ def _serve(within: Context, moments: _Moments, server: int, what: str) -> Iterat
 
 
 def _work(within: Context, moments: _Moments, server: int, what: str) -> Iterator[Span]:
-    """Deferred work, whose own context is `what`: its steps, and before each but the first the wait in its `queue`."""
+    """The spans of deferred work, whose own context is `what`: its steps, and the `queue` wait between two steps."""
     for number, part in enumerate(pairwise(moments)):
         yield _leaf(Context(what), "queue" if number % 2 else "step", part, server)
     yield _leaf(within, "work", (moments[0], moments[-1]), server)._replace(id=span_of(Context(what)))
@@ -149,9 +151,9 @@ _PARTS: Mapping[str, Callable[[Context, _Moments, int, str], Iterator[Span]]] = 
     "work": _work,
 }
 _Record = tuple[Context, str, float, float, int, str, str] | tuple[str, str, _Moments, int, str]
-"""A span: its context, name, begin, end, server, what, and own context. Or spans of one of `_PARTS`: the value of
-`traceparent`, then the kind and its arguments. To build each span while a request waits would take several times as
-long."""
+"""Either one span: its context, name, begin, end, server, what, and own context. Or the spans of one of `_PARTS`: the
+value of `traceparent`, then the kind and its arguments. Spans are built later: to build each span while a request waits
+would take several times as long."""
 
 
 def _spans(record: _Record) -> list[Span]:
@@ -168,9 +170,9 @@ class Taken(NamedTuple):
 
     spans: Sequence[Span]
     left: int
-    """Records that are still there."""
+    """Number of records that the recorder still has."""
     dropped: int
-    """Spans above the bound since the last time."""
+    """Number of spans dropped above the bound since spans were last taken."""
 
 
 class Recorder:
@@ -192,8 +194,8 @@ class Recorder:
         what: str = "",
         own: str = "",
     ) -> None:
-        """Keep a span in the span of `within`. `own`: its own context, if it encloses others; else empty."""
-        if len(self._kept) < self._bound:  # threads may exceed it by a few: appending takes no lock
+        """Keep a span within the span of `within`. `own`: its own context, if it encloses other spans; else empty."""
+        if len(self._kept) < self._bound:  # threads may exceed the bound by a few records: appending takes no lock
             self._kept.append((within, name, begin, end, server, what, own))
         else:
             self._drop(1)
@@ -206,7 +208,7 @@ class Recorder:
         *given: *Given,
         server: int = CLIENT,
     ) -> Result:
-        """What `work` returns or raises; it becomes a span."""
+        """What `work(*given)` returns or raises. Records its execution as a span."""
         begin = time.perf_counter()
         try:
             return work(*given)
@@ -216,9 +218,9 @@ class Recorder:
     def add_parts(
         self, traceparent: object, kind: str, moments: Sequence[float], server: int = CLIENT, what: str = ""
     ) -> None:
-        """Keep the spans with these `moments` that a `call`, `serve` or `work` has (`_call`, `_serve`, `_work`).
+        """Keep the spans of a `call`, `serve` or `work` (`kind`), which are made from `moments` (`_PARTS`).
 
-        `traceparent`: their context; if it is malformed, there are none.
+        `traceparent`: the context of the spans; if it is malformed, no spans are kept.
         """
         if not isinstance(traceparent, str) or len(traceparent) > LONGEST:
             return

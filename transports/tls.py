@@ -1,8 +1,8 @@
-"""Mutual TLS, and the rule that without it nothing listens beyond this machine.
+"""Mutual TLS, and the rule that no process listens beyond this machine without it.
 
-Both ends hold a certificate that one authority has signed. A client also checks that the server's certificate names
-the host (or IP address) that it dialled; a server takes any client whose certificate the authority signed. TLS 1.2 or
-newer.
+Both ends have a certificate signed by the same authority. A client also checks that the server's certificate names the
+host (or IP address) that it connected to; a server accepts any client whose certificate the authority signed. TLS 1.2
+or newer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transports.sockets import DeadlineSocket, TlsSocket, deadline_socket
 
 @dataclass(frozen=True)
 class Tls:
-    """This end's certificate and key and the authority that it trusts: as PEM for gRPC, as contexts for sockets."""
+    """This end's certificate and key, and the authority that it trusts: as PEM for gRPC, as contexts for sockets."""
 
     cert: bytes
     key: bytes
@@ -31,7 +31,7 @@ class Tls:
 
 
 def load(options: Limits) -> Tls | None:
-    """The contents of the TLS files in `options`, or None without them. Raises `UsageError` for unusable files."""
+    """The contents of the TLS files in `options`; None if it names no files. Raises `UsageError` for unusable files."""
     if not options.tls:
         return None
     cert, key, ca = (_read(name, getattr(options, name)) for name in TLS_FILES)
@@ -50,14 +50,14 @@ def _read(name: str, path: str) -> bytes:
 
 
 def accepted(sock: socket.socket, own: Tls | None) -> DeadlineSocket:
-    """A server's socket to the peer of `sock`, which it takes over. `greet` does the handshake."""
+    """A server's socket for the accepted `sock`, which it takes over. `greet` does the TLS handshake."""
     if own is not None:
         sock = own.server.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
     return deadline_socket(sock)
 
 
 def dialled(sock: socket.socket, host: str, own: Tls | None) -> DeadlineSocket:
-    """The same for a client that has connected to `host`."""
+    """A client's socket for `sock`, which it takes over and which is connected to `host`; `greet` as in `accepted`."""
     if own is not None:
         sock = own.client.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     return deadline_socket(sock)
@@ -78,7 +78,7 @@ def _filled(context: ssl.SSLContext, options: Limits) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(
         options.tls_cert, options.tls_key, password=lambda: b""
-    )  # or OpenSSL prompts at the terminal
+    )  # without a password, OpenSSL would prompt at the terminal
     context.sslsocket_class = TlsSocket
     return context
 
@@ -99,7 +99,7 @@ def check_host(host: str, options: Limits, insecure: bool = False) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    if not host:  # binds every address
+    if not host:  # an empty host binds every address
         return False
     try:
         found = {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}

@@ -1,7 +1,7 @@
 """Cancels the calls of a gRPC server whose peer stalls.
 
-gRPC gives a call a thread when its first frame arrives, and lets it wait for the rest until the deadline that the peer
-chose. Without the watchdog, a peer that sends no more would hold that thread until then.
+gRPC assigns a thread to a call when its first frame arrives, and lets it wait for the rest until the deadline that the
+peer chose. Without the watchdog, a peer that sends nothing more would occupy that thread until then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Cancellable(Protocol):
 
 
 class Watchdog:
-    """Cancels every call that waits for its peer for longer than `patience` seconds, at most a quarter later."""
+    """Cancels every call that waits for its peer for longer than `patience` seconds, within a quarter of that time."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -31,7 +31,7 @@ class Watchdog:
         self._thread.start()
 
     def next(self, stream: Iterator[Item], call: Cancellable) -> Item | None:
-        """The next item that the peer of `call` sends on `stream`; None at its end."""
+        """The next item that the peer of `call` sends on `stream`; None at the end of the stream."""
         self._since[call] = time.monotonic()
         try:
             return next(stream, None)

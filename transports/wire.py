@@ -1,9 +1,9 @@
 """The checks that every codec makes when it writes a message and when it reads one.
 
 Rules:
-  - Out: a field is an exact `str`, `int` (of 64 bits), `float` or `bool`; a NumPy scalar becomes the Python one.
-  - Out: a tensor becomes C-contiguous and native; a dtype that is not in `DTYPES` is refused, never pickled.
-  - In: nothing is built before `check_tensor` has passed; the arrays are read-only views of the bytes that came.
+  - Writing: a field is an exact `str`, `int` (of 64 bits), `float` or `bool`; a NumPy scalar becomes a Python scalar.
+  - Writing: a tensor becomes C-contiguous with native byte order. A dtype outside `DTYPES` is refused, never pickled.
+  - Reading: no array is built before `check_tensor` has passed; arrays are read-only views of the received bytes.
   - Elements are little-endian, as on every machine that TensorFlow supports.
 """
 
@@ -19,12 +19,12 @@ from transports.errors import MalformedMessage
 
 SCALARS = (str, int, float, bool)
 NAMES: Mapping[np.dtype[np.generic], str] = {dtype: name for name, dtype in DTYPES.items()}
-"""The same as `dtype.name`, which takes NumPy a microsecond."""
+"""dtype -> `dtype.name`, since NumPy takes a microsecond to make the name."""
 Value = TypeVar("Value")
 
 
 def exact_text(what: str, value: object) -> str:
-    """`value`, which must be a `str` that UTF-8 can hold. Raises `MalformedMessage`."""
+    """`value`, if it is a `str` that UTF-8 can encode. Otherwise raises `MalformedMessage`."""
     if type(value) is not str:
         raise MalformedMessage(f"{what} must be a str, and is a {type(value).__name__}")
     if value.isascii():
@@ -52,7 +52,7 @@ def exact_scalar(key: str, value: object) -> Scalar:
 
 
 def outgoing(name: str, value: Array) -> Array:
-    """The tensor `name` as a C-contiguous native array, copied only where it is not one. Raises `MalformedMessage`."""
+    """The tensor `name` as a C-contiguous native array, copied only if necessary. Raises `MalformedMessage`."""
     if type(value) is np.ndarray and value.dtype in NAMES and value.flags.c_contiguous:
         return value
     if value.dtype.name not in DTYPES:
@@ -65,7 +65,7 @@ def incoming(name: str, dtype: str, shape: tuple[int, ...], data: bytes | memory
     kind = check_tensor(name, dtype, shape, len(data))
     try:
         array: Array = np.ndarray(shape, kind, buffer=data)
-    except ValueError as error:  # no element, yet extents that NumPy cannot index
+    except ValueError as error:  # there are no elements, but NumPy cannot index such extents
         raise MalformedMessage(f"tensor {name!r}: {shape} is no shape: {error}") from None
     if dtype == "bool" and array.size and array.view(np.uint8).max() > 1:
         raise MalformedMessage(f"tensor {name!r}: a bool must be 0 or 1")
@@ -73,7 +73,7 @@ def incoming(name: str, dtype: str, shape: tuple[int, ...], data: bytes | memory
 
 
 def unique(what: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
-    """`pairs` as a dictionary. Raises `MalformedMessage` when a name comes twice."""
+    """`pairs` as a dictionary. Raises `MalformedMessage` if a name occurs twice."""
     named: dict[str, Value] = {}
     for name, value in pairs:
         if name in named:

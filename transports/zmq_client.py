@@ -1,7 +1,7 @@
-"""The client of ZeroMQ: a DEALER for each connection, and the events that say whether its peer is there.
+"""The client of ZeroMQ: a DEALER for each connection, and the monitor events that tell whether its peer is there.
 
 Rules:
-  - A DEALER never reconnects by itself, since that would hide that a call is lost.
+  - A DEALER never reconnects by itself, since that would hide the loss of a call.
   - All connections of a process share its ZeroMQ context, which has one thread of the library.
 """
 
@@ -31,11 +31,11 @@ from transports.sockets import HANGUP, Deadline
 from transports.zmq_options import Curve, ZmqOptions
 
 SOCKETS = 2**14
-"""Sockets that a context may have. ZeroMQ's own default of 1023 is enough for 341 connections."""
+"""Most sockets of a context. ZeroMQ's own default of 1023 is enough for 341 connections."""
 LOOK = 0.05
-"""Seconds between two looks whether the connection still stands while an answer is awaited."""
+"""Seconds between two checks of whether the connection still exists, while a client waits for an answer."""
 NUMBERS = itertools.count()
-"""A number for each connection of the process, in the name of its monitor."""
+"""A number for each connection of the process, for the name of its monitor."""
 ENDED: Final[dict[int, str]] = {
     zmq.EVENT_CLOSED: "nobody listens there",
     zmq.EVENT_DISCONNECTED: "it has closed the connection",
@@ -43,26 +43,27 @@ ENDED: Final[dict[int, str]] = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "its protocol or its protection is another one",
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it refused the key of this end",
 }
-"""Event after which a connection cannot be used -> the reason."""
+"""Monitor event after which a connection cannot be used -> the reason, for error texts."""
 
 
 class ZmqConnection(Connection):
-    """Raises `ConnectError` unless a server of splitbench is ready at `address` by `deadline`."""
+    """A connection over one DEALER. Raises `ConnectError` unless splitbench is served at `address` by `deadline`."""
 
     def __init__(self, address: Address, options: ZmqOptions, curve: Curve | None, deadline: Deadline) -> None:
         super().__init__(address, options)
         self._most = options.max_message
-        """Bytes of tensors that the server takes; before it has said so, those that this end sends."""
+        """Most bytes of tensors that the server accepts; until its first answer tells, most that this end sends."""
         self._ahead = float("-inf")
-        """Seconds that the server's clock is ahead of this one. An answer shows them less the time that it took."""
+        """Seconds by which the server's clock is ahead of this one, estimated from answers: each estimate is too low by
+        the time that the answer travelled, so the largest estimate counts."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         context.set(zmq.MAX_SOCKETS, SOCKETS)
         self._socket = context.socket(zmq.DEALER)
         self._monitor = context.socket(zmq.PAIR)
         self._patience = -1
-        """Milliseconds for which the socket waits for a message; -1 is no limit."""
-        self._peer = -1
-        """The descriptor of the TCP connection, which belongs to ZeroMQ."""
+        """Milliseconds for which the socket waits for a message; -1: without a limit."""
+        self._peer = select.poll()
+        """Polls the descriptor of the TCP connection, which belongs to ZeroMQ, once the monitor has reported it."""
         try:
             self._open(curve)
             if self.exchange(frames.READY, deadline) != ((b"", b""), []):
@@ -77,7 +78,7 @@ class ZmqConnection(Connection):
     def _open(self, curve: Curve | None) -> None:
         """Begin to connect. Raises `OSError`, `ValueError` and `zmq.ZMQError`."""
         frames.configure(self._socket, self.limits)
-        self._socket.sndhwm = 0  # no limit: there is one message at a time, but ZeroMQ may see late that it has gone
+        self._socket.sndhwm = 0  # no limit: there is one message at a time, but ZeroMQ may notice late that it was sent
         self._socket.reconnect_ivl = -1
         if curve is not None:
             self._socket.curve_publickey, self._socket.curve_secretkey = curve.public, curve.secret
@@ -110,40 +111,34 @@ class ZmqConnection(Connection):
             except zmq.Again:
                 pass
             if reason := self._ended():
-                with suppress(zmq.Again):  # the answer may have come since
+                with suppress(zmq.Again):  # the answer may have arrived before the connection ended
                     return frames.receive(self._socket)
                 raise ConnectionLost(f"{self.address} went away: {reason}")
         raise DeadlineExceeded(f"{self.address} gave no answer within {deadline.given:.3g} s")
 
     def _wait(self, milliseconds: int) -> None:
-        """Let the socket wait so long for a message."""
+        """Set how long the socket waits for a message."""
         if milliseconds != self._patience:
             self._socket.rcvtimeo = self._patience = milliseconds
 
     def _ended(self) -> str:
-        """Read the events of the monitor that are there: why the connection has ended, empty where it has not."""
-        while self._monitor.poll(0):
+        """Read the monitor's events; returns why the connection has ended, or an empty text if it has not."""
+        while frames.arrived(self._monitor):
             event = parse_monitor_message(self._monitor.recv_multipart())
             if reason := ENDED.get(int(event["event"])):
                 return reason
-            self._peer = event["value"]
+            self._peer.register(event["value"], HANGUP)
         return ""
 
     def decode(self, answer: tuple[frames.Joined, frames.Parts]) -> Message:
         return frames.read(answer)
 
     def stale(self) -> bool:
-        """ZeroMQ's thread notices the end of a connection a little later than the kernel."""
-        if self.closed or self._socket.poll(0) or self._ended():
-            return True
-        if self._peer < 0:  # the first answer was faster than the event of its connection
-            return False
-        kernel = select.poll()
-        kernel.register(self._peer, HANGUP)
-        return bool(kernel.poll(0))
+        """Also polls the kernel, which notices the end of a connection a little earlier than ZeroMQ's thread."""
+        return self.closed or frames.arrived(self._socket) or bool(self._ended() or self._peer.poll(0))
 
     def close(self) -> None:
-        """Stop the monitor first: with nobody to take its events, ZeroMQ's thread would wait for good."""
+        """Stops the monitor first: if nothing read its events any more, ZeroMQ's thread would block for ever."""
         self.closed = True
         if not self._socket.closed:
             self._socket.disable_monitor()

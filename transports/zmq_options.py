@@ -13,10 +13,10 @@ CURVE = ("curve_secret", "curve_server", "curve_clients")
 
 @dataclass(frozen=True)
 class ZmqOptions(Limits):
-    """The files are those that `zmq.auth.create_certificates` writes. All three or none."""
+    """The options of ZeroMQ: all three files or none, in the form that `zmq.auth.create_certificates` writes."""
 
     curve_secret: str = ""
-    """File of this end's key pair (`NAME.key_secret`). With all three options both ends prove who they are (CURVE)."""
+    """File of this end's key pair (`NAME.key_secret`). With all three options, both ends authenticate (CURVE)."""
     curve_server: str = ""
     """File of the public key that every server must have (`NAME.key`)."""
     curve_clients: str = ""

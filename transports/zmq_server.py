@@ -1,14 +1,14 @@
 """The server of ZeroMQ: one ROUTER, which threads use in turns.
 
 Rules:
-  - A ROUTER must not be used by two threads at a time: `_lock`. Idle threads wait for its descriptor and for a pipe, in
-    one epoll object. The descriptor is edge-triggered: an event wakes one thread. Others would compete with it for the
-    lock and the interpreter.
-  - That descriptor says only that something has happened since the socket was last used. So a thread asks the socket
-    for messages before it waits, and writes to the pipe if it leaves one there.
-  - The thread that takes a message handles it. There is one more thread than `workers`, to refuse what is too much.
-    Where calls wait for a worker, there is none, and they wait in ZeroMQ's queues.
-  - Threads start when they are needed. A context of its own lets the server wait until the port is free.
+  - Two threads must not use a ROUTER at the same time, so `_lock` guards it. Idle threads wait for its descriptor and
+    for a pipe, in one epoll object. The descriptor is edge-triggered, so that an event wakes one thread only: further
+    threads would compete with it for the lock and the interpreter.
+  - The descriptor tells only that something has happened since the socket was last used. So a thread asks the socket
+    for messages before it waits, and writes to the pipe if it leaves a message there.
+  - The thread that takes a message handles it. There is one more thread than `workers`, which refuses calls when all
+    workers are busy. With `when_full=wait` there is no such thread, and calls wait in ZeroMQ's queues.
+  - Threads start when they are needed. The server has its own ZeroMQ context, so it can wait until the port is free.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from transports.serving import guard, respond
 from transports.sockets import Deadline
 from transports.zmq_options import Curve, ZmqOptions
 
-EVENTS, POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 DOMAIN = "splitbench"
-"""With a domain, ZeroMQ refuses the oldest versions of its protocol, whose peers it would wait for without an end."""
+"""With a domain, ZeroMQ refuses peers with the oldest versions of its protocol, for which it would wait for ever."""
 
 Request = tuple[bytes, bytes, frames.Parts]
-"""A message: its sender, the first frame and the others."""
+"""A message: the id of its sender, its first frame, and its other frames."""
 
 
 class ZmqServer(Server):
@@ -51,7 +50,7 @@ class ZmqServer(Server):
         self._limits = limits
         self._most = workers + (limits.when_full == "refuse")
         self._taking = True
-        """Whether it takes more calls."""
+        """Whether the server accepts more calls."""
         self._busy = 0
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -72,7 +71,7 @@ class ZmqServer(Server):
         self._start()
 
     def _bind(self, address: Address, curve: Curve | None) -> None:
-        """Raises `OSError`, `ValueError` and `zmq.ZMQError`."""
+        """Configure and bind the socket. Raises `OSError`, `ValueError` and `zmq.ZMQError`."""
         frames.configure(self._socket, self._limits)
         patience = math.ceil(1000 * self._limits.stall)
         self._socket.handshake_ivl = self._socket.heartbeat_ivl = self._socket.heartbeat_timeout = patience
@@ -87,22 +86,22 @@ class ZmqServer(Server):
         self.address = Address(address.host, int(bound.rpartition(":")[2]))
 
     def drain(self, seconds: float) -> None:
-        """Requests that arrived before it are answered, too. The port and the connections close at the end.
+        """Also answers requests that have arrived and wait in queues. Closes the port and the connections at the end.
 
-        Closing the port first (`unbind`) would close the connections as well: ZeroMQ cannot do one without the other.
+        ZeroMQ cannot close the port (`unbind`) without closing the connections.
         """
         deadline = Deadline.after(seconds)
         if self._stopped(deadline):
             self._release(math.ceil(1000 * deadline.left()))
 
     def close(self) -> None:
-        """A handler that still runs is waited for, for a few seconds; its caller fails at once."""
+        """Fails the calls in progress at once, then waits up to `GRACE` seconds for handlers that still run."""
         self._end()
         self._release(0)
         self._stopped(Deadline.after(GRACE))
 
     def _end(self) -> None:
-        """Let every thread end once there is no message left."""
+        """Let every thread end once no message is left."""
         with self._lock:
             if self._taking:
                 self._taking = False
@@ -129,7 +128,7 @@ class ZmqServer(Server):
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        """Close what idle threads wait for, once the socket is closed and no thread is left."""
+        """Close the descriptors for which idle threads wait, if the socket is closed and no thread is left."""
         if self._socket.closed and not self._threads:
             self._news.close()
             os.close(self._woken)
@@ -137,7 +136,7 @@ class ZmqServer(Server):
 
     def _wake_up(self) -> None:
         """Wake an idle thread, if there is one."""
-        with suppress(BlockingIOError):  # full, so it wakes anyway
+        with suppress(BlockingIOError):  # the pipe is full, so a thread wakes anyway
             os.write(self._wake, b"\0")
 
     def _start(self) -> None:
@@ -151,12 +150,12 @@ class ZmqServer(Server):
             identity, first, rest = found
             reply = [identity, *self._reply(first, rest)]
         with self._lock:
-            self._wake_up()  # the next thread has to end, too
+            self._wake_up()  # so that the next thread ends, too
             self._threads.remove(threading.current_thread())
             self._close_descriptors()
 
     def _next(self, reply: frames.Parts) -> Request | None:
-        """Send `reply`, if there is one, and wait for the next message; None once the server takes no more."""
+        """Send `reply` unless it is empty, and wait for the next message; None once the server accepts no more."""
         while True:
             with self._lock:
                 self._busy -= bool(reply)
@@ -171,25 +170,20 @@ class ZmqServer(Server):
                     return None
             for descriptor, _ in self._news.poll():
                 if descriptor == self._woken:
-                    with suppress(BlockingIOError):  # another thread was faster
+                    with suppress(BlockingIOError):  # another thread has emptied the pipe
                         os.read(self._woken, 2**16)
 
     def _taken(self) -> Request | None:
-        """A message, if there is one. Another thread is woken or started for what comes next."""
-        try:
-            found = self._socket.recv(frames.LAST), *frames.receive(self._socket)
-        except zmq.Again:
+        """The next message; None if there is none. Wakes or starts another thread for the message after it."""
+        if not frames.arrived(self._socket):
             return None
+        found = self._socket.recv(frames.LAST), *frames.receive(self._socket)
         self._busy += 1
         if self._busy == len(self._threads) < self._most:
             self._start()
-        elif self._arrived():
+        elif frames.arrived(self._socket):
             self._wake_up()
         return found
-
-    def _arrived(self) -> bool:
-        """Whether there is a message."""
-        return bool(int(self._socket.get(EVENTS)) & POLLIN)
 
     def _reply(self, first: bytes, rest: frames.Parts) -> frames.Parts:
         limit, reply = self._limits.max_message, frames.READY

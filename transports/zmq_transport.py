@@ -1,4 +1,4 @@
-"""`zmq`: ZeroMQ as users of pyzmq write it: a ROUTER at the server, a DEALER for each connection, over TCP."""
+"""`zmq`: ZeroMQ as users of pyzmq use it: a ROUTER at the server, a DEALER for each connection, over TCP."""
 
 from __future__ import annotations
 

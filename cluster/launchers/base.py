@@ -7,9 +7,9 @@ Rules:
   - A process is identified by its name, since process ids and paths mean nothing on another machine.
   - A process is started with one document (`cluster.config`) and its files. Files travel by content: the document
     has the SHA-256 of each file, the order names a local file with that content, and the launcher copies contents that
-    the other side lacks. The local files may be deleted once `start` has returned; a later order may name the same
-    contents again.
-  - A launcher keeps contents on a host only after it has verified them, so that a later experiment sends nothing.
+    the host lacks. The local files may be deleted once `start` has returned; a later order may name the same contents
+    again.
+  - A launcher caches contents on a host after verifying them, so that later experiments need not send them again.
   - A launcher sets `folder` in the document to the folder of the copied files. The process verifies them itself.
   - READY, the exit status and the last lines of a log return over a channel that no output of the process can disturb.
   - No process outlives its launcher, however the launcher ends.
@@ -31,7 +31,7 @@ from transports.address import Address
 START = 300.0
 """Seconds within which a process has to be ready: loading a large model from a slow disk takes minutes."""
 HINDSIGHT = 5.0
-"""Seconds within which the launcher learns that a process has ended, after the peers' connections have closed."""
+"""Seconds within which the launcher learns that a process has ended, after its peers' connections have closed."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Order:
     """A process to start."""
 
     name: str
-    """Unique among the launcher's running processes."""
+    """The name of the process, unique among the launcher's running processes."""
     config: Config
     contents: Mapping[str, Path] = field(default_factory=dict)
     """SHA-256 -> a local file with that content, for every value of `config.files`."""
@@ -56,7 +56,7 @@ class Clock:
     offset: float
     """Seconds by which the clock of the host is ahead of this one."""
     uncertainty: float
-    """Half of the seconds that question and answer took: the offset is that much more or less."""
+    """Largest error of the offset in seconds: half of the time for question and answer."""
     load: float
     """Load average over a minute."""
 
@@ -83,9 +83,9 @@ class Launcher(ABC):
 
     @abstractmethod
     def signal(self, name: str, number: Signals) -> None:
-        """Send a signal to the process `name` and to its children; returns once it was sent.
+        """Send a signal to the process `name` and to its children; returns once the signal has been sent.
 
-        If the signal ends the process, that end counts as unexpected.
+        If the signal ends the process, its end counts as unexpected.
         """
 
     @abstractmethod
@@ -93,12 +93,12 @@ class Launcher(ABC):
         """End the running processes among `names` by SIGTERM, and after some seconds by SIGKILL. Returns when all have
         ended.
 
-        From now on their end counts as expected, even if they have ended before.
+        From now on, the end of a process in `names` counts as expected, even if it ended before.
         """
 
     @abstractmethod
     def kill(self, names: Sequence[str]) -> None:
-        """`stop`, but by SIGKILL at once."""
+        """Like `stop`, but by SIGKILL at once."""
 
     @abstractmethod
     def running(self) -> frozenset[str]:
@@ -111,15 +111,15 @@ class Launcher(ABC):
     @property
     @abstractmethod
     def hosts(self) -> Mapping[str, Hello]:
-        """Host -> what it says of itself: versions, processor, memory, load."""
+        """Host -> its description of itself: versions, processor, memory, load."""
 
     @abstractmethod
     def clock(self, host: str) -> Clock:
-        """The clock of a host, as well as the way to it allows."""
+        """The clock of a host, as exactly as the connection to it allows."""
 
     @abstractmethod
     def secret(self, host: str, name: str, data: bytes) -> str:
-        """Write a file on a host that only its user can read; returns its path there. It ends with the launcher."""
+        """Write a file to a host, readable for its user only; returns its path there. The launcher's end deletes it."""
 
     @abstractmethod
     def check(self, patience: float = 0.0) -> None:

@@ -1,10 +1,10 @@
-"""The files that a fork server was sent, by content, and a cache of them that outlives it.
+"""The files that a fork server has received, stored by content, and a cache of them that outlives the fork server.
 
-    FOLDER/contents/SHA-256     what this fork server's processes may name in their documents
-    CACHE/SHA-256               the same for the experiments to come; verified before each use
+    FOLDER/contents/SHA-256     contents that this fork server's processes may name in their documents
+    CACHE/SHA-256               contents for later experiments; verified before each use
 
-A file enters FOLDER as a link to the cached one, or as a copy on another file system, so that another experiment may
-clear the cache at any time.
+A file in FOLDER is a hard link to the cached file, or a copy if the cache is on another file system, so that another
+experiment may clear the cache at any time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from cluster.manifest import digest
 
 CACHED = 4 * 2**30
-"""Bytes that the cache keeps: those used last."""
+"""Most bytes in the cache. It keeps the files that were used last."""
 
 
 def user_cache() -> Path:
@@ -28,7 +28,7 @@ def user_cache() -> Path:
 
 
 class Contents:
-    """The store of one fork server. `cache`: None keeps nothing."""
+    """The store of one fork server. `cache`: the cache's folder; None: there is no cache."""
 
     def __init__(self, folder: Path, cache: Path | None) -> None:
         self._folder = folder
@@ -38,16 +38,16 @@ class Contents:
             cache.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def lacking(self, wanted: Iterable[str]) -> list[str]:
-        """Those of `wanted` (SHA-256) that neither the folder nor the cache has. A damaged file is deleted."""
+        """The contents in `wanted` (SHA-256) that neither folder nor cache has. Deletes damaged files."""
         return [sha256 for sha256 in wanted if not (self._folder / sha256).exists() and not self._fetch(sha256)]
 
     def add(self, sha256: str, offset: int, data: bytes, last: bool) -> None:
-        """Write a piece of a content; pieces come in sequence. The cache takes it once it is whole and verified."""
+        """Write a piece of a content; pieces come in sequence. A complete content is verified and cached."""
         path = self._folder / sha256
         with path.open("ab" if offset else "wb") as file:
             file.write(data)
         if last and self._cache is not None and digest(path) == sha256:
-            with contextlib.suppress(OSError):  # a full disk, or another experiment that has cached it meanwhile
+            with contextlib.suppress(OSError):  # the disk is full, or another experiment has cached the file meanwhile
                 _link(path, self._cache / sha256)
                 self._shrink()
 
@@ -57,7 +57,7 @@ class Contents:
         os.link(self._folder / sha256, to)
 
     def _fetch(self, sha256: str) -> bool:
-        """Take the content from the cache; False if it is not there."""
+        """Link the content from the cache into the folder; False if the cache does not have it."""
         if self._cache is None:
             return False
         cached = self._cache / sha256
@@ -70,7 +70,7 @@ class Contents:
         return False
 
     def _shrink(self) -> None:
-        """Delete what was used least recently, until the cache is within `CACHED`."""
+        """Delete the least recently used files until the cache is within `CACHED`."""
         assert self._cache is not None
         found = sorted((path for path in self._cache.iterdir()), key=lambda path: path.stat().st_mtime)
         size = sum(path.stat().st_size for path in found)
@@ -82,7 +82,7 @@ class Contents:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Link, or copy to another file system, so that `target` is whole from the first moment."""
+    """Link `source` as `target`, or copy it from another file system, so that `target` never exists incomplete."""
     if target.exists():
         return
     try:

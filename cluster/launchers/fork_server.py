@@ -4,14 +4,15 @@ Loading TensorFlow takes seconds of processor time; forked processes have it at 
 safe because TensorFlow has not run yet, and because this process starts no thread: one loop reads orders, reaps
 children and writes events (`cluster.launchers.protocol`). Each child has its own session, log and sockets.
 
-Standard input brings orders and standard output takes events; both may be the ends of a connection to another machine.
-The events are written to a copy of the descriptor, made before any library is loaded; what libraries print goes to the
-log. At the end of the input, or after a silence if the launcher set a limit, this process ends every child and deletes
-its folder. If it is killed, the standard input of each child closes, and the child ends and deletes the folder.
+The process reads orders from standard input and writes events to standard output; both may be ends of a connection to
+another machine. Events are written to a copy of the descriptor, made before any library is loaded, so output of
+libraries goes to the log. At the end of the input, or after a silence if the launcher has set a limit, this process
+ends every child and deletes its folder. If it is killed, the standard input of each child closes, and the child ends
+and deletes the folder.
 
     python -P -m cluster.launchers.fork_server [FOLDER]
 
-Without FOLDER, as on another machine, it makes a folder, and keeps what it was sent in the user's cache.
+Without FOLDER, as on another machine, it makes a folder, and keeps received contents in the user's cache.
 """
 
 from __future__ import annotations
@@ -64,19 +65,19 @@ from transports.errors import UsageError
 
 PRELOADED = ("partitioning.archive", "partitioning.engines", "cluster.node_server", "cluster.process")
 GRACE = 5.0
-"""Seconds in which a child has to end before it is killed."""
+"""Seconds within which a child has to end before it is killed."""
 TAIL = 2048
-"""Bytes at the end of a log that an event carries."""
+"""Bytes from the end of a log that an event carries."""
 EXCEEDED = "\nit needed more memory than its limit, `memory` of its host"
-"""The last line of the log of a process that the kernel has killed for that."""
+"""The last line of the log of a process that the kernel has killed for exceeding its memory limit."""
 ENDING = {signal.SIGTERM}
-"""The signals that end a child in order."""
+"""The signals that let a child end in an orderly way."""
 ATOMIC = 4096 if sys.platform == "linux" else 512
-"""PIPE_BUF: writes of up to so many bytes are never interleaved with those of another process."""
+"""PIPE_BUF: writes of up to so many bytes are never interleaved with writes of other processes."""
 
 
 def main() -> int:
-    """Serve until the input ends or SIGTERM comes; then end the children."""
+    """Serve until the input ends or SIGTERM arrives; then end the children. Returns the exit status."""
     events = os.dup(1)
     os.dup2(2, 1)
     os.write(events, b"\n" + MARK + b"\n")
@@ -93,15 +94,15 @@ def main() -> int:
 
 
 def delete(folder: Path) -> None:
-    """Delete the launcher's folder, and the one around it if the client has ended without doing so."""
+    """Delete the launcher's folder, and its parent folder if the client has ended without deleting it."""
     shutil.rmtree(folder, ignore_errors=True)
     scratch.remove_dead(folder.parent)
 
 
 def _at_end(lifeline: int) -> bool:
-    """Whether the other end is closed. Nobody writes to it.
+    """Whether the other end of `lifeline` is closed. Nothing is ever written to it.
 
-    A process learns this before it learns that its parent has ended: the kernel closes the parent's files first.
+    A process can see this before it can see that its parent has ended: the kernel closes the parent's files first.
     """
     return bool(select.select([lifeline], [], [], 0)[0])
 
@@ -137,7 +138,7 @@ class ForkServer:
         self._selector.register(self._woken, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Introduce the host, carry out orders until the input ends or is silent for too long, and end the children."""
+        """Send `Hello`, carry out orders until the input ends or is silent for too long, and end the children."""
         self._tell(Hello(str(self._folder), {**facts.versions(), "code": facts.code()}, facts.facts()))
         while self._wait(self._silence):
             pass
@@ -150,8 +151,8 @@ class ForkServer:
                 self._wait(left)
 
     def _wait(self, timeout: float | None) -> bool:
-        """Handle input and signals that come within `timeout` seconds; False if none come, at the end of input, and on
-        SIGTERM."""
+        """Handle input and signals that arrive within `timeout` seconds. Returns False if none arrive, at the end of
+        the input, and on SIGTERM."""
         found = self._selector.select(timeout)
         going = bool(found)
         for key, _ in found:
@@ -204,7 +205,7 @@ class ForkServer:
                 self._tell(Tock(time.time(), facts.load()[0]))
 
     def _load(self) -> None:
-        """Load TensorFlow. Meanwhile no order is read, and SIGTERM ends this process at once."""
+        """Load TensorFlow. Meanwhile this process reads no orders, and SIGTERM ends it at once."""
         handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
         load_tensorflow()
         for module in PRELOADED:
@@ -222,7 +223,7 @@ class ForkServer:
         except UsageError as error:
             self._tell(Ended(name, 2, f"error: {error}"))
             return
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # a child must not ignore it with the handler of its parent
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # until the child has replaced its parent's handler
         pid = os.fork()
         if pid == 0:
             self._become(name, msgspec.structs.replace(config, folder=str(files)), log, group)
@@ -230,7 +231,7 @@ class ForkServer:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def _become(self, name: str, config: Config, log: Path, group: Group) -> None:
-        """In the child: detach from the parent's session and descriptors, run, and exit without its clean-up."""
+        """In the child: leave the parent's session and descriptors, run, and exit without the parent's clean-up."""
         status = 1
         try:
             os.setsid()

@@ -13,7 +13,7 @@ from transports.process import command
 
 
 class LocalLauncher(PipedLauncher):
-    """Forks processes that have TensorFlow loaded. Hosts of every name are this machine."""
+    """Forks processes that have TensorFlow loaded. Every host name means this machine."""
 
     def __init__(self) -> None:
         self._folder = contextlib.ExitStack()

@@ -1,4 +1,4 @@
-"""A fork server as its launcher sees it: a program whose standard input and output lead to it."""
+"""A launcher's connection to a fork server: the standard input and output of a program that leads to it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cluster.errors import ClusterDown
 from cluster.launchers.protocol import MARK, Alive, Answer, Begin, Begun, Event, Hello, Request
 
 CAPACITY = 2**20
-"""Bytes that the pipe for orders holds."""
+"""Size in bytes of the pipe for orders."""
 END = 15.0
-"""Seconds within which the fork server and its processes have to end once the orders have ended."""
+"""Seconds within which the fork server and its processes have to end after the end of the orders."""
 LIBRARY = re.compile(r"([IWEF]\d{4} |\d{4}-\d\d-\d\d \d\d:|WARNING: All log messages before)")
-"""The beginning of a line that TensorFlow's own log writes, whenever it likes."""
+"""The beginning of a line of TensorFlow's own log, which may appear between other lines at any time."""
 BEATS = 4
-"""Orders within the silence that a fork server bears."""
+"""Number of orders that are sent within the longest silence that a fork server tolerates."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,29 @@ class Way:
     command: Sequence[str]
     """The program to run on this machine."""
     title: str = "launcher"
-    """Its name in error texts."""
+    """The name of the program in error texts."""
     silence: float = 0.0
-    """Seconds without an order after which the fork server takes the connection for lost; 0: never."""
+    """Seconds without an order after which the fork server assumes that the connection is lost; 0: never."""
     remedy: Callable[[int, str], str] = lambda status, log: ""
-    """Exit status and log of the program -> what to do about it, the end of an error text."""
+    """(exit status, log of the program) -> the end of an error text, which tells what to do."""
 
 
 class Pipe:
     """A running program that leads to a fork server. A context manager; on exit both have ended.
 
-    `news` is notified after each event; `hear` is called with each one that answers an order, while `news` is held.
+    `news` is notified after each event. `hear` is called with each event that answers an order, while `news` is held.
     """
 
     def __init__(self, way: Way, news: threading.Condition, hear: Callable[[Pipe, Answer], None]) -> None:
         self.way = way
         self.hello: Hello | None = None
-        """What the host said of itself; None before that."""
+        """The host's description of itself; None until it has arrived."""
         self.broken = False
         """Whether the connection or the fork server has ended."""
         self.stored: set[str] = set()
         """SHA-256 of the contents that the fork server has."""
         self.loading = False
-        """Whether the fork server loads TensorFlow, and reads no orders."""
+        """Whether the fork server is loading TensorFlow, and so reads no orders."""
         self._strange = ""
         self._news = news
         self._hear = hear
@@ -77,7 +77,7 @@ class Pipe:
         )
         assert self._program.stdin is not None
         self._orders = self._program.stdin
-        with contextlib.suppress(AttributeError, OSError):  # Linux: files are copied in fewer writes
+        with contextlib.suppress(AttributeError, OSError):  # only on Linux: a larger pipe needs fewer writes for a file
             fcntl.fcntl(self._orders.fileno(), fcntl.F_SETPIPE_SZ, CAPACITY)
         self._threads = [threading.Thread(target=self._read, name=f"{self.way.title}: events", daemon=True)]
         if self.way.silence:
@@ -99,7 +99,7 @@ class Pipe:
 
     @property
     def pid(self) -> int:
-        """The process id of the program: of the fork server itself, if that runs on this machine."""
+        """The process id of the program; on this machine, the program is the fork server itself."""
         return self._program.pid
 
     def begin(self) -> None:
@@ -108,7 +108,7 @@ class Pipe:
         self.send(Begin())
 
     def send(self, order: Request) -> None:
-        """Raises `ClusterDown` if the connection has ended."""
+        """Send `order`. Raises `ClusterDown` if the connection has ended."""
         line = memoryview(msgspec.json.encode(order) + b"\n")
         try:
             with self._writing:
@@ -123,11 +123,11 @@ class Pipe:
         self._over.set()
         with contextlib.suppress(OSError):
             self._orders.close()
-        if self.loading:  # it does not read its input
+        if self.loading:  # it does not read its input until TensorFlow is loaded
             self._program.terminate()
 
     def failure(self) -> str:
-        """Why the connection has ended."""
+        """The error text that tells why the connection has ended."""
         status = self._program.wait()
         if self._strange:
             return f"{self.way.title}{self._strange}"
@@ -136,7 +136,7 @@ class Pipe:
         return f"{self.way.title} {ending(status)}{last_line(log)}{self.way.remedy(status, log)}"
 
     def _beat(self) -> None:
-        while True:  # the first at once: the host may be lost before it has loaded TensorFlow
+        while True:  # the first order is sent at once: the connection may fail before TensorFlow is loaded
             with contextlib.suppress(ClusterDown):
                 self.send(Alive(self.way.silence))
             if self._over.wait(self.way.silence / BEATS):
@@ -145,7 +145,7 @@ class Pipe:
     def _read(self) -> None:
         try:
             self._follow()
-        except msgspec.DecodeError as error:  # with --versions any the host may have another protocol
+        except msgspec.DecodeError as error:  # with `--versions any`, the host may use another version of the protocol
             self._strange = f" says what is no event ({error}); install the same version of this package there"
             self._program.terminate()
         with self._news:
@@ -153,7 +153,7 @@ class Pipe:
             self._news.notify_all()
 
     def _follow(self) -> None:
-        """Take events until the end of the output. Raises `DecodeError` for what is none."""
+        """Handle events until the end of the output. Raises `DecodeError` for a line that is no event."""
         assert self._program.stdout is not None
         with self._program.stdout as events:
             rest, marked = b"", False
@@ -176,11 +176,11 @@ class Pipe:
 
 
 def ending(status: int) -> str:
-    """How a process with that exit status (negative: the signal that ended it) has ended."""
+    """A text that tells how a process with exit status `status` (negative: the signal that ended it) has ended."""
     return f"was ended by {Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
 def last_line(log: str) -> str:
-    """The last line of a log that TensorFlow did not write, as the end of an error text; empty if there is none."""
+    """The last log line that is not from TensorFlow, as the end of an error text; empty if there is none."""
     lines = [line for line in log.strip().splitlines() if line.strip() and not LIBRARY.match(line)]
     return f": {lines[-1]}" if lines else ""

@@ -1,4 +1,4 @@
-"""A launcher over pipes: a fork server on each host, and one table of the processes of all of them."""
+"""A launcher over pipes: a fork server on each host, and one table of the processes on all hosts."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ HELLO = 20.0
 ANSWER = 5.0
 """Seconds within which a fork server has to answer a question."""
 ASKED = 32
-"""Contents in one question: the answer is written in one piece (`fork_server.ATOMIC`)."""
+"""Most contents in one question, so that the answer can be written in one piece (`fork_server.ATOMIC`)."""
 LARGE = 10**7
-"""Bytes for one process from which on sending them is announced: over a slow link it takes a while."""
+"""Size of a process's files in bytes from which on `notify` announces the sending, which takes long on a slow link."""
 TICKS = 8
-"""Readings of a clock; the one with the shortest way counts."""
+"""Number of readings of a clock; the reading with the shortest round trip counts."""
 
 
 @dataclass
@@ -53,9 +53,9 @@ class _Process:
     status: int | None = None
     """None until the process has ended; negative: the signal that ended it."""
     tail: str | None = None
-    """The end of its log; None while an answer of the fork server is awaited."""
+    """The end of its log; None until the fork server has sent it."""
     expected: bool = False
-    """Whether its end is no failure, since it was ordered."""
+    """Whether the launcher has ordered its end, so that the end is no failure."""
 
 
 class PipedLauncher(Launcher):
@@ -69,7 +69,7 @@ class PipedLauncher(Launcher):
     need no TensorFlow."""
 
     def __init__(self, ways: Mapping[str, Way], notify: Callable[[str], None] = lambda text: None) -> None:
-        """`notify` is told what takes a while."""
+        """`notify` is called with a text for each step that takes long."""
         self._notify = notify
         self._news = threading.Condition()
         self._processes: dict[str, _Process] = {}
@@ -98,7 +98,7 @@ class PipedLauncher(Launcher):
         self._pipes[host] = Pipe(way, self._news, self._hear)
 
     def _close(self) -> None:
-        for pipe in self._pipes.values():  # all at once, since each takes a while
+        for pipe in self._pipes.values():  # tell all to end before waiting for any, since each takes a while
             pipe.finish()
         self._held.close()
 
@@ -148,7 +148,7 @@ class PipedLauncher(Launcher):
 
     def signal(self, name: str, number: Signals) -> None:
         self._processes[name].pipe.send(Signal(name, number))
-        self.tail(name)  # orders are carried out in sequence: after this answer, the signal has been sent
+        self.tail(name)  # orders run in sequence: once this order is answered, the signal has been sent
 
     def stop(self, names: Sequence[str]) -> None:
         self._end(names, SIGTERM)
@@ -181,7 +181,7 @@ class PipedLauncher(Launcher):
         return self._pipes[host] if host in self._pipes else next(iter(self._pipes.values()))
 
     def _introduced(self, pipe: Pipe) -> Hello:
-        """What the host said of itself. Raises `ClusterDown` if it says nothing."""
+        """The host's description of itself. Raises `ClusterDown` if none arrives in time."""
         with self._news:
             self._news.wait_for(lambda: pipe.hello is not None or pipe.broken, self._until - time.monotonic())
             if pipe.hello is not None:
@@ -219,7 +219,7 @@ class PipedLauncher(Launcher):
         with self._news:
             self._answers[pipe] = None
         pipe.send(question)
-        with self._news:  # until TensorFlow is loaded no question is answered
+        with self._news:  # the fork server answers no question until TensorFlow is loaded
             self._news.wait_for(lambda: not pipe.loading or pipe.broken, START)
             self._news.wait_for(lambda: self._answers[pipe] or pipe.broken, START)
             answer = self._answers[pipe]
@@ -236,9 +236,9 @@ class PipedLauncher(Launcher):
                     self._processes[name].expected = True
         pipes = {self._processes[name].pipe for name in going}
         for name in going:
-            with contextlib.suppress(ClusterDown):  # if the fork server has ended, no process runs
+            with contextlib.suppress(ClusterDown):  # if the fork server has ended, its processes have ended too
                 self._processes[name].pipe.send(Signal(name, number))
-        with self._news:  # only then do they read orders
+        with self._news:  # fork servers read orders only once TensorFlow is loaded
             self._news.wait_for(lambda: all(not pipe.loading or pipe.broken for pipe in pipes), START)
             self._news.wait_for(lambda: not self.running().intersection(going), GRACE)
 

@@ -1,4 +1,4 @@
-"""Orders to a fork server, and its events: a line of JSON each, over a pipe that may lead to another machine.
+"""Orders to a fork server, and its events: one line of JSON each, over a pipe that may lead to another machine.
 
     launcher                         fork server
         <- the line MARK, `Hello`        versions and facts of the host
@@ -19,22 +19,22 @@ from cluster.config import Config
 
 MARK = b"events of the fork server:"
 CHUNK = 2**18
-"""Bytes of a file in one order."""
+"""Most bytes of a file in one order."""
 
 
 class Hello(Struct, frozen=True, tag=True):
-    """The first event: what a host is, before it has loaded TensorFlow."""
+    """The first event: the host describes itself, before it loads TensorFlow."""
 
     folder: str
-    """The folder of the fork server's files, deleted at its end."""
+    """The folder of the fork server's files, which it deletes at its end."""
     versions: dict[str, str | None]
-    """`cluster.facts.versions`."""
+    """The result of `cluster.facts.versions`."""
     facts: dict[str, Any]
-    """`cluster.facts.facts`."""
+    """The result of `cluster.facts.facts`."""
 
 
 class Begin(Struct, frozen=True, tag=True):
-    """Load TensorFlow and carry out orders. Before this order nothing but the interpreter and probes run."""
+    """Load TensorFlow, then carry out orders. Before this order, only the interpreter and probes run."""
 
 
 class Begun(Struct, frozen=True, tag=True):
@@ -49,7 +49,7 @@ class Alive(Struct, frozen=True, tag=True):
 
 
 class Ask(Struct, frozen=True, tag=True):
-    """Which of these contents are not in the store yet?"""
+    """Asks which of these contents are not in the store yet."""
 
     sha256: list[str]
 
@@ -68,7 +68,7 @@ class Store(Struct, frozen=True, tag=True):
 
 
 class Secret(Struct, frozen=True, tag=True):
-    """A file `secrets/NAME` in the fork server's folder, which only its user can read, and which is never kept."""
+    """A file `secrets/NAME` in the fork server's folder, which only its user can read, and which is never cached."""
 
     name: str
     data: bytes
@@ -91,7 +91,7 @@ class Tail(Struct, frozen=True, tag=True):
 
 
 class Tick(Struct, frozen=True, tag=True):
-    """What time is it?"""
+    """Asks for the time on the host."""
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -114,7 +114,7 @@ class Tock(Struct, frozen=True, tag=True):
     time: float
     """Seconds since the epoch, by the clock of the host."""
     load: float
-    """Its load average over a minute."""
+    """The host's load average over a minute."""
 
 
 Request = Begin | Alive | Ask | Store | Secret | Start | Signal | Tail | Tick

@@ -1,13 +1,13 @@
-"""A fork server below a Ray actor, whose standard input and output cross the actor's calls.
+"""A Ray actor with a fork server as its child process, whose input and output cross as calls of the actor.
 
 Rules:
   - The class is sent to Ray's worker by value, since the package may be missing in the worker's Python. So this module
     imports the standard library only.
   - The actor's process has the only write end of the fork server's standard input, which therefore closes however the
-    actor's process ends. That ends the fork server, its processes and their folder.
-  - Ray kills the children of a worker that ends, but not theirs. A shell between the actor and the fork server gives
-    the fork server the time to end in order.
-  - Ray carries out the calls of an actor with several threads in any sequence, so each piece of input has a number.
+    actor's process ends. The fork server then ends, with its processes, and deletes their folder.
+  - Ray kills the children of a worker that ends, but not the children's children. A shell between the actor and the
+    fork server therefore gives the fork server time to end in an orderly way.
+  - Ray runs the calls of an actor with several threads in any order, so each piece of input has a number.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SHELL = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
-"""Runs its further words as a command in a child: as the last command, the shell would become the program."""
+"""A shell that runs the words after it as a command in a child; without `exit $?`, it would become the program."""
 
 
 class Actor:
     """Carries bytes to and from a program. Its methods are called from several threads."""
 
     def __init__(self, python: str, arguments: Sequence[str]) -> None:
-        """Start `python` (empty: that of this worker) with `arguments`. If there is none, its log says so."""
+        """Start `python` (empty: this worker's Python) with `arguments`. If it does not exist, the log says so."""
         self._turn = threading.Condition()
         self._next = 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it is deleted already, and closes with the actor
@@ -43,11 +43,11 @@ class Actor:
             env=environment(),
             start_new_session=True,
         )
-        # Reaps the program also if the connection to the bridge is lost, and no other call comes.
+        # Reaps the program even if the connection to the bridge is lost, and no further call comes.
         threading.Thread(target=self._program.wait, daemon=True).start()
 
     def write(self, number: int, *pieces: bytes) -> None:
-        """Write input number `number`, counted from 0; the first without pieces closes the input. Waits for its turn.
+        """Write piece `number` of the input, from 0 on, when its turn comes. A call without pieces closes the input.
 
         Input for a program that has ended is dropped.
         """
@@ -66,12 +66,13 @@ class Actor:
             self._turn.notify_all()
 
     def read(self, size: int) -> bytes:
-        """The next bytes of the program's output, up to `size`. Waits for some; nothing at the end."""
+        """The next bytes of the program's output, up to `size`. Waits until there are some; empty at the end."""
         assert self._program.stdout is not None
         return os.read(self._program.stdout.fileno(), size)
 
     def ended(self, size: int) -> tuple[int, str]:
-        """Wait for the end: the exit status as of a shell (128 + N: signal N ended it), and `size` bytes of the log."""
+        """Wait for the program's end. Returns its exit status as in a shell (128 + N: ended by signal N), and the last
+        `size` bytes of its log."""
         status = self._program.wait()
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - size))
         return status, self._log.read().decode(errors="replace")
@@ -82,14 +83,14 @@ class Actor:
             os.killpg(self._program.pid, signal.SIGKILL)
 
     def alive(self) -> None:
-        """Return at once."""
+        """Return at once, to show that the actor is alive."""
 
 
 def environment() -> dict[str, str]:
-    """The variables with which Ray has started this process, without Ray's own.
+    """The environment variables with which Ray has started this process, without Ray's own variables.
 
     Ray changes variables in the running worker: it sets OMP_NUM_THREADS if the user has not, and hides GPUs that the
-    actor did not ask for. Only Linux keeps the first values; elsewhere OMP_NUM_THREADS is removed.
+    actor did not ask for. Only Linux keeps the original values; on other systems OMP_NUM_THREADS is removed.
     """
     try:
         lines = Path("/proc/self/environ").read_bytes().split(b"\0")

@@ -1,10 +1,10 @@
-"""Leads from standard input and output to a fork server on a node of a Ray cluster (`transports.process.command`).
+"""Connects standard input and output to a fork server on a node of a Ray cluster (`transports.process.command`).
 
     python -m cluster.launchers.ray_bridge ADDRESS survey
     python -m cluster.launchers.ray_bridge ADDRESS NODE CPUS [PYTHON]
 
-This process is a Ray driver, so that the process that measures has none of Ray's threads. It starts one actor
-(`cluster.launchers.ray_actor`) on the node, copies its standard input to the actor and what the actor returns to its
+This process is a Ray driver, so that the measuring process has none of Ray's threads. It starts one actor
+(`cluster.launchers.ray_actor`) on the node, copies its standard input to the actor and the actor's output to its
 standard output, and ends with the exit status of the fork server. If it is killed, Ray ends the actor.
 
 exit status: 2 if no cluster or node can be used; the last line on standard error says why.
@@ -28,17 +28,17 @@ from cluster.launchers.pipe import ending
 from cluster.launchers.ray_nodes import Node
 
 PIECE = 2**20
-"""Bytes of input in one call."""
+"""Most bytes of input in one call."""
 INLINE = 96 * 1024
-"""Bytes of an argument or a result. Ray sends larger ones (above 100 KB) through its object store, more slowly."""
+"""Most bytes of an argument or result. Ray sends larger ones (above 100 KB) through its object store, more slowly."""
 OUTSTANDING = 4
-"""Calls with input that may be under way."""
+"""Most calls with input that are under way at a time."""
 THREADS = OUTSTANDING + 8
-"""Of the actor: for calls with input, and for those that wait for output, for the end, or for nothing."""
+"""Threads of the actor: for calls with input, and for calls that wait for output, for the end, or for nothing."""
 LINE = 500
-"""Characters of a text of Ray in an error text."""
+"""Most characters of Ray's text in an error text."""
 LOG = 16384
-"""Bytes at the end of the fork server's log that are shown."""
+"""Bytes from the end of the fork server's log that are shown."""
 CREATE = 12.0
 """Seconds within which Ray has to start the actor, less than the launcher waits (`piped.HELLO`)."""
 LIMITS = {
@@ -46,14 +46,14 @@ LIMITS = {
     "RAY_gcs_server_port_wait_time_s": "3",
     "RAY_NUM_REDIS_GET_RETRIES": "3",
 }
-"""Ray's variables for this process alone: seconds to find the node on this machine; attempts to reach the head, one a
-second, in newer and older versions."""
+"""Ray's environment variables for this process alone: seconds to find the node on this machine; attempts to reach the
+head, one per second, in newer and older versions of Ray."""
 PING, LOST = 5.0, 10.0
-"""Seconds between two questions whether the actor is there, and seconds until it has to answer."""
+"""Seconds between two checks of whether the actor is alive, and seconds within which it has to answer."""
 END = 11.0
 """Seconds within which the fork server has to end: it gives its processes twice 5 s, and the launcher waits 15 s."""
 SIGNALS = 128
-"""An exit status above this one is this one and a signal."""
+"""An exit status above this number is this number plus the number of a signal."""
 REASONS = {
     "uthentication token ": "it demands a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to that of `ray start`",
     "ersion mismatch": "the cluster and this program need the same versions of Ray and Python: ",
@@ -61,15 +61,15 @@ REASONS = {
     "Could not find any running": "no Ray cluster runs here: `ray start --head`, or name one as ray:HOST:PORT",
     "Failed to connect": "no Ray answers there: is its `ray start --head` still running?",
 }
-"""A part of an error text of Ray -> what to do; after a space at the end, Ray's own words follow."""
+"""Part of an error text of Ray -> advice for the user. If the advice ends with a space, Ray's text is appended."""
 
 
 class Failed(Exception):
-    """The text, one line, says why Ray cannot be used."""
+    """Ray cannot be used; the text, one line, says why."""
 
 
 def main() -> int:
-    """Run the program. Ray's libraries print nothing: the last line on standard error is an error text."""
+    """Run the program. Output of Ray is suppressed, so that the last line on standard error is an error text."""
     events = os.dup(1)
     sys.stderr = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
     for descriptor in (1, 2):
@@ -118,7 +118,7 @@ def connect(address: str) -> Any:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # Ray raises all kinds
+    except Exception as error:  # Ray may raise any exception
         raise Failed(reason(error)) from None
     for number in (signal.SIGTERM, signal.SIGINT):  # Ray then ends the actor; its own handler would wait
         signal.signal(number, signal.SIG_DFL)
@@ -126,7 +126,7 @@ def connect(address: str) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """What an error of Ray and its causes say, as one line."""
+    """The texts of an error of Ray and of its causes, as one line."""
     said: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -175,7 +175,7 @@ class Bridge:
             raise Failed(died(error)) from None
 
     def run(self) -> int:
-        """Copy until the fork server has ended; its exit status as of a shell, 1 if the actor ended before."""
+        """Copy until the fork server ends. Returns its exit status as in a shell, or 1 if the actor ended before."""
         ray, actor = self._ray, self._actor
         orders, events = (threading.Thread(target=copy, daemon=True) for copy in (self._orders, self._take))
         orders.start()
@@ -200,7 +200,7 @@ class Bridge:
         """Copy standard input to the fork server until its end."""
         ray, send, number = self._ray, self._actor.write.remote, 0
         going: deque[Any] = deque()
-        with contextlib.suppress(ray.exceptions.RayError):  # the other thread says why
+        with contextlib.suppress(ray.exceptions.RayError):  # the other thread reports the cause
             while data := os.read(0, PIECE):
                 going.append(send(number, *(data[at : at + INLINE] for at in range(0, len(data), INLINE))))
                 number += 1
@@ -226,7 +226,7 @@ class Bridge:
 
 
 def died(error: BaseException) -> str:
-    """Why an actor is gone, as one line."""
+    """The reason why an actor has died, as one line."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = next((line for line in lines if "because" in line), lines[-1] if lines else repr(error))
     return f"Ray has lost the actor of the fork server: {said[:LINE]}"

@@ -1,7 +1,7 @@
-"""The ways to the hosts of a Ray cluster that exists: a Ray driver for each (`cluster.launchers.ray_bridge`).
+"""The connections to the hosts of an existing Ray cluster: a Ray driver for each (`cluster.launchers.ray_bridge`).
 
-Ray itself is loaded only in programs of their own. This machine has to be a node of the cluster, since a driver needs
-Ray's daemon beside it. The user's variables apply: RAY_ADDRESS, RAY_AUTH_MODE, RAY_AUTH_TOKEN.
+Ray itself is loaded only in separate programs. This machine has to be a node of the cluster, since a driver needs Ray's
+daemon on its own machine. The user's variables apply: RAY_ADDRESS, RAY_AUTH_MODE, RAY_AUTH_TOKEN.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transports.errors import UsageError
 from transports.process import command
 
 SILENCE = 20.0
-"""Seconds without a sign of the launcher after which a fork server ends."""
+"""Seconds without an order of the launcher after which a fork server ends."""
 CONNECT = 5.0
 """Seconds within which the head has to accept a connection."""
 SURVEY = 20.0
@@ -34,7 +34,7 @@ REMEDIES: Mapping[str, str] = {
     "not found": "give the path of its Python as `python` of the host",
     "No such file or directory": "give the path of its Python as `python` of the host",
 }
-"""A part of what the fork server's Python prints -> what to do."""
+"""Part of the output of the fork server's Python -> advice for the user."""
 
 
 def ways(cluster: str, hosts: Sequence[Host]) -> tuple[Mapping[str, Way], list[str]]:
@@ -54,7 +54,7 @@ def ways(cluster: str, hosts: Sequence[Host]) -> tuple[Mapping[str, Way], list[s
 
 
 def head(cluster: str) -> str:
-    """The address of the cluster as HOST:PORT, to which a connection can be made, or `auto`. Raises `UsageError`."""
+    """The reachable address of the cluster as HOST:PORT, or `auto`. Raises `UsageError`."""
     text = cluster.partition(":")[2]
     where, text = ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", "")) if not text else ("--cluster ray", text)
     if text in ("", "auto"):
@@ -99,6 +99,6 @@ def survey(cluster: str, address: str) -> list[Node]:
 
 
 def remedy(status: int, log: str) -> str:
-    """What to do about a bridge that printed `log`: the end of an error text."""
+    """Advice for a bridge that failed and printed `log`: the end of an error text."""
     found = next((todo for part, todo in REMEDIES.items() if part in log), "")
     return f"; {found}" if found else ""

@@ -1,4 +1,4 @@
-"""Which node of a Ray cluster each host of an experiment gets."""
+"""Assigns a node of a Ray cluster to each host of an experiment."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """Ray's own name of the node."""
     address: str
     name: str = ""
-    """The machine's name of itself."""
+    """The host name of the machine."""
     labels: Mapping[str, str] = {}
     cpus: float = 1.0
     free: float = 1.0
     """CPUs that no task or actor has reserved."""
     here: bool = False
-    """Whether it is the machine of the run."""
+    """Whether the node is the machine on which the run was started."""
 
 
 def cpus(host: Host) -> int:
-    """CPUs that the host reserves."""
+    """The number of CPUs to reserve for the host."""
     return host.threads or 1
 
 
 def assign(hosts: Sequence[Host], nodes: Sequence[Node]) -> list[Node]:
-    """A node for each host, none for two; the same for the same arguments. Raises `UsageError` if there is none.
+    """A different node for each host, the same for the same arguments. Raises `UsageError` if a host finds none.
 
-    A host gets a node with its labels, its address and CPUs for its threads, and with `client` the machine of the run.
-    Among these, nodes with free CPUs are preferred to busy ones, and other machines to that of the run, on which the
-    client would compete with the host.
+    A host gets a node with its labels, its address and enough CPUs for its threads; with `client`, the machine of the
+    run. Among these, nodes with free CPUs are preferred to busy nodes, and other machines to the machine of the run, on
+    which the client would compete with the host.
     """
     nodes = sorted(nodes, key=lambda node: (len(node.address), node.address, node.identity))
     if len(hosts) > len(nodes):
@@ -94,10 +94,10 @@ def _labels(nodes: Sequence[Node]) -> str:
 
 
 def _match(wanted: Mapping[str, Sequence[Node]]) -> tuple[dict[str, Node], str]:
-    """A node for each host among those that it wants, and the first host for which there is none (empty: all have one).
+    """A node for each host from its list `wanted`, and the first host without a node (empty: all hosts have one).
 
-    A host that finds its nodes taken lets their hosts look for others (augmenting paths), so that a complete
-    assignment is found if one exists.
+    If all nodes of a host are taken, the hosts that have them look for other nodes (augmenting paths), so that a
+    complete assignment is found if one exists.
     """
     holders: dict[str, str] = {}
 

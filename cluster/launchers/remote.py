@@ -1,4 +1,4 @@
-"""The ways to the hosts of an experiment by the kind of cluster, and the addresses of these hosts."""
+"""The connections to the hosts of an experiment, by the kind of cluster, and the addresses of these hosts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLUSTERS = ("local", "ssh", "ray")
 
 
 def check(cluster: str) -> None:
-    """Raise `UsageError` for a value of `--cluster` that names none."""
+    """Raise `UsageError` for an invalid value of `--cluster`."""
     kind, _, head = cluster.partition(":")
     if kind not in CLUSTERS or (head and kind != "ray"):
         raise UsageError(f"--cluster {cluster}: no such cluster{suggest(cluster, [*CLUSTERS, 'ray:HOST:PORT'])}")

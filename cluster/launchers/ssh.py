@@ -1,7 +1,7 @@
-"""The way to a fork server on another machine: the system's OpenSSH client.
+"""The connection to a fork server on another machine: the system's OpenSSH client.
 
-Its configuration, its agent and its jump hosts are the user's own. It never asks a question. The fork server is run by
-the host's Python, in which this package must be installed.
+It uses the user's own configuration, agent and jump hosts, and never prompts. The host's Python runs the fork server,
+so this package must be installed in it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cluster.launchers.pipe import Way
 from transports.errors import UsageError
 
 SILENCE = 20.0
-"""Seconds without a sign of the launcher after which a fork server ends."""
+"""Seconds without an order of the launcher after which a fork server ends."""
 UNANSWERED = 3
-"""Questions of ssh whether the host is there that may stay without an answer."""
+"""Number of ssh's keep-alive messages in a row that the host may leave unanswered."""
 CONNECT = 10
 """Seconds within which ssh has to connect."""
 SSH_FAILED, NOT_RUN = 255, (126, 127)
-"""Exit statuses: of ssh for its own failures, and of a shell for a program that it cannot run."""
+"""Exit statuses of ssh for its own failures, and of a shell for a program that it cannot run."""
 NO_PYTHON = "give the path of its Python as `python` of the host"
 
 FROM_SSH: Mapping[str, str] = {
@@ -37,23 +37,24 @@ FROM_SSH: Mapping[str, str] = {
     "Connection refused": "start its sshd, or give the right port in ~/.ssh/config",
     "No route to host": "is it switched on, and on this network?",
 }
-"""A part of what ssh prints -> what to do."""
+"""Part of the output of ssh -> advice for the user."""
 FROM_HOST: Mapping[str, str] = {
     "No module named": "install this package there, in the Python that `python` of the host names",
     "Unknown option: -P": "give a Python of version 3.11 or newer as `python` of the host",
     "not found": NO_PYTHON,
 }
-"""A part of what the host's shell or Python prints -> what to do."""
+"""Part of the output of the host's shell or Python -> advice for the user."""
 
 
 def way(host: Host, ssh: str, silence: float = SILENCE) -> Way:
-    """`ssh`: the command of the client, its words split as a shell does. Raises `UsageError` for a missing program.
+    """The connection to `host`. `ssh`: the client's command, split into words as by a shell. Raises `UsageError` for a
+    missing program.
 
-    Both ends take the connection for lost after about `silence` seconds without a sign of the other one.
+    Both ends assume that the connection is lost after about `silence` seconds without data from the other end.
     """
     words = program(ssh)
     python = host.python or "python3"
-    home = "~/" if python.startswith("~/") else ""  # not quoted, so that each shell replaces it
+    home = "~/" if python.startswith("~/") else ""  # not quoted, so that the host's shell expands it
     run = home + shlex.join([python.removeprefix(home), "-P", "-m", fork_server.__name__])
     options = {
         "BatchMode": "yes",
@@ -79,9 +80,9 @@ def program(ssh: str) -> list[str]:
 
 
 def address(host: Host, ssh: str) -> str:
-    """The IP address of what ssh's configuration has as the name of the host; the name itself if it has none here.
+    """The IP address of the host name in ssh's configuration; the name itself if this machine cannot resolve it.
 
-    A name may mean another address on the host itself, such as 127.0.1.1, where nobody would reach its processes.
+    On the host itself, the name may resolve to another address, such as 127.0.1.1, at which others cannot reach it.
     """
     command = [*program(ssh), "-G", "--", host.ssh or host.name]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -93,7 +94,7 @@ def address(host: Host, ssh: str) -> str:
 
 
 def remedy(status: int, log: str) -> str:
-    """What to do about an ssh that ended with `status` and printed `log`: the end of an error text."""
+    """Advice for an ssh that ended with `status` and printed `log`: the end of an error text."""
     known = FROM_SSH if status == SSH_FAILED else FROM_HOST
     found = next((todo for part, todo in known.items() if part in log), "")
     if not found and status == SSH_FAILED:

@@ -3,12 +3,12 @@
     caller --near leg--> forward stream  --far leg--> server
     caller <--near leg-- backward stream <--far leg-- server
 
-The relay accepts the caller at once, but the handshake would travel over the link. So these moments are kept, in
-seconds after the caller was accepted; `there` and `back` are the delays of the two directions:
+The relay accepts the caller at once, but over a real link the TCP handshake would take time. So the relay waits for
+these moments, in seconds after it accepted the caller; `there` and `back` are the delays of the two directions:
 
-    there              the SYN is at the server: the far leg connects, and a refusal starts on its way back
-    there + back       the caller's connect would return: its first bytes start on their way
-    2 * there + back   the server's accept would return: its first bytes start on their way
+    there              the SYN arrives at the server: the far leg connects, or its refusal starts to travel back
+    there + back       `connect` returns at the caller: its first bytes start to travel
+    2 * there + back   `accept` returns at the server: its first bytes start to travel
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from cluster.links.stream import Direction, End, Leg, Stream
 
 
 class Target(NamedTuple):
-    """Where a server listens, resolved."""
+    """The resolved address of a server."""
 
     family: socket.AddressFamily
     address: tuple[object, ...]
 
 
 class Connection:
-    """Connects a caller that was accepted as `near` with the server at `target`."""
+    """Connects a caller, whose accepted socket is `near`, with the server at `target`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Connection:
         ways: tuple[Direction, Direction],
         closing: Callable[[Connection], None],
     ) -> None:
-        """`ways` are the directions from and to the caller; `closing` is called before the far leg is closed."""
+        """`ways`: the directions from and to the caller. `closing`: called before the far leg is closed."""
         self.far = socket.socket(target.family, socket.SOCK_STREAM)
         self._loop = loop
         self._target = target
@@ -60,7 +60,7 @@ class Connection:
         loop.at(self._accepted + self._there, self._connect)
 
     def close(self, hard: bool) -> None:
-        """Close both legs; `hard`: by a reset."""
+        """Close both legs; with `hard`, by a TCP reset."""
         if self._closed:
             return
         self._closed = True
@@ -79,7 +79,7 @@ class Connection:
             self._settle()
 
     def _settle(self) -> None:
-        """The far leg is connected, or was refused."""
+        """Handle that the far leg is connected, or was refused."""
         self._far_leg.watch(WRITE, None)
         begun = self._accepted + self._there + self._back
         if _connected(self.far):
@@ -89,7 +89,7 @@ class Connection:
             self._backward.fail()
 
     def _over(self, end: End, sink: Leg) -> None:
-        """The end of a stream has arrived at `sink`."""
+        """Handle that the end of a stream has been delivered to `sink`."""
         if end is End.RESET:
             self.close(hard=True)
             return
@@ -101,9 +101,9 @@ class Connection:
 
 
 def _connected(sock: socket.socket) -> bool:
-    """Whether `sock` is connected with a server.
+    """Whether `sock` is connected to a server.
 
-    A socket that asks for a port where nobody listens may get this port itself, and is connected with itself.
+    If nothing listens at a local port, the system may give that port to `sock` itself, which then connects to itself.
     """
     try:
         return bool(sock.getpeername() != sock.getsockname())

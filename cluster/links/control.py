@@ -1,8 +1,8 @@
 """The process of a relay takes orders over plain sockets:
 
-reach      host, address   -> address      where processes on `host` reach a server on the other host from now on
-shape      links (lines)   -> ok           the links of both directions from now on; a direction without one is free
-repeated                   -> bytes        bytes that were on an interface a second time, since they were relayed
+reach      host, address   -> address      the address where processes on `host` reach a server on the other host
+shape      links (lines)   -> ok           sets the links of both directions; a direction without a link is not limited
+repeated                   -> bytes        bytes that an interface counted a second time, since they were relayed
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from transports.base import Message
 from transports.errors import MalformedMessage
 
 TRANSPORT = "tcp"
-"""The transport of these orders."""
+"""The transport for these orders."""
 
 
 class Control:
-    """The handler of a relay's process."""
+    """The message handler of a relay's process."""
 
     def __init__(self, relay: Relay, bind: str, advertise: str) -> None:
         self._relay = relay

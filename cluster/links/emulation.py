@@ -1,4 +1,4 @@
-"""The emulated links of an experiment: a relay process for each pair of hosts between which some cell has a link."""
+"""The emulated links of an experiment: a relay process for each pair of hosts that has a link in at least one cell."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from transports.base import Connection, Message
 PATIENCE = 10.0
 """Seconds within which a relay has to answer."""
 Directions = Mapping[tuple[str, str], Link]
-"""(source, target): names of hosts -> the link."""
+"""(name of the source host, name of the target host) -> the link."""
 
 
 class EmulatedLinks:
-    """The relays. A context manager; they start before the processes that they relay to.
+    """The relays. A context manager; enter it before the processes start to which the relays lead.
 
-    `pairs`: the hosts, by name, between which some cell has a link. `here`: the name of this machine in links.
+    `pairs`: the pairs of host names that have a link in at least one cell. `here`: the name of this machine in links.
     """
 
     def __init__(self, machines: Machines, pairs: Iterable[frozenset[str]], here: str, seed: int) -> None:
@@ -60,14 +60,14 @@ class EmulatedLinks:
         return [host for pair in self._pairs.values() if target in pair for host in pair - {target}]
 
     def reach(self, source: str, target: str, address: Address) -> Address:
-        """Where processes on host `source` reach the server at `address` on host `target`. Raises a `WireError`."""
+        """The address at which host `source` reaches the server at `address` on host `target`. Raises a `WireError`."""
         name = next(name for name, pair in self._pairs.items() if pair == {source, target})
         reply = self._ask(name, Message("reach", {"host": source, "address": str(address)}))
         with fields_read(f"{name} answered 'reach' with"):
             return Address.parse(text(reply.fields, "address"))
 
     def shape(self, links: Directions) -> None:
-        """Impose `links` from now on. Returns when the relays have them. Raises a `WireError`."""
+        """Impose `links` from now on. Returns when the relays have applied them. Raises a `WireError`."""
         for name, pair in self._pairs.items():
             lines = "\n".join(str(link) for ends, link in links.items() if pair == set(ends))
             if self._shaped.get(name) != lines:
@@ -75,7 +75,7 @@ class EmulatedLinks:
                 self._shaped[name] = lines
 
     def repeated(self) -> int:
-        """Bytes that were on an interface a second time, because they were relayed. Raises a `WireError`."""
+        """Bytes that an interface counted a second time, because they were relayed. Raises a `WireError`."""
         total = 0
         for name in self._pairs:
             reply = self._ask(name, Message("repeated"))
@@ -92,7 +92,7 @@ class EmulatedLinks:
         return self._connections[name].call(question, PATIENCE)
 
     def _order(self, name: str) -> Order:
-        """The process runs on a host of the pair: one of the two may be this machine, which is none of the launcher."""
+        """The order for a relay on a host of its pair. One of the two may be this machine, unknown to the launcher."""
         pair = sorted(self._pairs[name])
         host = next(host for host in self._machines.hosts if host.name in pair)
         config = RelayConfig(

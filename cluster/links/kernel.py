@@ -1,6 +1,6 @@
-"""What the Linux kernel tells about a TCP connection: the bytes on its interface, and when data arrived.
+"""Reads from the Linux kernel how many bytes of a TCP connection its interface has carried, and when data arrived.
 
-Other systems tell neither; then `wire_bytes` is None, and data counts as arrived when it is read.
+Other systems tell neither. Then `wire_bytes` is None, and data counts as arrived when it is read.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import time
 from contextlib import suppress
 
 INFO = struct.Struct("=8x24I4Q6I4Q2I2Q")
-"""The beginning of `struct tcp_info` of linux/tcp.h, up to `tcpi_bytes_retrans`."""
+"""The beginning of `struct tcp_info` in linux/tcp.h, up to `tcpi_bytes_retrans`."""
 RECEIVED, SEGMENTS_OUT, SEGMENTS_IN, SENT = 27, 28, 29, 40
-"""The places of `tcpi_bytes_received`, `tcpi_segs_out`, `tcpi_segs_in` and `tcpi_bytes_sent` in it."""
+"""The indices of `tcpi_bytes_received`, `tcpi_segs_out`, `tcpi_segs_in` and `tcpi_bytes_sent` in `INFO`."""
 
 HEADERS = {socket.AF_INET: 20 + 32, socket.AF_INET6: 40 + 32}
-"""Bytes before the payload of a segment: IP, and TCP with timestamps. The loopback interface counts no Ethernet."""
+"""Bytes of the headers of a segment: IP, and TCP with timestamps. The loopback interface counts no Ethernet header."""
 HANDSHAKE = 2 * 8
-"""Bytes by which the two SYN segments of a connection are longer, for their options."""
+"""Bytes by which the two SYN segments of a connection are longer than other segments, because of their TCP options."""
 
 
 def wire_bytes(sock: socket.socket) -> int | None:
-    """Bytes sent and received so far over the TCP connection `sock`; None where the kernel does not tell."""
+    """Bytes sent and received so far over the TCP connection `sock`; None if the kernel does not tell."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO.size)
     except (OSError, AttributeError):  # another system
@@ -53,8 +53,8 @@ def stamp(sock: socket.socket) -> None:
 def receive(sock: socket.socket, size: int) -> tuple[bytes, float]:
     """Up to `size` bytes, and the moment of `time.monotonic()` at which the last of them arrived, at most now.
 
-    The moment does not depend on how long this process waited for a processor. While somebody sets the system's clock,
-    it may be wrong. Raises `OSError`.
+    The moment does not depend on how long this process waited for a processor. It may be wrong if the system's clock is
+    set meanwhile. Raises `OSError`.
     """
     data, reports, _, _ = sock.recvmsg(size, SPACE)
     now = time.monotonic()

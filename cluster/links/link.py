@@ -6,7 +6,7 @@
 Words, in any order, each at most once:
   - `rtt`: the round trip. Each direction that the link covers delays by half of it.
   - `delay`: the delay of one direction, in place of `rtt`.
-  - `jitter`: each piece is delayed by up to so much more or less, uniformly.
+  - `jitter`: the delay of each piece varies by up to this time in both directions, uniformly distributed.
   - `bandwidth`, or `rate`: bits per second of each direction. Without it, nothing limits the rate.
 
 `delay`, `jitter` and `rate` mean what they mean to Linux's netem. Units need not be in the case written here.
@@ -29,9 +29,9 @@ ENDS = re.compile(rf"({NAME})(<->|->)({NAME})")
 VALUE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([A-Za-z]+)")
 
 TIMES = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6")}
-"""Unit -> seconds; the largest first."""
+"""Unit -> seconds; the largest unit first."""
 RATES = {"Gbit": Decimal("1e9"), "Mbit": Decimal("1e6"), "kbit": Decimal("1e3"), "bit": Decimal(1)}
-"""Unit -> bits per second; the largest first."""
+"""Unit -> bits per second; the largest unit first."""
 WORDS: Mapping[str, Mapping[str, Decimal]] = {
     "rtt": TIMES,
     "delay": TIMES,
@@ -44,9 +44,9 @@ SAME = {"delay": "rtt", "rate": "bandwidth"}
 """Word -> the word that it replaces."""
 
 MOST_DELAY = 10.0
-"""Seconds of one direction; far above a satellite's."""
+"""Longest delay of one direction in seconds; far above the delay of a satellite link."""
 LEAST_BANDWIDTH, MOST_BANDWIDTH = 1e3, 1e12
-"""Bits per second."""
+"""Smallest and largest bandwidth in bits per second."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Link:
     both: bool = True
     """Whether the link also covers the direction from `target` to `source`."""
     delay: float = 0.0
-    """Seconds that every byte travels in one direction."""
+    """Seconds for which every byte travels in one direction."""
     jitter: float = 0.0
-    """Seconds: a piece travels for `delay - jitter` to `delay + jitter`."""
+    """Seconds by which the delay varies: a piece travels for `delay - jitter` to `delay + jitter`."""
     bandwidth: float = math.inf
     """Bits per second of each direction."""
 
@@ -142,12 +142,12 @@ def _value(text: str, word: str, value: str) -> Decimal:
 
 
 def _exact(value: float) -> Decimal:
-    """The shortest decimal that a float is read from, so that a printed link is read back as an equal one."""
+    """The shortest decimal that reads back as the same float, so that a printed link reads back as an equal link."""
     return Decimal(repr(value))
 
 
 def _written(value: Decimal, units: Mapping[str, Decimal]) -> str:
-    """`Decimal("0.02")` in `TIMES` -> `"20ms"`: in the largest unit of which it has at least one."""
+    """`Decimal("0.02")` in `TIMES` -> `"20ms"`: in the largest unit that gives a number of at least 1."""
     unit = next((unit for unit, size in units.items() if value >= size), "ms" if units is TIMES else "bit")
     number = f"{value / units[unit]:f}"
     return f"{number.rstrip('0').rstrip('.') if '.' in number else number}{unit}"

@@ -1,7 +1,8 @@
-"""One thread that waits for sockets and for moments, exact to some microseconds.
+"""An event loop in one thread that waits for sockets and for moments, exact to some microseconds.
 
-asyncio and `epoll` round timeouts up to milliseconds, which a link of `rtt:1ms` cannot bear. `select` does not round,
-but takes time for each descriptor. So `select` waits for one descriptor, that of the selector which knows all others.
+asyncio and `epoll` round timeouts up to milliseconds, which is too coarse for a link of `rtt:1ms`. `select` does not
+round, but its cost grows with the number of descriptors. So `select` waits for one descriptor only: the descriptor of a
+selector that watches all sockets.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from contextlib import suppress
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 PR_SET_TIMERSLACK = 29
-"""The kernel may end a wait so many nanoseconds late: 50,000 unless it is told otherwise."""
+"""Option of prctl(2): the nanoseconds by which the kernel may end a wait late; 50,000 by default."""
 LONG, AHEAD = 1e-3, 2e-4
-"""Seconds: a wait longer than the first is interrupted so long before its end as the second.
+"""Seconds. A wait longer than `LONG` is split: its first part ends `AHEAD` before the moment.
 
-A processor that was idle for some milliseconds takes up to this time to wake. The short wait that follows is exact.
+A processor that was idle for some milliseconds takes up to `AHEAD` to wake. The short wait that follows is exact.
 """
 
 Call = Callable[[], None]
@@ -44,9 +45,9 @@ class Loop:
         self.watch(self._awake, {READ: self._answer})
 
     def watch(self, sock: socket.socket, calls: dict[int, Call]) -> None:
-        """Call `calls[READ]` and `calls[WRITE]` while `sock` is ready for them; without calls, forget it.
+        """Call `calls[READ]` and `calls[WRITE]` while `sock` is ready for them; without calls, forget `sock`.
 
-        Who withdraws a call changes the same dict: the loop may have noticed already that the socket is ready.
+        To withdraw a call, remove it from the same dict: the loop may already have noticed that the socket is ready.
         """
         known = sock in self._selector.get_map()
         if not calls:
@@ -79,7 +80,7 @@ class Loop:
             self._run_due()
 
     def close(self) -> None:
-        """Free what the loop holds. It must not be running."""
+        """Close the loop's descriptors. The loop must not be running."""
         self._stopped = True
         self._timers.clear()
         self._selector.close()
@@ -87,7 +88,7 @@ class Loop:
         self._waker.close()
 
     def _left(self) -> float | None:
-        """Seconds to wait for the next moment, or for the time shortly before it; None: nothing is to come."""
+        """Seconds to wait for the next moment, or for the time shortly before it; None if no moment is set."""
         if not self._timers:
             return None
         left = self._timers[0][0] - time.monotonic()
@@ -111,12 +112,12 @@ class Loop:
             self._asked.popleft()()
 
     def _wake(self) -> None:
-        # Full: it wakes anyway. Closed: nothing is left to wake.
+        # A full pipe wakes the loop anyway; if the pipe is closed, the loop has ended.
         with suppress(OSError):
             self._waker.send(b"\0")
 
 
 def _exact_timers() -> None:
-    """Let the kernel end this thread's waits on time, where it can be told to."""
+    """Let the kernel end this thread's waits without slack, if the system supports it."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)

@@ -1,7 +1,7 @@
 """Emulates the network between two hosts: relays TCP connections with a link's bandwidth, delay and jitter.
 
-It needs no privileges, and one thread does all the work. It models no lost packets and no congestion control of TCP: a
-connection has the whole bandwidth at once, as far as other connections of its direction leave it.
+It needs no privileges, and one thread does all the work. It models neither packet loss nor TCP's congestion control: a
+connection has at once the whole bandwidth that other connections in its direction do not use.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Relay:
         self._directions = {source: Direction(self._loop, self._schedule(source, links)) for source in hosts}
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()  # a signal handler may call `close` in the midst of another method
-        """Guards what follows."""
+        """Guards the attributes below."""
         self._listeners: list[socket.socket] = []
         self._connections: set[Connection] = set()
         self._closed_bytes: int | None = 0
-        """Of the connections that are closed; None if the kernel did not tell."""
+        """Interface bytes of the closed connections; None if the kernel did not tell them."""
         self._serving = self._closed = False
 
     def __enter__(self) -> Self:
@@ -68,10 +68,10 @@ class Relay:
         self.close()
 
     def reach(self, source: str, address: Address, bind: str = "127.0.0.1") -> Address:
-        """Where processes of host `source` reach the server at `address` on the other host, from now on.
+        """The address at which processes on host `source` reach the server at `address` on the other host, from now on.
 
-        `bind` is the interface where the relay listens for them, and the host of the result. Raises `UsageError` for an
-        unknown host, for names and interfaces that this machine does not know, and after `close`.
+        `bind` is the interface on which the relay listens for them, and the host of the result. Raises `UsageError` for
+        an unknown host, for names and interfaces that this machine does not know, and after `close`.
         """
         if source not in self._directions:
             raise UsageError(f"the relay knows no host {source!r}; valid: {', '.join(self._directions)}")
@@ -95,7 +95,7 @@ class Relay:
         return Address(host, port)
 
     def shape(self, links: Mapping[tuple[str, str], Link]) -> None:
-        """Impose `links` (see the constructor) on all that arrives from now on. Returns when they are in force.
+        """Impose `links` (see the constructor) on all data that arrives from now on. Returns when they are in force.
 
         The loop must run. Raises `UsageError` if it does not.
         """
@@ -146,8 +146,8 @@ class Relay:
     def repeated_bytes(self) -> int:
         """Bytes with all headers that crossed an interface between the relay and the servers, in both directions.
 
-        They are the second time that these bytes are on an interface: who counts the bytes of the loopback interface
-        subtracts them. Where the kernel tells nothing about a connection, it is the payload of all.
+        An interface counts these bytes a second time, so a measurement of the loopback interface's bytes must subtract
+        them. If the kernel does not tell the bytes of a connection, the result is the payload of all connections.
         """
         with self._lock:
             counts = [wire_bytes(connection.far) for connection in self._connections]
@@ -155,7 +155,7 @@ class Relay:
         return sum(direction.carried for direction in self._directions.values()) if total is None else total
 
     def _schedule(self, source: str, links: Mapping[tuple[str, str], Link]) -> Schedule:
-        """That of the direction from host `source`, free if it has no link. Jitter depends on seed and direction."""
+        """The schedule of the direction from `source`; unlimited without a link. Seed and direction fix the jitter."""
         target = self._targets[source]
         link = links.get((source, target), Link(source, target, both=False))
         return Schedule(link, f"{self._seed} {source}->{target}")
@@ -176,7 +176,7 @@ class Relay:
             self._connections.add(connection)
 
     def _forget(self, connection: Connection) -> None:
-        """Keep the count of a connection that is about to be closed."""
+        """Add the byte count of a connection, which is about to be closed, to the total."""
         with self._lock:
             self._connections.discard(connection)
             self._closed_bytes = _sum([self._closed_bytes, wire_bytes(connection.far)])
@@ -193,6 +193,6 @@ class Relay:
 
 
 def _sum(counts: list[int | None]) -> int | None:
-    """None if one of them is unknown."""
+    """The sum of `counts`; None if one of them is unknown."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None

@@ -1,4 +1,4 @@
-"""When a link delivers what it is given. Pure arithmetic: the caller says what time it is."""
+"""Computes when a link delivers data. Pure arithmetic: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ READ = 2**16
 LEAST = 1448
 """Bytes of the smallest piece into which a long message is cut: the payload of one Ethernet frame."""
 PIECE = 1e-3
-"""Seconds that a piece occupies a direction, if it is not limited by `LEAST` or `READ`."""
+"""Seconds for which a piece occupies a direction, unless `LEAST` or `READ` limits its size."""
 BACKLOG = 0.02
-"""Seconds. Connections are not read while their direction is occupied for longer than this.
+"""Seconds. The relay does not read connections while their direction is occupied for longer than this time.
 
-The bytes wait in the buffers of their own connections instead, as they do on a real host. So connections that share a
-direction take turns, and a small message waits for this time at most behind a large one of another connection. It is
-long enough that the direction does not fall idle when the relay gets no processor for some milliseconds.
+Meanwhile the bytes wait in the socket buffers of their own connections, as they do on a real host. So connections that
+share a direction take turns, and a small message waits at most this time behind a large message of another connection.
+The time is long enough to keep the direction busy when the relay gets no processor for some milliseconds.
 """
 RESUME = BACKLOG / 2
-"""Seconds that a direction is still occupied when its connections are read again."""
+"""The relay reads connections again when their direction is still occupied for this many seconds."""
 MEMORY = 4 * 2**20
-"""Bytes that each direction of a connection may hold in any case."""
+"""Bytes that each direction of a connection may buffer in any case."""
 MARGIN = 0.2
-"""Seconds. It may hold what a link carries in its delay and in this time, if that is more."""
+"""Seconds. A direction may buffer what its link carries in its delay plus this time, if that is more than `MEMORY`."""
 FASTEST = 1e10
-"""Bits per second that count as the bandwidth of a link without a limit: it may hold what these carry in its delay."""
+"""Bits per second that stand for the bandwidth of an unlimited link when this buffer is computed."""
 
 
 class Schedule:
@@ -43,28 +43,28 @@ class Schedule:
         self.delay = link.delay
         self._jitter = link.jitter
         self._seconds = 8 / link.bandwidth
-        """Per byte."""
+        """Seconds of transmission per byte."""
         self._random = random.Random(seed)
         rate = link.bandwidth / 8
         self.piece = READ if rate == math.inf else min(READ, max(LEAST, int(rate * PIECE)))
-        """Bytes of one piece of a longer message."""
+        """Size in bytes of the pieces of a long message."""
         self.read = READ if rate == math.inf else min(READ, max(LEAST, int(rate * RESUME)))
         """Bytes to read from a connection at a time: no connection may occupy the direction for long."""
         held = FASTEST / 8 * link.delay if rate == math.inf else rate * (link.delay + MARGIN)
         self.limit = max(MEMORY, int(held))
-        """Bytes that one connection may have on their way; more than the link holds, so that it never falls idle."""
+        """Bytes that one connection may have in transit: more than the link carries, so that the link never idles."""
 
     def follow(self, before: Schedule) -> None:
-        """Take the place of `before`: what it has sent occupies the direction, and its jitter goes on.
+        """Replace the schedule `before`: data that it sent still occupies the direction, and its jitter continues.
 
-        If the jitter began anew, as often as cells of an experiment take turns, few of its values would ever occur.
+        If the jitter restarted whenever cells of an experiment take turns, only a few of its values would ever occur.
         """
         self.free, self._random = before.free, before._random
 
     def deliver(self, arrived: float, size: int, after: float = 0.0) -> float:
         """The moment at which a piece of `size` bytes, which arrived at `arrived`, is delivered.
 
-        It is not before `after`, the moment of the piece before it on its connection: jitter changes no order.
+        The moment is not before `after`, the delivery of the connection's previous piece: jitter must not reorder data.
         """
         self.free = max(arrived, self.free) + size * self._seconds
         moment = self.free + self.delay

@@ -21,13 +21,13 @@ from cluster.links.schedule import BACKLOG, RESUME, Schedule
 from transports.sockets import no_delay
 
 BATCH = 256
-"""Most pieces that are written at a time; the kernel takes 1,024."""
+"""Most pieces in one write; the kernel accepts 1,024."""
 HARD = struct.pack("ii", 1, 0)
-"""SO_LINGER, so that closing resets the connection."""
+"""The value of SO_LINGER with which closing resets the connection."""
 
 
 class End(Enum):
-    """What follows a stream's last byte."""
+    """How a stream ends after its last byte."""
 
     FIN = "its source has sent all"
     RESET = "its source has failed"
@@ -39,12 +39,12 @@ class Direction:
     def __init__(self, loop: Loop, schedule: Schedule) -> None:
         self.schedule = schedule
         self.carried = 0
-        """Payload bytes that were given to the schedule. So the count is never behind what a receiver has."""
+        """Payload bytes that were given to the schedule. So the count is never lower than what receivers have."""
         self._loop = loop
         self._held: list[Stream] = []
 
     def hold(self, stream: Stream) -> None:
-        """Let `stream` read again once the direction is hardly occupied."""
+        """Let `stream` read again once the direction is occupied only for `RESUME` seconds."""
         if not self._held:
             self._loop.at(self.schedule.free - RESUME, self._resume)
         self._held.append(stream)
@@ -56,7 +56,7 @@ class Direction:
 
 
 class Leg:
-    """A socket of a connection, which does not block, and what to do when it is ready."""
+    """A non-blocking socket of a connection, and the calls for when it is ready."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         self.sock = sock
@@ -67,7 +67,7 @@ class Leg:
         stamp(sock)
 
     def watch(self, event: int, call: Call | None) -> None:
-        """Call `call` while the socket is ready for `event`; None: no longer."""
+        """Call `call` while the socket is ready for `event`; with None, stop calling."""
         if call is self._calls.get(event):
             return
         if call:
@@ -77,7 +77,7 @@ class Leg:
         self._loop.watch(self.sock, self._calls)
 
     def close(self, hard: bool) -> None:
-        """Close the socket; `hard`: by a reset."""
+        """Close the socket; with `hard`, by a TCP reset."""
         self._calls.clear()
         self._loop.watch(self.sock, self._calls)
         if hard:
@@ -93,7 +93,7 @@ class Stream:
         self.opposite: Stream
         """The stream in the other direction."""
         self.over: Callable[[End], None]
-        """Called when the end of the data, or a reset, has been delivered."""
+        """The function to call when the end of the data, or a reset, has been delivered."""
         self._loop = loop
         self._direction = direction
         self._source = source
@@ -106,7 +106,7 @@ class Stream:
         self._ended = self._full = self._closed = False
 
     def begin(self, moment: float) -> None:
-        """Read from the source at `moment`. What it sends before counts as sent at that moment."""
+        """Start to read from the source at `moment`. Data that it sends before counts as sent at that moment."""
         self._begun = moment
         self._loop.at(moment, self.resume)
 
@@ -116,12 +116,12 @@ class Stream:
             self._source.watch(READ, self._reading)
 
     def fail(self) -> None:
-        """Reset the sink, behind all that is on its way to it: the source failed."""
+        """Handle a failed source: reset the sink, after the data that is in transit to it."""
         self._source.watch(READ, None)
         self._end(End.RESET)
 
     def close(self) -> None:
-        """Drop what is on its way."""
+        """Drop the data in transit."""
         self._closed = True
         self._queue.clear()
 
@@ -164,7 +164,7 @@ class Stream:
             self._loop.at(self._last, self._writing)
 
     def _deliver(self) -> None:
-        """Write all that is due, and come back for the rest."""
+        """Write all data that is due, and schedule a call for the rest."""
         while self._queue and self._queue[0][0] <= time.monotonic():
             item = self._queue[0][1]
             if isinstance(item, End):
@@ -177,7 +177,7 @@ class Stream:
             self._loop.at(self._queue[0][0], self._writing)
 
     def _write(self) -> bool:
-        """Write the pieces that are due; False: the sink takes no more at present, or failed."""
+        """Write the pieces that are due. Returns False if the sink accepts no more at present, or failed."""
         now, parts = time.monotonic(), []
         for moment, item in itertools.islice(self._queue, BATCH):
             if moment > now or isinstance(item, End):
@@ -197,7 +197,7 @@ class Stream:
         return True
 
     def _sent(self, size: int) -> None:
-        """Take the first `size` bytes off the queue."""
+        """Remove the first `size` bytes from the queue, since they have been written."""
         self._queued -= size
         while size:
             moment, item = self._queue.popleft()
@@ -210,10 +210,10 @@ class Stream:
             self.begin(time.monotonic())
 
     def _break(self) -> None:
-        """The sink failed. Its host's reset travels back to the source."""
+        """Handle a failed sink: the reset from its host travels back to the source."""
         self.close()
         self._source.watch(READ, None)
         if self.opposite._closed:
-            self.over(End.RESET)  # it failed, too
+            self.over(End.RESET)  # the opposite stream has failed, too
         else:
             self.opposite.fail()

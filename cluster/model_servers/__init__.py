@@ -1,1 +1,1 @@
-"""Engines whose stages run in model servers: which server, its start, and the node's client of it."""
+"""Engines whose stages run in model servers: the choice of the server, its start, and the client in a node."""

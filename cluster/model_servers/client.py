@@ -24,7 +24,7 @@ from transports.errors import UsageError
 
 
 class ServedStage:
-    """A stage that a model server executes: a `cluster.node.Execute`."""
+    """A stage that a model server executes: a `cluster.execution.Execute`."""
 
     def __init__(self, client: Predictor, served: Served, stage: Stage) -> None:
         self._client = client
@@ -35,7 +35,7 @@ class ServedStage:
         self._shapes = {served.keys[edge.name]: edge.shape for edge in edges}
 
     def __call__(self, inputs: Sequence[Any], remaining: float = 30.0) -> list[Any]:
-        """`stage.outputs` from `stage.inputs`, in their orders: read-only arrays, within `remaining` seconds.
+        """The arrays of `stage.outputs` from those of `stage.inputs`, in order: read-only, within `remaining` seconds.
 
         Raises a `WireError`.
         """

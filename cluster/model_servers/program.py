@@ -21,7 +21,7 @@ from transports.errors import UsageError
 from transports.process import MALLOPT, StopSignal
 
 GRACE = 10.0
-"""Seconds in which a program has to end before it is killed."""
+"""Seconds within which a program has to end before it is killed."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -31,8 +31,9 @@ def serve(
     """Serve the models until `stack` closes. Returns once every model is available.
 
     Returns the addresses by interface, and a function to call at the end, which raises `SystemExit` with the status of
-    the program, if one was started. Raises `Tampered` for files that are not those of `config`, `UsageError` for models
-    that cannot be served, a `WireError` if the program does not serve them, and `SystemExit` if it ends before.
+    the program, if one was started. Raises `Tampered` for files that differ from those in `config`, `UsageError` for
+    models that cannot be served, a `WireError` if the program does not serve them, and `SystemExit` if the program ends
+    before that.
     """
     folder = Path(config.folder).absolute()
     models = folder / "models.config"  # in the folder of the models, which `in_docker.sh` mounts
@@ -124,7 +125,7 @@ def _reserved_ports(host: str) -> Iterator[tuple[int, int]]:
     """Two free ports, which the system assigns to no other program during the block, but which a program may bind.
 
     The real server does not accept port 0, binds its ports only after seconds, and would share a port with another
-    server. Each socket here is bound first, then allows others to bind its port too, and never listens.
+    server. Each socket here is bound first, then allows other sockets to bind its port too, and never listens.
     """
     with socket.socket() as first, socket.socket() as second:
         for held in (first, second):

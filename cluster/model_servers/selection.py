@@ -18,7 +18,7 @@ from transports.errors import UsageError
 BINARY = "tensorflow_model_server"
 REAL, OURS = "TF Serving", "TFS-compatible"
 OWNER = "tfserving"
-"""NAME in `--option NAME.KEY=VALUE`, for both engines, since they share their model servers."""
+"""NAME in `--option NAME.KEY=VALUE`: the same for both engines, since they share their model servers."""
 BUILT_IN = "none"
 """The value of `binary` that selects the server of this project, even if the real one is on PATH."""
 
@@ -34,21 +34,21 @@ class ServingOptions:
     """Name or path of the program; `none`: the server of this project; empty: the real one on PATH, or else the server
     of this project."""
     tensor_content: bool = False
-    """Answer with bytes. The real server always answers with lists of values."""
+    """Whether the server answers with bytes. The real server always answers with lists of values."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The model server that runs, and its settings, apart from its models."""
+    """The choice of the model server, and its settings except for its models."""
 
     binary: str | None = None
-    """The program; None: the server of this project."""
+    """The program to run; None: the server of this project."""
     tensor_content: bool = False
     threads: int = 0
     """TensorFlow's threads; 0: its own choice."""
     malloc: str = "keep"
     device: Device = PROCESSOR
-    """The servers take one of its cards each, in turn."""
+    """The device of the servers. If it has cards, each server gets one card, in turn."""
 
     @property
     def kind(self) -> str:
@@ -57,7 +57,7 @@ class Settings:
 
 
 def find_binary(named: str | None = None) -> str | None:
-    """The path of the program `named`, or of the real server on PATH; None without either.
+    """The path of the program `named`, or of the real server on PATH; None if there is neither.
 
     Raises `UsageError` if `named` cannot be run.
     """
@@ -68,7 +68,7 @@ def find_binary(named: str | None = None) -> str | None:
 
 
 def choose(engines: Collection[str], option: Mapping[str, str]) -> Settings | None:
-    """The model server for the remote ones among `engines`; None if all are local.
+    """The model server for the remote engines in `engines`; None if all engines are local.
 
     Raises `UsageError` for a missing library, and for an `option` (NAME.KEY -> value) that has no effect.
     """
@@ -93,5 +93,5 @@ def choose(engines: Collection[str], option: Mapping[str, str]) -> Settings | No
 
 
 def title(engine: str, kind: str) -> str:
-    """The name in tables of an engine whose stages ran in model servers of that kind."""
+    """The name in tables of an engine whose stages ran in model servers of kind `kind`."""
     return f"{kind} over REST" if INTERFACES[engine] == "rest" else kind

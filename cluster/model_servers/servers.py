@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from partitioning.program import Program
 
 Models = Mapping[str, Path]
-"""Name of a model -> the folder that holds MODEL/VERSION/."""
+"""Name of a model -> the folder that contains MODEL/VERSION/."""
 
 
 def export(partitions: Mapping[Partition, Program], folder: Path) -> list[Models]:
@@ -53,8 +53,8 @@ class ModelServers:
         cores: Sequence[int] = (),
         hosts: Sequence[Host] = (),
     ) -> None:
-        """`launcher`: None only if `held` is empty. `cores`: the servers take one each, in turn; empty: all cores.
-        `hosts`: that of each server, on which it listens for the nodes there alone; empty: this machine.
+        """`launcher`: None only if `held` is empty. `cores`: each server gets one core, in turn; empty: all cores.
+        `hosts`: the host of each server, which serves only nodes on the same host; empty: this machine.
         """
         self.names = [f"model-server-{number}" for number in range(len(held))]
         self._settings = settings

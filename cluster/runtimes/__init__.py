@@ -1,7 +1,7 @@
-"""Runtimes: systems that carry and execute the stages of a plan by themselves, without a node of ours.
+"""Runtimes: systems that execute the stages of a plan and carry their tensors themselves, without this project's nodes.
 
-A runtime is one class and one line in `NAMES`. Reading what it is (`kind`) imports no library; its library is imported
-when it starts.
+A runtime is one class and one line in `NAMES`. `kind` gives its class, which describes it, without importing its
+library; the library is imported when the runtime starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAMES: Mapping[str, str] = {
 
 
 def is_runtime(name: str) -> bool:
-    """Whether `name`, given in place of a transport, is that of a runtime."""
+    """Whether `name`, given in place of a transport's name, is the name of a runtime."""
     return name in NAMES
 
 
@@ -37,7 +37,7 @@ def kind(name: str) -> type[Runtime]:
 
 
 def load(name: str) -> type[Runtime]:
-    """The same, ready to be used. Raises `UsageError` for an unknown name or a library that is not installed."""
+    """`kind(name)`, ready to be used. Raises `UsageError` for an unknown name or a library that is not installed."""
     found = kind(name)
     check_installed(name, found.libraries)
     return found

@@ -7,8 +7,8 @@
 
 Rules:
   - A runtime gets the same partition, engine and inputs as nodes get, and the same files with the weights.
-  - It carries tensors as its own users would have them carried. No code of the nodes or the transports runs.
-  - Its processes are started through a launcher, so that none outlives the client, however that ends.
+  - It carries tensors in the way that its own users would use. No code of the nodes or the transports runs.
+  - Its processes are started through a launcher, so that none outlives the client, however the client ends.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from partitioning.program import Program
 
 PATIENCE = 5.0
-"""Seconds in which a deployment has to end."""
+"""Seconds within which a deployment has to end."""
 
 Infer = Callable[[Mapping[str, Array], float], Mapping[str, Array]]
-"""The model's inputs by tensor name, and the seconds that the request may take -> the model's outputs by tensor name.
+"""(the model's inputs by tensor name, seconds that the request may take) -> the model's outputs by tensor name.
 
-Raises `DeadlineExceeded`, `ConnectionLost` if a process was lost, and `StageFailed`; after each of them the deployment
-may be unusable."""
+Raises `DeadlineExceeded`, `ConnectionLost` if a process was lost, and `StageFailed`; after any of these errors the
+deployment may be unusable."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the processes of a runtime hold, and how they run."""
+    """The partitions for the processes of a runtime, and the settings of these processes."""
 
     programs: Mapping[Partition, Program]
-    """Each partition, with the engines that it runs with, and the program that it splits."""
+    """Each partition, which names its engines -> the program that it splits."""
     threads: int = 0
     malloc: str = "keep"
     device: Device = PROCESSOR
-    """The servers take one of its cards each, in turn."""
+    """The device of the servers. If it has cards, each server gets one card, in turn."""
 
     @property
     def servers(self) -> int:
@@ -62,7 +62,7 @@ class Setup:
 
     @contextlib.contextmanager
     def exported(self) -> Iterator[tuple[dict[str, str], dict[str, Path]]]:
-        """Path -> SHA-256 and SHA-256 -> local file, of the exports of all partitions; on exit they are deleted."""
+        """Export all partitions: path -> SHA-256, and SHA-256 -> local file. The files are deleted on exit."""
         with scratch.folder() as folder:
             for partition, program in self.programs.items():
                 export(program, partition, folder)
@@ -71,7 +71,7 @@ class Setup:
 
 
 class System(ABC):
-    """The processes of one library. A context manager; on exit they are gone."""
+    """The processes of one library. A context manager; on exit the processes have ended."""
 
     title: ClassVar[str]
     """The name of the processes that execute stages, before their numbers."""
@@ -92,7 +92,7 @@ class Servers(System):
     """A process for each portion, which binds one port."""
 
     addresses: list[Address]
-    """Where they listen."""
+    """The addresses of the processes, by portion."""
 
     def __enter__(self) -> Self:
         self._names = [f"{self.title}-{number}" for number in range(self.setup.servers)]
@@ -108,46 +108,46 @@ class Servers(System):
 
     @abstractmethod
     def _start(self) -> None:
-        """Start a process for each of `_names`."""
+        """Start a process for each name in `_names`."""
 
     def _close(self) -> None:
         self.launcher.stop(self._names)
 
 
 class Runtime(ABC):
-    """A way in which a library executes a partition. The class attributes say what it is, as those of a transport."""
+    """A way in which a library executes a partition. The class attributes describe it, as with a transport."""
 
     title: ClassVar[str]
-    """How tables name it."""
+    """The runtime's name in tables."""
     libraries: ClassVar[Mapping[str, str]] = {}
-    """Imported package -> what `pip install` takes for it. TensorFlow is always there."""
+    """Imported package -> its name for `pip install`. TensorFlow is not listed, since it is always installed."""
     secure: ClassVar[str] = ""
-    """What protects the ports of its processes; empty: nothing does."""
+    """The protection of its processes' ports; empty: none."""
     crosses_network: ClassVar[bool] = False
     """Whether the servers may be on several machines."""
     engines: ClassVar[tuple[str, ...]]
-    """The engines that it can execute stages with."""
+    """The engines with which it can execute stages."""
     overlaps: ClassVar[bool] = True
     """Whether several requests may be in flight at a time."""
     own_servers: ClassVar[bool] = False
-    """Whether each deployment has processes of its own, which execute stages for no other."""
+    """Whether each deployment has processes of its own, which execute stages for no other deployment."""
     processes: ClassVar[type[System]]
-    """What starts the processes that all runtimes of its library share."""
+    """The class that starts the processes, which all runtimes of the library share."""
 
     def __init__(self, system: Any) -> None:
         self.system = system
 
     @abstractmethod
     def deploy(self, partition: Partition, engine: str) -> AbstractContextManager[Infer]:
-        """Make ready what executes `partition`, one of the setup's.
+        """Prepare the processes to execute `partition`, one of the partitions in the setup.
 
         Raises `PartitionError` for a stage that the runtime cannot execute, and `ConnectionLost`.
         """
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
-        """To be entered for each block of requests. Between two blocks, processes that would use cores while they wait
-        are suspended, so that they do not slow down what else is measured."""
+        """Enter this context for each block of requests. Outside of it, processes that would use cores while they wait
+        are suspended, so that they do not slow other measurements down."""
         yield
 
 
@@ -158,13 +158,13 @@ class Task:
     server: int
     stages: tuple[Stage, ...]
     inputs: tuple[str, ...]
-    """Tensors that the stages take from outside of themselves."""
+    """Tensors that the stages take and that none of them produces."""
     outputs: tuple[str, ...]
     """Tensors that other tasks take, or that are outputs of the model."""
 
 
 def execute(shard: Shard, task: Task, given: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
-    """The tensors `wanted`, which are among `given` or made by the stages of `task`. Raises `StageFailed`."""
+    """The tensors `wanted`, which are in `given` or produced by the stages of `task`. Raises `StageFailed`."""
     values: dict[str, Any] = dict(given)
     for stage in task.stages:
         values |= shard.run(stage, values, 0.0)
@@ -172,10 +172,10 @@ def execute(shard: Shard, task: Task, given: Mapping[str, Array], wanted: Sequen
 
 
 def ended(end: Callable[[], None]) -> bool:
-    """Call `end`, which may block for good if a server is lost; whether it returned within `PATIENCE` seconds."""
+    """Call `end`, which may block for ever if a server is lost. Returns whether it ended within `PATIENCE` seconds."""
 
     def quietly() -> None:
-        with contextlib.suppress(Exception):  # a library may raise anything for a server that is lost
+        with contextlib.suppress(Exception):  # a library may raise any exception if a server is lost
             end()
 
     ending = threading.Thread(target=quietly, daemon=True)

@@ -1,7 +1,8 @@
-"""The head of a Ray cluster on this machine: a process that starts Ray's daemons, and ends all that belongs to them.
+"""The head of a Ray cluster on this machine: a process that starts Ray's daemons, and ends all of Ray's processes.
 
-Ray's workers are in process groups of their own and its semaphores outlive it. So the head adopts orphans: whatever
-ends first, every process of the cluster is a descendant of the head, which kills them all, then deletes the files.
+Ray's workers are in process groups of their own, and its semaphores outlive it. So the head adopts orphaned processes:
+whichever process ends first, every process of the cluster remains a descendant of the head, which kills them all and
+then deletes the files.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from transports.errors import SplitbenchError
 from transports.process import StopSignal
 
 PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG = 36, 1
-"""Of prctl(2): orphaned descendants become children of this process; the signal that it gets if its parent ends."""
+"""Options of prctl(2): adopt orphaned descendants as children; set the signal for a process whose parent ends."""
 PAUSE = 0.1
-"""Seconds between two looks whether Ray has started."""
+"""Seconds between two checks of whether Ray has started."""
 FOLDER = "SPLITBENCH_RAY_FOLDER"
-"""The environment variable that tells workers where the exports lie."""
+"""The environment variable that tells workers the folder of the exports."""
 LONGEST = 9
-"""Characters of the folder for temporary files, so that the paths of Ray's Unix sockets below it have at most 107."""
+"""Most characters of the temporary folder's path, so that Ray's Unix sockets below it have paths of at most 107."""
 SHARED = Path("/dev/shm")
 
 
@@ -49,7 +50,7 @@ def variables(token: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def kept_handlers() -> Iterator[None]:
-    """Keep this process's handlers of signals, which Ray replaces when it starts. To be used in the main thread."""
+    """Restore this process's signal handlers, which Ray replaces when it starts. For the main thread only."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -59,7 +60,7 @@ def kept_handlers() -> Iterator[None]:
 
 
 def serve(config: RayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> Mapping[str, Address]:
-    """Start Ray; it ends with `stack`. Returns the address that programs connect to, none if `stop` came before.
+    """Start Ray; it ends with `stack`. Returns the address for programs to connect to, none if `stop` was set before.
 
     Raises `SplitbenchError` if Ray does not start; the log says why.
     """
@@ -84,8 +85,8 @@ def serve(config: RayConfig, stack: contextlib.ExitStack, stop: StopSignal) -> M
 def _start(config: RayConfig, home: Path, pipe: int) -> NoReturn:
     """In a child: start Ray's daemons, write their address, and wait to be killed.
 
-    Ray's library brings threads and signal handlers, which may hold up or end its process when a daemon is gone. It is
-    loaded here, so that nothing keeps the head from cleaning up.
+    Ray's library starts threads and sets signal handlers, which may block or end its process when a daemon has ended.
+    It is loaded in the child alone, so that nothing keeps the head from cleaning up.
     """
     try:
         os.setsid()  # signals to the head's group must not end daemons before the head does
@@ -123,7 +124,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _end() -> None:
-    """Kill every process below this one, then delete the semaphores that they leave."""
+    """Kill every descendant of this process, then delete the semaphores that they leave behind."""
     raylets: set[int] = set()
     while below := psutil.Process().children(recursive=True):
         for process in below:

@@ -1,7 +1,7 @@
 """Ray: a partition as calls of actors that pass references, or as one graph that Ray has compiled.
 
-Actors pass tensors of more than 100 kB through Ray's object store in shared memory, smaller ones in the messages
-themselves. A compiled graph passes all of them through channels in shared memory. Ray's processes listen on every
+Actors pass tensors of more than 100 kB through Ray's object store in shared memory, and smaller tensors in the messages
+themselves. A compiled graph passes all tensors through channels in shared memory. Ray's processes listen on every
 address of the machine, and accept only programs with the token of this run.
 """
 
@@ -31,22 +31,22 @@ from transports.base import Array
 from transports.errors import ConnectionLost, DeadlineExceeded, UsageError
 
 NAME = "ray"
-"""Of the process that the launcher starts."""
+"""The name of the process that the launcher starts."""
 TOKEN = secrets.token_hex(32)
-"""One for the life of this process: Ray reads it once."""
+"""The token of this process's Ray clusters; it never changes, since Ray reads it once."""
 
 
 class Actors(NamedTuple):
     """An actor for each server."""
 
     handles: list[Any]
-    """Empty once they were killed."""
+    """The handles of the actors; empty once the actors have been killed."""
     processes: list[int]
-    """The ids of their processes."""
+    """The ids of the actors' processes."""
 
 
 class Ray(System):
-    """A Ray cluster of this machine, with this process connected to it."""
+    """A Ray cluster on this machine, to which this process is connected."""
 
     title = "ray-actor"
 
@@ -67,7 +67,7 @@ class Ray(System):
             try:
                 with kept_handlers():
                     ray.init(address=str(address), log_to_driver=False, configure_logging=False)
-            except UnicodeEncodeError as error:  # it records the command line
+            except UnicodeEncodeError as error:  # Ray records the command line
                 raise UsageError("Ray takes no command line that is not UTF-8; rename the files in it") from error
             undo.pop_all()
         return self
@@ -77,12 +77,12 @@ class Ray(System):
 
     @functools.cached_property
     def shared(self) -> Actors:
-        """Actors for calls, which may be of several runtimes."""
+        """Actors that several runtimes may share for calls."""
         return self._start()
 
     @contextlib.contextmanager
     def own(self) -> Iterator[Actors]:
-        """Actors that nothing else uses: Ray admits one graph for each actor, and they may be suspended."""
+        """Actors for one deployment alone: Ray allows one graph per actor, and these actors may be suspended."""
         actors = self._spare.pop() if self._spare else self._start()
         try:
             yield actors
@@ -125,11 +125,11 @@ class _OnRay(Runtime):
     processes = Ray
     system: Ray
     actors: Actors
-    """Those of the deployment."""
+    """The actors of the deployment."""
 
 
 class RayActors(_OnRay):
-    """Each task is a call of an actor. The client passes references on, and fetches the model's outputs alone."""
+    """Each task is a call of an actor. The client passes references on, and fetches only the model's outputs."""
 
     title = "Ray actors"
 
@@ -156,7 +156,7 @@ class RayActors(_OnRay):
 class RayGraph(_OnRay):
     """All tasks are one compiled graph: channels between actors are made once, and a request starts no task.
 
-    Actors wait for a channel by asking for it again and again: five of them, idle, take more than one core of two.
+    Actors wait for a channel by polling: five idle actors use more than one of two cores.
     """
 
     title = "Ray compiled graph"
@@ -182,7 +182,7 @@ class RayGraph(_OnRay):
             def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
                 with _mapped(timeout):
                     found = ray.get(graph.execute(*[inputs[name] for name in taken]), timeout=timeout)
-                # The arrays lie in channels, which the next request needs.
+                # Copied, since the arrays lie in channels, which the next request overwrites.
                 return {name: np.array(array) for name, array in zip(plan.outputs, found, strict=True)}
 
             try:
@@ -207,7 +207,7 @@ class RayGraph(_OnRay):
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Drop what the frames of `error` and of its causes hold.
+    """Clear the local variables in the frames of `error` and of its causes.
 
     A buffer of Ray that is released after Ray's shutdown writes to memory that is no longer mapped: a crash.
     """
@@ -217,7 +217,7 @@ def _let_go(error: BaseException | None) -> None:
 
 
 def _hold(actors: Actors, partition: Partition, engine: str) -> list[tuple[Task, Any, str]]:
-    """Each task, the actor that holds it by now, and the task's key there. Raises `ConnectionLost`."""
+    """Give each task to its actor: the task, the actor, and the task's key at the actor. Raises `ConnectionLost`."""
     import ray
 
     held = [(task, actors.handles[task.server], uuid.uuid4().hex) for task in tasks_of(partition)]
@@ -229,7 +229,7 @@ def _hold(actors: Actors, partition: Partition, engine: str) -> list[tuple[Task,
 
 @contextlib.contextmanager
 def _mapped(timeout: float) -> Iterator[None]:
-    """Raise Ray's errors as those of this project. Ray's text holds a traceback with paths: the first line is kept."""
+    """Raise Ray's errors as errors of this project, with the first line of Ray's text: the rest has paths in it."""
     from ray import exceptions
 
     try:

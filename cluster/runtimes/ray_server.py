@@ -1,4 +1,4 @@
-"""An actor of Ray that holds one portion of every partition, as a node does."""
+"""A Ray actor that holds one portion of every partition, as a node does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PortionServer:
     def __init__(
         self, server: int, files: Mapping[str, str], threads: int, malloc: str, omp: str | None, device: Device
     ) -> None:
-        """`files`: the exports by SHA-256. `omp`: OMP_NUM_THREADS of the client, which Ray sets to 1 in its workers."""
+        """`files`: exports with their SHA-256. `omp`: the client's OMP_NUM_THREADS, which Ray sets to 1 in workers."""
         os.environ.pop("OMP_NUM_THREADS", None)
         if omp is not None:
             os.environ["OMP_NUM_THREADS"] = omp
@@ -39,7 +39,7 @@ class PortionServer:
         self._tasks[key] = (self._shards[partition, engine], task)
 
     def run(self, key: str, *arrays: Array) -> Array | tuple[Array, ...]:
-        """The task's outputs from its inputs, each in order; a single output alone."""
+        """Run a task on its inputs, in order. Returns its outputs in order, or a single output without a tuple."""
         shard, task = self._tasks[key]
         outputs = tuple(execute(shard, task, dict(zip(task.inputs, arrays, strict=True)), task.outputs))
         return outputs if len(outputs) > 1 else outputs[0]

@@ -1,6 +1,6 @@
 """Tensors over plain TCP sockets, as a careful user writes them by hand: the frames of the runtime `sockets`.
 
-    length        of the description, 4 bytes, little-endian
+    length        bytes of the description, as 4 bytes, little-endian
     description   MessagePack: a key, an error text, dtype and shape of each tensor
     tensors       their bytes, one after the other
 
@@ -23,11 +23,11 @@ LENGTH = struct.Struct("<I")
 
 
 class Description(msgspec.Struct, array_like=True, gc=False):
-    """What comes before the tensors."""
+    """The description of a frame, which precedes the tensors."""
 
     key: str
     error: str = ""
-    """Why there are no tensors; empty if there are."""
+    """The error because of which there are no tensors; empty if there are tensors."""
     tensors: list[tuple[str, list[int]]] = []
 
 
@@ -68,7 +68,7 @@ def receive(sock: socket.socket) -> tuple[Description, list[Array]]:
 
 
 def _filled(sock: socket.socket, buffer: bytearray | memoryview) -> bytearray | memoryview:
-    """`buffer`, full of the next bytes."""
+    """`buffer`, filled with the next bytes of the stream."""
     view = memoryview(buffer)
     while view:
         count = sock.recv_into(view, 0, socket.MSG_WAITALL)

@@ -38,17 +38,17 @@ class Hold(msgspec.Struct):
     engine: str
     place: int
     arriving: tuple[str, ...]
-    """Names of the tensors that come in a frame, in order."""
+    """Names of the tensors that arrive in a frame, in order."""
     leaving: tuple[str, ...]
     """Names of the tensors that go to the next task, or to the client after the last one."""
     leaving_as: str
-    """The key of the frame that leaves."""
+    """The key of the frame for the next task, or for the client."""
     then: str
-    """HOST:PORT of the server of the next task; empty: this connection leads to the client."""
+    """HOST:PORT of the server of the next task; empty: send the results over this connection, to the client."""
 
 
 Handle = Callable[[Sequence[Array], str], None]
-"""Answers a frame: takes its tensors and its error."""
+"""A function that handles a frame: (its tensors, its error text)."""
 
 
 def serve(config: SocketServerConfig) -> dict[str, Address]:
@@ -68,7 +68,7 @@ def _accept(listener: socket.socket, shards: Shards) -> None:
 
 
 def _converse(sock: socket.socket, shards: Shards, held: dict[str, Handle]) -> None:
-    """Answer the frames of one peer. A connection that fails ends, and with it those that depend on it."""
+    """Answer the frames of one peer. If the connection fails, it is closed, with the connections that depend on it."""
     own: set[str] = set()
     with sock, contextlib.suppress(EOFError, OSError), contextlib.ExitStack() as stack:
         stack.callback(lambda: [held.pop(key) for key in own])

@@ -1,7 +1,8 @@
 """Plain sockets: the stages in processes of their own, in a chain of TCP connections, and nothing else.
 
-It is what a careful user writes by hand for one model, one client and one request at a time: no registry, no limits, no
-repeats, no statistics. So it is the floor for every transport, and shows what it costs to spread stages over processes.
+A careful user would write it by hand for one model, one client and one request at a time: no registry, no limits, no
+retries, no statistics. So it is a lower bound for every transport, and shows what it costs to spread stages over
+processes.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Sockets(Runtime):
 
 @contextlib.contextmanager
 def _held(address: Address, order: Hold) -> Iterator[socket.socket]:
-    """A connection to a server that has taken `order`, for as long as it stands. Raises `ConnectionLost`."""
+    """A connection to a server that has accepted `order`, which holds while it is open. Raises `ConnectionLost`."""
     try:
         with connected(address, DIAL) as sock:
             send(sock, HOLD + msgspec.json.encode(order).decode(), [])
@@ -83,10 +84,10 @@ def _held(address: Address, order: Hold) -> Iterator[socket.socket]:
 
 
 class _Chain:
-    """Connections to the server of each task, of which the first takes requests and the last brings answers."""
+    """Connections to the servers of all tasks. Requests go to the first server, and answers come from the last."""
 
     def __init__(self, peers: Sequence[socket.socket], key: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """`key`: of the frame of a request. `inputs`, `outputs`: the names of its tensors, and of its answer's."""
+        """`key`: the key of a request's frame. `inputs`, `outputs`: the tensor names of a request and of its answer."""
         self._peers, self._key, self._inputs, self._outputs = peers, key, inputs, outputs
         self._poll = select.poll()
         for peer in peers:
@@ -94,7 +95,7 @@ class _Chain:
         self._usable = True
 
     def infer(self, inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
-        """One request (`Infer`)."""
+        """Run one request; see `Infer`."""
         if not self._usable:
             raise ConnectionLost("plain sockets lost an earlier request, whose answer may still come")
         self._usable = False
@@ -116,7 +117,7 @@ class _Chain:
 
 
 def carried(partition: Partition) -> list[tuple[str, ...]]:
-    """The tensors that a request carries before each task, and after the last: those that are needed from there on."""
+    """The tensors that a request carries before each task, and after the last task: all that are still needed then."""
     tasks, plan = tasks_of(partition), partition.plan
     found = [tuple(plan.outputs)]
     for task in reversed(tasks):

@@ -1,8 +1,8 @@
 """TensorFlow's own runtime: one graph over several `tf.distribute.Server`s, executed by one session.
 
-Every stage is placed on the device of its server. The client calls the first server, which has the graph divided among
-all of them; tensors then go from server to server (`RecvTensor` over gRPC). A session is used and not a `tf.function`
-over remote devices: that would change the devices of this whole process, and with them the local model beside it.
+Every stage is placed on the device of its server. The client calls the first server, which divides the graph among all
+servers; tensors then go from server to server (`RecvTensor` over gRPC). It uses a session, since a `tf.function` over
+remote devices would change the devices of this whole process, and so affect the local model in it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 JOB = "worker"
 OPERATION = 30
-"""Seconds for a step of a session's start or end. Without a limit, TensorFlow calls a lost server again for good."""
+"""Seconds for a step of a session's start or end. Without a limit, TensorFlow would retry a lost server for ever."""
 
 
 class TensorFlowServers(Servers):
@@ -62,7 +62,7 @@ class TensorFlowRuntime(Runtime):
         config = tf.compat.v1.ConfigProto(
             cluster_def=cluster.as_cluster_def(),
             operation_timeout_in_ms=1000 * OPERATION,
-            allow_soft_placement=True,  # some operations have no kernel for a card
+            allow_soft_placement=True,  # since some operations have no kernel for a card
         )
         session = tf.compat.v1.Session(f"grpc://{addresses[0]}", tf.Graph(), config)
         with contextlib.ExitStack() as stack:
@@ -70,7 +70,7 @@ class TensorFlowRuntime(Runtime):
             with scratch.folder() as folder:
                 program = self.system.setup.programs[partition]
                 unit = "GPU:0" if self.system.setup.device.cards else "CPU:0"
-                # No name holds the stages: their weights are in the session's graph by then.
+                # No variable keeps the stages alive: their weights are in the session's graph by then.
                 feeds, wanted = _place(partition, STAGES[engine](program, partition, folder), session, unit)
 
             def infer(inputs: Mapping[str, Array], timeout: float) -> Mapping[str, Array]:
@@ -91,17 +91,17 @@ class TensorFlowRuntime(Runtime):
 
 class _Stages(Protocol):
     def add(self, session: Any, stage: Stage, given: Sequence[Any], scope: str) -> list[Any]:
-        """Add a stage to the session's graph: its outputs from tensors of the graph, both in order."""
+        """Add a stage to the session's graph, with its tensors `given` as inputs. Returns the outputs in order."""
         ...
 
 
 def _place(partition: Partition, stages: _Stages, session: Any, unit: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Add every stage to the session's graph, on the `unit` of its server: the tensors of the model's inputs and
-    outputs by name."""
+    """Add every stage to the session's graph, on the `unit` (type of device) of its server. Returns the graph's tensors
+    for the model's inputs and for its outputs, by name."""
     import tensorflow as tf
 
     plan = partition.plan
-    with session.graph.as_default():  # here alone: while requests are made, the local model runs eagerly
+    with session.graph.as_default():  # only here: during requests, the local model must run eagerly
         edges = [plan.edges[name] for name in plan.inputs if name in plan.edges]
         feeds = {edge.name: tf.compat.v1.placeholder(edge.dtype, edge.shape) for edge in edges}
         tensors = dict(feeds)
@@ -172,4 +172,4 @@ class _Saved:
 
 
 STAGES: Mapping[str, Callable[[Program, Partition, Path], _Stages]] = {"graph": _Saved, "frozen": _Frozen}
-"""Engine -> what adds the stages to a graph."""
+"""Engine -> the class that adds the stages to a graph."""

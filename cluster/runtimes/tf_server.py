@@ -10,7 +10,7 @@ from cluster.config import TensorFlowServerConfig
 from transports.address import Address
 
 _HELD: list[tf.distribute.Server] = []
-"""A server ends with its process: TensorFlow cannot stop one, and waits for good if one is deleted."""
+"""Keeps the server until the process ends: TensorFlow cannot stop a server, and blocks for ever if it is deleted."""
 
 
 def serve(config: TensorFlowServerConfig, settings: Mapping[str, int | str]) -> Mapping[str, Address]:

@@ -1,1 +1,1 @@
-"""Which cut, which hosts and which transport, from a profile: `splitbench advise`."""
+"""Finds the best cut, hosts and transport from a profile: `splitbench advise`."""

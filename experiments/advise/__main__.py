@@ -1,4 +1,4 @@
-"""`python -m experiments.advise`: which cut, which hosts and which transport, from a profile."""
+"""`python -m experiments.advise`: finds the best cut, hosts and transport from a profile."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ASK, CHECK = "question", "measured"
 
 @dataclass(frozen=True)
 class AdviseOptions:
-    """What an advice takes."""
+    """The options of an advice."""
 
     profile: Annotated[str, option("folder that splitbench profile wrote", ASK, metavar="FOLDER")] = ""
     model: Annotated[

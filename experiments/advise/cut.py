@@ -1,7 +1,7 @@
 """`--cut advised`: the cut of a cell, chosen from a profile before the cell is prepared.
 
-The cell has as many groups as servers, on the servers' hosts in their order, over its own transport and links; the cut
-is the one with the fewest predicted seconds. Whether to cut at all is what `splitbench advise` says.
+The cell has as many groups as servers, on the servers' hosts in their order, over its own transport and links. Of the
+possible cuts, the one with the fewest predicted seconds is chosen. `splitbench advise` says whether to cut at all.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from partitioning.strategy_table import ADVISED
 from transports.errors import UsageError
 
 NOTHING = MessageCost(Estimate(0.0), Estimate(0.0))
-"""A message over `none`."""
+"""The cost of a message over `none`."""
 
 
 def resolved(experiment: Experiment) -> Experiment:
-    """The experiment with the operations in the place of each advised cut.
+    """The experiment with the names of operations in place of each advised cut.
 
     Raises `UsageError` without a profile or with one that does not fit, and `PartitionError` if there is no such cut.
     """

@@ -1,11 +1,11 @@
 """Corrects a profile by runs: a factor for the speed of each host, and for both costs of a message over each transport.
 
-The parameters are those with the least squared relative errors of the cells' means (the loss grows linearly beyond
-`SCALE`, so that a disturbed cell does not decide), each as a factor of the profile's value. To say how well they
-predict, half of the cells, drawn at random, are held out of a first fit; the advice uses a second one over all cells.
-fit.csv: `parameter`, `unit`, `profile` (the value before), `value`, `low`, `high` (95 %). predictions.csv: `cell`,
-`held_out` (1: it had no part in the fit that predicts it), `seconds` [s, the measured mean], `predicted` [s], `error`
-(relative).
+Each parameter is a factor of the profile's value. The fit minimises the squared relative errors of the cells' means;
+beyond `SCALE` the loss grows linearly, so that a disturbed cell does not decide the result. To estimate how well the
+parameters predict, half of the cells, drawn at random, are held out of a first fit. The advice uses a second fit over
+all cells. fit.csv: `parameter`, `unit`, `profile` (the value before the fit), `value`, `low`, `high` (95 %).
+predictions.csv: `cell`, `held_out` (1: the cell was not part of the fit that predicts it), `seconds` [s, the measured
+mean], `predicted` [s], `error` (relative).
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ from partitioning.part_costs import Estimate, MessageCost, Runs
 from transports.errors import UsageError
 
 SCALE = 0.05
-"""Relative error beyond which a cell counts linearly."""
+"""Relative error of a cell beyond which the loss grows linearly."""
 WITHIN = 0.1
-"""Relative error that a prediction may have."""
+"""Relative error up to which a prediction counts as `within`."""
 TWICE = 2.0
-"""The factor that counts as much as a cell that is off by `SCALE`: what no cell determines stays as it is profiled."""
+"""The factor whose penalty equals the loss of a cell with the error `SCALE`. The penalty keeps parameters that no cell
+determines at the profile's value."""
 RANGE = 3.0
 """The largest factor, up or down, that a run can correct."""
 
 LEAST = 8
-"""Cells of a fit."""
+"""Least cells of a fit."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -109,16 +110,16 @@ def predictions(cells: Sequence[Measured], factors: Factors) -> Floats:
 
 
 def _reach(slopes: Floats, errors: Floats) -> Floats:
-    """Half widths of the 95 % intervals of the logarithms. `errors` ends with those of the parameters themselves."""
+    """Half widths of the 95 % intervals of the logarithms. `errors` ends with the penalties of the parameters."""
     cells = len(errors) - slopes.shape[1]
-    spread = float(np.median(np.abs(errors[:cells]))) / 0.6745  # a normal deviation, whatever single cells do
+    spread = float(np.median(np.abs(errors[:cells]))) / 0.6745  # a standard deviation that resists outliers
     scales: Floats = np.sqrt(np.abs(np.diag(np.linalg.pinv(slopes.T @ slopes))))
     return float(stdtrit(max(1, cells - 1), 0.975)) * spread * scales
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Predictions of cells that had no part in the fit."""
+    """Predictions of all cells by a fit from which some cells were held out."""
 
     cells: Sequence[Measured]
     predicted: Floats
@@ -130,7 +131,7 @@ class Checked:
         return np.asarray(self.predicted / [item.seconds for item in self.cells] - 1)
 
     def summary(self) -> dict[str, Any]:
-        """`cells`, `median` error and the share `within` of `WITHIN`, of those held out."""
+        """Of the held-out cells: their number (`cells`), `median` error, and the share `within` the error `WITHIN`."""
         errors = np.abs(self.errors[self.held_out])
         return {"cells": len(errors), "median": float(np.median(errors)), "within": float((errors <= WITHIN).mean())}
 

@@ -1,4 +1,4 @@
-"""The cells of a results folder as placed cuts of a cost model, with what was measured of each."""
+"""The cells of a results folder as placed cuts of a cost model, with the samples of each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Measured:
     cell: Cell
     placed: Placed
     model: CostModel
-    """With the links of the cell."""
+    """The cost model with the links of the cell."""
     samples: pd.DataFrame
 
     @property
@@ -100,7 +100,7 @@ def hosts_of(experiment: Experiment, cell: Cell) -> tuple[str, ...]:
 
 
 def cuts_of(profile: Profile, cell: Cell) -> tuple[int, ...] | None:
-    """The positions of a cell's cuts; None for one that the profile has not."""
+    """The positions of a cell's cuts; None if the profile lacks one of them."""
     if cell.mode == "whole":
         return ()
     try:

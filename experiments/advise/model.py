@@ -1,6 +1,6 @@
-"""The cost model of a question: a profile, and the hosts and links that it is asked about.
+"""The cost model of a question: a profile, and the hosts and links of the question.
 
-What the profile does not know is refused with what would help; nothing is guessed.
+Hosts, links and transports that the profile lacks are refused, with a remedy; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from partitioning.part_costs import Device, Path
 from transports.errors import UsageError
 
 SAME = ("python", "tensorflow", "keras", "splitbench")
-"""Versions that have to be those of the profile; of Python the first two numbers."""
+"""Programs whose versions must equal those of the profile; of Python's version only the first two numbers."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Asked:
     """A question's hosts and links."""
 
     experiment: Experiment
-    """That of the profile, with the hosts that are asked about."""
+    """The experiment of the profile, with the hosts of the question."""
     link: str = ""
     memory: Mapping[str, int] | None = None
     think: float = 0.0
@@ -44,7 +44,7 @@ class Asked:
 
 
 def read(given: AdviseOptions) -> Profile:
-    """The profile of a question. Raises `UsageError` if it is of something else than the question says."""
+    """The profile of a question. Raises `UsageError` if its model, engine or batch is not that of the question."""
     found = store.read(File(given.profile))
     for name, value, own in (
         ("model", given.model and portable(given.model), found.experiment.model),
@@ -59,7 +59,7 @@ def read(given: AdviseOptions) -> Profile:
 
 
 def check_machine(profile: Profile) -> None:
-    """Raise `UsageError` for a profile of other versions, or of another machine than this one if it is of one."""
+    """Raise `UsageError` for a profile of other versions, or of a single machine that is not this one."""
     record, here = profile.record, {**facts.versions()}
     differing = []
     for name in SAME:
@@ -100,7 +100,8 @@ def _memory(texts: Sequence[str]) -> dict[str, int]:
 
 
 def model_of(profile: Profile, question: Asked, names: Sequence[str] = (), servers: int = 2) -> CostModel:
-    """The cost model. `names`: transports to consider, empty for all. `servers`: hosts of a profile without hosts.
+    """The cost model. `names`: transports to consider; empty: all. `servers`: how many hosts to assume for a profile
+    without hosts.
 
     Raises `UsageError` for hosts, links and transports that the profile does not know.
     """
@@ -169,7 +170,7 @@ def _device(profile: Profile, host: Host, memory: int) -> Device:
 
 
 def _paths(profile: Profile, question: Asked, used: Sequence[Host]) -> dict[tuple[str, str], Path]:
-    """The links that are given; between machines that the profile has measured, else those that it has."""
+    """The given links; with several machines, the links that the profile measured replace any that are not given."""
     holders = tuple(used) if not question.hosts else question.hosts
     experiment = replace(question.experiment, machines=holders)
     given = spec.links(experiment, Cell(transport=profile.transports[0], link=question.link))

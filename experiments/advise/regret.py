@@ -1,9 +1,9 @@
 """The regret of advice: how much longer the advised way takes than the fastest of all that were measured.
 
-regret.csv has a row for each link: `link`, `advised` and `best` (names of cells), `ways` (measured), `regret` (measured
-seconds of the advised over those of the best, less 1), `low`, `high` (the 95 % interval of a ratio paired by round;
-that of the two lengths alone, although the best is chosen from many), `equal` (the same for the equal split over the
-transport of the advised cell; empty: it was not measured).
+regret.csv has a row for each link: `link`, `advised` and `best` (names of cells), `ways` (how many were measured),
+`regret` (measured seconds of the advised cell over those of the best, less 1), `low`, `high` (the 95 % interval of the
+regret, from a ratio paired by round; it does not account for the choice of the best among many), `equal` (the regret of
+the equal split over the transport of the advised cell; empty: it was not measured).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ COLUMNS = ("link", "advised", "best", "ways", "regret", "low", "high", "equal")
 
 @dataclass(frozen=True)
 class Regret:
-    """Of the advice for one link."""
+    """The regret of the advice for one link: a row of regret.csv."""
 
     link: str
     advised: Measured
     predicted: float
-    """Seconds of the advised cell."""
+    """Predicted seconds of the advised cell."""
     best: Measured
     ways: int
     value: float
@@ -58,15 +58,10 @@ def links_of(cells: Sequence[Measured]) -> list[str]:
     return list(dict.fromkeys(item.cell.link for item in cells if item.cell.link)) or [""]
 
 
-def regrets(cells: Sequence[Measured], seed: int) -> list[Regret]:
-    """The regret over each link, by the predictions of the profile."""
-    return [regret_of(link, cells, [item.predicted for item in cells], seed) for link in links_of(cells)]
-
-
 def regret_of(link: str, cells: Sequence[Measured], predicted: Sequence[float], seed: int) -> Regret:
     """The regret of the cell with the least predicted seconds among those measured over the link.
 
-    Cells without a link, on the host of the client alone, are among those of every link.
+    Cells without a link, on the host of the client alone, count as measured over every link.
     """
     there = _ways([(item, value) for item, value in zip(cells, predicted, strict=True) if item.cell.link in ("", link)])
     cells = [item for item, _ in there]
@@ -79,8 +74,8 @@ def regret_of(link: str, cells: Sequence[Measured], predicted: Sequence[float], 
 
 
 def _ways(found: Sequence[tuple[Measured, float]]) -> list[tuple[Measured, float]]:
-    """The same, with all cells on the host of the client alone as one way: nothing crosses there, so another transport
-    only measures it again."""
+    """The cells, with all cells on the host of the client alone merged to one: nothing crosses a link there, so each
+    transport measures the same way again."""
     alone: dict[bool, list[tuple[Measured, float]]] = {True: [], False: []}
     for item, value in found:
         alone[item.placed.hosts == (item.model.client,)].append((item, value))

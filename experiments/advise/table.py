@@ -2,7 +2,7 @@
 
 Columns of advice.csv (units in brackets): `rank`, `hosts` (in order, with +), `cut` (the first operation of each later
 group, with +; empty: no cut), `transport`, `seconds` [s, of a request alone], `low`, `high` [s, the 95 % interval of
-the prediction], `per_second` [requests/s of a pipeline that is kept full], `busiest` (what limits that),
+the prediction], `per_second` [requests/s of a pipeline that is kept full], `busiest` (the part that limits this rate),
 `compute_seconds`, `message_seconds`, `link_seconds` [s], `sent_bytes` [B], `memory_bytes` [B, of the largest process].
 """
 
@@ -26,7 +26,7 @@ COLUMNS = (
     *("compute_seconds", "message_seconds", "link_seconds", "sent_bytes", "memory_bytes"),
 )
 HEADINGS = ("Where", "Transport", "ms", "95 %", "per s", "compute", "messages", "link", "kB", "busiest")
-"""Of the terminal and of advice.md."""
+"""The headings of the table on a terminal and in advice.md."""
 
 
 def row(rank: int, item: Candidate, model: CostModel) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def as_markdown(advice: Advice, model: CostModel, title: str, notes: Sequence[st
 
 
 def notes(advice: Advice, model: CostModel, goal: str) -> list[str]:
-    """What is said below the table."""
+    """The notes below the table."""
     value = advice.best.value(goal)[0]
     found = [
         f"{transport_title(name)}: its messages do not grow evenly with their bytes (half of them are "

@@ -1,4 +1,4 @@
-"""Measures what an advice says: the best ways and the equal split, or every two-way cut, in one experiment."""
+"""Measures what an advice ranks, in one experiment: the best ways and the equal split, or every two-way cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from partitioning.advice import Advice, Candidate
 from partitioning.cost_model import CostModel, Placed
 
 BEST = 3
-"""Ways that are measured, the best first."""
+"""How many of the best ways are measured."""
 
 
 def run(
@@ -31,7 +31,7 @@ def run(
     out: Path,
     argv: Sequence[str],
 ) -> None:
-    """Measure into `out`, print the regret and write it. Raises what `execute` does."""
+    """Measure into the folder `out`, print the regret and write it. Raises what `execute` raises."""
     chosen = list(every(advice) if given.verify == "all" else advice.ranked[:BEST])
     cells = [cell_of(model, item, asked) for item in chosen]
     cells += list(equal_splits(advice, model, asked))
@@ -46,7 +46,7 @@ def run(
 
 
 def experiment_of(asked: Asked, cells: Sequence[Cell], runs: int) -> Experiment:
-    """The experiment on the hosts of the question. Raises `UsageError` for what no run can have."""
+    """The experiment on the hosts of the question. Raises `UsageError` for settings that no run can have."""
     named = tuple(dict.fromkeys(settings.canonical(cell) for cell in cells))
     return settings.check(replace(asked.experiment, cells=named, runs=runs, title="Advice, measured", profile=""))
 

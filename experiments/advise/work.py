@@ -22,16 +22,16 @@ from transports.errors import UsageError
 
 
 def question_of(given: AdviseOptions, model: CostModel, asked: models.Asked) -> Question:
-    """Servers of one machine are alike: only their number is asked for."""
+    """The question of the options. Servers of one machine are alike, so only their number matters."""
     names = tuple(model.devices)
     alike = () if asked.hosts else tuple(names[:count] for count in range(1, len(names) + 1))
     return Question(given.goal, given.servers, 1, given.keep_first, given.deadline, given.top, alike)
 
 
 def run(given: AdviseOptions, argv: Sequence[str]) -> None:
-    """Print the advice; write it, correct it and verify it where that is asked.
+    """Print the advice; write, correct and verify it if the options ask for that.
 
-    Raises `UsageError` and `PartitionError` for what cannot be answered.
+    Raises `UsageError` and `PartitionError` for questions that cannot be answered.
     """
     out = Path(given.out) if given.out else None
     if out:

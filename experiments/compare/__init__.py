@@ -1,1 +1,1 @@
-"""Which cells differ between two results folders: `splitbench compare A B`."""
+"""Finds the cells that differ between two results folders: `splitbench compare A B`."""

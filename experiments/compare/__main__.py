@@ -1,4 +1,4 @@
-"""`splitbench compare A B`: which cells differ between two results folders."""
+"""`splitbench compare A B`: finds the cells that differ between two results folders."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for."""
+    """The two folders and the flags of a command line."""
 
     a: str
     b: str

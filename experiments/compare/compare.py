@@ -1,6 +1,6 @@
-"""Which cells of two runs differ, by how much, and with what confidence.
+"""Finds the cells of two runs that differ, by how much, and with what confidence.
 
-What is compared is a cell's x / Local, its ratio to the local model of the same run, since seconds of two runs also
+The compared figure is a cell's x / Local, its ratio to the local model of the same run, since seconds of two runs also
 differ with the state of the machine. Within a run, cell and local model are paired by round (`intervals.log_ratio`).
 The two runs are independent of each other. The change B / A of x / Local has Welch's t interval of its logarithm: B. L.
 Welch, "The Generalization of 'Student's' Problem when Several Different Population Variances are Involved", Biometrika
@@ -30,7 +30,7 @@ FASTER, SLOWER, SAME, TOO_FEW = "faster", "slower", "no difference beyond noise"
 
 @dataclass(frozen=True)
 class Change:
-    """A cell in both runs; pairs are (A, B). A value that cannot be had is NaN."""
+    """A cell in both runs; pairs are (A, B). An unknown value is NaN."""
 
     cell: Cell
     means: tuple[float, float]
@@ -40,13 +40,13 @@ class Change:
     rounds: tuple[int, int]
     """Rounds with both the cell and its local model; blocks in samples without rounds."""
     change: float
-    """x / Local in B over that in A."""
+    """x / Local in B over x / Local in A."""
     low: float
     high: float
     """The 95 % interval of `change`."""
     p: float
     corrected: float = math.nan
-    """`p` by Holm's method."""
+    """`p`, corrected by Holm's method."""
 
     @property
     def verdict(self) -> str:
@@ -65,11 +65,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`changes`: cells in both runs, most changed first, those without rounds to judge by last."""
+    """`changes`: cells in both runs, most changed first; cells with too few rounds for a verdict come last."""
 
     changes: tuple[Change, ...]
     locals: Mapping[Cell, tuple[float, float]]
-    """Local models in both runs -> their mean seconds in A and in B, which say how alike the machines were."""
+    """Local models in both runs -> their mean seconds in A and in B, which show how alike the machines were."""
     only: tuple[tuple[Cell, ...], tuple[Cell, ...]]
     """Cells in A alone, and in B alone, local models left out."""
 
@@ -93,7 +93,7 @@ def holm(values: Sequence[float]) -> list[float]:
     """p values corrected for their number, so that the chance of even one false "differs" stays at the level.
 
     The method steps down: the smallest of m values is multiplied by m, the next one by m - 1, and so on, each at least
-    the one before it and at most 1. It holds for tests that depend on each other, as cells with one local model do.
+    the one before it and at most 1. It also holds for dependent tests, such as those of cells with one local model.
     NaN is no test and stays NaN. S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian
     Journal of Statistics 6(2), 1979.
     """

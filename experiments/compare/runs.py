@@ -1,4 +1,4 @@
-"""Reads the two results folders of a comparison, and refuses what may not be compared."""
+"""Reads the two results folders of a comparison, and refuses runs that may not be compared."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Run:
     measured: pd.DataFrame
 
     def warnings(self, name: str) -> list[str]:
-        """What its report warns of as well."""
+        """The warnings of the run's report, for the run called `name`."""
         cause = self.record["failure"] or "the run recorded no cause"
         found = [] if self.record["complete"] else [f"{name} is INCOMPLETE: {cause}"]
         found += [f"{name}: {note}"] if (note := self.measured.attrs.get("note")) else []

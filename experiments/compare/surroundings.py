@@ -1,9 +1,9 @@
-"""Whether two runs may be compared: what differs between their environments.
+"""Decides from the differences between their environments whether two runs may be compared.
 
-What x / Local depends on forbids a comparison: processor, cores, versions of what computes and carries tensors, thread
-settings, model, input, machines, options. What varies between two runs of the same thing is only mentioned: load, time,
-commit, kernel, memory, length of the run. An entry that one of the records lacks, because an earlier version wrote it,
-is mentioned as well.
+A difference in anything on which x / Local depends forbids a comparison: processor, cores, versions of packages that
+compute and carry tensors, thread settings, model, input, machines, options. Differences that also occur between
+repeated runs are only mentioned: load, time, commit, kernel, memory, length of the run. An entry that one record lacks,
+because an earlier version wrote it, is only mentioned as well.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MENTIONED = (
     *("runs", "until_stable", "limit", "warmup", "seed", "timeout", "lease"),
     *("trust_model", "insecure", "versions", "profile"),
 )
-"""Settings of an experiment on which x / Local does not depend; every other one forbids."""
+"""Settings of an experiment on which x / Local does not depend. A difference in any other forbids a comparison."""
 ELSEWHERE = ("cells", "title", "ssh", "threads", "option", "hosts", "machines", *TLS_FILES)
-"""Settings that are no difference themselves, or are compared under another name."""
+"""Settings that are not compared themselves, or are compared under another name."""
 VARIABLE = "variable "
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 NOT_RECORDED = "not recorded"
@@ -48,7 +48,7 @@ class Difference:
 
 
 def differences(records: tuple[Mapping[str, Any], ...], experiments: tuple[Experiment, ...]) -> list[Difference]:
-    """What differs between two runs, those that forbid a comparison first."""
+    """The differences between two runs, those that forbid a comparison first."""
     sides = [_entries(record, experiment) for record, experiment in zip(records, experiments, strict=True)]
     names = dict.fromkeys(name for side in sides for name in side)
     found = []
@@ -85,12 +85,13 @@ def _entries(record: Mapping[str, Any], experiment: Experiment) -> dict[str, tup
 
 
 def _absent(name: str) -> tuple[str, bool]:
-    """What stands for an entry that one record lacks. A variable that is not set is known to be so."""
+    """The text for an entry that one record lacks, and whether it forbids. A variable that is missing was not set."""
     return ("not set", True) if name.startswith(VARIABLE) else (NOT_RECORDED, False)
 
 
 def _versions(versions: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
-    """A package that is not installed carried nothing in its run, so it does not matter to cells in both runs."""
+    """The entries of versions. A package that was not installed carried nothing in its run, so it does not matter to
+    cells in both runs."""
     return {f"version of {name}": (found, name in VERSIONS and found is not None) for name, found in versions.items()}
 
 
@@ -100,7 +101,7 @@ def _part(record: Mapping[str, Any], name: str, title: str) -> dict[str, tuple[A
 
 
 def _machines(record: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
-    """The processor and the versions of each host, and what shaped the links; not what was measured of them."""
+    """The processor and the versions of each host, and the settings that shaped the links; not the measured links."""
     machines = record.get("machines") or {}
     entries: dict[str, tuple[Any, bool]] = {"shaped links": (machines.get("shaped", "none"), True)}
     for host, facts in machines.get("hosts", {}).items():

@@ -30,7 +30,7 @@ FIGURES: Mapping[str, Callable[[Change], str]] = {
 OPTIONAL = (("p",), ("mean A (s)", "mean B (s)"), ("x Local A", "x Local B"))
 """Groups of figures that a narrow terminal leaves out, in this order."""
 NAMED = 5
-"""Cells that the summary names at most."""
+"""Most cells that the summary names."""
 
 
 def probability(p: float) -> str:
@@ -39,7 +39,7 @@ def probability(p: float) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A comparison with what is said around it."""
+    """A comparison, and the notes that are printed with it."""
 
     comparison: Comparison
     settings: Settings
@@ -47,7 +47,7 @@ class Outcome:
     notes: tuple[str, ...]
     """Warnings, and differences between the environments that forbid a comparison."""
     mentioned: tuple[str, ...]
-    """Differences that do not."""
+    """Differences that do not forbid a comparison."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, changes = options.max_width, self.comparison.changes
@@ -72,7 +72,7 @@ class Outcome:
         return f"{len(found)} of {cells} {'differs' if len(found) == 1 else 'differ'}: {'; '.join(words)}.{short}"
 
     def remarks(self) -> list[str]:
-        """What the figures are, the local models, the cells in one folder alone, and what else differs."""
+        """The meaning of the figures, the local models, the cells in only one folder, and other differences."""
         tests = sum(each.verdict != TOO_FEW for each in self.comparison.changes)
         return [
             "B / A is the change of x / Local, with its 95 % interval. The p values are corrected for "

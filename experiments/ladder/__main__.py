@@ -1,4 +1,4 @@
-"""`python -m experiments.ladder`: the steps from a local model to a request over a transport."""
+"""`python -m experiments.ladder`: times the steps from a local model to a request over a transport."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from transports import Connection, Message
 from transports.base import Array
 
 CALLS = 3
-"""Timed calls of each step in a round, after one that does not count."""
+"""Timed calls of each step in a round, after an uncounted call."""
 CLIENT = -1
 """Stands for the client among the numbers of servers."""
 SOCKETS = "bare-tcp"

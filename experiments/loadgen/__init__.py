@@ -1,1 +1,1 @@
-"""The cluster of one cell under MLCommons' load generator, LoadGen."""
+"""Measures the cluster of one cell under MLCommons' load generator, LoadGen."""

@@ -1,4 +1,4 @@
-"""`python -m experiments.loadgen`: the cluster of one cell under MLCommons' load generator, LoadGen."""
+"""`python -m experiments.loadgen`: measures the cluster of one cell under MLCommons' load generator, LoadGen."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ exit status: 0 done; 1 the run failed, and what was measured is kept; 2 a value 
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the scenarios; the exit status: 0 done, 1 failed, 2 refused before anything was started, 130 interrupted.
 
-    If LoadGen still runs a test then (`drive.running`), this ends the process with that status instead of returning.
+    If LoadGen still runs a test at the end (`drive.running`), this ends the process with the status instead of
+    returning it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -1,12 +1,12 @@
-"""LoadGen as a caller of Python: its queries become requests, on a bounded pool of threads.
+"""Drives requests by LoadGen: its queries become requests, on a bounded pool of threads.
 
 Rules:
-  - LoadGen issues queries from a thread of its own (`THREAD`) and takes a sample's time when it is completed. What is
-    done with an answer afterwards (its check, its row) comes after that; except in server and offline, it comes before
+  - LoadGen issues queries from a thread of its own (`THREAD`) and takes a sample's time when the sample is completed.
+    Checking and storing an answer comes after that, so it is not timed; except in server and offline, it comes before
     LoadGen issues the next query.
-  - No exception passes through LoadGen, which is C++: the first one ends the test, and `run` raises it.
-  - LoadGen has no call that ends a test. After an error, or Ctrl-C, no request begins and no sample of one that was not
-    answered is completed: LoadGen then waits for good, and writes no summary of requests that were never made. Its
+  - No exception passes through LoadGen, which is C++: the first exception ends the test, and `run` raises it.
+  - LoadGen has no call that ends a test. After an error, or Ctrl-C, no request begins, and samples of unanswered
+    requests are not completed. LoadGen then waits for good, and writes no summary of requests that were never made. Its
     thread stays (`running`), and the process must end without its exit handlers, which abort while a test runs.
 """
 
@@ -27,7 +27,7 @@ Sample = tuple[int, int]
 """LoadGen's id of a sample, and the number of its input."""
 Many = TypeVar("Many", bound=Iterable[Sample])
 Request = Callable[[int], Callable[[], None]]
-"""Makes the request with the input of the given number; returns what is to be done once LoadGen has its time."""
+"""Makes the request with the input of the given number; returns a function to call once LoadGen has taken the time."""
 
 
 def library() -> ModuleType:
@@ -50,8 +50,8 @@ def running() -> bool:
 def run(settings: Any, logs: Path, inputs: int, request: Request, threads: int) -> None:
     """Run one test of LoadGen with `settings` (its `TestSettings`); it writes its logs into the folder `logs`.
 
-    `inputs`: the number of inputs, among which LoadGen chooses. At most `threads` requests are in flight. Raises what
-    `request`, or the function that it returns, raises first; requests in flight are then awaited.
+    `inputs`: the number of inputs, among which LoadGen chooses. At most `threads` requests are in flight. Raises the
+    first error of `request` or of the functions that it returns; requests in flight are then awaited.
     """
     with ThreadPoolExecutor(threads) as pool:
         system = System(request, pool, threads)
@@ -78,14 +78,14 @@ class System:
         self._response, self._complete = library().QuerySampleResponse, library().QuerySamplesComplete
 
     def one(self, samples: Iterable[Sample]) -> None:
-        """The samples one by one, in the thread that calls."""
+        """Answer the samples one by one, in the calling thread."""
         for sample in samples:
             if self.stopped.is_set():
                 return
             self._answer(sample)()
 
     def together(self, samples: Sequence[Sample]) -> None:
-        """The samples of a query; returns when all are answered."""
+        """Answer the samples of a query at once; return when all are answered."""
         for done in list(self._pool.map(self._answer, samples)):
             done()
 
@@ -96,7 +96,7 @@ class System:
             self._pool.submit(self.guarded(self.one), waiting)
 
     def guarded(self, send: Callable[[Many], None]) -> Callable[[Many], None]:
-        """`send`, which then raises no error: it ends the test. After that end nothing is sent."""
+        """`send`, wrapped so that an error ends the test instead of being raised. After the end nothing is sent."""
 
         def guard(samples: Many) -> None:
             if self.stopped.is_set():

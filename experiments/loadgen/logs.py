@@ -1,4 +1,4 @@
-"""loadgen.csv, which has a row for each scenario: what LoadGen says in its detail log (mlperf_log_detail.txt).
+"""loadgen.csv, which has a row for each scenario: LoadGen's results from its detail log (mlperf_log_detail.txt).
 
 Columns, in this order (units in brackets): `scenario`, `validity` (LoadGen's word, VALID or INVALID: whether its own
 rules for the least duration, the least queries, early stopping and the server's bound are met), `queries`,
@@ -37,7 +37,7 @@ RATES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What LoadGen says of one scenario: a row of loadgen.csv."""
+    """LoadGen's result for one scenario: a row of loadgen.csv."""
 
     scenario: str
     validity: str
@@ -108,7 +108,7 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def _entries(path: Path) -> dict[str, Any]:
-    """Key -> value of the detail log; of a key that is there twice, the last one."""
+    """Key -> value of the detail log; the last value of a repeated key."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         found = [json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK)]

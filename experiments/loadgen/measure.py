@@ -31,14 +31,14 @@ from transports.errors import WireError
 from transports.process import freeze_garbage
 
 CALLS = 5
-"""Requests after the warm-up whose fastest one says what LoadGen should expect."""
+"""Requests after the warm-up. The fastest of them gives the latency that LoadGen should expect."""
 
 
 def run(given: LoadgenOptions, experiment: Experiment, folder: Path, argv: Sequence[str]) -> None:
     """Run the scenarios of `given` and write their results into `folder`; print their table.
 
-    Raises `UsageError`, `PartitionError`, `SplitbenchError` or `OSError`; the scenarios that ended, and the requests of
-    the one that did not, are kept with a report. Nothing is left running but, perhaps, LoadGen (`drive`).
+    Raises `UsageError`, `PartitionError`, `SplitbenchError` or `OSError`; completed scenarios, and the requests of an
+    unfinished one, are kept with a report. Nothing is left running except, perhaps, LoadGen (`drive`).
     """
     record = {"kind": "loadgen", "run": to_record(experiment), "loadgen": given.record()}
     with (
@@ -113,12 +113,12 @@ class _Requests:
         return min(self._infer(number)[0] for number in range(CALLS))
 
     def lead_in(self, threads: int) -> None:
-        """Requests that do not count, as at the start of a block: they connect to the servers."""
+        """Make uncounted requests, as at the start of a block: they connect to the servers."""
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(self._infer, range(lead(threads, self.runner.prepared.experiment.replicas))))
 
     def make(self, index: int, place: int) -> Callable[[], None]:
-        """Make the request with that input; what is returned checks and keeps the answer."""
+        """Make the request with that input; returns a function that checks and keeps the answer."""
         start = time.perf_counter() - self.runner.began
         seconds, answer = self._infer(index)
         return lambda: self._keep(index, place, start, seconds, answer)

@@ -1,4 +1,4 @@
-"""What `experiments.loadgen` takes beside the flags of a run, and the combinations that it refuses."""
+"""The options of `experiments.loadgen` beside the flags of a run, and the combinations that it refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCENARIOS: Mapping[str, str] = {
     "server": "Server",
     "offline": "Offline",
 }
-"""Name of a scenario -> LoadGen's own."""
+"""Name of a scenario -> LoadGen's own name."""
 ALONE = "single-stream"
 """The scenario with one request at a time."""
 GROUP = "LoadGen"
@@ -79,7 +79,7 @@ CONCERNS: Mapping[str, Collection[str]] = {
     "samples_per_query": ("multi-stream",),
     "in_flight": ("multi-stream", "server", "offline"),
 }
-"""Option -> the scenarios that it affects; the others affect all."""
+"""Option -> the scenarios that it affects; options that are not listed affect all scenarios."""
 DECIDES = "LoadGen decides when requests begin, and how many (--target-qps, --min-duration, --min-queries)"
 NOTHING = "under LoadGen one cell is loaded, and nothing is compared, traced or killed"
 MEANINGLESS: Mapping[str, str] = {

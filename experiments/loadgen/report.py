@@ -100,13 +100,13 @@ def _table(outcomes: pd.DataFrame) -> list[str]:
 
 
 def _words(outcomes: pd.DataFrame) -> list[str]:
-    """What LoadGen adds to its verdicts."""
+    """The reasons that LoadGen gives for its verdicts."""
     rows = [row for row in outcomes.to_dict("records") if row["reason"]]
     return ["LoadGen adds:", "", *(f"- {row['scenario']}: {line(str(row['reason']))}" for row in rows)] if rows else []
 
 
 def _unfinished(record: Mapping[str, Any], outcomes: pd.DataFrame, measured: pd.DataFrame) -> list[str]:
-    """The scenario that was going on when the run ended early, with its requests."""
+    """The scenario that was running when the run ended early, with its requests."""
     scenarios = record["experiment"]["loadgen"]["scenario"]
     if record["complete"] or len(outcomes) == len(scenarios):
         return []

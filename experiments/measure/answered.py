@@ -1,4 +1,4 @@
-"""Samples of requests: of those that were answered, and of those under load that missed their time limit."""
+"""Makes samples of answered requests, and of requests under a load that missed their time limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.store.samples import Sample
 def answered(
     cell: Cell, number: int, block: Block, seconds: float, start: float, answer: Answer, verdict: Verdict
 ) -> Sample:
-    """`number` is that of the request; `start` and `seconds` are in seconds, as in the columns of samples.csv."""
+    """The sample of the answered request `number`; `start` and `seconds` are as in the columns of samples.csv."""
     stats, packed = answer.stats, cell.wire != Cell.wire
     return Sample(
         cell,
@@ -43,7 +43,7 @@ def answered(
 
 
 def missed(cell: Cell, number: int, block: Block, seconds: float, start: float, late: float) -> Sample:
-    """A request without an answer in time, or refused by a full server: nothing is known but that it took `seconds`, at
+    """The sample of a request that was not answered in time, or that a full server refused. Only `seconds` is known, at
     least the time limit."""
     unknown: dict[str, Any] = dict.fromkeys(("messages", "payload_bytes", "lookups", "connects"), math.nan)
     return Sample(

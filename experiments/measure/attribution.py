@@ -1,8 +1,10 @@
 """From the spans of a request to seconds by hop and phase (`experiments.store.phases`). Pure: no clock, no I/O.
 
-A hop is the client or a server. At each moment of the request one phase at one hop goes on: the first of `RANKS` that
-is a span then, of equal ones that which began first; else `route` or `other` at a hop where a process works on the
-request and waits for nobody; else `send`, to the server that the call reaches that began last; else `wake`.
+A hop is the client or a server. Each moment of the request counts for one phase at one hop, the first of these:
+  - the phase of a running span in `RANKS`, the lowest rank first, and of equal ranks the span that began first;
+  - `route` or `other`, at a hop where a process works on the request and waits for no other process;
+  - `send`, at the server that the last begun call reaches;
+  - `wake`.
 """
 
 from __future__ import annotations
@@ -17,15 +19,16 @@ from experiments.store.phases import CLIENT_HOP, WAIT
 from transports.spans import CLIENT, STEPS, Span
 
 RANKS: Mapping[str, int] = {"compute": 0, "decode": 1, "encode": 1, "connect": 2, "lookup": 2, "queue": 3}
-"""Names of spans that are phases; the lower goes first."""
+"""Names of spans that are phases -> rank; the lowest rank goes first."""
 AT_WORK = frozenset({"request", "serve", "step"})
 """Spans in which a process works on the request; `handle` too, where no `serve` encloses it (transport `none`)."""
 ROUTING = frozenset({"request", "handle", "step", "call"})
-"""Spans whose own time is the phase `route`. That of `serve` is `other`: the transport's server around the handler."""
+"""Spans whose own time is the phase `route`. The own time of `serve`, the transport's server around the handler, is
+`other`."""
 CALLED = frozenset({*STEPS, "connect"})
-"""Spans in a `call` that belong to its caller; others in it are of the server that handles it."""
+"""Spans in a `call` that belong to its caller; other spans in it belong to the server that handles it."""
 WAITS = frozenset({"exchange", "await"})
-"""Spans in which one of these waits for another process."""
+"""Spans in which a process at work on the request waits for another process."""
 
 Seconds = Mapping[int, Mapping[str, float]]
 """Hop (`CLIENT`, or the number of a server) -> phase -> seconds."""
@@ -48,9 +51,9 @@ class Request:
 
 
 def placed(recorded: Mapping[str, Recorded]) -> dict[str, list[Placed]]:
-    """Trace -> its spans, by begin. `recorded`: by process; the client is `CLIENT_HOP`.
+    """Trace -> its spans, sorted by begin. `recorded`: process -> its record; the client's process is `CLIENT_HOP`.
 
-    Over `none`, nodes are in the client: what they do there belongs to the call that they handle.
+    Over `none`, nodes run in the client's process: their spans belong to the server that handles the enclosing call.
     """
     found: dict[str, list[Placed]] = defaultdict(list)
     own = {span.id: span for span in recorded[CLIENT_HOP].spans if span.id}
@@ -67,7 +70,8 @@ def placed(recorded: Mapping[str, Recorded]) -> dict[str, list[Placed]]:
 
 
 def _hop(span: Span, own: Mapping[str, Span], handled: Mapping[str, int]) -> int:
-    """The hop of a span of the client's process. `own`: its spans by id. `handled`: call -> the server that took it."""
+    """The hop of a span of the client's process. `own`: that process's spans by id. `handled`: call -> the server that
+    handled it."""
     outer = own.get(span.parent)
     if span.server != CLIENT or outer is None:
         return span.server
@@ -77,7 +81,8 @@ def _hop(span: Span, own: Mapping[str, Span], handled: Mapping[str, int]) -> int
 
 
 def attribute(request: Span, spans: Iterable[Placed]) -> Seconds:
-    """The seconds of a request by hop and phase; `spans` are those of its trace, and may have others."""
+    """The seconds of a request by hop and phase. `spans`: the spans of its trace; parts outside of the request are
+    ignored."""
     seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     inside = _clipped(request, spans)
     marks = sorted(
@@ -111,7 +116,7 @@ def _clipped(request: Span, spans: Iterable[Placed]) -> list[Placed]:
 
 
 class _Now:
-    """What goes on at a moment."""
+    """The spans that are running at a moment, and the phase that they make."""
 
     def __init__(self, spans: Sequence[Placed]) -> None:
         self._spans = spans
@@ -128,7 +133,7 @@ class _Now:
         self._calls: set[int] = set()
         self._awaits: set[int] = set()
         self._busy: Counter[int] = Counter()
-        """Hop -> processes at work without those that wait."""
+        """Hop -> number of processes at work, less the number that wait for another process."""
 
     def change(self, place: int, change: int) -> None:
         """The span at `place` begins (1) or ends (-1)."""
@@ -146,7 +151,7 @@ class _Now:
             self._busy[each.hop] += change if place in self._at_work else -change
 
     def phase(self) -> tuple[int, str]:
-        """The hop and the phase."""
+        """The hop and the phase for which this moment counts."""
         spans = self._spans
         if self._leaves:
             first = min(self._leaves, key=lambda place: (RANKS[spans[place].span.name], spans[place].span.begin, place))

@@ -20,17 +20,17 @@ from experiments.store.samples import Sample
 from transports.process import freeze_garbage
 
 LASTING = 2.0
-"""Seconds for which a block of requests has to last, unless it is the first of a cell."""
+"""Seconds for which a block of requests has to last, unless it is the first block of a cell."""
 TURNS = 4
-"""Least requests of a block for each that is in flight."""
+"""Least requests of a block for each request in flight."""
 
 
 def calibrate(prepared: Prepared, progress: Progress, machines: Machines) -> tuple[Prepared, list[dict[str, Any]]]:
-    """Ask each cell of `sweep.asked` in a closed loop, and replace it by cells with fractions of its capacity.
+    """Run each cell of `sweep.asked` in a closed loop, and replace it by cells at fractions of its capacity.
 
-    Returns what is then to be measured, and a record of each capacity. A cell takes a few seconds, or the time of about
-    150 answers if that is longer. With a `limit`, requests in flight are doubled only until so many seconds have
-    passed. Every answer is checked. Raises what `runner.run` raises. Nothing is left running.
+    Returns the experiment with these cells, and a record of each capacity. A cell takes a few seconds, or the time of
+    about 150 answers if that is longer. With the experiment's `limit`, the requests in flight are doubled only until
+    that many seconds have passed. Every answer is checked. Raises what `runner.run` raises. No process is left running.
     """
     experiment = prepared.experiment
     twins = {cell: sweep.closed(cell, 1) for cell in sweep.asked(experiment)}
@@ -53,16 +53,16 @@ def calibrate(prepared: Prepared, progress: Progress, machines: Machines) -> tup
 def capacity_of(samples: Sequence[Sample], in_flight: int) -> float:
     """Answers per second of consecutive requests in a closed loop, from the first start to the last end.
 
-    At the first start `in_flight` - 1 uncounted requests are under way. Half of their work falls into this time.
+    At the first start, `in_flight` - 1 uncounted requests are in flight. Half of their work falls into this time.
     """
     end = max(sample.start + sample.seconds for sample in samples)
     return (len(samples) + (in_flight - 1) / 2) / (end - min(sample.start for sample in samples))
 
 
 def find(runner: CellRunner, cells: Sequence[Cell], notify: Callable[[str], None], until: float) -> Capacity:
-    """The capacity of a cell; `cells` are its closed loops, with ever more requests in flight.
+    """The capacity of a cell. `cells`: its closed loops, each with twice the requests in flight of the one before.
 
-    Their number is doubled until that no longer raises the rate of answers, or at `until` (on `time.monotonic`).
+    The search ends when doubling no longer raises the rate of answers, or at `until` (on `time.monotonic`).
     """
     best: Capacity | None = None
     for measured in _measured(runner, cells, notify):
@@ -92,7 +92,7 @@ def _measured(runner: CellRunner, cells: Sequence[Cell], notify: Callable[[str],
 def _closed(prepared: Prepared) -> Prepared:
     """The closed loops of all cells that have to be calibrated.
 
-    A request may take as long as by default at least: with so many in flight it takes longer than one under a load.
+    Their time limit is at least the default one: with so many requests in flight, each takes longer than under a load.
     """
     experiment = prepared.experiment
     partitions = {

@@ -1,8 +1,8 @@
 """Scripted faults: `--kill NODE@REQUEST` kills a node during an experiment, and each failure is recorded.
 
-SIGKILL ends the node just before that timed request of each cell, and another node is started in its place. A request
-that fails meanwhile is recorded in faults.csv and made again until it is answered, so that each cell has all its
-samples.
+SIGKILL ends the node immediately before that timed request of each cell, and another node is started in its place. A
+request that fails because of this is recorded in faults.csv and made again until it is answered, so that each cell has
+all its samples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PAUSE = 0.1
 
 
 class FaultInjector:
-    """Carries out a `Kill` once in each cell, and distinguishes the failures that it causes from others."""
+    """Carries out a `Kill` once in each cell, and tells failures that the kill causes from other failures."""
 
     def __init__(
         self, kill: Kill, replace: Callable[[str], None], log: rows.Writer, clock: Callable[[], float], patience: float
@@ -56,7 +56,7 @@ class FaultInjector:
         return cls(Kill.parse(experiment.kill), cluster.replace, log, clock, RECOVERY + 2 * experiment.lease)
 
     def before(self, cell: Cell, run: int) -> None:
-        """Kill the node if this is the request for it."""
+        """Kill the node if `run` is the request before which it has to be killed."""
         with self._lock:
             if run != self._kill.request or cell in self._killed:
                 return
@@ -65,7 +65,7 @@ class FaultInjector:
             self._replace(self._kill.name)
 
     def expected(self, cell: Cell, error: WireError) -> bool:
-        """Whether the kill may have caused `error`, with which a request of `cell` fails now."""
+        """Whether the kill may have caused `error`, the error of a request of `cell` that has now failed."""
         return isinstance(error, EXPECTED) and self._clock() - self._killed.get(cell, -math.inf) < self._patience
 
     def failed(self, cell: Cell, run: int, start: float, error: WireError) -> None:

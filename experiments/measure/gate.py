@@ -30,17 +30,17 @@ class Right:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an output compares with the right one."""
+    """How an output compares with the local model's."""
 
     deviation: float = 0.0
-    """Of numbers: max |output - right| / max |right|. Of integers and booleans: the share of elements that differ and
-    are no near ties. Infinite if the two cannot be compared."""
+    """Of floats: max |output - right| / max |right|. Of integers and booleans: the share of elements that differ and
+    are no near ties. Infinite if the two outputs cannot be compared."""
     near_ties: int = 0
     """Elements that differ, but whose candidates have scores within the tolerance."""
     fault: str = ""
     """What is wrong; empty if the output passes."""
     cosine: float = np.nan
-    """Of answers that crossed a lossy wire (`experiments.measure.lossy_gate`), as `top1`."""
+    """`cosine` and `top1`: only of answers that crossed a lossy wire (`experiments.measure.lossy_gate`)."""
     top1: float = np.nan
 
 
@@ -61,7 +61,7 @@ def worst(found: Mapping[str, Verdict], cell: str, partition: Partition) -> Verd
 
 
 def compare(output: Array, right: Right, name: str) -> Verdict:
-    """The output `name` beside the right one. Equal infinities, and NaN at the same places, are right."""
+    """Compare the output `name` with the right one. Equal infinities, and NaN at the same places, are right."""
     expected, tolerance = right.outputs[name], right.tolerance
     if fault := form_fault(output, expected):
         return Verdict(np.inf, fault=fault)

@@ -1,4 +1,4 @@
-"""The emulated links of cells: which relays run, which addresses lead to them, and what they impose on each cell."""
+"""The emulated links of cells: starts relays, publishes their addresses, and imposes the links of each cell on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class CellLinks:
-    """What the relays impose on the cells of an experiment. Without links on any cell, nothing."""
+    """Imposes the links of cells on the relays. Does nothing if no cell has a link."""
 
     experiment: Experiment
     relays: EmulatedLinks
@@ -48,7 +48,7 @@ def started(experiment: Experiment, machines: Machines) -> Iterator[CellLinks]:
 def publish(
     links: CellLinks, cluster: Cluster, receiver: ResultReceiver, made: Mapping[str, transports.Transport]
 ) -> None:
-    """Relay every address to which messages go, and tell the registry. Raises a `WireError`."""
+    """Put a relay before every address to which messages go, and publish it in the registry. Raises a `WireError`."""
     relays, names = links.relays, {cell.transport for cell in links.experiment.cells if cell.link}
     for name in names:
         targets = {cluster.registries[name]: cluster.host_of["registry"]}
@@ -62,8 +62,8 @@ def publish(
 
 
 def relayed(links: CellLinks, servers: Sequence[Mapping[str, Address]]) -> list[Mapping[str, Address]]:
-    """Where this process reaches the model servers, whose addresses by interface are `servers`: over links, if some
-    cell has one to their hosts. Raises a `WireError`."""
+    """The addresses by interface at which this process reaches the model servers `servers`: those of relays, if some
+    cell has a link to the servers' hosts. Raises a `WireError`."""
     relays, held = links.relays, spec.held(links.experiment)
     found: list[Mapping[str, Address]] = []
     for number, addresses in enumerate(servers):

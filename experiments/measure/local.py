@@ -26,7 +26,7 @@ class LocalModel:
         self._to_array = engines.to_array
 
     def infer(self, inputs: Mapping[str, Array]) -> Answer:
-        """The outputs by tensor name, as arrays. All of the call counts as compute."""
+        """The outputs by tensor name, as arrays. The whole call counts as compute time."""
         begun = time.perf_counter()
         values = self._values(inputs)
         outputs = {name: self._to_array(values[name]) for name in self._plan.outputs}

@@ -1,9 +1,10 @@
-"""The gate of answers that crossed a lossy wire: how far they are from the local model's, and what is wrong anyway.
+"""The gate of answers that crossed a lossy wire: how far they are from the local model's, and which of them fail.
 
-How much loss is too much depends on the use, and is what such a cell measures. So an answer fails only for its shape,
-its dtype, and a value that is not finite where the local model's is, or the other way round. Figures describe the rest:
+How much loss is acceptable depends on the use, and a lossy cell measures the loss. So an answer fails only for a wrong
+shape, a wrong dtype, or a value that is finite where the local model's is not, or the other way round. Figures describe
+the rest:
   deviation   as in `experiments.measure.gate`; of integers and booleans the share of elements that differ
-  cosine      of the answer and the local model's, of the item and output for which it is smallest; 0 if it is negative
+  cosine      cosine similarity to the local model's answer, for the item and output with the smallest; 0 if negative
   top1        the share of items whose largest value (along the last axis, of at least two) is at the same place as the
               local model's; of integers and booleans the share of equal elements. The smallest of all outputs
 """
@@ -27,7 +28,7 @@ ANY = Tolerance(math.inf, "lossy")
 
 
 def check(outputs: Mapping[str, Array], right: Right, cell: str, partition: Partition) -> Verdict:
-    """How the model's outputs compare with the right ones. Raises `OutputDiffers` for a wrong output."""
+    """Compare the model's outputs with the right ones. Raises `OutputDiffers` for a wrong output."""
     found = {name: compare(outputs[name], expected) for name, expected in right.outputs.items()}
     worst = gate.worst(found, cell, partition)
     cosines, agreed = ([getattr(each, name) for each in found.values()] for name in ("cosine", "top1"))
@@ -35,7 +36,7 @@ def check(outputs: Mapping[str, Array], right: Right, cell: str, partition: Part
 
 
 def compare(output: Array, expected: Array) -> Verdict:
-    """One output beside the right one."""
+    """Compare one output with the right one."""
     if fault := gate.form_fault(output, expected):
         return Verdict(np.inf, fault=fault)
     if not output.size:
@@ -50,7 +51,7 @@ def compare(output: Array, expected: Array) -> Verdict:
 
 
 def _cosine(output: Array, expected: Array) -> float:
-    """Of the item, along axis 0, for which it is smallest. Values that are not finite are equal, and left out."""
+    """The smallest cosine of any item (along axis 0). Values that are not finite are equal in both, and left out."""
     found, right = _items(output), _items(expected)
     sizes = np.linalg.norm(found, axis=1) * np.linalg.norm(right, axis=1)
     products = (found * right.conj()).real.sum(axis=1)

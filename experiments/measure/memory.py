@@ -1,8 +1,8 @@
-"""The memory and disk that a run will take, as estimated before it takes them: what does not fit is refused.
+"""Estimates the memory and disk that a run will take, and refuses a run that does not fit.
 
 Sizes were measured as proportional set sizes (PSS) on Linux with TensorFlow 2.21, of runs of MobileNetV3Large, ResNet50
-and a model of ten small layers over five servers, batch 1. Estimates are 1.0 to 1.4 times the peaks; those of the small
-model, which takes 0.5 to 1.2 GB without Ray, are up to 1.6 times. TensorFlow's own model server was not measured.
+and a model of ten small layers over five servers, batch 1. Estimates are 1.0 to 1.4 times the measured peaks, and up to
+1.6 times for the small model, which takes 0.5 to 1.2 GB without Ray. TensorFlow's own model server was not measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from experiments.measure.prepare import Prepared
 
 BASE = 600_000_000
-"""Bytes of the client with TensorFlow, and without a model (measured)."""
+"""Bytes of the client with TensorFlow loaded, without a model (measured)."""
 WEIGHT = 4
 """Bytes of a weight."""
 LOADING = 3
@@ -32,7 +32,7 @@ LOADING = 3
 WRITTEN = 2
 """Copies of a partition's files on the disk: the client's, and the launcher's for its nodes."""
 AMPLE = 5_000_000_000
-"""Bytes with which the client can make every model of `keras.applications`."""
+"""Bytes that are enough for the client to make any model of `keras.applications`."""
 
 CLIENT, REGISTRY, NODE, MODEL_SERVER = "client", "registry", "node", "model-server"
 ACTOR, DAEMONS = "ray-actor", "ray"
@@ -40,7 +40,7 @@ TENSORFLOW = "tensorflow-server"
 PROCESSES: Mapping[str, int] = {
     CLIENT: 0,  # it runs already
     REGISTRY: 70_000_000,
-    NODE: 60_000_000,  # shares the pages of TensorFlow with the fork server, as all but Ray's do
+    NODE: 60_000_000,  # shares the pages of TensorFlow with the fork server, as all processes but Ray's do
     MODEL_SERVER: 60_000_000,
     "socket-server": 60_000_000,
     TENSORFLOW: 120_000_000,
@@ -51,12 +51,14 @@ PROCESSES: Mapping[str, int] = {
 EXECUTING = 40_000_000
 """Bytes of a process that executes stages, besides their weights."""
 COPIES: Mapping[str, int] = {"eager": 2, "graph": 2, "frozen": 11, "tfserving": 1}
-"""Engine -> the copies of the weights of the stages that it executes. A frozen function has them in its graph, in the
-graph that TensorFlow optimises, in its definition and in its constants, some of them twice."""
+"""Engine -> how many copies of its stages' weights it holds. A frozen function has the weights in its graph, in the
+graph that TensorFlow optimises, in its definition and in its constants, in some of them several times: the number is
+measured."""
 OPTIMIZING = 8
-"""More copies of the weights while TensorFlow optimises a frozen function in its first call; one call at a time."""
+"""Further copies of the weights while TensorFlow optimises a frozen function in its first call; only one such call runs
+at a time."""
 FREEZING = 30_000_000
-"""Bytes of a process that freezes the stages of a copy, besides their weights."""
+"""Bytes of a process that freezes stages, for each copy of the model, besides the weights."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +71,24 @@ class Processes:
     """The engine of each copy of the model that they hold together."""
 
     def bytes(self, weights: int) -> int:
-        """What all of them take; `weights`: the bytes of the model's weights."""
+        """The bytes that all these processes take; `weights`: the bytes of the model's weights."""
         copies = sum(COPIES[engine] for engine in self.engines)
         each = PROCESSES[self.kind] + bool(self.engines) * EXECUTING + self.engines.count("frozen") * FREEZING
         return self.count * each + copies * weights
 
 
 BESIDE: Mapping[str, Processes] = {ACTOR: Processes(DAEMONS, 1), TENSORFLOW: Processes(CLIENT, 1, ("graph",))}
-"""Beside the processes of a kind: Ray's own, and the client's copy of the graph that TensorFlow divides."""
+"""Kind -> what else runs with such processes: Ray's own processes, and the client's copy of the graph that TensorFlow
+divides."""
 
 
 def check_start() -> None:
-    """Raise `PartitionError` if TensorFlow does not fit."""
+    """Raise `PartitionError` if TensorFlow does not fit into memory."""
     require("TensorFlow", BASE, free_memory(), "raise the limit of the control group, or end other programs")
 
 
 def check_model(count: Callable[[], int]) -> None:
-    """Raise `PartitionError` if a model with `count()` weights does not fit. It is not always called."""
+    """Raise `PartitionError` if a model with `count()` weights does not fit. `count` is called only if needed."""
     if (free := free_memory()) < AMPLE:
         require("--model: loading it", LOADING * WEIGHT * count(), free, "give a smaller model")
 
@@ -113,7 +116,7 @@ def needed(parts: Iterable[Processes], weights: int) -> int:
 
 
 def processes(prepared: Prepared) -> Iterator[Processes]:
-    """What a run starts on this machine, and the client."""
+    """The processes that a run starts on this machine, and the client."""
     experiment, of = prepared.experiment, machines.held(prepared.experiment)
     local = dict.fromkeys(local_engine(cell.engine) for cell in experiment.cells)
     yield Processes(CLIENT, 1, (*local, *_engines(prepared.chosen(remote=False))))
@@ -153,6 +156,6 @@ def _engines(partitions: Iterable[Partition]) -> tuple[str, ...]:
 
 
 def check_disk(partitions: int, weights: int) -> None:
-    """Raise `PartitionError` if TMPDIR has no room for the files from which nodes load so many partitions."""
+    """Raise `PartitionError` if TMPDIR has no room for the files from which nodes load `partitions` partitions."""
     needed, free = WRITTEN * partitions * weights * WEIGHT, shutil.disk_usage(tempfile.gettempdir()).free
     require("TMPDIR: the files of the model", needed, free, "set TMPDIR to a folder on another disk")

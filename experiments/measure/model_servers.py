@@ -1,4 +1,4 @@
-"""The model servers of an experiment: which program runs, its record, and its processes."""
+"""The model servers of an experiment: the program that runs, its record, and its processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from partitioning.program import Program
 
 PATIENCE = 60.0
-"""Seconds that a program may take to print its version: it may be a container whose image is downloaded first."""
+"""Seconds that a program may take to print its version: it may run a container whose image is downloaded first."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class Serving:
     """The model servers that the cells of an experiment call."""
 
     settings: selection.Settings | None
-    """None if no cell calls any."""
+    """None if no cell calls model servers."""
     cores: tuple[int, ...] = ()
-    """The servers are pinned to these cores in turn, each to the core of the first node that calls it; empty: to none.
+    """Cores to which the servers are pinned in turn, each to the core of the first node that calls it; empty: servers
+    are not pinned.
 
-    With `--replicas`, nodes on other cores call it too."""
+    With `--replicas`, nodes on other cores call the server too."""
     hosts: tuple[Host, ...] = ()
     """The host of each server; empty: this machine."""
 

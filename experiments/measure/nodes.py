@@ -18,7 +18,8 @@ from experiments.spec import machines as spec
 
 @contextlib.contextmanager
 def started(prepared: Prepared, progress: Progress, machines: Machines, servers: ModelServers) -> Iterator[Cluster]:
-    """The processes of the cells with nodes in other processes. Exported files are deleted once the nodes have them."""
+    """Start the registry and nodes for the cells whose nodes run in other processes. Exported files are deleted once
+    the nodes have read them."""
     experiment, remote, launcher = prepared.experiment, prepared.chosen(remote=True), machines.launcher
     assert launcher is not None
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What is asked of the nodes of a run before and after each block: what they used, and the spans of traced requests."""
+"""Asks the nodes of a run before and after each block: the resources they used, and the spans of traced requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from transports.spans import Context, new_context
 
 @dataclass(frozen=True)
 class Observed:
-    """Nothing is asked without `usage` and `tracer`."""
+    """Asks the nodes through `usage` and `tracer`; without both, it asks nothing."""
 
     usage: NodeUsage | None = None
     tracer: Tracer | None = None
@@ -37,7 +37,7 @@ class Observed:
         writers: Writers,
         began: float,
     ) -> Observed:
-        """`made`: transports by name. `began`: zero of the run's clock."""
+        """`made`: transports by name. `began`: the time of zero on the run's clock."""
         transport = next((each for name, each in made.items() if name != "none"), None)
         usage = tracer = None
         if cluster and transport and writers.nodes:
@@ -62,7 +62,8 @@ class Observed:
     def block(
         self, cell: Cell, block: Block, explained: Callable[[Cell], AbstractContextManager[None]]
     ) -> Iterator[None]:
-        """Record what belongs to the requests of the block. `explained` raises the cause of an error of a question."""
+        """Record resources and spans of the requests of the block. If asking a node fails, `explained` raises the
+        cause."""
         usage = self.usage if cell.transport != "none" and not runtimes.is_runtime(cell.transport) else None
         tracer = self.tracer if cell.trace == "on" else None
         with explained(cell):

@@ -1,7 +1,8 @@
 """Sends requests at intended moments, whether or not earlier ones are answered.
 
 A thread waits for each moment and hands the request to a pool of threads. If none of them is free, the request begins
-late. Its latency counts from the intended moment all the same, and so does the delay of a thread that wakes up late.
+late, as it does if the waiting thread wakes up late. Both delays are part of the latency, which counts from the
+intended moment.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ def send(
     keep: Callable[[Result], None],
     threads: int,
 ) -> None:
-    """Call `request` with the place of each offset and its intended moment on `time.perf_counter`, in a pool.
+    """Call `request` in a pool of threads, for each offset with its index and intended moment on `time.perf_counter`.
 
-    `offsets` are in seconds after the call, ascending. `keep` is called with each result, in this thread, as soon as it
-    is there. After an error no further request begins; those in flight are awaited, their results kept, and the error
-    is raised.
+    `offsets` are in seconds after the call of `send`, ascending. `keep` is called with each result, in this thread, as
+    soon as the result is there. After an error no further request begins; requests in flight are awaited, their results
+    kept, and the error is raised.
     """
     done: SimpleQueue[Future[Result]] = SimpleQueue()
     submitted: list[Future[Result]] = []

@@ -1,4 +1,4 @@
-"""Whether a cell's packing has something to pack, checked before a process starts."""
+"""Checks, before a process starts, that a cell's packing has something to pack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Inputs = Mapping[int, Sequence[Mapping[str, Array]]]
 
 
 def check(partitions: Mapping[Cell, Partition], inputs: Inputs) -> None:
-    """Raise `UsageError` for a cell whose packing takes none of the tensors that cross, or an input that is no image.
+    """Raise `UsageError` for a cell whose packing applies to none of the tensors that cross, or whose packing needs an
+    image and gets another input.
 
     `inputs`: batch -> variants of the input.
     """

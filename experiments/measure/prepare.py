@@ -1,6 +1,6 @@
-"""Everything that is known before a process starts: model, inputs, expected outputs, partitions, workers.
+"""Prepares an experiment before any process starts: model, inputs, expected outputs, partitions, workers.
 
-Unusable values are refused here, before anything starts.
+Unusable values are refused here.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ class Prepared:
     expected: Mapping[int, Sequence[Right]]
     tolerance: Tolerance
     workers: int
-    """Calls that a server must be able to handle at the same time."""
+    """How many calls a server must be able to handle at the same time."""
     model_servers: Serving
     warning: str = ""
-    """What makes the check of outputs weak; empty: nothing."""
+    """Why the check of outputs is weak; empty if it is not."""
 
     def chosen(self, *, remote: bool) -> list[Partition]:
-        """The partitions that nodes in other processes (`remote`) or in this one hold, with the engines of their cells.
+        """The partitions that nodes hold, with the engines of their cells: nodes in other processes if `remote`, else
+        nodes in this process.
 
         The local model and runtimes need no node.
         """
@@ -69,7 +70,7 @@ class Prepared:
         return list(self.with_engines(cell for cell in cells if not runtimes.is_runtime(cell.transport)).values())
 
     def with_engines(self, cells: Iterable[Cell]) -> dict[Partition, Partition]:
-        """Each partition of `cells` -> the same with the engines of these cells."""
+        """Each partition of `cells` -> the same partition with the engines of these cells."""
         engines: dict[Partition, dict[str, None]] = {}
         for cell in cells:
             engines.setdefault(self.partitions[cell], {})[cell.engine] = None
@@ -176,7 +177,7 @@ def _partition_key(cell: Cell) -> tuple[str, ...]:
     if cell.mode == "submodel":
         words.append(cell.cut if cell.cut in CUTS else _digest(cell.cut))
         words += [local_engine(cell.engine)] if cell.cut in SLACKS else []
-    if cell.on:  # labels may have any characters; the name becomes that of a file
+    if cell.on:  # labels may have any characters, and the key becomes part of a file's name
         words.append(cell.on if re.fullmatch(r"[A-Za-z0-9_.+-]{1,80}", cell.on) else _digest(cell.on))
     words += [LINKED] if cell.link and cell.transport == "none" else []
     return tuple(words)
@@ -187,7 +188,7 @@ def _digest(text: str) -> str:
 
 
 def _inputs(experiment: Experiment, loaded: LoadedModel, program: Program, batch: int) -> list[Tensors]:
-    """The variants of a request's input. No more are made than a cell has timed requests."""
+    """The variants of a request's input, at most as many as a cell has timed requests."""
     client = program.client
     assert client is not None
     given = variants(experiment, client, batch, loaded.preprocess, experiment.seed, experiment.runs)
@@ -217,7 +218,8 @@ def _check_steady(program: Program, inputs: Tensors) -> None:
 
 
 def _alike(expected: Sequence[Right]) -> str:
-    """A warning if the model answers all inputs alike: the gate then accepts the answer to another request."""
+    """A warning if the model answers all inputs alike, since the gate then accepts the answer to another request;
+    empty otherwise."""
     first, *others = expected
     pairs = [(other.outputs[name], name) for other in others for name in first.outputs]
     if not pairs or any(gate.compare(output, first, name).fault for output, name in pairs):
@@ -256,7 +258,7 @@ def _workers(experiment: Experiment, partitions: Mapping[Cell, Partition]) -> in
             f"--workers {experiment.workers}: cell {name} needs {most}, since its nested calls wait in {most} workers "
             f"of one server at once and would block for good; give --workers {most} or more, or leave it out"
         )
-    # One more than needed: a server may receive the next request before the last one has released its worker. Messages
-    # may also arrive from all other servers at once; they wait for nothing.
+    # One more than needed: a server may receive the next request before the previous one has released its worker.
+    # Messages may also arrive from all other servers at once; their workers wait for no other server.
     others = max(2 * cell.servers + in_flight(cell, experiment) for cell in partitions)
     return experiment.workers or max(most, others) + 1

@@ -1,8 +1,8 @@
 """The progress of a run, on standard error. There is no thread and no timer.
 
-The runner calls between requests, and the display is drawn only then, never while a request is timed. A terminal shows
-one bar over all requests; other outputs get a line at the first request, at each tenth of the run and every half
-minute. A closed standard error silences the display; it does not end the run.
+The runner calls `Progress` between requests, and only these calls draw, so nothing is drawn while a request is timed. A
+terminal shows one bar for all requests; other outputs get a line at the first request, at each tenth of the run and
+every half minute. A closed standard error silences the display; it does not end the run.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ Keep = Callable[[Sample], None]
 
 
 ENDED = (ConnectError, ConnectionLost, NoServer)
-"""Errors of a request whose server may have ended: only for these is its exit status awaited."""
+"""Errors of a request whose server may have ended. Only after these errors is the server's exit status awaited."""
 MISSES = (DeadlineExceeded, ResourceExhausted)
 """Errors that mean overload of an open loop: the time limit has passed, or a queue or all workers are full."""
 
@@ -61,13 +61,13 @@ def run(
 ) -> None:
     """Measure every cell of `prepared`: a sample for each timed request.
 
-    The row is written before the next request begins; with several in flight, as soon as one is answered, or has missed
-    its time limit under an open-loop load.
+    The sample is written before the next request begins; with several requests in flight, as soon as one is answered,
+    or has missed its time limit under an open-loop load.
     `machines` run the processes; without a launcher only cells over `none` can run. `each_round` is called with the
     number of each round before its first block. The experiment's `until_stable` and `limit` may end it after a round.
 
     Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a failed
-    request. Requests answered until then, or still in flight and answered later, are among the samples. Nothing is left
+    request. Requests answered until then, or in flight then and answered later, have samples. No process is left
     running.
     """
     experiment = prepared.experiment
@@ -101,14 +101,14 @@ class CellRunner:
     prepared: Prepared
     client: Client
     direct: Mapping[Cell, runtimes.Direct]
-    """What answers the requests of cells without nodes."""
+    """Answers the requests of cells without nodes."""
     machines: Machines
     links: CellLinks
     cluster: Cluster | None
     observed: Observed
     fault_injector: FaultInjector | None
     began: float
-    """Zero of the clock of the samples' `start`."""
+    """The time of zero on the clock of the samples' `start`."""
 
     def warm_up(self, cell: Cell) -> None:
         """Untimed requests."""
@@ -118,7 +118,8 @@ class CellRunner:
                     self._request(cell, number, self.prepared.experiment.timeout)
 
     def measure(self, block: Block, keep: Keep) -> None:
-        """The requests of a block, as the cell sends them; `keep` is called with the counted samples."""
+        """Make the requests of a block as the cell sends them: one by one, overlapping, or in an open loop. `keep` is
+        called with the counted samples."""
         experiment = self.prepared.experiment
         cell = experiment.cells[block.cell]
         alone = experiment.pin == "on" and cell.transport == "none"
@@ -158,7 +159,7 @@ class CellRunner:
                         keep(done.result())
 
     def _open_loop(self, cell: Cell, block: Block, keep: Keep) -> None:
-        """The uncounted requests one by one; then each timed one at its moment."""
+        """Make the uncounted requests one by one, then each timed request at its intended moment."""
         for number in block.numbers[: block.lead]:
             self._loaded(cell, number, block, time.perf_counter())
         experiment, numbers = self.prepared.experiment, block.runs
@@ -166,7 +167,8 @@ class CellRunner:
         open_loop.send(offsets, lambda place, at: self._loaded(cell, numbers[place], block, at), keep, threads)
 
     def _loaded(self, cell: Cell, number: int, block: Block, intended: float) -> Sample:
-        """A request that was to begin at `intended` (on `time.perf_counter`), from which its time limit counts."""
+        """Make a request and return its sample. Its time limit counts from its intended start `intended` (on
+        `time.perf_counter`)."""
         timeout, start = self.prepared.experiment.timeout, intended - self.began
         late = time.perf_counter() - intended
         try:
@@ -207,7 +209,7 @@ class CellRunner:
 
     @contextlib.contextmanager
     def _explained(self, cell: Cell) -> Iterator[None]:
-        """Raise the cause of an error in the block, which asks processes something outside of what is timed."""
+        """If the code inside the `with` block fails while it asks processes something untimed, raise the cause."""
         try:
             yield
         except WireError as error:
@@ -223,14 +225,14 @@ class CellRunner:
     def _request(
         self, cell: Cell, number: int, timeout: float, late: float = 0.0
     ) -> tuple[float, Answer, gate.Verdict]:
-        """`infer` and `check`."""
+        """`infer`, followed by `check`."""
         seconds, answer = self.infer(cell, number, timeout, late)
         return seconds, answer, self.check(cell, number, answer)
 
     def infer(self, cell: Cell, number: int, timeout: float, late: float = 0.0) -> tuple[float, Answer]:
         """(seconds from inputs to outputs, both arrays in the client's memory; answer). Raises `WireError`.
 
-        `late`: seconds since the moment at which it was to begin.
+        `late`: seconds since the intended start of the request.
         """
         partition = self.prepared.partitions[cell]
         route = route_of(cell, partition)
@@ -249,7 +251,7 @@ class CellRunner:
         return end - start, answer
 
     def check(self, cell: Cell, number: int, answer: Answer) -> gate.Verdict:
-        """How the answer to the request `number` compares with the right one. Raises `OutputDiffers`."""
+        """Compare the answer to the request `number` with the right one. Raises `OutputDiffers`."""
         expected = self.prepared.expected[cell.batch]
         check = gate.check if packing.is_lossless(cell.wire) else lossy_gate.check
         return check(answer.outputs, expected[number % len(expected)], cell.name, self.prepared.partitions[cell])
@@ -259,7 +261,8 @@ class CellRunner:
 def cell_runner(
     prepared: Prepared, progress: Progress, machines: Machines, writers: Writers | None = None
 ) -> Iterator[CellRunner]:
-    """Start the processes and handlers of all cells, and a client; on exit all are gone. No `writers`: no records."""
+    """Start the processes and handlers of all cells, and a client; on exit all of them end. Without `writers`, nothing
+    is recorded."""
     experiment, launcher = prepared.experiment, machines.launcher
     options = machines.options(prepared.transports) | dict(experiment.options)
     made = {name: transports.make(name, options) for name in prepared.transports}

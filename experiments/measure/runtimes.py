@@ -1,4 +1,4 @@
-"""The runtimes of an experiment's cells: their processes, and what answers the requests of each cell."""
+"""Starts the runtimes of an experiment's cells, and answers the requests of each cell through its runtime."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNKNOWN = RequestStats(*[math.nan] * len(RequestStats.__struct_fields__))  # typ
 
 
 class Direct(NamedTuple):
-    """What answers the requests of a cell without nodes: the local model or a runtime."""
+    """The local model or a runtime, which answers the requests of a cell without nodes."""
 
     infer: Callable[[Mapping[str, Array]], Answer]
     awake: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
@@ -37,7 +37,7 @@ class Direct(NamedTuple):
 def started(
     prepared: Prepared, launcher: Launcher | None, notify: Callable[[str], None]
 ) -> Iterator[Mapping[Cell, Direct]]:
-    """What answers the requests of each cell over a runtime. On exit all of their processes are gone.
+    """Cell over a runtime -> the `Direct` that answers its requests. On exit all processes of the runtimes end.
 
     Raises `UsageError` for a stage that a runtime cannot execute.
     """

@@ -14,7 +14,8 @@ from experiments.store.statistics import ratio_of
 
 
 class Stopping:
-    """Decides after each round whether to stop, from all counted samples. The time starts with the first of them."""
+    """Decides after each round whether to stop, from all counted samples. Time counts from the creation of this
+    object."""
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment

@@ -1,6 +1,7 @@
 """Scores behind outputs that are decisions: the index of the largest value, or whether a value exceeds another.
 
-Rounding may turn a decision whose candidates are almost equal. The scores tell such a near tie from a wrong answer.
+Rounding may reverse a decision between candidates that are almost equal. The scores tell such a near tie from a wrong
+answer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from partitioning.program import Program
 
 DISCRETE = "biu"
-"""Kinds of NumPy dtypes whose values are compared as decisions."""
+"""Kinds of NumPy dtypes (`dtype.kind`) whose values are compared as decisions."""
 
 ALIGNED = frozenset({"Cast", "ExpandDims", "Flatten", "Identity", "Reshape", "Squeeze"})
 """Operations that keep the number and the order of elements."""
@@ -42,10 +43,10 @@ SCORES: Mapping[str, Callable[..., Array]] = {
 
 
 def scores_of(program: Program, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Output of the program -> float64 scores of its elements' candidates, (elements, candidates).
+    """Output of the program -> scores of its elements' candidates, float64 of shape (elements, candidates).
 
-    Only for integer and boolean outputs that an operation in `SCORES` decides from floats, at most reshaped or cast
-    afterwards.
+    Only for integer and boolean outputs that an operation in `SCORES` decides from floats, and that are at most
+    reshaped or cast afterwards.
     """
     graph = program.graph
     makers = {name: operation for operation in graph.operations for name in operation.outputs}
@@ -60,7 +61,8 @@ def scores_of(program: Program, inputs: Mapping[str, Array]) -> dict[str, Array]
 
 
 def near_ties(found: Array, right: Array, scores: Array, limit: float) -> int:
-    """How many elements of `found` differ from `right` and have a score within `limit` of the largest score's size."""
+    """How many elements of `found` differ from `right`, but have a score that is smaller than the largest score by at
+    most the share `limit` of that score's size."""
     places = np.flatnonzero(found != right)
     chosen = found.reshape(-1)[places].astype(np.int64)
     possible = (chosen >= 0) & (chosen < scores.shape[1])

@@ -1,4 +1,4 @@
-"""How far an output may deviate from the local model's. It depends on the least exact arithmetic of the model."""
+"""How far an output may deviate from the local model's. This depends on the least exact arithmetic of the model."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ TOLERANCES: Mapping[str, float] = {
 """Precision -> the largest deviation that passes, as a share of an output's largest value; the most exact first.
 
 Engines that fuse operations round in other places, and deep models amplify that. For float32, MobileNetV3 and ResNet50
-deviate by up to 6e-5, about 500 rounding errors; for float64 by up to 7e-14. A tolerance of as many rounding errors
-would let any answer pass in a lower precision: there it is about the square root of one rounding error. A quantised
-layer rounds its inputs: one that is rounded the other way moves by 1/127 (int8, and int4, which rounds only weights
-further) or 1/16 (float8) of its value.
+deviate by up to 6e-5, about 500 rounding errors; for float64 by up to 7e-14. In a lower precision, a tolerance of 500
+rounding errors would let any answer pass: there the tolerance is about the square root of one rounding error. A
+quantised layer rounds its inputs: an input that is rounded the other way moves by 1/127 (int8, and int4, which rounds
+only weights further) or 1/16 (float8) of its value.
 """
 
 FLOATS: Mapping[str, str] = {

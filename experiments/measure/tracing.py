@@ -1,6 +1,6 @@
 """Traces requests: gives each a trace, and after a block writes where the time went (`phases.csv`, `trace.json`).
 
-Nodes are asked for their spans after each block, outside of what is timed. No measured message carries any.
+Nodes are asked for their spans after each block, outside of the timed requests. No measured message carries spans.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from transports.pool import Pool
 from transports.spans import CLIENT, RECORDER, Context, Span, new_id, span_of, trace_of
 
 PATIENCE, HASTE = 10.0, 1.0
-"""Seconds within which a node has to answer, and after a failure."""
+"""Seconds within which a node has to answer: normally, and after a failure."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Tracer:
     cluster: Cluster | None
     """None: no node runs in another process."""
     transport: Transport | None
-    """Over which nodes are asked."""
+    """The transport over which nodes are asked."""
     servers: int
     """Portions of the model."""
     same_clock: bool
@@ -52,12 +52,12 @@ class Tracer:
         self.events.append([{"name": "splitbench", "ph": "M", "pid": 1, "args": about}])
 
     def forget(self) -> None:
-        """Begin a block: earlier requests were no part of it."""
+        """Begin a block: forget earlier requests, which are not part of it."""
         self._requests.clear()
         RECORDER.take()
 
     def end(self, context: Context, run: int, intended: float, begin: float, end: float) -> None:
-        """Count the request of `context`, which was answered. Under a load it was to begin at `intended`."""
+        """Count the answered request of `context`. `intended`: its intended start under a load."""
         root = Span(trace_of(context), span_of(context), "", "request", intended, end)
         if intended < begin:
             RECORDER.add(context, "queue", intended, begin)
@@ -141,8 +141,8 @@ class Tracer:
 def _with_ids(request: Span, spans: Sequence[Placed]) -> list[Placed]:
     """The spans of a request, each with an id of its own and a parent among them.
 
-    The spans of a handler are in the span `serve` of its process and call. The parent of a span may have been lost with
-    its process: then the request is.
+    The parent of a handler's spans is the span `serve` of the same process and call. If a parent was lost with its
+    process, the span of the request takes its place.
     """
     known = {request.id, *(each.span.id for each in spans)}
     serving = {
@@ -161,7 +161,7 @@ def _with_ids(request: Span, spans: Sequence[Placed]) -> list[Placed]:
 
 
 def lanes(spans: Iterable[Placed]) -> Iterator[tuple[int, Placed]]:
-    """Each span with the number of a lane (1, 2, ...) on which every two spans follow or enclose each other."""
+    """Each span with the number of a lane (1, 2, ...). Any two spans on a lane follow or enclose each other."""
     open_: list[list[tuple[float, str]]] = []
     for each in sorted(spans, key=lambda each: (each.span.begin, -each.span.end)):
         span = each.span
@@ -172,7 +172,7 @@ def lanes(spans: Iterable[Placed]) -> Iterator[tuple[int, Placed]]:
         if not fitting:
             open_.append([])
             fitting = [open_[-1]]
-        # The lane of the parent, else one that is free.
+        # The lane of the parent, else a free lane.
         best = min(fitting, key=lambda lane: (span.parent not in {own for _, own in lane}, len(lane)))
         best.append((span.end, span.id))
         yield next(place for place, lane in enumerate(open_, 1) if lane is best), each

@@ -1,4 +1,4 @@
-"""Reads what the nodes have used before and after each block of requests, outside of what is timed."""
+"""Reads the resources that nodes have used, before and after each block of requests, outside of timed requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 10.0
 
 
 class Reading(NamedTuple):
-    """What the processes of a run have used at one moment."""
+    """The resources that the processes of a run have used until a moment."""
 
     nodes: Mapping[str, Usage]
     """Name of a node -> its usage."""
@@ -51,7 +51,7 @@ class NodeUsage:
         return Reading(nodes, self.client())
 
     def write(self, cell: Cell, block: Block, first: Reading, last: Reading) -> None:
-        """Write a row for each node: what it used between two readings."""
+        """Write a row for each node: what it used between the two readings."""
         before, after = first.nodes, last.nodes
         traffic = {name: _difference(after[name].traffic, before[name].traffic) for name in after}
         traffic["client"] = _difference(last.client, first.client)

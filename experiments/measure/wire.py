@@ -5,12 +5,13 @@ acknowledgements, registry lookups and new connections. Rules:
   - Overlapping requests cannot be told apart: they have no figure.
   - Over `none` nothing crosses: the figure is 0, whatever other programs sent meanwhile. Only the calls of an engine
     that uses a model server are counted.
-  - Runtimes use the interface, too. What Ray passes in shared memory is not counted.
-  - A relay of an emulated link carries bytes over the interface a second time. It counts them, and they are subtracted.
+  - Runtimes use the interface, too. Tensors that Ray passes in shared memory are not counted.
+  - A relay of an emulated link carries bytes over the interface a second time. The relay counts these bytes, and they
+    are subtracted.
   - With processes on several machines there is no figure: no interface carries all messages.
   - Messages over Unix sockets do not cross the interface: a cell with such a transport has no figure.
-  - The counter is the machine's. Heartbeats (some hundred bytes every few seconds) and other programs are included in
-    some requests: use the median of many.
+  - The counter covers the whole machine. Figures of some requests include heartbeats (some hundred bytes every few
+    seconds) and traffic of other programs: use the median of many requests.
   - Acknowledgements that TCP delays past the answer are missing: up to about 500 bytes per connection.
   - A packet of the loopback interface holds up to 64 kB, so that headers are a tenth of a percent of a large message.
     Packets of 1500 bytes, as on Ethernet, would add about 4 %.
@@ -48,7 +49,7 @@ def counting(cell: Cell, repeated: Callable[[], int] = lambda: 0, *, here: bool 
         return lambda: 0
     if cell.concurrency > 1 or cell.load or cell.transport in UNCOUNTED or not here:
         return lambda: math.nan
-    carried = repeated()  # the question itself crosses the interface: it comes before the first reading
+    carried = repeated()  # asking a relay sends bytes over the interface, so it is done before the first reading
     before = sent()
 
     def crossed() -> float:

@@ -12,22 +12,22 @@ from experiments.store import faults, nodes, phases, rows, samples, trace_file
 
 @dataclass(frozen=True)
 class Writers:
-    """Where a run writes what it measures."""
+    """The open files of a run."""
 
     samples: samples.Writer
     faults: rows.Writer | None = None
     """Kills, and the requests that fail after them."""
     nodes: rows.Writer | None = None
-    """What the nodes used in each block; None: they are not asked."""
+    """What the nodes used in each block; None if nodes are not asked."""
     phases: rows.Writer | None = None
     trace: trace_file.Writer | None = None
-    """Where the time of traced requests went; None: none is traced."""
+    """Where the time of traced requests went; None if no request is traced."""
 
     @classmethod
     def into(
         cls, folder: Path, stack: contextlib.ExitStack, *, kill: bool = False, ask: bool = False, trace: bool = False
     ) -> Self:
-        """Create the files in `folder`; they are closed with `stack`. `kill`: whether a node is killed. `ask`: whether
+        """Create the files in `folder`; `stack` closes them on exit. `kill`: whether a node is killed. `ask`: whether
         nodes are asked what they used. `trace`: whether requests are traced. Raises `WriteError`."""
         return cls(
             stack.enter_context(samples.Writer(folder)),

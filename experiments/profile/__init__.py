@@ -1,1 +1,1 @@
-"""What a model costs on each host and over each transport: `splitbench profile`."""
+"""Measures the costs of a model on each host and over each transport: `splitbench profile`."""

@@ -1,4 +1,4 @@
-"""`python -m experiments.profile`: what a model costs on each host and over each transport, for `splitbench advise`."""
+"""`python -m experiments.profile`: measures a model's costs on hosts and over transports, for `splitbench advise`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ exit status: 0 done; 1 it failed; 2 a value cannot be used; 130 interrupted."""
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """What a profile takes beside the flags of a run."""
+    """The options of a profile beside the flags of a run."""
 
     positions: Annotated[
         int, option("positions at which a cut is measured, spread over the model", "profile", ge=1, le=1000)
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[ProfileOptions, Experiment, Path]:
-    """The options, the experiment, and the folder. Its cells are the model as a whole over each transport, and each
-    cut that is named.
+    """The options, the experiment, and the folder. The experiment's cells are the whole model over each transport, and
+    each named cut.
 
     Raises `UsageError`. Nothing is created.
     """
@@ -85,7 +85,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[ProfileOptions, Experiment, P
 def _asked(experiment: Experiment) -> Experiment:
     """The experiment with a cell for each transport and each named cut.
 
-    Raises `UsageError` for what a profile cannot have.
+    Raises `UsageError` for settings that a profile cannot have.
     """
     kinds = {(cell.engine, cell.batch) for cell in experiment.cells}
     if len(kinds) > 1:
@@ -114,7 +114,7 @@ def _asked(experiment: Experiment) -> Experiment:
 
 
 def record(options: ProfileOptions, experiment: Experiment) -> dict[str, object]:
-    """What environment.json has as the experiment."""
+    """The record of the experiment in environment.json."""
     return to_record(experiment) | {"kind": "profile", "positions": options.positions}
 
 

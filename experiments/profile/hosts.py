@@ -1,4 +1,4 @@
-"""The profilers of a profile: one on each host, one after the other, asked for the seconds of runs of operations."""
+"""The profilers of a profile: a process on each host, one host after the other, which times runs of operations."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from transports.base import Array, Connection, Message
 PATIENCE = 600.0
 """Seconds in which a profiler has to answer."""
 ALIVE = 500_000_000
-"""Bytes of weights in the runs that are timed together: each engine holds a copy of its own."""
+"""Most bytes of weights in the runs of a batch: each run holds its own copy of its weights."""
 
 
 @dataclass(frozen=True)
 class HostTimes:
-    """What a profiler measured."""
+    """The measurements of a profiler."""
 
     runs: Mapping[Run, npt.NDArray[np.float64]]
     """Run -> seconds of each round."""
@@ -42,7 +42,8 @@ class HostTimes:
 
 
 def runs_of(positions: Sequence[int], operations: int) -> list[Run]:
-    """The whole, for each position what is before it and the rest, and a few runs between positions as a check."""
+    """The runs to time: the whole model, the parts before and after each position, and a few runs between positions as
+    a check."""
     ends = [(0, operations), *((0, at) for at in positions), *((at, operations) for at in positions)]
     inner = [positions[len(positions) * quarter // 4] for quarter in (1, 2, 3)] if len(positions) >= 4 else []
     return list(dict.fromkeys([*ends, *itertools.combinations(sorted(set(inner)), 2)]))
@@ -68,7 +69,8 @@ def measure(
     rounds: int,
     notify: Callable[[str], None],
 ) -> Iterator[tuple[str, HostTimes]]:
-    """(host, what was measured there) for each host in turn. Nothing is left running. Raises `ClusterDown`."""
+    """(name of the host, what was measured there) for each host in turn. No process is left running. Raises
+    `ClusterDown`."""
     cell = prepared.experiment.cells[0]
     inputs = prepared.inputs[cell.batch][0]
     with scratch.folder() as exports:
@@ -90,7 +92,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Asked:
-    """A profiler that is asked."""
+    """A connection to a profiler that asks it for measurements."""
 
     connection: Connection
     engine: str

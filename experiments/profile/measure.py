@@ -30,7 +30,7 @@ from transports.base import Array
 
 
 def run(options: ProfileOptions, experiment: Experiment, folder: Path, argv: Sequence[str]) -> None:
-    """Write the profile into `folder`. Raises what `experiments.execute.execute` does."""
+    """Write the profile into `folder`. Raises what `experiments.execute.execute` raises."""
     cuts = [cell.cut for cell in experiment.cells if cell.mode == "submodel"]
     with (
         begun(experiment, folder, argv, record=record(options, experiment)) as (prepared, progress, on),
@@ -51,7 +51,7 @@ def run(options: ProfileOptions, experiment: Experiment, folder: Path, argv: Seq
 
 
 def _positions(graph: Graph, most: int, cuts: Sequence[str]) -> list[int]:
-    """The positions to measure, those of the named cuts and of the equal split of two among them."""
+    """The positions to measure, which include those of the named cuts and of the equal split into two."""
     count = len(graph.operations)
     plans = [make_plan(graph, "submodel", cut) for cut in cuts]
     plans += [make_plan(graph, "submodel", "equal", 2)] if count > 1 else []
@@ -61,7 +61,7 @@ def _positions(graph: Graph, most: int, cuts: Sequence[str]) -> list[int]:
 
 
 def _weights(prepared: Prepared) -> list[int]:
-    """Bytes of the weights of each operation. Operations that share a layer have all of them."""
+    """Bytes of the weights of each operation. Operations that share a layer each count all its weights."""
     steps = prepared.program.steps
     return [
         sum(int(np.prod(weight.shape)) * np.dtype(weight.dtype).itemsize for weight in _of(steps[op.name].operation))
@@ -116,7 +116,7 @@ def _crossing(graph: Graph, batch: int) -> list[tuple[int, int]]:
 
 
 def _contents(prepared: Prepared, at: Sequence[int]) -> dict[int, Array]:
-    """Position -> what crosses a cut there for the first input; 0: the inputs themselves; below: `reference`."""
+    """Position -> what crosses a cut there for the first input; 0: the inputs themselves; negative: `reference`."""
     from partitioning import costs, engines  # TensorFlow
 
     cell, program = prepared.experiment.cells[0], prepared.program
@@ -137,7 +137,7 @@ def _messages(
     rounds: int,
     progress: Progress,
 ) -> None:
-    """Between processes of this machine: the nodes of a cluster elsewhere would be behind links."""
+    """Time messages between processes of this machine, since the nodes of a cluster elsewhere would be behind links."""
     if machines.settings.remote:
         with LocalLauncher() as launcher:
             found = messages.measure(experiment, launcher, contents, rounds, progress.phase)

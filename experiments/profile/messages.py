@@ -1,7 +1,7 @@
-"""What messages cost over each transport: a request to one node that does next to nothing, with a cut's content.
+"""Measures the cost of messages over each transport: requests with a cut's content to a node that computes very little.
 
-The same client, dispatcher and node as in a run, in two processes of this machine. The seconds are those of the request
-less those of the stage, so that they hold everything that a message costs at both ends.
+Client, dispatcher and node are the same as in a run, in two processes of this machine. The seconds of a message are
+those of the request less those of the stage, so they include all costs of a message at both ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WORKERS = 4
 LARGE = 1_000_000
 """Bytes of the largest content of `reference`."""
 WARM_UPS = 3
-"""Requests with each content before the first one that counts."""
+"""Requests with each content before the first timed one."""
 
 
 @dataclass
@@ -52,7 +52,8 @@ def measure(
     rounds: int,
     notify: Callable[[str], None],
 ) -> dict[tuple[str, int], Times]:
-    """(transport, number of a content) -> its requests. `contents`: float32 [1, any]. Nothing is left running."""
+    """(transport, number of a content) -> the times of its requests. `contents`: float32 [1, any]. No process is left
+    running."""
     names = [cell.transport for cell in experiment.cells if cell.mode == "whole"]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch.folder())
@@ -82,7 +83,7 @@ def _turns(pairs: list[tuple[str, int]], rounds: int, seed: int) -> Iterator[tup
 
 
 def _exported(folder: Path) -> Partition:
-    """A model whose answer is the largest of the values that it gets."""
+    """Export a model that returns the largest of its input values."""
     import keras
 
     from partitioning.program import read
@@ -102,7 +103,7 @@ class _NodeClient:
     timeout: float
 
     def request(self, transport: str, content: Array) -> tuple[float, float]:
-        """(seconds without those of the stage, bytes on the wire; NaN if they are unknown)."""
+        """(seconds of the request less those of the stage, bytes on the wire: NaN if unknown)."""
         route = Route(self.partition.name, "frozen", transport)
         before = wire.sent()
         begun = time.perf_counter()
@@ -113,9 +114,9 @@ class _NodeClient:
 
 
 def reference(given: Array) -> dict[int, Array]:
-    """Contents that are no cut's, under negative numbers: one value, and the input repeated to `LARGE` bytes.
+    """Contents of no cut, under negative numbers: one value, and the input repeated to `LARGE` bytes.
 
-    Without them, the tensors of a small model would not say what a byte costs.
+    Without these contents, the tensors of a small model would not show the cost of a byte.
     """
     return {-1: given[:, :1], -2: np.resize(given, (1, LARGE // given.itemsize))}
 

@@ -94,7 +94,8 @@ def _host(found: Profile, name: str) -> list[str]:
 
 
 def derived_gap(runs: Runs) -> float | None:
-    """The largest difference between a measured run and the same one derived, over the whole; None without any."""
+    """The largest difference between a measured run and the same run derived from others, over the seconds of the whole
+    model; None without measured runs to compare."""
     inner = [run for run in runs.measured if run[0] and run[1] < runs.operations]
     ends = Runs({run: value for run, value in runs.measured.items() if run not in inner}, runs.operations)
     whole = runs.seconds(0, runs.operations).value

@@ -20,11 +20,11 @@ from experiments.store.statistics import groups_of, ratio_of
 from transports.packing import is_lossless
 
 NAMED = 4
-"""Cells that a sentence names; it counts the others."""
+"""Most cells that a sentence names; it gives only the number of the others."""
 LONGEST = 120
-"""Characters of the values of a setting that the question lists; it counts longer ones."""
+"""The question lists the values of a setting in at most this many characters; else it gives the number of values."""
 WORK = ("batch", "concurrency", "load")
-"""Settings that say what is asked of a cell."""
+"""Settings that determine the work of a cell."""
 NOTHING = "No request was timed, so there is no answer."
 PARTIAL = "The run is incomplete: this answer is derived from what it measured until it ended."
 ALIKE = "the 95 % interval of the ratio of their times contains 1"
@@ -33,7 +33,7 @@ NOISE = "beyond noise"
 
 @dataclass(frozen=True)
 class Rival:
-    """A cell beside the fastest: the ratio of its mean to that of the fastest, paired by round, and its interval."""
+    """A cell compared with the fastest cell: the ratio of their means, paired by round, and its interval."""
 
     cell: Cell
     ratio: float
@@ -50,7 +50,7 @@ class Rival:
 
 
 def question(experiment: Experiment, titles: Mapping[str, str]) -> str:
-    """What was asked, in one sentence."""
+    """The question that the experiment answers, in one sentence."""
     compared = [cell for cell in experiment.cells if cell != local_of(cell)] or list(experiment.cells)
     settings = Settings(compared, titles)
     many = f"{len(compared)} cell{'s' if len(compared) != 1 else ''}"
@@ -80,8 +80,8 @@ def answer(
     recoveries: Sequence[Mapping[str, Any]] = (),
     knees: Sequence[str] = (),
 ) -> list[str]:
-    """The sentences; one of several lines ends in a list. `recoveries`: those of an experiment with kills. `knees`:
-    sentences about sweeps of rates, whose cells `summary` lacks."""
+    """The sentences; a sentence of several lines ends in a list. `recoveries`: the outcomes of kills, if the experiment
+    has any. `knees`: sentences about sweeps of rates, whose cells `summary` lacks."""
     if summary.empty and not knees:
         return [NOTHING]
     if experiment.kill:
@@ -131,7 +131,7 @@ def _fastest(
 
 
 def _same_work(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """The cells by what is asked of them: only times of the same batch and load can be compared."""
+    """The cells grouped by their work: only times of the same batch and load can be compared."""
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(tuple(getattr(cell, name) for name in WORK), []).append(cell)
@@ -144,7 +144,7 @@ def _work(cell: Cell, settings: Settings) -> str:
 
 
 def _first(label: str, row: Row, many: int) -> str:
-    """The fastest cell and its time beside the local model's."""
+    """The fastest cell, and its time compared with the local model's."""
     kind = "cells without a transport" if row["transport"] == "none" else "cells with a transport"
     named = f"{label} is the fastest of {many} {kind}" if many > 1 else label
     mean = f"{number(1e3 * row['mean'], 3)} ms on average"
@@ -157,7 +157,7 @@ def _first(label: str, row: Row, many: int) -> str:
 
 
 def _beside(rivals: Sequence[Rival], settings: Settings) -> list[str]:
-    """Which of the others do not differ from the fastest beyond noise, and the next that does."""
+    """The rivals that do not differ from the fastest cell beyond noise, and the next rival that does."""
     if not rivals:
         return []
     known = [rival for rival in rivals if rival.known]
@@ -179,7 +179,7 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def _over_links(found: Sequence[Winner], settings: Settings) -> list[str]:
-    """Each winner, and on a line for each of its links how it compares with the next."""
+    """Each winner, and a line for each link over which it wins: how it compares with the second."""
     won: dict[str, list[str]] = {}
     for each in found:
         name = f"{place(settings, each.first)} ({transport_title(each.cell.transport)})"

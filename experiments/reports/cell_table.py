@@ -23,7 +23,7 @@ from experiments.store.statistics import groups_of
 FIRST = ("x / Local", "95 % interval", "Mean (s)")
 """Figures before the pictures of the samples; the others follow."""
 STRIPS, TICKS = 300, 100
-"""Up to so many cells there are pictures, and up to so many cells they show single samples."""
+"""Pictures are drawn for at most `STRIPS` cells. They show single samples for at most `TICKS` cells."""
 WIDTH, HEIGHT = 180, 18
 WIDE = 4
 """From this ratio of the largest to the smallest sample on, the axis is logarithmic."""
@@ -133,7 +133,7 @@ def _strips(measured: pd.DataFrame, axis: Axis, ticks: bool) -> dict[Cell, str]:
 
 
 def strip(seconds: Any, axis: Axis, ticks: bool) -> str:
-    """An SVG picture of samples: a line from the least to p99, the quartiles, the median, and with `ticks` each one."""
+    """An SVG picture of samples: a line from the least to p99, quartiles, median, and with `ticks` each sample."""
     shown = np.quantile(seconds, [0, 0.25, 0.5, 0.75, 0.99])
     least, lower, middle, upper, most = (f"{value:g}" for value in axis.place(shown))
     words = [number(1e3 * value, 3) for value in shown[1:]]

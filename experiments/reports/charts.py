@@ -29,7 +29,7 @@ def comparison(summary: pd.DataFrame, labels: Sequence[str], title: str) -> str:
 
 
 def growth(summary: pd.DataFrame) -> str:
-    """The median seconds of an echo by the size of its tensor, both logarithmic, a line for each way.
+    """The median seconds of an echo by the size of its tensor, on logarithmic axes, with a line for each way.
 
     Returns an empty text for an empty `summary`. Raises `ModuleNotFoundError` if matplotlib is not installed.
     """
@@ -51,7 +51,7 @@ def heat_map(
     columns: Sequence[str],
     title: str,
 ) -> str:
-    """A field for each row and column: its milliseconds and its name, coloured by the multiple of its column's least.
+    """A field for each row and column with its milliseconds and name, coloured by the ratio to its column's minimum.
 
     Raises `ModuleNotFoundError` if matplotlib is not installed.
     """
@@ -60,7 +60,7 @@ def heat_map(
 
 
 def svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
-    """What `draw` draws on the axes that it is given.
+    """The SVG text of a figure on whose axes `draw` draws.
 
     The same drawing gives the same bytes. Raises `ModuleNotFoundError` if matplotlib is not installed.
     """

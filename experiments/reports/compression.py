@@ -4,8 +4,8 @@ Each cell with a packing is compared with the same cell without one. The **break
 
     bits saved per request / seconds of packing and unpacking per request
 
-Below it, a link needs longer for the saved bytes than all processes need to pack and unpack the rest. It depends on the
-processors and not on the link, so the cells of all links are taken together.
+On a link below this bandwidth, sending the saved bytes would take longer than packing and unpacking takes. The
+break-even bandwidth depends on the processors and not on the link, so the cells of all links are taken together.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RANDOM = (
 
 @dataclass(frozen=True)
 class Packing:
-    """A cell with a packing, over all links that it was measured over."""
+    """A cell with a packing, over all links over which it was measured."""
 
     cell: Cell
     """Without its link."""
@@ -57,7 +57,7 @@ class Packing:
         return float(self.samples[column].mean())
 
     def break_even(self, seed: int) -> tuple[float, float, float]:
-        """Mbit/s below which it pays, and both ends of the 95 % interval, which pairs by round or block.
+        """Mbit/s below which the packing pays, and both ends of its 95 % interval, paired by round or block.
 
         0, without an interval, for a packing that saves nothing.
         """
@@ -70,7 +70,7 @@ class Packing:
 
 
 def packings(experiment: Experiment, measured: pd.DataFrame) -> list[Packing]:
-    """Every cell with a packing whose twin without one was measured, too, in the experiment's order."""
+    """Every cell with a packing, in the experiment's order, if the same cell without packing was measured too."""
     groups = groups_of(measured)
     found: dict[Cell, dict[Cell, Cell]] = {}
     for cell in experiment.cells:
@@ -110,7 +110,7 @@ def _label(settings: Settings, cell: Cell) -> str:
 
 
 def _answer(chosen: Sequence[Packing], labels: Mapping[Cell, str], seed: int) -> list[str]:
-    """Up to which bandwidth a packing of this kind pays at each place, and what its losses mean."""
+    """The bandwidth up to which a packing of this kind pays at each place, and a description of its losses."""
     kind = KINDS[chosen[0].lossless]
     found: dict[str, list[Packing]] = {}
     for packing in chosen:
@@ -130,7 +130,7 @@ def _best(chosen: Sequence[Packing], seed: int) -> str:
 
 
 def _checked(chosen: Sequence[Packing], labels: Mapping[Cell, str]) -> str:
-    """What the answers of cells of one kind have passed."""
+    """The checks that the answers of cells of one kind have passed."""
     if chosen[0].lossless:
         return "Every answer passed the check of answers that are not packed."
     text = "Answers failed only for a wrong shape or dtype, or a value that is not finite: there is no tolerance."

@@ -13,7 +13,7 @@ from experiments.store import files
 from partitioning.plan import Plan, PlanError, sent_bytes
 
 LABELLED = 12
-"""Cuts of a plan up to which each has the name of the operation behind it; more make a curve."""
+"""Up to this many cuts of a plan, each has the name of the operation behind it; more cuts make a curve."""
 TITLE = "Bytes over the model's depth"
 DRAWN = "Bytes of a request that cross each cut, by the number of operations before the cut"
 
@@ -25,7 +25,7 @@ class Crossing:
     before: int
     """Operations before the cut."""
     operation: str
-    """The first operation behind it."""
+    """The first operation behind the cut."""
     nbytes: int
     """Bytes at batch 1. A tensor counts once for each stage behind the cut that takes it."""
 

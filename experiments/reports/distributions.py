@@ -18,7 +18,7 @@ from experiments.store.samples import cell_of
 from experiments.store.statistics import groups_of
 
 MOST = 40
-"""Cells up to which a picture of all of them can be read."""
+"""Most cells that a readable picture can have."""
 BINS, SMOOTH = 64, 1.5
 """Places at which a density is drawn, and the standard deviation of its kernel in such places."""
 WIDE = 4

@@ -9,7 +9,7 @@ from cluster.model_servers import selection
 from partitioning.engine_table import ENGINES
 
 Titles = Mapping[str, str]
-"""Engine that calls model servers -> its name in tables, which says which model server it was."""
+"""Engine that calls model servers -> its name in tables, which names the model server."""
 
 SERVERS: Mapping[str, str] = {
     selection.REAL: "the model server was TensorFlow Serving",

@@ -28,8 +28,9 @@ def recoveries(faults: pd.DataFrame, samples: pd.DataFrame) -> list[dict[str, An
     """For each kill: `cell`, `node`, `request`, and what followed until the end of the cell.
 
     `failed`: requests that failed after the kill; `attempts`: how often they failed; `repeated`: requests that were
-    answered after repeats; those in flight at the kill are included. In seconds since the kill: `answered`, the first
-    answer to a request that began after it; `undisturbed`, the last answer to a failed or repeated request (0: none).
+    answered after repeats. Requests in flight at the kill are included. In seconds since the kill: `answered`, the
+    first answer to a request that began after the kill; `undisturbed`, the last answer to a failed or repeated request
+    (0: none).
     """
     kills = faults[faults["event"] == "kill"]
     return [_recovery(kill, faults, samples) for kill in kills.to_dict("records")]

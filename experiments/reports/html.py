@@ -1,7 +1,7 @@
 """A report as two files: report.md, and report.html, which needs no other file, no network and no JavaScript to read.
 
-The sections of report.md become HTML here; the answer, the table of all cells and the order are the page's own. Every
-text of a run is escaped, and none is put into the script. The same report gives the same bytes.
+The sections of report.md become HTML here. The answer, the table of all cells and the order of sections differ from
+report.md. Every text of a run is escaped, and none is put into the script. The same report gives the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PICTURE = re.compile(r"!\[(?P<description>.*)\]\((?P<name>[\w.-]+\.svg)\)")
 REFERENCES = re.compile(r'(\bid="|\bhref="#|url\(#)')
 """What stands before an identifier in an SVG text."""
 DROPPED = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL)
-"""What an SVG text in a page does not need: a style in it would apply to the whole page."""
+"""Parts of an SVG text that a page does not need. A style among them would apply to the whole page."""
 UNUSED = ("image", "link", "autolink", "reference", "entity", "html_block", "html_inline")
 """Rules of Markdown that no section needs: with them a text of a run could load or hide something."""
 
@@ -39,12 +39,12 @@ MEASURED = "How it was measured"
 TOP = ("banner", "notes")
 PICTURES = ("faults", "map", "chart", "load", "distributions", "pareto", "phases", "ladder", "depth", "topology")
 COLLAPSED = ("environment", "reading")
-"""Names of sections: those before the table of all cells, and those that open by a click, at the end."""
+"""Names of sections: at the top, before the table of all cells, and at the end, where a click opens them."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a report shows."""
+    """The content of a report."""
 
     title: str
     question: str
@@ -52,7 +52,7 @@ class Page:
     cells: str
     """The table of all cells, as HTML; empty if there is none."""
     parts: Mapping[str, Lines]
-    """Sections by name. `banner` and `notes` stand at the top; those that no table above names follow the cells."""
+    """Sections by name. Sections that none of `TOP`, `PICTURES` and `COLLAPSED` names follow the table of cells."""
 
     def text(self, folder: Path) -> str:
         """report.html. `folder` holds the pictures that sections show."""
@@ -83,7 +83,7 @@ class Page:
     def write(self, folder: Path, order: Sequence[str] = (), more: Mapping[str, Lines] = {}) -> Path:
         """Write report.md and report.html into `folder`; return the path of report.md. Raises `WriteError`.
 
-        `order`: the sections of report.md, with `more` of them; without it all sections in their order.
+        `order`: names of the sections of report.md; empty: all, in their order. `more`: sections of report.md alone.
         """
         notes = self.parts.get("notes")
         sections = {
@@ -105,7 +105,7 @@ class Page:
 
 
 def section(lines: Lines, folder: Path, collapsed: bool = False) -> str:
-    """A section of report.md as HTML; its heading opens and closes it if it is `collapsed`."""
+    """A section of report.md as HTML. A `collapsed` section opens and closes by a click on its heading."""
     title = lines[0].removeprefix("## ") if lines[0].startswith("## ") else ""
     body = _body(lines[1:] if title else lines, folder, title)
     heading = f"<h2>{_MARKDOWN.renderInline(title)}</h2>" if title else ""

@@ -31,7 +31,7 @@ def transport_title(name: str) -> str:
 
 
 def value_of(cell: Cell, name: str) -> str:
-    """The value of a setting; a runtime has none of those that concern nodes and the messages between them."""
+    """The value of a setting; `ABSENT` for a runtime, if it concerns nodes or the messages between them."""
     meaningless = runtimes.is_runtime(cell.transport) and name in FOR_NODES
     return ABSENT if meaningless else str(getattr(cell, name))
 
@@ -48,15 +48,15 @@ def unusual(cell: Cell) -> list[str]:
 
 
 SILENT = ("codec", "load", "on", "link", "label", "trace", "wire")
-"""Settings that a label leaves out where they have their default."""
+"""Settings that a label leaves out if they have their default."""
 
 
 class Settings:
     """The settings of `cells` and what differs between them; local models are left out, unless there are no others.
 
     `differing`: names of settings with several values; `transport` is always among them, as is the engine of a model
-    server. A cut at named operations is written `cut 1`, `cut 2`, ..., and links `link 1`, `link 2`, ...; `legend` has
-    what they mean.
+    server. A cut at named operations is written `cut 1`, `cut 2`, ..., and links `link 1`, `link 2`, ...; `legend`
+    explains these names.
     """
 
     def __init__(self, cells: Sequence[Cell], titles: engine_titles.Titles | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The section about a ladder: the steps from a local model to a request over a transport, and what is not explained."""
+"""The section about a ladder: the steps from a local model to a request over a transport, and the unexplained rest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class Ladder:
 
     @property
     def beside_library(self) -> float:
-        """The request less None, as a multiple of the library alone (or sockets, without a library)."""
+        """The request's seconds less the seconds over the transport `none` (local model, cut and nodes), as a multiple
+        of the seconds of the library alone (of sockets, without a library)."""
         pieces = self.pieces
         none = pieces["local model"] + pieces["cut"] + pieces["nodes"]
         return (self.seconds - none) / (pieces["sockets"] + pieces.get("library", 0.0))

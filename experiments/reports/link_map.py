@@ -20,7 +20,7 @@ from experiments.store.statistics import groups_of
 from partitioning.options import JOINT
 
 FREE = ""
-"""The link of cells without one: they are the same in every column."""
+"""The link of cells without a link. They are the same in the column of every link."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LinkMap:
     """The fastest cell of each row (a way to cut and place the model) over each link."""
 
     rows: Sequence[Cell]
-    """Cells without transport and link: what else differs."""
+    """Cells without their transport and link; they differ in the other settings."""
     links: Sequence[str]
     best: Mapping[tuple[Cell, str], Cell]
     """Row and link -> the cell with the least mean."""
@@ -36,7 +36,7 @@ class LinkMap:
 
     @classmethod
     def of(cls, experiment: Experiment, measured: pd.DataFrame) -> LinkMap | None:
-        """None unless there are several links and several rows. Both are in the experiment's order."""
+        """The map, with links and rows in the experiment's order; None unless there are several of both."""
         found = groups_of(measured)
         groups = {cell: found[cell] for cell in experiment.cells if cell in found and cell != local_of(cell)}
         links = list(dict.fromkeys(cell.link for cell in groups if cell.link != FREE))
@@ -137,6 +137,6 @@ def place(settings: Settings, row: Cell) -> str:
 
 
 def short(link: str) -> str:
-    """The words of a link, without its ends if all of its parts have the same: `"rtt:20ms, bandwidth:50Mbit"`."""
+    """The words of a link, without its ends if all of its parts have the same ends: `"rtt:20ms, bandwidth:50Mbit"`."""
     parts = [re.split(r"\s+", part.strip(), maxsplit=1)[-1] for part in link.split(JOINT.strip())]
     return (parts[0] if len(set(parts)) == 1 else link).replace(",", ", ")

@@ -19,9 +19,9 @@ from experiments.store.loaded import SERVED
 from experiments.store.samples import cell_of
 
 LATE = 0.002
-"""Seconds of the 99th percentile of late starts, above which the report warns."""
+"""The report warns if the 99th percentile of late starts is above this many seconds."""
 NAMED = 4
-"""Sweeps that the answer names."""
+"""Most sweeps that the answer names."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Loads:
     cells: Sequence[Loaded]
     sweeps: Sequence[Sweep]
     settings: Settings
-    """Those of the cells without their rates."""
+    """The settings of the cells, without rates."""
 
     @classmethod
     def of(cls, measured: pd.DataFrame, summary: pd.DataFrame, titles: Mapping[str, str], seed: int) -> Loads:
@@ -44,9 +44,10 @@ class Loads:
         return self.settings.label(configuration(each.cell) if isinstance(each, Loaded) else each.configuration)
 
     def rest(self, summary: pd.DataFrame) -> pd.DataFrame:
-        """The rows of `summary` that are in no sweep, for what needs no row for each rate; none for local models alone.
+        """The rows of `summary` that are in no sweep, for sections that need no row for each rate; none if only local
+        models are left.
 
-        Without a sweep it is `summary`.
+        Without a sweep, all rows.
         """
         cells = [cell_of(row) for row in sections.records(summary)]
         left_out = swept(cells)
@@ -75,7 +76,7 @@ class Loads:
         return [f"The knee, the rate with the most goodput for its mean latency, is {'; '.join(parts + rest)}."]
 
     def told(self, sweep: Sweep) -> str:
-        """The knee of a sweep, what cannot be told apart from it, and the highest rate held."""
+        """The knee of a sweep, the rates that cannot be told apart from it, and the highest rate held, in words."""
         knee, label = sweep.knee, self.label(sweep)
         if sweep.highest is None:
             return f"{label}: the knee is {_brief(sweep)}."
@@ -127,7 +128,7 @@ HEADER = (
 
 
 def verdict(each: Loaded) -> str:
-    """`"held"`: the rate is one that the cell bears."""
+    """`"held"`, `"not held"` or `"overloaded"` (`Loaded`)."""
     return "overloaded" if each.overloaded else "held" if each.held else "not held"
 
 

@@ -1,4 +1,4 @@
-"""The sections on machines: hosts, what ran where, what each node used, and the links between them."""
+"""The sections on machines: hosts and what ran on them, what each node used, and the links between hosts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = {
     "kernel": "**Shaped by the kernel** between network namespaces of one machine: {detail}.",
     "real": "**Real**: nothing was imposed; measured before and after the run, over plain sockets.",
 }
-"""Kind of link -> what a report says of it."""
+"""Kind of link -> its description in a report."""
 
 COUNTED = "Energy is that of all processors of the host, for every program on it: nodes of one host share it."
 NOT_COUNTED = "No host's kernel counts the energy of its processors (powercap)."
@@ -28,7 +28,7 @@ NOT_COUNTED = "No host's kernel counts the energy of its processors (powercap)."
 def sections(
     record: Mapping[str, Any], experiment: Experiment, used: pd.DataFrame, summary: pd.DataFrame
 ) -> list[list[str]]:
-    """The sections that the run has something for: none without hosts, links and nodes."""
+    """The sections for which the run has data: none without hosts, links and nodes."""
     machines = record.get("machines") or {}
     return [_hosts(machines, experiment), _links(machines, experiment), _nodes(used, summary)]
 
@@ -49,7 +49,7 @@ def _hosts(machines: Mapping[str, Any], experiment: Experiment) -> list[str]:
 
 
 def limits_of(host: Mapping[str, Any]) -> dict[str, Any]:
-    """What a host was limited to, by the names of its fields. An older record lacks some of them."""
+    """The limits of a host by field name. An older record lacks some fields."""
     found = {name: host.get(name) for name in ("threads", "slowdown", "cores", "cpu", "memory")}
     return {name: value for name, value in found.items() if value and (name, value) != ("slowdown", 1.0)}
 

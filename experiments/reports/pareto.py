@@ -21,9 +21,9 @@ from experiments.store.loaded import overloaded
 from experiments.store.samples import cell_of
 
 LEAST = 3
-"""Cells below which there is no picture."""
+"""Least cells of a picture."""
 VARIED = ("batch", "concurrency", "load")
-"""Settings one of which has to vary. With one request at a time, throughput is only the inverse of latency."""
+"""One of these settings has to vary: with one request at a time, throughput is only the inverse of latency."""
 WIDE = 4
 """From this ratio of the largest to the smallest value on, an axis is logarithmic."""
 LABELLED = 12
@@ -40,11 +40,11 @@ class Point:
     median: float
     p95: float
     overloaded: bool = False
-    """Then its latency grows for as long as the load lasts, so it is never on the front."""
+    """The latency of an overloaded cell grows for as long as the load lasts, so it is never on the front."""
 
     @property
     def reference(self) -> bool:
-        """Whether it has no transport, and so is no candidate."""
+        """Whether the cell has no transport, and so is no candidate."""
         return self.cell.transport == "none"
 
 
@@ -60,7 +60,7 @@ def points_of(rows: Sequence[Row]) -> list[Point]:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The candidates that no other beats: none has as much throughput and as low a median, and one of them better.
+    """The candidates that no other candidate beats in throughput or median without being worse in the other.
 
     Ascending by throughput. Cells that are equal in both are both on the front. Without a cell that has a transport,
     the cells without one are the candidates.
@@ -137,7 +137,7 @@ def _draw(axes: Any, points: Sequence[Point], best: Sequence[Point], settings: S
 
 
 def _kinds(points: Sequence[Point], best: Sequence[Point]) -> dict[str, list[Point]]:
-    """The points in the kinds of `STYLES`, with the names of these."""
+    """Name of a kind of cell -> its points; the kinds are those of `STYLES`."""
     rest = [point for point in points if point not in best]
     return {
         "local model, or no transport": [point for point in rest if point.reference],
@@ -148,7 +148,7 @@ def _kinds(points: Sequence[Point], best: Sequence[Point]) -> dict[str, list[Poi
 
 
 def _label(axes: Any, best: Sequence[Point], settings: Settings) -> None:
-    """A number in each dot of the front, and what it stands for at the right."""
+    """Write a number into each dot of the front, and at the right the cell for which it stands."""
     handles = []
     for place, point in enumerate(_spread(best), 1):
         at = (point.throughput, 1e3 * point.median)

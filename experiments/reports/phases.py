@@ -21,7 +21,7 @@ from experiments.store.samples import cell_of
 TITLE = "Where the time goes"
 DRAWN = "Milliseconds of a request by phase, a bar for each hop of each cell"
 CELLS = 12
-"""Cells in the picture."""
+"""Most cells in the picture."""
 WORDS: Mapping[str, str] = {
     "queue": "waited for a worker, a core or its turn",
     "decode": "bytes became tensors",
@@ -107,9 +107,9 @@ def _by_row(means: pd.DataFrame) -> dict[Any, dict[str, float]]:
 
 
 def _notes(phases: pd.DataFrame, cells: int) -> list[str]:
-    """What makes the figures doubtful, or the picture incomplete."""
+    """Notes on what makes the figures doubtful, or the picture incomplete."""
     notes = []
-    # A process drops spans of a block, and each row of the block says so.
+    # The number of spans that a process dropped in a block is repeated in each row of the block.
     if dropped := int(phases.groupby(["cell", "block", "hop"])["dropped"].max().sum()):
         notes.append(
             f"> **WARNING**: {dropped} spans were dropped, since a process keeps 65,536 records between two blocks."

@@ -94,7 +94,7 @@ def build(folder: Path) -> Path:
         cells="" if experiment.kill else cell_table.table(measured, summary, titles),
         parts={"banner": banner, "notes": notes, **found, "environment": sections.environment(record, experiment)},
     )
-    # With several links, the map replaces a table for each cut and link, and a chart with all of them.
+    # With several links, the map replaces the tables of all cuts and links, and the chart of all cells.
     mapped = experiment.kill or found.get("map")
     details = {**page.parts, "full": [] if experiment.kill else tables.full(summary, titles)}
     replace_file(folder / files.CELLS, text(f"{page.title}: details", [details.get(name, []) for name in DETAILS]))
@@ -138,7 +138,7 @@ def _outcome(
 
 
 def summary_of(measured: pd.DataFrame, seed: int, traced: pd.DataFrame = stored_phases.NONE) -> pd.DataFrame:
-    """`statistics.summarise`, with the source document's figures for each cell, and the phases of those in `traced`.
+    """`statistics.summarise`, with the source document's figures for each cell, and the phases of cells in `traced`.
 
     A cell without such figures has NaN.
     """

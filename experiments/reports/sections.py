@@ -54,7 +54,7 @@ FIGURES: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("Last / first third", lambda row: number(row["growth"], 4)),
     ("95 % of thirds", lambda row: _interval(row["growth_low"], row["growth_high"])),
 )
-"""Rows of the tables in the source document's shape; the first three are its own."""
+"""Rows of the tables in the source document's shape; the document itself has the first three."""
 
 MEASURED: Mapping[str, Callable[[Row], bool]] = {
     **dict.fromkeys(("Wire (MB)", "Wire / payload"), lambda row: row["wire_bytes"] > 0),
@@ -65,7 +65,7 @@ MEASURED: Mapping[str, Callable[[Row], bool]] = {
 """Rows that a table leaves out unless a cell has such a figure; older files have none."""
 
 LOADS = 8
-"""Loads that the overview lists; it counts more."""
+"""Most loads that the overview lists; of more it gives the number."""
 
 GIVEN = (
     *(("Scale of images", "scale"), ("Extents", "extent"), ("Absent inputs", "absent")),
@@ -76,7 +76,8 @@ GIVEN = (
 
 
 def banner(record: Mapping[str, Any], note: str) -> list[str]:
-    """The warnings at the top: an incomplete run with its cause, one of the inputs, and a `note` about the samples."""
+    """The warnings at the top: an incomplete run with its cause, a warning about the inputs, and a `note` about the
+    samples."""
     lines = []
     if not record["complete"]:
         lines.append(f"> **INCOMPLETE**: {line(str(record['failure'])) or 'the run recorded no cause'}")
@@ -130,7 +131,7 @@ def noted(parts: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
 
 
 def picture(path: Path, description: str, draw: Callable[[], str]) -> list[str]:
-    """Draw an SVG text into the file `path`: the line that shows it, or that says which package drawing needs.
+    """Draw an SVG text into the file `path`. Returns a line that shows it, or that names the package that is missing.
 
     Nothing is written or shown if the text is empty.
     """
@@ -145,7 +146,7 @@ def picture(path: Path, description: str, draw: Callable[[], str]) -> list[str]:
 
 
 def figures(rows: Sequence[Row]) -> list[tuple[str, Callable[[Row], str]]]:
-    """`FIGURES`; those in `MEASURED` only if a row has them."""
+    """`FIGURES`; figures in `MEASURED` only if a row has them."""
     return [(name, write) for name, write in FIGURES if name not in MEASURED or any(map(MEASURED[name], rows))]
 
 

@@ -18,7 +18,7 @@ from experiments.store.samples import cell_of
 from experiments.store.statistics import drifts, twins
 
 DRIFT = 0.1
-"""Change of the local model's time during a run, above which the report warns."""
+"""The report warns if the local model's time changes by more than this share during a run."""
 
 
 def outcome(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
@@ -37,7 +37,8 @@ def outcome(experiment: Experiment, measured: pd.DataFrame, summary: pd.DataFram
 
 
 def overloads(summary: pd.DataFrame) -> list[str]:
-    """A sentence for each overloaded cell; the section about loads has those of sweeps, whose last rate is overload."""
+    """A sentence for each overloaded cell outside of sweeps. The section about loads covers sweeps, whose last rate is
+    an overload."""
     rows = records(summary)
     cells = [cell_of(row) for row in rows]
     settings, left_out = Settings(cells), swept(cells)

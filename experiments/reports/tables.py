@@ -31,7 +31,7 @@ SHOWN: Mapping[str, Callable[[Row], bool]] = {
     **dict.fromkeys(("Median (s)", "p95 (s)", "p99 (s)"), sections.loaded),
     **dict.fromkeys(("Offered (1/s)", "Goodput (1/s)", "Missed (%)"), sections.loaded),
 }
-"""Figures of report.md, each if it says something of a cell; cells.md has all."""
+"""Figure of report.md -> whether it is informative for a row; cells.md has all figures."""
 
 PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("Published mean (s)", lambda figures: number(figures.mean)),
@@ -39,11 +39,12 @@ PUBLISHED: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("Published x / Local", lambda figures: sections.ratio(figures.ratio)),
 )
 MOST = 3
-"""Up to so many ways to split and execute the model have tables in the source document's shape; more share one."""
+"""Up to this many ways to split and execute the model each have a table in the source document's shape; more ways share
+one table."""
 
 
 def brief(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
-    """The tables of report.md. What all cells share stands above them, and names of cuts and links below them."""
+    """The tables of report.md, with the settings that all cells share above, and the names of cuts and links below."""
     if summary.empty:
         return []
     rows = {cell_of(row): row for row in records(summary)}
@@ -58,7 +59,7 @@ def brief(summary: pd.DataFrame, titles: engines.Titles) -> list[str]:
 
 
 def _groups(rows: Mapping[Cell, Row]) -> dict[Cell, list[Cell]]:
-    """The cells by how the model is split and executed; a local model that others are compared with has no group."""
+    """The cells by how the model is split and executed. A local model with which cells are compared has no group."""
     compared = {local_of(cell) for cell in rows if cell != local_of(cell)}
     found: dict[Cell, list[Cell]] = {}
     for cell in (cell for cell in rows if cell not in compared):
@@ -67,7 +68,7 @@ def _groups(rows: Mapping[Cell, Row]) -> dict[Cell, list[Cell]]:
 
 
 def _group(key: Cell, cells: Sequence[Cell], rows: Mapping[Cell, Row], settings: Settings) -> list[str]:
-    """A column for each cell, after that of the local model."""
+    """A column for the local model, then a column for each cell."""
     local = local_of(key)
     columns = [cell for cell in dict.fromkeys([local, *cells]) if cell in rows]
     header = [_counted([rows[cell] for cell in columns])]

@@ -72,7 +72,7 @@ class CellTable:
     optional: Sequence[Sequence[str]]
     """Groups of figures that a narrow table leaves out, in this order."""
     elsewhere: str
-    """What has the figures that are left out."""
+    """Where to find the figures that are left out."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         groups = [frozenset(chain(*self.optional[:count])) for count in range(len(self.optional) + 1)]

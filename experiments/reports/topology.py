@@ -16,9 +16,9 @@ from experiments.store import files
 from partitioning.options import JOINT
 
 MOST = 10
-"""Hosts up to which the picture can be read."""
+"""Most hosts that a readable picture can have."""
 LISTED = 3
-"""Settings of a link that its label lists; it counts more."""
+"""Most settings of a link that its label lists; of more it gives the number."""
 TITLE = "Hosts and links"
 DRAWN = "The hosts with their servers and limits, and the links between them"
 CLIENT = "client"
@@ -38,7 +38,7 @@ def section(folder: Path, record: Mapping[str, Any], experiment: Experiment) -> 
 
 
 def boxes_of(machines: Mapping[str, Any]) -> dict[str, str]:
-    """Host -> what stands in its box. The run's own machine is there if ways from it were measured."""
+    """Host -> the text in its box. The run's own machine has a box if ways from it were measured."""
     found = {name: _box(name, host) for name, host in machines.get("hosts", {}).items()}
     measured = {way["from"] for way in machines.get("ways", {}).get("before", ())}
     return ({CLIENT: CLIENT} if CLIENT in measured else {}) | found
@@ -53,7 +53,7 @@ def _box(name: str, host: Mapping[str, Any]) -> str:
 
 
 def links_of(machines: Mapping[str, Any], experiment: Experiment) -> dict[Pair, str]:
-    """Two hosts -> what lies between them: the emulated links of all cells, or what was measured before the run."""
+    """Two hosts -> the links between them: the emulated links of all cells, or the links measured before the run."""
     words: dict[Pair, dict[str, None]] = {}
     for cell in experiment.cells:
         for link in map(Link.parse, filter(None, cell.link.split(JOINT))):

@@ -1,4 +1,4 @@
-"""`splitbench simulate RUN`: what hosts, replicas and clients that are not here would do, from a measured cell."""
+"""`splitbench simulate RUN`: predicts, from a measured cell, requests with other hosts, replicas and clients."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _main(words: Sequence[str], prog: str) -> int:
 def _simulate(
     study: Study, loads: Sequence[Clients], options: SimulateOptions, bound: float, words: Sequence[str]
 ) -> int:
-    """Simulate, print, and with `--out` keep."""
+    """Simulate and print; with `--out`, also write the results."""
     import pandas as pd
 
     from experiments.reports.terminal import wrapped
@@ -93,7 +93,7 @@ def _kept(
     bound: float,
     words: Sequence[str],
 ) -> tuple[list[Mapping[str, Any]], Path]:
-    """The rows of `points`, and the page; each row is written as it comes."""
+    """The rows of `points`. Writes each row as soon as it is simulated, and the page at the end."""
     from experiments.simulate import report
     from experiments.store import environment, samples
 
@@ -144,7 +144,7 @@ def _from_profile(folder: Path, options: SimulateOptions) -> tuple[Run, Fit]:
 
 
 def described(study: Study, options: SimulateOptions) -> list[str]:
-    """What was simulated, in sentences."""
+    """Sentences that describe what was simulated."""
     run = study.run
     count = options.cores or run.cores
     cores = f"{count} core{'s' if count > 1 else ''}"

@@ -1,13 +1,13 @@
-"""Makes requests take as long in the simulation as they were measured: first those that are alone, then closed loops.
+"""Makes simulated requests take as long as the measured ones: first requests that are alone, then closed loops.
 
-In the flow `forward` servers acknowledge a message while they compute. How much of that the measured seconds already
-have is not known: phases hide it behind the stages, or count it. So the cost of all messages is scaled by one factor.
-In the other flows nothing overlaps, and the steps add up to what was measured.
+In the flow `forward` servers acknowledge a message while they compute. How much of this work the measured seconds
+include is not known: phases hide it behind the stages, or count it. So one factor scales the cost of all messages. In
+the other flows nothing overlaps, and the steps add up to the measured seconds.
 
-Requests that are under way at the same time slow each other by more than their shares of the cores: a thread that is
-ready waits for the scheduler beside an idle core, or for the interpreter lock of its process. CPU seconds do not show
-it. If the run has closed loops of several clients, the speed of the cores is fitted to the median of each. Nor is the
-scheduler fair to each of them: the spread of the steps is fitted to how far 90 % of their requests reach above it.
+Concurrent requests slow each other by more than their shares of the cores explain: a thread that is ready waits for the
+scheduler although a core is idle, or for the interpreter lock of its process. CPU seconds do not show this. If the run
+has closed loops of several clients, the speed of the cores is fitted to the median of each loop. The scheduler is not
+fair to each request either: the spread of the steps is fitted to the ratio of the 90th percentile to the median.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from experiments.simulate.topology import Layout, system_of
 
 OVERLAPPING = "forward"
 PRECISION = 1e-4
-"""Of a factor, a speed and a spread."""
+"""The precision with which a factor, a speed and a spread are found."""
 MOST = 2.0
 """The largest factor."""
 LEAST = 0.25
@@ -37,7 +37,7 @@ LEAST = 0.25
 WIDEST = 1.0
 """The largest spread."""
 REQUESTS = 1000
-"""Simulated requests of a closed loop, of which the first tenth does not count."""
+"""Simulated requests of a closed loop. The first tenth of them does not count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ def fitted(run: Run) -> Fit:
         target, free = float(run.requests["seconds"].mean()), found
         found = free.scaled(_root(lambda factor: alone(run, free.scaled(factor)) - target, 0.0, MOST))
     if run.closed_loops:
-        found = _slowed(run, _uneven(run, found))  # the speed changes the medians, and hardly what reaches above them
+        found = _slowed(run, _uneven(run, found))  # the speed hardly changes percentiles relative to the medians
         found = replace(found, basis=f"{found.basis} {_told(found.contention)}")
     return found
 
@@ -69,7 +69,7 @@ def alone(run: Run, found: Fit) -> float:
 
 
 def closed_loop(run: Run, found: Fit, clients: int) -> tuple[float, float]:
-    """The median seconds of simulated requests with so many clients, and how many times as long 90 % take at most."""
+    """(median seconds of simulated requests of `clients` clients, ratio of the 90th percentile to the median)."""
     system = system_of(run, found, Layout(replicas=run.experiment.replicas))
     trace = simulate(system, clients, REQUESTS, 0, REQUESTS // 10)
     return _shape(trace.seconds[trace.lead :])
@@ -85,7 +85,7 @@ def _measured(requests: pd.DataFrame) -> tuple[float, float]:
 
 
 def _slowed(run: Run, found: Fit) -> Fit:
-    """The fit with the speed of the cores in each closed loop, from few clients to many."""
+    """The fit with the speed of the cores fitted to each closed loop, from few clients to many."""
     for clients, requests in run.closed_loops.items():
         found = _slowed_by(run, found, clients, _measured(requests)[0])
     return found
@@ -101,7 +101,7 @@ def _slowed_by(run: Run, found: Fit, clients: int, median: float) -> Fit:
 
 
 def _uneven(run: Run, found: Fit) -> Fit:
-    """The fit with the spread that the closed loops have on average."""
+    """The fit with the spread fitted to the closed loops on average."""
     measured = sum(_measured(requests)[1] for requests in run.closed_loops.values())
 
     def uneven(spread: float) -> Fit:

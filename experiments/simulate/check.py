@@ -1,8 +1,8 @@
-"""Holds the simulation to measurement: `python -m experiments.simulate.check --out FOLDER`.
+"""Compares simulations with measurements: `python -m experiments.simulate.check --out FOLDER`.
 
-A short traced run shows what the cells answer at most, and so which loads to measure. Then one run measures, in the
-same rounds, each cell with one request at a time, traced, with several clients, and under these loads. A simulation is
-fitted to the first two.
+A short traced run finds the highest rates that the cells answer, from which the loads are chosen. Then one run
+measures, in the same rounds, each cell with one request at a time (traced), with several clients, and under these
+loads. A simulation is fitted to the first two.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ exit status: 0 compared, whether or not the predictions are close; 1 a run faile
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What is measured. Those without a range are checked by the runs."""
+    """The options of a check. The runs check the options that have no range here."""
 
     out: Annotated[str, option("where results go", metavar="FOLDER", min_length=1)]
     transport: Annotated[str, option("as in a run, with commas", min_length=1)] = "tcp,grpc"

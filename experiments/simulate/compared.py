@@ -1,6 +1,6 @@
 """Predicted against measured percentiles, derived from the runs that `experiments.simulate.check` made.
 
-check.csv has a row for each load on each cell (units in brackets): `cell`, the one that was measured alone; `load`, or
+check.csv has a row for each load on each cell (units in brackets): `cell`, with one request at a time; `load`, or
 `concurrency` of a closed loop; `requests`; for p50 and p99, `predicted_` and `measured_` [s], and `error_`, predicted
 over measured less one.
 """
@@ -29,15 +29,15 @@ from experiments.store import environment, files
 
 KIND = "simulation-check"
 PILOT, MEASURED = "pilot", "measured"
-"""The folders of the runs: a short one, from which the loads are chosen, and the one that is compared."""
+"""The folders of the runs: a short run, from which the loads are chosen, and the run that is compared."""
 SHARES = (0.3, 0.6)
-"""Loads, as shares of what the slowest cell answers with `MANY` clients."""
+"""Loads, as shares of the rate that the slowest cell answers with `MANY` clients."""
 MANY, LONG = 16, 3000
-"""Clients that keep everything busy, and the requests that show what they are answered."""
+"""Enough clients to keep every cell busy, and the number of simulated requests that show the rate of answers."""
 REPETITIONS = 10
-"""Simulated blocks for each measured one."""
+"""Simulated blocks for each measured block."""
 PERCENTILES: Mapping[str, tuple[float, float]] = {"p50": (0.5, 0.10), "p99": (0.99, 0.25)}
-"""Name -> the share of requests below it, and the largest error that is aimed at."""
+"""Name of a percentile -> the share of requests below it, and the largest error that is the goal."""
 HEADER = ("Cell", "Load", *(f"{name} {what}" for name in PERCENTILES for what in ("predicted", "measured", "error")))
 
 
@@ -46,7 +46,7 @@ class Compared:
     """One load on one cell."""
 
     cell: Cell
-    """The one that was measured alone."""
+    """The cell with one request at a time."""
     loaded: Cell
     requests: int
     predicted: Mapping[str, float]
@@ -79,7 +79,7 @@ def rates(folder: Path, seed: int) -> list[float]:
 def compare(folder: Path, seed: int) -> Iterator[Compared]:
     """The loaded cells of the run below `folder`, with their predictions.
 
-    The closed loops of the fewest and of the most clients are only fitted to.
+    The closed loops of the fewest and of the most clients are used for fitting alone, and are not compared.
     """
     results = Results.read(folder / MEASURED)
     for alone in _cells(results):
@@ -131,7 +131,7 @@ def table_of(folder: Path) -> list[str]:
 
 
 def summary(folder: Path) -> list[str]:
-    """How many predictions are as close as is aimed at, and the middle and the largest error."""
+    """How many predictions are within the goal, and the median and the largest error."""
     texts, frame = [], _read(folder)
     for name, (_, target) in PERCENTILES.items():
         errors = frame[f"error_{name}"].abs()
@@ -155,7 +155,7 @@ def _texts(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _cells(results: Results) -> list[Cell]:
-    """Those to which a simulation can be fitted. Raises `UsageError` if there are none."""
+    """The cells to which a simulation can be fitted. Raises `UsageError` if there are none."""
     if not results.fitting:
         results.chosen("")
     return results.fitting
@@ -166,10 +166,10 @@ def _system(run: Run) -> System:
 
 
 def _seconds(system: System, cell: Cell, measured: pd.DataFrame, seed: int) -> pd.Series[float]:
-    """The simulated seconds of the requests of `measured`, block by block, each in an empty system as when measured.
+    """The simulated seconds of the requests of `measured`. Each block begins with an empty system, as when measured.
 
-    Under an open load they arrive when the measured ones did: the few arrivals of a block say more about its slowest
-    requests than the system does.
+    Under an open-loop load the simulated requests arrive when the measured ones did: the slowest requests of a block
+    depend more on its few arrival times than on the system.
     """
     found = []
     for place, (_, block) in enumerate(measured.groupby("block")):

@@ -28,24 +28,3 @@ class Measured:
 
     def draw(self, rng: np.random.Generator, requests: int) -> Floats:
         return self.rows[rng.integers(len(self.rows), size=requests)]
-
-
-@dataclass(frozen=True)
-class Constant:
-    """Every request takes the same."""
-
-    seconds: tuple[float, ...]
-
-    def draw(self, rng: np.random.Generator, requests: int) -> Floats:
-        return np.tile(np.array(self.seconds, dtype=np.float64), (requests, 1))
-
-
-@dataclass(frozen=True)
-class Exponential:
-    """Exponentially distributed and independent, with these means."""
-
-    means: tuple[float, ...]
-
-    def draw(self, rng: np.random.Generator, requests: int) -> Floats:
-        means = np.array(self.means, dtype=np.float64)
-        return rng.exponential(1.0, (requests, len(means))) * means

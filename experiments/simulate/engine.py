@@ -1,4 +1,4 @@
-"""Runs requests through a system: what each process does, in which order, and what it waits for.
+"""Runs requests through a system: the steps of each process, their order, and the events that they wait for.
 
 A process handles one message at a time (its interpreter's lock), executes stages in its slots, and competes for the
 cores of its host with every other process there. The order of the steps is that of `cluster.flows`:
@@ -81,7 +81,7 @@ class _Run:
         lasted = self.window[1] - self.window[0]
         used = {
             name: (self.last.get(name, 0.0) - self.first.get(name, 0.0), lasted * what.capacity)
-            for name, what in self._resources().items()  # a sender comes into being with its first message
+            for name, what in self._resources().items()  # a sender is created for its first message
         }
         whole = {name: what.busy() for name, what in self._resources().items()}
         return Trace(self.starts, self.seconds, self.missed, self.lead, used, whole, self.inside.busy())
@@ -159,7 +159,7 @@ class _Run:
             yield from self._call(request, self.client, index)
 
     def _call(self, request: Request, caller: Process, index: int) -> Steps:
-        """A call that is answered once the server, and in `nested` all behind it, has computed."""
+        """A call that is answered once the server and, in `nested`, all servers behind it have computed."""
         visit = self.system.visits[index]
         server, call = self._chosen(request, index), visit.call
         yield from self._message(request, caller, server, call.send, call.receive, call.there)
@@ -192,7 +192,7 @@ class _Run:
         yield from self._message(request, server, caller, call.reply, call.accept, call.back)
 
     def _deferred(self, request: Request, server: Process, index: int) -> Steps:
-        """What follows the acknowledgement."""
+        """What a server does after it has acknowledged a message."""
         visit = self.system.visits[index]
         try:
             if index in request.arrived:
@@ -234,7 +234,7 @@ class _Run:
     # Steps
 
     def _chosen(self, request: Request, index: int) -> Process:
-        """The replica that takes its turn, at the same place in every portion."""
+        """The replica whose turn it is: the same one in every portion with as many replicas."""
         replicas = self.servers[self.system.visits[index].server]
         return replicas[request.number % len(replicas)]
 

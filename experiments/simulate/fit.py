@@ -3,18 +3,18 @@
 A request has, for each message, the steps `send`, `receive`, `reply` and `accept`, and the stages that it starts
 (`compute`). Each measured request makes a row, so that the steps of a request stay correlated.
 
-With `--trace` a run has the phases of each request at each hop. Then the seconds in the stages are known for each
-server. What a process did for messages is divided equally among those that it sent or received, and the time in which
-nobody worked on the request among those that it received.
+With `--trace` a run has the phases of each request at each hop, so the seconds in the stages are known for each server.
+The seconds that a process spent on messages are divided equally among the messages that it sent or received. The
+seconds in which nobody worked on the request are divided among the messages that the process received.
 
-Without, it has the seconds in all stages and outside of them, and the CPU seconds of each node. Then the seconds in the
-stages are divided among the servers as the CPU seconds of their nodes, less those for messages; the seconds outside,
-less those on links, are divided equally among all messages.
+Without `--trace`, a run has the seconds in all stages and outside of them, and the CPU seconds of each node. Then the
+seconds in the stages are divided among the servers in proportion to the CPU seconds of their nodes, less the CPU
+seconds for messages. The seconds outside of stages, less the seconds on links, are divided equally among all messages.
 
-Within a server, the seconds in its stages are divided by the number of operations. Links are simulated: their part is
-removed. With the phases known, a core is busy while a process works on a message. Messages on their way, or without
-phases all that is no stage, and stages keep as many cores busy as make the CPU seconds of all nodes together those that
-were measured.
+Within a server, the seconds in its stages are divided by the number of operations. Links are simulated, so the measured
+seconds on links are removed. With phases, a core is busy while a process works on a message. The cores that stages and
+messages on their way (without phases: everything outside of stages) keep busy are chosen so that the CPU seconds of all
+nodes together equal the measured ones.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ CALL = ("send", "receive", "reply", "accept")
 PARTS = ("compute", *CALL)
 """The columns of a step, in this order."""
 IDLE = ("queue", "wake", "send")
-"""Phases in which no core works on a request that is alone."""
+"""Phases in which no core works on the request, if no other request is in flight."""
 LEAST_CORES = 0.25
-"""Cores that are busy at least while a message is handled, since CPU seconds of nodes are small differences."""
+"""The fewest cores that are busy while a message is handled: a lower bound, since this number comes from small
+differences of the nodes' CPU seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Fit:
     cores: Floats
     """Cores that are busy during the seconds of each column, on average."""
     basis: str
-    """What the seconds come from, as a sentence."""
+    """A sentence that says from which measurements the seconds come."""
     contention: Contention = IDEAL
 
     def column(self, step: int, part: str) -> int:
@@ -67,7 +68,7 @@ class Fit:
         return len(self.steps.all) * len(PARTS) + before * len(CALL) + CALL.index(part)
 
     def scaled(self, factor: float) -> Fit:
-        """The same with other seconds of messages."""
+        """The same fit with the seconds of messages multiplied by `factor`."""
         stages = [self.column(step, "compute") for step in range(len(self.steps.all))]
         factors = np.full(self.rows.shape[1], factor)
         factors[[*stages, self.between]] = 1.0
@@ -80,14 +81,14 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Seconds:
-    """Of each request, by server or process."""
+    """Seconds of each request, by server or process."""
 
     computed: Mapping[int, Floats]
     """In the stages of a server."""
     each: Mapping[int, Floats]
     """For one message that a process sends or receives."""
     transit: Mapping[int, Floats]
-    """Until a message that it receives has arrived, while nobody works."""
+    """Until a message that a process receives has arrived, while nobody works on the request."""
 
 
 def fit(run: Run) -> Fit:

@@ -1,4 +1,4 @@
-"""What a results folder says about the cell to simulate: its requests, its nodes, its plan, and its machine."""
+"""Reads from a results folder the cell to simulate: its requests, its nodes, its plan, and its machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEASURE = (
 )
 """A command that measures what a simulation needs."""
 NAMED = 4
-"""Cells that an error names at most."""
+"""Most cells that an error names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +44,14 @@ class Run:
     requests: pd.DataFrame
     """Its rows of samples.csv."""
     used: pd.DataFrame
-    """Its rows of nodes.csv, by node (`nodes.by_node`); none of them in a folder without the file."""
+    """Its rows of nodes.csv, by node (`nodes.by_node`); no rows if the folder lacks the file."""
     phases: pd.DataFrame
     """Its rows of phases.csv; none if it was not traced."""
     steps: Steps
     cores: int
     """Cores of the machine that the client and, if there is one machine, all nodes share."""
     closed_loops: Mapping[int, pd.DataFrame] = field(default_factory=dict)
-    """Clients -> the requests of the same cell with so many clients at a time, two or more, in rising order."""
+    """Number of clients (two or more, rising) -> the requests of the same cell in a closed loop of so many clients."""
 
     @property
     def here(self) -> str:
@@ -69,7 +69,7 @@ class Run:
         return machines.links(self.experiment, self.cell)
 
     def without(self, clients: int) -> Run:
-        """The same run as if it had no closed loop of so many clients."""
+        """The same run without its closed loop of `clients` clients."""
         others = {count: each for count, each in self.closed_loops.items() if count != clients}
         return replace(self, closed_loops=others)
 
@@ -150,9 +150,10 @@ class Results:
         return found
 
     def _steps(self, cell: Cell) -> Steps:
-        """The steps of the plan whose messages are those that were measured.
+        """The steps of the plan whose messages equal the measured ones.
 
-        Files of plans are named by settings and digests of them; the measured messages tell them apart for certain.
+        Plan files are named after settings and digests of settings. Only the measured messages identify the cell's plan
+        for certain.
         """
         measured = self.requests[cell][["messages", "payload_bytes"]].median()
         walked = [self._walked(plan, cell) for plan in self._plans if plan.mode == cell.mode]

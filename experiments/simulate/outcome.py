@@ -14,7 +14,7 @@ from experiments.store.loaded import GROWN
 
 BATCHES = 20
 FULL = 0.98
-"""A resource that is used for more than this share of the time is a reason of overload."""
+"""A resource that is in use for more than this share of the time counts as a cause of overload."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Outcome:
     """One load on one system. Seconds are from the intended start to the answer."""
 
     requests: int
-    """Those that count."""
+    """The number of counted requests."""
     mean: float
     mean_error: float
     """Standard error of the mean, by batch means."""
@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def bottleneck(self) -> str:
-        """The resource with the least left: the first one that a higher load fills."""
+        """The resource with the least capacity left: the first one that a higher load fills."""
         return max(self.used, key=lambda name: self.used[name], default="")
 
     @property
@@ -50,12 +50,12 @@ class Outcome:
 
     @property
     def overloaded(self) -> bool:
-        """Whether more arrives than can be answered: the latency grows without end."""
+        """Whether more requests arrive than can be answered, so that latency grows without end."""
         return (self.growth >= GROWN and self.most_used >= FULL) or self.missed_share > 0.5
 
 
 def outcome_of(trace: Trace, timeout: float = math.inf) -> Outcome:
-    """The figures of the requests of `trace` that count. Seconds end at the time limit, as the client's patience."""
+    """The figures of the counted requests of `trace`. No latency exceeds `timeout`, when the client gives up."""
     starts, missed = trace.starts[trace.lead :], trace.missed[trace.lead :]
     seconds = np.minimum(trace.seconds[trace.lead :], timeout)
     p50, p95, p99 = np.quantile(seconds, [0.5, 0.95, 0.99])

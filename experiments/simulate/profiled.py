@@ -1,7 +1,8 @@
-"""From a profile (`splitbench profile`) to the seconds of each step of a request over a cut that nobody has run.
+"""From a profile (`splitbench profile`) to the seconds of each step of a request over a cut that was never run.
 
-All seconds are constant: those that `splitbench advise` adds up. Each end does half of a message's work: of the call
-with its empty answer a quarter for each of its four steps, and of the bytes a half at each end.
+All seconds are constant: the same ones that `splitbench advise` adds up. Each end does half of a message's work: each
+of the four steps of a call takes a quarter of the seconds of an empty message and its answer, and each end half of the
+seconds of the bytes.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from partitioning.strategy_table import CUTS
 from transports.errors import UsageError
 
 LISTED = 8
-"""Operations that an error names at most."""
+"""Most operations that an error names."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a profile leaves open."""
+    """The settings of a simulation that a profile leaves open."""
 
     transport: str
     cut: str
@@ -41,7 +42,8 @@ class Asked:
 
 
 def run_of(profile: Profile, asked: Asked) -> Run:
-    """The run that nobody has made. Raises `UsageError` for what the profile does not know."""
+    """The run to simulate, which was never measured. Raises `UsageError` for settings that the profile does not
+    cover."""
     if asked.transport not in profile.transports:
         raise UsageError(
             f"--transport {asked.transport!r}: not in the profile{hint(asked.transport, profile.transports)}"
@@ -92,13 +94,13 @@ def _call(cost: MessageCost, there: int, back: int) -> list[float]:
 
 
 def _parts(steps: int, columns: int) -> Iterator[int]:
-    """For each column its place among `fit.PARTS`, or 1 for those of results."""
+    """For each column its place among `fit.PARTS`, or 1 for the columns of results."""
     width = 1 + len(CALL)
     return (column % width if column < steps * width else 1 for column in range(columns))
 
 
 def _check_positions(profile: Profile, plan: Plan) -> None:
-    """Raise `UsageError` for a cut where the profile measured none."""
+    """Raise `UsageError` for a cut at a position that the profile has not measured."""
     for stage in plan.stages[1:]:
         if (name := stage.operations[0]) not in _positions(profile):
             raise UsageError(
@@ -108,7 +110,7 @@ def _check_positions(profile: Profile, plan: Plan) -> None:
 
 
 def _positions(profile: Profile) -> list[str]:
-    """The operations before which the profile knows a cut."""
+    """The operations before which the profile has measured a cut."""
     return [profile.graph.operations[at].name for at in profile.runs_of(profile.names[0]).positions]
 
 

@@ -1,4 +1,4 @@
-"""simulation.csv, the figures of a simulation, and what is derived from it: simulation.md and replicas.svg.
+"""simulation.csv, the figures of a simulation, and the files derived from it: simulation.md and replicas.svg.
 
 simulation.csv has a row for each load and number of replicas (units in brackets): `kind`, always `simulated`; `cell`,
 the measured cell that was fitted; `load`, or `concurrency` of a closed loop; `replicas` of each server; `requests` that
@@ -37,7 +37,7 @@ KINDS = ("cores", "stages", "messages", "sender", "link")
 """First words of the names of resources."""
 USED = ("load", "replicas", *(f"{kind} (%)" for kind in KINDS))
 SHORT = ("load", "replicas", "p50 ms", "p95 ms", "p99 ms", "1/s", "use %", "first bottleneck")
-"""The same, for a terminal."""
+"""`HEADER` for a terminal."""
 TITLE = "A simulation, not a measurement"
 
 
@@ -115,7 +115,7 @@ def printed(rows_: Sequence[Mapping[str, Any]]) -> Table:
 def needed(found: pd.DataFrame, bound: float) -> Mapping[str, int | None]:
     """Load -> the fewest replicas, of those simulated, that hold it with a 99th percentile within `bound` seconds.
 
-    None if no number does. A load is held if nothing is missed, and no queue grows.
+    None if no number does. A load is held if no request is missed and no queue grows.
     """
     held = (found["p99"] <= bound) & (found["missed_share"] == 0) & (found["overloaded"] == 0)
     fewest = found[held].groupby("load")["replicas"].min()
@@ -139,7 +139,8 @@ def needs(found: pd.DataFrame, bound: float) -> list[str]:
 
 
 def draw(found: pd.DataFrame, bound: float) -> str:
-    """The fewest replicas for each load, a line for each kind of load; crosses for loads that none of them holds."""
+    """The fewest replicas for each load, a line for each kind of load; crosses mark loads that no number of replicas
+    holds."""
     return charts.svg((8, 4.5), lambda axes: _draw(axes, needed(found, bound), int(found["replicas"].max()), bound))
 
 

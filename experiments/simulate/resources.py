@@ -1,4 +1,4 @@
-"""What requests compete for: the cores of a host, slots with a queue, and the direction of a link."""
+"""The resources for which requests compete: the cores of a host, slots with a queue, and one direction of a link."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cluster.links.link import Link
 from cluster.links.schedule import Schedule
 
 Speeds = tuple[tuple[float, float], ...]
-"""(steps that want a core, their speed as a share of what equal shares of the cores would give), by rising numbers;
-linear in between, constant beyond."""
+"""(number of steps that want a core, their speed relative to equal shares of the cores), by rising number; linear in
+between, constant beyond."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Contention:
 
     speeds: Speeds = ((1.0, 1.0),)
     spread: float = 0.0
-    """Standard deviation of the logarithm of the seconds of a step that begins beside others, as a share of those that
-    it takes alone: a scheduler is fair only on average."""
+    """Standard deviation of the logarithm of a factor on the seconds of a step that begins while other steps run: a
+    scheduler is fair only on average."""
 
 
 IDEAL = Contention()
@@ -38,8 +38,8 @@ class Cores:
     """The cores of a host, which all running steps share equally, as threads do under a fair scheduler.
 
     While the steps together want more cores than there are, each of them runs more slowly by the same factor
-    (egalitarian processor sharing). Beside others, a step may be slower still (`Contention`). It ends once a clock that
-    runs at this speed has advanced by its seconds.
+    (egalitarian processor sharing). While others run, a step may be slower still (`Contention`). A step ends once a
+    clock that runs at this speed has advanced by the step's seconds.
     """
 
     def __init__(self, env: simpy.Environment, count: int, contention: Contention, seed: str) -> None:
@@ -57,7 +57,7 @@ class Cores:
         self._plans = 0
 
     def work(self, seconds: float, cores: float) -> simpy.Event:
-        """Happens once a step that takes `seconds` on idle cores is done. `cores`: those that it keeps busy."""
+        """Begin a step that takes `seconds` on idle cores and keeps `cores` busy. The event happens at its end."""
         self._advance()
         if (spread := self._contention.spread) and self._running:
             seconds *= math.exp(self._rng.gauss(-(spread**2) / 2, spread))  # 1 on average
@@ -75,7 +75,7 @@ class Cores:
 
     @property
     def load(self) -> float:
-        """Cores that are wanted now, over those that there are."""
+        """Cores that steps want now, over the cores of the host."""
         return self._wanted / self.capacity
 
     def _speed(self) -> float:
@@ -89,7 +89,7 @@ class Cores:
         self._looked = self._env.now
 
     def _plan(self) -> None:
-        """Look again when the next step ends. Whatever begins or ends before makes a new plan."""
+        """Call `_look` when the next step ends. A step that begins or ends earlier makes a new plan."""
         self._plans += 1
         left = max(0.0, self._running[0][0] - self._clock)
         look = self._env.timeout(left / self._speed(), self._plans)
@@ -114,12 +114,12 @@ def _at(speeds: Speeds, wanted: float) -> float:
 
 
 def least_busy(hosts: Sequence[Cores]) -> Cores:
-    """The one on which a new step runs."""
+    """The cores with the lowest load, on which a new step runs."""
     return hosts[0] if len(hosts) == 1 else min(hosts, key=lambda cores: cores.load)
 
 
 class Slots:
-    """A number of places; whoever finds none free waits in a queue, first come, first served."""
+    """A number of places. A caller that finds no free place waits in a queue, first come, first served."""
 
     def __init__(self, env: simpy.Environment, capacity: int = 1) -> None:
         self._env = env
@@ -130,7 +130,7 @@ class Slots:
         self._busy = 0.0
 
     def acquire(self) -> simpy.Event | None:
-        """None if a place was free and is taken; else the event at which the caller has one."""
+        """Take a free place and return None; if there is none, return the event at which the caller gets a place."""
         if self.taken < self.capacity:
             self._advance()
             self.taken += 1
@@ -169,11 +169,11 @@ class Wire:
         self._given = 0.0
 
     def deliver(self, nbytes: int) -> simpy.Event:
-        """Happens when a message of `nbytes` that is sent now has arrived."""
+        """Send a message of `nbytes` now. The event happens when it has arrived."""
         now = self._env.now
         self._given += nbytes * self._seconds
         return self._env.timeout(max(0.0, self._schedule.deliver(now, nbytes) - now))
 
     def busy(self) -> float:
-        """Seconds in which it was sending until now."""
+        """Seconds for which this direction has been sending until now."""
         return self._given - max(0.0, self._schedule.free - self._env.now)

@@ -1,4 +1,4 @@
-"""What the simulation keeps of processes and requests, and what it returns."""
+"""The state of processes and requests in a simulation, and the trace that it returns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What happened to each request, in the order of arrival, and how much of everything was used."""
+    """What happened to each request, in the order of arrival, and how much of each resource was used."""
 
     starts: Floats
     """The intended start of each request, in seconds after the begin."""
@@ -29,7 +29,7 @@ class Trace:
     lead: int
     """Requests at the begin that do not count: the system was empty before them."""
     used: Mapping[str, tuple[float, float]]
-    """Resource -> (seconds in use, those that there were), from the first counted start to the last start."""
+    """Resource -> (seconds in use, seconds available), from the first counted start to the last start."""
     whole: Mapping[str, float]
     """Resource -> seconds in use until the last request has left."""
     in_flight: float
@@ -43,12 +43,12 @@ class Process:
     name: str
     host: str
     cores: Sequence[Cores]
-    """Those that it may use."""
+    """The cores that it may use, an item for each host."""
     interpreter: Slots
     slots: Slots
     workers: int
     calls: int = 0
-    """Calls that it handles now; in the flow `forward`, messages that wait in it."""
+    """Calls that the process handles now; in the flow `forward`, messages that wait in it."""
     senders: dict[str, Slots] = field(default_factory=dict)
     """Process -> the sender of messages to it (flow `forward`)."""
 
@@ -60,6 +60,6 @@ class Request:
     row: list[float]
     done: simpy.Event
     arrived: dict[int, simpy.Event] = field(default_factory=dict)
-    """Visit -> its arrival, of those for which another one waits."""
+    """Visit -> the event of its arrival, for each visit for which another visit waits."""
     results: int = 0
     refused: bool = False

@@ -15,14 +15,14 @@ from experiments.spec.load import Load
 
 KIND = "simulated"
 LEAD = 10
-"""One of so many requests does not count: the system is empty at the begin."""
+"""One in `LEAD` requests does not count, those at the begin, when the system is empty."""
 PATIENCE = 2.0
-"""The bound of the 99th percentile, as a multiple of that of one request at a time."""
+"""The bound of the 99th percentile, as a multiple of the 99th percentile of one request at a time."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One load on so many replicas. Units as in the columns of simulation.csv (`report`)."""
+    """One load on one number of replicas. Units as in the columns of simulation.csv (`report`)."""
 
     cell: str
     load: str
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Study:
-    """What is simulated."""
+    """The run, its fit and the settings of a simulation."""
 
     run: Run
     fitted: Fit

@@ -1,6 +1,7 @@
-"""What is simulated: hosts, servers, the messages of a request, and how long each step takes. Frozen records.
+"""The simulated system: hosts, servers, the messages of a request, and how long each step takes. Frozen records.
 
-A `Visit` is a message at a server. In `nested` and `forward` a visit sends further ones; in `hub` the client sends all.
+A `Visit` is a message at a server. In `nested` and `forward` a visit causes further visits; in `hub` the client sends
+all messages.
 Each step of a request (`Work`) has a column in a matrix of seconds, of which each request has a row (`draws`).
 """
 
@@ -16,7 +17,7 @@ from experiments.simulate.resources import IDEAL, Contention
 CLIENT = "client"
 """The process that makes the requests, and its host if it has one of its own."""
 ENOUGH = 2**31
-"""Workers, or requests in flight, that are never all in use."""
+"""More workers, or requests in flight, than are ever in use."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Work:
     """A step of a request in one process."""
 
     column: int
-    """The seconds that it takes if nothing else runs are in this column of a request's draws."""
+    """The column of a request's draws with the seconds that the step takes if nothing else runs."""
     cores: float = 1.0
-    """Cores that are busy meanwhile, on average. Below one, the rest of the seconds passes without a core."""
+    """Cores that the step keeps busy, on average. Below one, the rest of the seconds passes without a core."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Visit:
     server: int
     call: Call
     compute: Work | None = None
-    """The stages that it completes; None if they still lack inputs."""
+    """The work of the stages that it completes; None if they still lack inputs."""
     sends: tuple[int, ...] = ()
-    """The visits that the server sends then, in this order (flows `nested` and `forward`)."""
+    """The visits that the server sends afterwards, in this order (flows `nested` and `forward`)."""
     after: tuple[int, ...] = ()
     """Earlier visits of the same server whose tensors the stages need as well (flow `forward`)."""
     result: Call | None = None
@@ -89,12 +90,12 @@ class System:
     links: Mapping[tuple[str, str], Link] = field(default_factory=dict)
     """(source host, target host) -> the link in this direction."""
     shares: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Host that is only a name -> the hosts whose cores it uses; of several, the one that is least busy."""
+    """Host without cores of its own -> the hosts whose cores it uses; of several, always the least busy one."""
     between: Work | None = None
-    """What the client does after a request. It is no part of its latency."""
+    """The client's work after a request, which is not part of the latency."""
     timeout: float = float("inf")
-    """Seconds after which a request is given up."""
+    """Seconds after which the client gives up a request."""
     contention: Contention = IDEAL
-    """Of the cores of each host."""
+    """The contention for the cores of each host."""
     threads: int = ENOUGH
     """Requests that the client keeps in flight at most, under an open-loop load."""

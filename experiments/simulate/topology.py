@@ -1,4 +1,4 @@
-"""From a fitted cell to a system: which hosts there are, where each replica runs, and what lies between the hosts."""
+"""From a fitted cell to a system: its hosts, where each replica runs, and the links between the hosts."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Layout:
     hosts: str = AS_RUN
     """`AS_RUN`, `EACH`, or a number of hosts, to which servers and replicas are dealt in turn."""
     cores: int = 0
-    """Cores of each host; 0: those of the machine of the run."""
+    """Cores of each host; 0: as many as the machine of the run has."""
     link: Link | None = None
-    """What lies between every two hosts; None: what lay between them in the run."""
+    """The link between every two hosts; None: the links of the run."""
     timeout: float = 0.0
     """Seconds; 0: the time limit of the run."""
 
@@ -84,7 +84,8 @@ def _as_run(run: Run, layout: Layout) -> _Places:
 
 
 def _pinned(run: Run, layout: Layout, links: Mapping[tuple[str, str], Link]) -> _Places:
-    """Each node has a name of its own, since it uses one core, in turn. The client uses all of them."""
+    """The hosts of a run with `--pin`: each node is a host of its own, which uses one core; nodes take cores in turn.
+    The client uses all cores."""
     all_cores = tuple(f"core-{number}" for number in range(_cores(run, layout)))
     portions = max(run.chosen) + 1
     hosts, shares = {CLIENT: run.here}, {CLIENT: all_cores}
@@ -107,7 +108,7 @@ def _dealt(run: Run, layout: Layout) -> _Places:
     processes = len(run.chosen) * layout.replicas
     count = processes if layout.hosts == EACH else min(int(layout.hosts), processes)
     names = [f"host-{number}" for number in range(count)]
-    # Replica r of all servers before replica r + 1 of any: a host gets whole pipelines as late as it can.
+    # Replica r of all servers is dealt before replica r + 1 of any server, so that few hosts hold a whole pipeline.
     of = [
         tuple(names[(copy * len(run.chosen) + place) % count] for copy in range(layout.replicas))
         for place in range(len(run.chosen))

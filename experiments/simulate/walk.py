@@ -22,12 +22,12 @@ class Step:
     back: int = 0
     """Bytes of the tensors in its answer."""
     stages: tuple[Stage, ...] = ()
-    """Those that it completes."""
+    """The stages that it completes."""
     sends: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
     """Earlier steps that brought the other inputs of its stages (flow `forward`)."""
     result: int | None = None
-    """Bytes of the model's outputs among what its stages make (flow `forward`)."""
+    """Bytes of the model's outputs among the tensors that its stages make (flow `forward`)."""
 
     def scaled(self, factor: float) -> Step:
         """The same step with other bytes."""
@@ -37,19 +37,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """All steps of a request, by number, and those that the client sends."""
+    """All steps of a request, by number, and the numbers of the steps that the client sends."""
 
     all: tuple[Step, ...]
     roots: tuple[int, ...]
 
     @property
     def messages(self) -> int:
-        """As `RequestStats` counts them."""
+        """The number of messages, as `RequestStats` counts them."""
         return len(self.all) + sum(step.result is not None for step in self.all)
 
     @property
     def payload(self) -> int:
-        """Bytes of all tensors in them."""
+        """Bytes of all tensors in the messages."""
         return sum(step.there + step.back + (step.result or 0) for step in self.all)
 
     def scaled(self, payload: float) -> Steps:
@@ -95,7 +95,7 @@ class _Walk:
         return tuple(name for name in names if name in self.partition.plan.outputs)
 
     def arrive(self, server: int, names: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-        """The number of the step, and what its stages make."""
+        """The number of the step, and the names of the tensors that its stages make."""
         number, stages, taken = len(self.steps), list[Stage](), set[str]()
         self._brought.update({(server, name): number for name in names})
 
@@ -131,7 +131,7 @@ def _nested(walk: _Walk, inputs: tuple[str, ...]) -> list[int]:
         else:
             walk.amend(caller, sends=(*walk.steps[caller].sends, number))
         stack.append((number, walk.messages(walk.leaving(made))))
-    for number in reversed(range(len(walk.steps))):  # those that a step sends have higher numbers
+    for number in reversed(range(len(walk.steps))):  # a step has a lower number than the steps that it sends
         step = walk.steps[number]
         walk.amend(number, back=step.back + sum(walk.steps[following].back for following in step.sends))
     return roots
@@ -151,8 +151,8 @@ def _hub(walk: _Walk, inputs: tuple[str, ...]) -> list[int]:
 
 
 def _forward(walk: _Walk, inputs: tuple[str, ...]) -> list[int]:
-    """Breadth first: what the client sends, then what this starts. Of several messages that a stage needs, the one with
-    the highest number counts as the last."""
+    """Breadth first: the client's messages, then the messages that these cause. Of several messages that a stage needs,
+    the one with the highest number counts as the last."""
     roots: list[int] = []
     waiting = deque((-1, message) for message in walk.messages(inputs))
     while waiting:

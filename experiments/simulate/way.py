@@ -1,4 +1,4 @@
-"""What lies between the start of a request and its end, when it is alone in the system."""
+"""The messages and answers between the start of a request and its end, when it is alone in the system."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Trip(NamedTuple):
 
 
 def callers(steps: Steps) -> Mapping[int, int]:
-    """Step -> the server that sends its message; none for those that the client sends."""
+    """Step -> the server that sends its message; steps that the client sends are left out."""
     return {number: step.server for step in steps.all for number in step.sends}
 
 
@@ -52,7 +52,7 @@ def handled(run: Run) -> Mapping[int, int]:
 
 
 def worked(run: Run) -> Mapping[int, int]:
-    """Process -> all messages and answers that it sends or receives for a request, those not on the way as well."""
+    """Process -> all messages and answers that it sends or receives for a request, on the way or not."""
     return handled(run) if run.cell.flow != "forward" else {process: 2 * n for process, n in handled(run).items()}
 
 
@@ -65,7 +65,7 @@ def arrivals(run: Run) -> Mapping[int, int]:
 
 
 def on_links(run: Run) -> Mapping[int, float]:
-    """Process -> seconds for which emulated links delay what it receives."""
+    """Process -> seconds for which emulated links delay the messages and answers that it receives."""
     found = dict.fromkeys([CLIENT, *run.chosen], 0.0)
     names, links = {CLIENT: run.here, **run.hosts}, run.links
     for trip in trips(run):

@@ -46,7 +46,7 @@ REMOTE = tuple(name for name in transports.NAMES if name != "none")
 
 @dataclass(frozen=True)
 class SizesOptions:
-    """What a study of sizes takes."""
+    """The options of a study of sizes."""
 
     transport: Annotated[tuple[str, ...], option("transports to time", metavar="NAME,...", shown=",".join(REMOTE))] = (
         REMOTE

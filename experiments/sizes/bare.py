@@ -1,7 +1,7 @@
 """Echoes that use a library alone, as its users write them: the references for this project's transports.
 
-A client sends an array, the server makes an array of what came and sends that back, and the client makes an array of
-the answer; there is no method, name or limit, and both ends know the dtype. Rows:
+A client sends an array, the server makes an array of the bytes that it receives and sends it back, and the client makes
+an array of the answer. Messages have no method, names or limits, and both ends know the dtype. Rows:
   bare-tcp         a socket with TCP_NODELAY, an 8-byte length, `recv_into`
   bare-unix        the same over a Unix socket
   bare-grpc        grpcio with bytes instead of protobuf messages
@@ -55,7 +55,7 @@ class Bare:
     connect: Connect
     compared: tuple[str, ...]
     codecs: tuple[str, ...] = ("raw",)
-    """The codecs in which these transports are compared."""
+    """The codecs in which these transports are compared with the echo."""
 
     def compares(self, transport: str, codec: str, send: str) -> bool:
         """Whether the echo is a reference for this way to send a tensor."""
@@ -104,7 +104,7 @@ def _unlimited() -> list[tuple[str, int]]:
 
 
 def _array(data: bytes) -> Array:
-    """The array that a server makes of the bytes that came."""
+    """The array that a server makes of received bytes."""
     return np.frombuffer(data, np.uint8)
 
 
@@ -232,7 +232,7 @@ def _serve_zmq() -> Iterator[int]:
                 router.send_multipart([sender, _array(data).data])
 
     ports: SimpleQueue[int] = SimpleQueue()
-    with zmq.Context() as context:  # its end interrupts the thread
+    with zmq.Context() as context:  # the end of the context interrupts the thread
         threading.Thread(target=echo, daemon=True).start()
         yield ports.get()
 

@@ -1,7 +1,7 @@
 """The echoes of uvicorn and urllib3 alone: an ASGI application, and a pool of connections. See `bare`.
 
-A server reads and writes JSON in a thread, where web frameworks (FastAPI, Starlette) call a function that computes; it
-returns bytes as they came, in its event loop.
+A server reads and writes JSON in a thread, as web frameworks (FastAPI, Starlette) call functions that compute. It
+returns raw bytes unchanged, from its event loop.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _base64() -> Body:
 
 
 BODIES: Mapping[str, Callable[[], Body]] = {"raw": _raw, "json": _json, "json-b64": _base64}
-"""Codec of `rest` (raw: none of them) -> the body in that form."""
+"""Codec of `rest`, or `raw`, which is not one of them -> the body in that form."""
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -98,7 +98,7 @@ def serve(host: str, form: str) -> Iterator[int]:
 
     application = _application(BODIES[form]())
     server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None, access_log=False))
-    # asyncio sets TCP_NODELAY only where the protocol is given, as it is where uvicorn binds the port.
+    # asyncio sets TCP_NODELAY only on a socket that is created with an explicit protocol, as uvicorn does for a port.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind((host, 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""The echoes of plain sockets, TCP's and Unix', as a straightforward program writes them. See `bare`."""
+"""The echoes of plain TCP and Unix sockets, as a straightforward program writes them. See `bare`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def serve_unix() -> Iterator[int]:
 
 
 def _bind(listener: socket.socket) -> int:
-    """Bind a name that is free, and return its number."""
+    """Bind `listener` to a free name, and return the number in the name."""
     while True:
         port = random.randrange(1, 2**16)
         try:

@@ -28,7 +28,7 @@ GRACE = 10.0
 
 
 class EchoFailed(SplitbenchError):
-    """The process did not start; the text has its last line (exit status 1)."""
+    """The process did not start; the text has the last line that it wrote (exit status 1)."""
 
 
 def echo(message: Message) -> Message:
@@ -56,7 +56,8 @@ def process(
 
 @contextlib.contextmanager
 def _started(arguments: Sequence[str], log: IO[str]) -> Iterator[subprocess.Popen[str]]:
-    """In a session of its own, so that Ctrl-C reaches only the measuring program, which then ends this process."""
+    """Start the process in a session of its own, so that Ctrl-C reaches only the measuring program, which then ends the
+    process."""
     child = subprocess.Popen(
         command(__name__, *arguments),
         stdin=subprocess.PIPE,

@@ -13,7 +13,7 @@ Points = Sequence[tuple[float, float]]
 """(size, seconds), both above zero."""
 POWERS = (0, 1, 2)
 NOTABLE, ROUNDING = 0.999, 1e-18
-"""A further part must reduce the squared error by more than a thousandth and by more than rounding."""
+"""A further part must reduce the squared error to less than the share `NOTABLE`, and by more than `ROUNDING`."""
 
 
 @dataclass(frozen=True)

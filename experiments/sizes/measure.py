@@ -6,7 +6,7 @@ Rules:
   - First each way is tried from the smallest size upwards, and each echo is compared with the tensor that was sent. A
     size at which one call would take longer than `Study.longest`, and all larger sizes, are left out; the report says
     so.
-  - Then come the rounds. In a round every pair of way and size has one short turn, in shuffled order, so that drift of
+  - Then rounds follow. In a round every pair of way and size has one short turn, in shuffled order, so that drift of
     the machine affects all pairs alike. A turn starts with an uncounted call, unless a call takes very long.
   - The tensor is noise; zlib (RPyC's default) compresses it to nine tenths.
 """
@@ -46,9 +46,9 @@ SENDS: Mapping[tuple[str, str], tuple[str, ...]] = {("grpc", "raw"): ("unary", "
 """(transport, codec) -> the values of the option `send` that are measured separately."""
 
 TURN, CALLS, SLOW = 0.5, 10, 1.0
-"""Most seconds and most calls of a turn, and the seconds of a call from which on no call is left uncounted."""
+"""Most seconds and most calls of a turn. If a call takes at least `SLOW` seconds, every call counts."""
 NOTICEABLE = 0.05
-"""A call must take at least so many seconds to predict the time of a larger one."""
+"""Only calls that take at least this many seconds predict the time of a call with a larger tensor."""
 COLUMNS = ("way", "transport", "codec", "send", "bytes", "round", "run", "seconds", "wire_bytes")
 
 AnyConnection = Connection | BareConnection
@@ -85,7 +85,7 @@ class Study:
     seed: int = 0
     option: Mapping[str, str] = field(default_factory=dict)
     malloc: str = MALLOC[0]
-    """How both processes treat freed memory; as `--malloc` of an experiment."""
+    """How both processes treat freed memory, as `--malloc` of a run says."""
 
     def record(self) -> dict[str, Any]:
         """For environment.json; `from_record` reads it."""
@@ -143,7 +143,7 @@ def measure(
     notify: Callable[[str], None],
     left_out: Callable[[Way, str], None],
 ) -> None:
-    """Write a row for each timed call before the next one begins. Nothing is left running.
+    """Write a row for each timed call before the next call begins. No process is left running.
 
     `left_out` is called with each way that is not measured at all sizes, and the reason. Raises the `WireError` of a
     failed call, and `SplitbenchError` for an echo that differs from the tensor that was sent.
@@ -206,7 +206,7 @@ class EchoClient:
                 return
             try:
                 seconds = self._call(way, size, check=True)[0]
-                if seconds < SLOW:  # the smaller of two: a disturbance only makes a call longer
+                if seconds < SLOW:  # the smaller of two calls, since a disturbance only makes a call longer
                     seconds = min(seconds, self._call(way, size)[0])
             except MessageTooLarge as error:
                 left_out(way, f"from {megabytes(size)} on: {error}")

@@ -28,7 +28,7 @@ SUMMARY = (
     *("megabytes_per_second", "exponent", "wire_bytes"),
 )
 FITTED_FROM = MB
-"""The fit starts at so many bytes: below, the fixed cost of a call dominates."""
+"""The fit starts at this many bytes, since the fixed cost of a call dominates smaller messages."""
 
 STREAM, UNARY = Way("grpc", send="stream"), Way("grpc", send="unary")
 COMPARED = ((STREAM, UNARY), (Way("rpyc"), Way("rpyc-tuned")), (Way("rpyc-tuned"), UNARY))
@@ -84,7 +84,7 @@ def medians(summary: pd.DataFrame) -> Medians:
 
 
 def wins_from(found: Medians, one: Way, other: Way) -> int | None:
-    """The smallest size from which on `one` is faster than `other` at every common size; `None` without one."""
+    """The smallest size from which on `one` is faster than `other` at every common size; `None` if there is none."""
     sizes = sorted(size for way, size in found if way == one.name and (other.name, size) in found)
     slower = [size for size in sizes if found[one.name, size] >= found[other.name, size]]
     return next((size for size in sizes if not slower or size > slower[-1]), None)

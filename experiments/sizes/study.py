@@ -19,7 +19,7 @@ from transports.limits import MOST
 from transports.process import keep_memory
 
 SERIES = (0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Megabytes; the sizes below `--max` are measured, and then `--max` itself."""
+"""Sizes in megabytes. Those below `--max` are measured, and `--max` itself."""
 COPIES = 12
 """Memory that a message takes in both processes together, as a multiple of its size (measured with 600 MB)."""
 

@@ -1,4 +1,4 @@
-"""What an experiment is, before anything runs: frozen records.
+"""The records that describe an experiment before anything runs. They are frozen.
 
 A `Cell` is a row of the tables: one way to run one partition. An `Experiment` is a set of cells over one model, one
 input and one schedule. Each option is declared here once, with its type, default, range, valid values, help and unit.
@@ -70,7 +70,7 @@ class Cell:
             "how tensors are encoded (tensorproto: grpc only; json, its default, and json-b64: rest only)", valid=CODECS
         ),
     ] = "raw"
-    # Memory (`partitioning.memory`) limits the batch of most models long before.
+    # For most models, memory (`partitioning.memory`) sets a much lower limit.
     batch: Annotated[
         int, compute("samples in a request: the extent of axis 0 of every input", concerns="client", ge=1, le=10**6)
     ] = 1
@@ -125,7 +125,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Unique among cells, stable, and short: what differs from the defaults is appended."""
+        """Unique among cells, stable, and short: settings from `placement` on are named only where they differ from
+        their defaults."""
         base = f"{self.transport}/{self.mode}/{self.flow}/{self.engine}/{self.codec}/b{self.batch}/s{self.servers}"
         return "/".join(
             [base, *(f"{key}={getattr(self, key)}" for key in _EXTRA if getattr(self, key) != getattr(Cell, key))]
@@ -283,7 +284,7 @@ class Experiment:
             for key, item in SETTINGS.items()
             if "transports" in item.concerns
             and getattr(self, key) != item.default
-            # Between machines the files travel with the processes, to a folder that is not known yet.
+            # With several machines, these files are copied to each host, into a folder that is not known yet.
             and not (self.several_machines and key in TLS_FILES)
         }
         return {f"{name}.{key}": str(value) for name in names for key, value in shared.items()} | dict(self.option)
@@ -295,4 +296,4 @@ class Experiment:
 
 
 SETTINGS: Mapping[str, Option] = options_of(Cell, several=True) | options_of(Experiment)
-"""Every option of a run by name, those of cells first."""
+"""Every option of a run by name, cell options first."""

@@ -1,4 +1,4 @@
-"""From flags and TOML files to experiments. Flags override the files, in every block of them."""
+"""Makes experiments from flags and TOML files. A flag overrides the value of a file in every block of the file."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ exit status: 0 done; 1 the run failed, and what was measured is kept; 2 a value 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a run that are no part of its experiment."""
+    """The options of a run that are not part of its experiment."""
 
     option: Annotated[
         tuple[str, ...],
@@ -98,7 +98,7 @@ class RunOptions:
 
 
 WORDS: Mapping[str, str] = {item.word: name for name, item in SETTINGS.items() if item.word}
-"""Key of a file -> the field's name, where they differ."""
+"""Key in a TOML file -> name of the field, for options whose key differs from the name."""
 FLAGS: Mapping[str, Option] = {**SETTINGS, **options_of(RunOptions)}
 """Every flag of a run by name."""
 
@@ -109,9 +109,9 @@ class Runs:
 
     experiments: tuple[tuple[Experiment, Path], ...]
     beside: tuple[Path, ...]
-    """Results folders whose tables are shown with those of the first experiment."""
+    """Results folders whose tables are shown together with the table of the first experiment."""
     rest: tuple[str, ...]
-    """The command line for all experiments but the first; empty where there is one."""
+    """The command line for all experiments but the first; empty if there is only one experiment."""
 
 
 def parse(argv: Sequence[str]) -> tuple[Experiment, Path]:
@@ -122,8 +122,9 @@ def parse(argv: Sequence[str]) -> tuple[Experiment, Path]:
 def parse_runs(argv: Sequence[str], prog: str = PROG, texts_of: tuple[str, str] | None = None) -> Runs:
     """The experiments that `argv` describes: one for each --spec file, or one without any. Nothing is created.
 
-    The cells are those asked for; `Experiment.with_locals` adds what they are compared with. Raises `UsageError` for a
-    value that cannot be used. `--help` prints and exits as argparse does; `texts_of`: its description and its epilog.
+    The cells are the requested ones; `Experiment.with_locals` adds the local models with which they are compared.
+    Raises `UsageError` for a value that cannot be used. `--help` prints and exits as argparse does; `texts_of`: the
+    description and the epilog that it prints.
     """
     try:
         return runs_of(parser(prog, *(texts_of or (DESCRIPTION, EPILOG))).texts(argv))
@@ -132,7 +133,7 @@ def parse_runs(argv: Sequence[str], prog: str = PROG, texts_of: tuple[str, str] 
 
 
 def runs_of(texts: Mapping[str, Any]) -> Runs:
-    """The same from the text of each given flag (`Parser.texts`). Raises `UsageError`."""
+    """`parse_runs` from the text of each given flag (`Parser.texts`). Raises `UsageError`."""
     try:
         given = {name: FLAGS[name].values(raw, FLAGS[name].flag) for name, raw in texts.items()}
         specs = given.get("spec", ("",))
@@ -202,7 +203,8 @@ def _experiment(given: Values, spec: str) -> Experiment:
         for name, values in {**top, **flags}.items()
         if name not in CELL_FIELDS
     }
-    # Flags may replace the transport, the engine or the mode for which the file has options or cuts: no mistake.
+    # A flag may replace the transport, engine or mode to which options or cuts of the file belong. That is no mistake
+    # of the user: the file's options and cuts are then ignored.
     replaced = transports.NAMES.keys() - {cell.transport for cell in cells} if "transport" in flags else set()
     if "engine" in flags and not any(is_remote(cell.engine) for cell in cells):
         replaced |= {selection.OWNER}
@@ -214,7 +216,7 @@ def _experiment(given: Values, spec: str) -> Experiment:
 
 
 def _machines(given: str, tables: Mapping[str, Any], spec: str) -> tuple[Host, ...]:
-    """The hosts of `--hosts`, or else those of the file's own tables."""
+    """The hosts of `--hosts`; without it, the hosts of the [[host]] tables in the file."""
     if given:
         return hosts.read(given)
     return hosts.of_tables(tables, spec) if tables else ()
@@ -250,5 +252,5 @@ def _short_name(experiment: Experiment) -> str:
 
 
 def timestamp() -> str:
-    """Now, in UTC, as the names of results folders begin."""
+    """The time now, in UTC, in the form with which names of results folders begin."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -1,4 +1,4 @@
-"""The groups of options of a run, and the values that several of them have."""
+"""The groups into which the options of a run fall, and values that several options share."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ Wire = Annotated[
 
 
 def split_links(raw: Any, where: str) -> list[Any]:
-    """The values in `raw`: a text is one, whatever commas it has; a list holds values."""
+    """The values in `raw`: a text is one value, even with commas in it; a list holds several values."""
     return raw if isinstance(raw, list) else [raw]

@@ -1,9 +1,9 @@
 """Open-loop load: requests begin at intended moments, whether or not earlier ones are answered.
 
 In a closed loop (`--concurrency`) a client waits for an answer before it sends the next request, so a server that stops
-for a second delays one request and hides all those that would have come meanwhile (*coordinated omission*). Here their
-latency counts from the moment at which each was to begin. Sources: G. Tene, "How NOT to Measure Latency", 2015, and his
-load generator wrk2.
+for a second delays one request and hides all requests that would have arrived meanwhile (*coordinated omission*). In
+an open loop they are sent, and each one's latency counts from its intended start. Sources: G. Tene, "How NOT to Measure
+Latency", 2015, and his load generator wrk2.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ VALID = (
     f"{' or '.join(AUTO)}, which find the rates"
 )
 IN_FLIGHT = CONNECTIONS // 4
-"""Most requests that a client keeps in flight. A server holds the connections of all clients and other servers."""
+"""Most requests that a client keeps in flight; less than `CONNECTIONS`, since a server also holds the connections of
+other clients and servers."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Load:
 
 
 def _fault(text: str) -> str:
-    """What is wrong with a text that is no load."""
+    """Why `text` is not a load."""
     if text in AUTO:
         return "only a run finds the rates; give one here"
     if text.removesuffix("/s") in AUTO:
@@ -68,27 +69,28 @@ def _fault(text: str) -> str:
 
 
 def canonical_load(text: str) -> str:
-    """The load as names of cells have it; empty: a closed loop. Raises `UsageError`."""
+    """The load in the form that names of cells contain; empty: a closed loop. Raises `UsageError`."""
     return text if text in AUTO else str(Load.parse(text)) if text.strip() else ""
 
 
 def lead_in(text: str) -> float:
     """The mean seconds from the begin of a block under this load to its first intended start; 0 in a closed loop.
 
-    Without them N requests would seem to arrive in the time of N - 1 gaps.
+    Without this lead-in, N requests would seem to arrive in the time of N - 1 gaps.
     """
     return 1 / Load.parse(text).rate if text else 0.0
 
 
 def rates(cells: Sequence[Cell]) -> list[float]:
-    """The rate of each cell with a load, if it is known."""
+    """The rates of the cells under a load, except those that a calibration has yet to find."""
     return [Load.parse(cell.load).rate for cell in cells if cell.load and cell.load not in AUTO]
 
 
 def in_flight(cell: Cell, experiment: Experiment) -> int:
-    """Most requests of `cell` that are in flight at a time: with a load those of a block, but at most `IN_FLIGHT`.
+    """The largest number of requests of `cell` in flight at a time: its `concurrency` or, under a load, the requests of
+    a block, but at most `IN_FLIGHT`.
 
-    While rates are not known, it is `IN_FLIGHT`.
+    While the rate of any cell is unknown, it is `IN_FLIGHT`.
     """
     if not cell.load:
         return cell.concurrency

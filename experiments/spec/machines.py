@@ -1,4 +1,4 @@
-"""Which host holds which server of a cell, which links a cell has, and what of this cannot be."""
+"""Assigns the servers of a cell to hosts, finds the links of a cell, and refuses impossible settings of both."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Direction = tuple[str, str]
 
 
 def hosts_of(experiment: Experiment) -> tuple[Host, ...]:
-    """The hosts of an experiment. With links and no hosts, each server is a host `server-0`, `server-1`, ...; else
-    none."""
+    """The hosts of an experiment. Without given hosts, each server is a host `server-0`, `server-1`, ... if a cell has
+    a link; otherwise there are none."""
     if experiment.machines or not any(cell.link for cell in experiment.cells):
         return experiment.machines
     return tuple(Host(name=f"server-{server}", servers=(server,)) for server in range(_most(experiment)))
@@ -39,7 +39,7 @@ def held(experiment: Experiment) -> Mapping[int, str]:
 
 
 def placed(experiment: Experiment, hosts: Sequence[Host]) -> tuple[Host, ...]:
-    """`hosts`, those of an experiment as they were started, each with the servers that it holds there."""
+    """`hosts` (the started hosts of the experiment), each with the servers that it holds in `experiment`."""
     of = held(experiment)
     return tuple(
         msgspec.structs.replace(host, servers=tuple(server for server, name in of.items() if name == host.name))
@@ -48,7 +48,7 @@ def placed(experiment: Experiment, hosts: Sequence[Host]) -> tuple[Host, ...]:
 
 
 def ports(experiment: Experiment, transports: int) -> Mapping[str, int]:
-    """Host -> the ports that the registry, on the first host, and its nodes take, with that many transports."""
+    """Host -> how many ports its nodes and, on the first host, the registry take over `transports` transports."""
     of = held(experiment)
     counts = {name: experiment.replicas * list(of.values()).count(name) for name in of.values()}
     first = [host.name for host in hosts_of(experiment)[:1]]
@@ -57,14 +57,14 @@ def ports(experiment: Experiment, transports: int) -> Mapping[str, int]:
 
 
 def servers(experiment: Experiment, cell: Cell) -> Sequence[int]:
-    """The servers of a cell, of which it has `cell.servers`. Raises `UsageError` if its hosts hold too few."""
+    """The numbers of the `cell.servers` servers that a cell uses. Raises `UsageError` if its hosts hold too few."""
     if not cell.on:
         return range(cell.servers)
     return spread(cell.on, hosts_of(experiment), held(experiment), cell.servers)
 
 
 def here(experiment: Experiment) -> str:
-    """The name that the machine of the run has in links."""
+    """The name of the client's machine in links."""
     return next((host.name for host in experiment.machines if host.client), CLIENT)
 
 
@@ -74,12 +74,12 @@ def canonical_on(text: str) -> str:
 
 
 def canonical_link(text: str) -> str:
-    """The same text for the same links in the same order. Raises `UsageError` for a text that describes none."""
+    """The same text for the same links in the same order. Raises `UsageError` for a text that describes no link."""
     return JOINT.join(str(Link.parse(part)) for part in _parts(text))
 
 
 def links(experiment: Experiment, cell: Cell) -> dict[Direction, Link]:
-    """The emulated links of a cell, by hosts. Raises `UsageError` for a link between what is no host."""
+    """The emulated links of a cell by direction. Raises `UsageError` for a link whose end is not a host."""
     found: dict[Direction, Link] = {}
     for text in _parts(cell.link):
         link = Link.parse(text)
@@ -91,7 +91,7 @@ def links(experiment: Experiment, cell: Cell) -> dict[Direction, Link]:
 
 
 def _parts(text: str) -> list[str]:
-    """The texts of the single links in the text of several."""
+    """`text`, which describes several links, split into one text for each link."""
     return [stripped for part in text.split(JOINT.strip()) if (stripped := part.strip())]
 
 
@@ -111,7 +111,7 @@ def _ends(experiment: Experiment, link: Link, text: str) -> Iterator[Direction]:
 
 
 def check(experiment: Experiment) -> None:
-    """Raise `UsageError` for machines, places and links that cannot be."""
+    """Raise `UsageError` for impossible machines, places and links."""
     remote.check(experiment.cluster)
     if experiment.several_machines and not experiment.machines:
         raise UsageError(
@@ -145,7 +145,7 @@ def _check_limits(host: Host, here: bool) -> None:
 
 
 def _check_limited(experiment: Experiment, host: Host) -> None:
-    """Raise `UsageError` for limits of a host that would not hold for what executes the stages."""
+    """Raise `UsageError` for limits of a host that would not apply to the processes that execute its stages."""
     if host.cores and experiment.pin != SETTINGS["pin"].default:
         raise UsageError(f"--pin: host {host.name} has cores; leave one of the two out")
     if not (host.threads or host.cores or host.cpu or host.memory or host.slowdown > 1):
@@ -172,7 +172,7 @@ def _check_linked(experiment: Experiment, cell: Cell) -> None:
 
 
 def _check_several(experiment: Experiment) -> None:
-    """Raise `UsageError` for what works on this machine alone."""
+    """Raise `UsageError` for settings that work on a single machine only."""
     where = f"--cluster {experiment.cluster}"
     for name in ("pin", "device"):
         if getattr(experiment, name) != SETTINGS[name].default:

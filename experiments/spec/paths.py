@@ -1,4 +1,4 @@
-"""Paths in results: a record must not reveal the folders of the machine, and it is UTF-8, which a path need not be.
+"""Paths in results. A record must not reveal the machine's folders, and it must be UTF-8, which a path need not be.
 
 Bytes that are no UTF-8 are recorded as escapes: `\\udcff` stands for the byte 0xff.
 """
@@ -24,7 +24,8 @@ def anonymous(text: str) -> str:
 
 
 def nameless(options: Mapping[str, str]) -> dict[str, str]:
-    """`options` with `portable` applied to absolute paths. A value that begins as a path is one, blanks included."""
+    """`options` with `portable` applied to absolute paths. A value that begins like a path is taken as one path, even
+    with blanks in it."""
     return {key: _short(text) if text.startswith(("/", "~")) else anonymous(text) for key, text in options.items()}
 
 

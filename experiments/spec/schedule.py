@@ -19,14 +19,16 @@ from typing import Self
 from partitioning.input_options import VARIANTS
 
 BLOCK, OVERLAPPING = 5, 10
-"""Most timed requests in a block of the order `shuffled`; with several in flight, for each of them."""
+"""Most timed requests in a block of the order `shuffled`: `BLOCK` with one request in flight; with several,
+`OVERLAPPING` for each request in flight."""
 LOADED, LASTING = 10, 1.0
-"""Least timed requests in such a block under an open-loop load, and the seconds that it lasts: queues must build."""
+"""Least timed requests in such a block under an open-loop load, and the seconds that it lasts, so that queues build
+up."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive requests of one cell: `lead` uncounted ones, then the timed ones of `runs`."""
+    """Consecutive requests of one cell: `lead` uncounted requests, then the timed requests with the numbers `runs`."""
 
     number: int
     round: int
@@ -72,7 +74,8 @@ def lead(concurrency: int, replicas: int) -> int:
 
 
 def longest(concurrency: int) -> int:
-    """Most timed requests in a block of a cell with that concurrency. The last ones of a block overlap less."""
+    """Most timed requests in a block of a cell with that concurrency. The last requests of a block overlap less, so
+    blocks with overlapping requests are longer."""
     return BLOCK if concurrency == 1 else OVERLAPPING * concurrency
 
 
@@ -92,8 +95,8 @@ def blocks(
     """Every block of an experiment, in the order of execution.
 
     `concurrency` has an entry for each cell; `runs` is the number of timed requests of each cell. They are divided
-    evenly among the rounds. The order `blocked` is a single round that is not shuffled. `rates`: those of open-loop
-    loads, in requests per second.
+    evenly among the rounds. The order `blocked` is a single round that is not shuffled. `rates`: the rates of the
+    open-loop loads, in requests per second.
     """
     leads = [lead(each, replicas) for each in concurrency]
     rounds = 1 if order == "blocked" else -(-runs // largest(concurrency, rates))

@@ -1,6 +1,6 @@
-"""From checked values to cells and experiments, and from experiments to records and back.
+"""Makes cells and experiments from checked values, writes experiments as records, and reads the records.
 
-Every value that cannot be used is a `UsageError`, which ends with what would be valid.
+A value that cannot be used raises a `UsageError` whose text ends with the valid values.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from transports.errors import UsageError
 from transports.limits import TLS_FILES
 
 CLIENT_FILES = ("model", "input")
-"""Names of files that no other process gets. All other texts are UTF-8."""
+"""Settings whose values are names of files that the client alone reads. The values of all other settings are UTF-8."""
 
 OWN = ""
 """Stands for the default codec of each transport, the first of `Transport.codecs`."""
@@ -90,7 +90,7 @@ def _codecs(name: str) -> tuple[str, ...]:
 
 
 def _check_defaults(settings: Cell | Experiment, cell: Cell) -> None:
-    """Raise `UsageError` for a setting in `FOR_NODES` that is not the default. `cell` is one over a runtime."""
+    """Raise `UsageError` for a setting in `FOR_NODES` that is not the default. `cell` is a cell over a runtime."""
     for name in FOR_NODES:
         value = getattr(settings, name, OWN)
         if value not in (OWN, SETTINGS[name].default):
@@ -101,7 +101,7 @@ def _check_defaults(settings: Cell | Experiment, cell: Cell) -> None:
 def canonical(cell: Cell) -> Cell:
     """The cell with defaults for the settings that do not affect it, so that equal runs are one cell.
 
-    Raises `UsageError` for a load, a host or a packing that is none, and for a cell with both a load and a concurrency.
+    Raises `UsageError` for an invalid load, host, link or packing, and for a cell with both a load and a concurrency.
     """
     cell = replace(cell, load=canonical_load(cell.load))
     if cell.load and cell.concurrency > 1:
@@ -134,8 +134,8 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
 
     Raises `UsageError` for a text that is not UTF-8, an option of a transport or engine that no cell uses, a runtime
     that cannot run its cell, `cuts` without a cell of mode submodel, a host that other machines reach without TLS, a
-    kill that hits no node of some cell, a condition to stop without rounds, a device that is not there, and an engine
-    or a packing without its libraries.
+    kill that hits no node of some cell, a stopping condition in an experiment without rounds, a device that this
+    machine lacks, and an engine or a packing whose libraries are missing.
     """
     _check_text(experiment)
     if not experiment.hardware.cards and experiment.tf32 == "on":
@@ -242,7 +242,7 @@ def to_record(experiment: Experiment) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Experiment:
-    """The experiment that `to_record` wrote, today or earlier: ranges are not checked again.
+    """The experiment in a record that `to_record` of this or an earlier version wrote. Ranges are not checked again.
 
     Raises `UsageError` for a record with an unknown option, or without cells.
     """

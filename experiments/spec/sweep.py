@@ -1,8 +1,8 @@
 """The rates of `--load poisson:auto`: fixed fractions of the capacity that a calibration finds for each cell.
 
-Before an experiment is measured, each of its cells with such a load is asked in a closed loop, with ever more requests
-in flight, until they no longer raise the rate of answers. That rate is the cell's capacity. An ordinary cell for each
-fraction of it then takes the place of the cell.
+Before an experiment is measured, each of its cells with such a load runs in a closed loop. The requests in flight are
+doubled until this no longer raises the rate of answers. That rate is the cell's capacity. Ordinary cells then replace
+the cell, one for each fraction of the capacity.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from experiments.spec.load import AUTO, IN_FLIGHT, LEAST, MOST, Load, rates
 from experiments.spec.schedule import largest
 
 FRACTIONS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
-"""Rates over the capacity. Kleinrock's power is largest at half the capacity or above it. The last rate is overload: a
-cell that answers 90 % of what is offered counts as holding it (`experiments.store.loaded.SERVED`)."""
+"""The rates of a sweep, as fractions of the capacity. Kleinrock's power is largest at half the capacity or above it.
+The last rate is an overload: a cell that answers 90 % of the offered rate counts as holding it
+(`experiments.store.loaded.SERVED`)."""
 ROUNDS = 5
 """Least rounds for an interval (`experiments.store.intervals.MIN_BLOCKS`)."""
 GAIN = 1.1
-"""Twice the requests in flight must answer so many times as many per second, or the lower rate is the capacity."""
+"""Factor by which the rate of answers must grow when the requests in flight are doubled; otherwise doubling ends."""
 
 
 SHARED = ("load", "label", "trace")
-"""Settings with which cells share a capacity."""
+"""Settings on which the capacity of a cell does not depend."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The rate of answers in a closed loop that is full."""
+    """The rate of answers in a closed loop with enough requests in flight to keep the servers busy."""
 
     per_second: float
     in_flight: int
     requests: int
-    """Those that were timed, with this number in flight."""
+    """The number of timed requests, sent with `in_flight` of them in flight."""
 
     def rates(self) -> list[float]:
         """The rates of a sweep in requests per second, ascending, with three significant digits."""
@@ -49,18 +50,18 @@ def asked(experiment: Experiment) -> list[Cell]:
 
 
 def closed(cell: Cell, in_flight: int) -> Cell:
-    """The cell in a closed loop, which is the same for cells that differ in `SHARED` alone."""
+    """The cell in a closed loop. Cells that differ only in `SHARED` have the same one."""
     return replace(cell, **{name: getattr(Cell, name) for name in SHARED}, concurrency=in_flight)
 
 
 def levels(cell: Cell, replicas: int) -> list[int]:
-    """Numbers of requests in flight: two for each server at first, then ever twice as many."""
+    """Numbers of requests in flight: first two for each server (at least 4), then twice the previous number each."""
     least = min(IN_FLIGHT, max(4, 2 * cell.servers * replicas))
     return [least << doubled for doubled in range(9) if least << doubled <= IN_FLIGHT]
 
 
 def expanded(experiment: Experiment, capacities: Mapping[Cell, Capacity]) -> Experiment:
-    """The experiment with known rates; `capacities` has those of `asked`."""
+    """The experiment with known rates; `capacities` has the capacity of each cell of `asked`."""
     cells = [each for cell in experiment.cells for each in _at_rates(cell, capacities)]
     return replace(experiment, cells=tuple(dict.fromkeys(cells)))
 
@@ -77,7 +78,7 @@ def announced(experiment: Experiment) -> str:
 
 
 def record(cell: Cell, capacity: Capacity) -> dict[str, Any]:
-    """What environment.json says of a calibration."""
+    """The record of a calibration in environment.json."""
     return {
         "asked": cell.load,
         "cell": cell.name,

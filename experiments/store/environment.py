@@ -121,7 +121,7 @@ def collect(
 
 def collect_commit() -> dict[str, Any] | None:
     """The commit of this checkout, and whether tracked files differ from it; `None` if git does not track this file."""
-    # Installed below another project's checkout, git would name that project's commit.
+    # If this package is installed inside another project's checkout, git would name that project's commit.
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     changed = _git("status", "--porcelain", "--untracked-files=no")

@@ -2,17 +2,18 @@
 
   - Requests of one block follow each other and share the machine's state, so they are not independent: whole blocks are
     resampled, `RESAMPLES` times. Resampling single requests instead would give an interval that is too narrow.
-  - In a round each cell has one block, so that drift of the machine affects all cells of a round alike. Rounds are
-    resampled as a whole: the ratio is paired by round. Its interval is Student's t interval of the logarithm of the
-    ratio, with the standard error from the bootstrap (corrected by n / (n - 1)). Over recorded noise it covers 95 %
-    from five rounds on.
+  - In a round each cell has one block, so drift of the machine affects all cells of a round alike. Whole rounds are
+    resampled: the ratio is paired by round. Its interval is Student's t interval of the logarithm of the ratio, with
+    the standard error from the bootstrap (corrected by n / (n - 1)). Over recorded noise the interval covers 95 % from
+    five rounds on.
   - Samples of earlier versions have no rounds. The blocks of both cells are resampled independently of each other, and
     the interval is the percentile interval of the resampled ratios, with percentiles moved outwards for few blocks
-    (*expanded percentile* interval). As percentiles of so few blocks are bounded, it covers less: 93 % at five.
+    (*expanded percentile* interval). Since percentiles of few blocks are bounded, this interval covers less: 93 % with
+    five blocks.
   - Below `MIN_BLOCKS` rounds, or blocks of either cell, there is no interval.
 
-Both are described by T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69(4),
-2015.
+Both intervals are described by T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American
+Statistician 69(4), 2015.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def seconds_of(group: pd.DataFrame) -> Blocks:
 def requests_of(group: pd.DataFrame) -> Blocks:
     """The answers of each block of a cell's samples, and its duration in seconds; NaN if starts are not recorded.
 
-    Under an open-loop load a block begins a mean gap before the first start, as its requests do before the next, and
-    ends with the last start or answer.
+    Under an open-loop load a block begins one mean gap before its first start, so that it has one gap for each request,
+    and ends with the last start or answer.
     """
     answer = 1 - group["missed"]
     blocks = group.assign(end=group["start"] + group["seconds"] * answer, answer=answer).groupby(_key(group))
@@ -79,7 +80,7 @@ def requests_of(group: pd.DataFrame) -> Blocks:
 
 
 def in_rounds(samples: pd.DataFrame) -> bool:
-    """Whether the samples were taken in rounds, as those of earlier versions were not."""
+    """Whether the samples were taken in rounds. Samples of earlier versions were not."""
     return bool(samples["round"].notna().all())
 
 
@@ -105,8 +106,8 @@ class LogRatio:
 def log_ratio(above: Blocks, below: Blocks, generator: np.random.Generator) -> LogRatio:
     """The logarithm of `above.mean / below.mean`, and its standard error.
 
-    In rounds it is paired by round, and a round that one of them lacks does not count; else the blocks of both are
-    resampled independently of each other. NaN without blocks or common rounds.
+    With rounds, the ratio is paired by round, and only common rounds count. Without rounds, the blocks of `above` and
+    `below` are resampled independently of each other. NaN without blocks or common rounds.
     """
     above, below, paired = _paired(above, below)
     size = min(len(above.sums), len(below.sums))
@@ -138,7 +139,7 @@ def product_interval(
 ) -> tuple[float, float]:
     """The 95 % interval of the product of the means of `above` over that of the means of `below`, paired by round.
 
-    NaN without rounds, below `MIN_BLOCKS` common ones, and if a block of them has a sum of zero.
+    NaN without rounds, below `MIN_BLOCKS` common rounds, and if the sum of any of their blocks is zero.
     """
     given = [(each, each.rounds) for each in (*above, *below) if each.rounds is not None]
     common = functools.reduce(np.intersect1d, [rounds for _, rounds in given], given[0][1] if given else np.array([]))
@@ -159,7 +160,7 @@ def _expansion(size: int) -> float:
 
 
 def _paired(above: Blocks, below: Blocks) -> tuple[Blocks, Blocks, bool]:
-    """Both in their common rounds, and whether they have rounds."""
+    """Both arguments, reduced to their common rounds if they have rounds; and whether they have rounds."""
     if above.rounds is None or below.rounds is None:
         return above, below, False
     _, here, there = np.intersect1d(above.rounds, below.rounds, return_indices=True)
@@ -169,7 +170,7 @@ def _paired(above: Blocks, below: Blocks) -> tuple[Blocks, Blocks, bool]:
 def _resampled_pair(
     above: Blocks, below: Blocks, paired: bool, generator: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """Means of resamples of both: of the same rounds if they are paired, else independent of each other."""
+    """Means of resamples of both: of the same rounds if `paired`, else independent of each other."""
     if paired:
         means, bases = _resampled_means([above, below], generator)
     else:
@@ -178,7 +179,8 @@ def _resampled_pair(
 
 
 def _resampled_means(cells: Sequence[Blocks], generator: np.random.Generator) -> list[Floats]:
-    """For each cell, means of `RESAMPLES` resamples. Each draws the same blocks of all `cells`, with replacement."""
+    """For each cell, the means of `RESAMPLES` resamples. A resample draws the same blocks of all `cells`, with
+    replacement."""
     size = len(cells[0].sums)
     rows = max(1, CHUNK // size)
     parts: list[list[Floats]] = [[] for _ in cells]

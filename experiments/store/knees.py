@@ -1,9 +1,9 @@
 """Sweeps of open-loop rates, from samples alone: the knee of each swept configuration, and the highest rate it held.
 
 The knee is the rate at which the *power* is largest: goodput over mean latency (L. Kleinrock, "Power and Deterministic
-Rules of Thumb for Probabilistic Problems in Computer Communications", ICC 1979). Below it more load costs little
-latency, above it latency buys little goodput. For a single server with random arrivals and service times (M/M/1) it is
-at half the capacity.
+Rules of Thumb for Probabilistic Problems in Computer Communications", ICC 1979). Below the knee, more load adds little
+latency; above it, more load adds much latency and little goodput. For a single server with random arrivals and service
+times (M/M/1) the knee is at half the capacity.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Loaded:
     figures: Mapping[str, Any]
     """Its row of the summary."""
     late: float
-    """Seconds from the intended start, within which 99 % of its requests began."""
+    """Seconds after their intended start within which 99 % of its requests began."""
     power: float
     """Goodput over mean latency, in answers per second squared."""
 
@@ -52,7 +52,7 @@ class Loaded:
 
     @property
     def held(self) -> bool:
-        """Whether the cell bears the rate: it is not overloaded, and answers nearly all that is offered."""
+        """Whether the cell holds the rate: it is not overloaded, and answers nearly all of the offered rate."""
         return not self.overloaded and bool(self.figures["goodput"] >= SERVED * self.figures["offered"])
 
 
@@ -61,14 +61,15 @@ class Sweep:
     """The same configuration at several rates, ascending."""
 
     configuration: Cell
-    """The cell with the kind of its load alone."""
+    """A cell whose load has a kind and no rate."""
     cells: Sequence[Loaded]
     powers: Sequence[tuple[float, float, float]]
-    """For each cell its power over that of the knee, and the 95 % interval of this ratio (NaN: too few rounds)."""
+    """For each cell the ratio of its power to the knee's power, and the ratio's 95 % interval (NaN: too few rounds)."""
 
     @property
     def knee(self) -> Loaded:
-        """The latency of an overloaded cell depends on how long it was asked, so the knee is none, unless all are."""
+        """The cell with the largest power. An overloaded cell counts only if all are overloaded, since its latency
+        depends on how long the load lasted."""
         return _knee(self.cells)
 
     @property
@@ -83,7 +84,7 @@ class Sweep:
 
     @property
     def ties(self) -> list[Loaded]:
-        """The other rates whose power cannot be told apart from that of the knee."""
+        """The other cells whose power cannot be told apart from the knee's power."""
         found = zip(self.cells, self.powers, strict=True)
         return [each for each, (_, low, high) in found if each is not self.knee and low <= 1 <= high]
 
@@ -108,7 +109,7 @@ def sweeps_of(measured: pd.DataFrame, loads: Sequence[Loaded], seed: int) -> lis
 
 
 def swept(cells: Iterable[Cell]) -> set[Cell]:
-    """Those of `cells` that are in a sweep."""
+    """The cells among `cells` that are part of a sweep."""
     loaded = [cell for cell in cells if cell.load]
     counts = Counter(map(configuration, loaded))
     return {cell for cell in loaded if counts[configuration(cell)] >= RATES}

@@ -1,7 +1,7 @@
 """Figures of cells under an open-loop load (`experiments.spec.load`): offered and answered rates, misses, overload.
 
-Requests that missed their time limit stand in means and percentiles with the time at which the client gave up: a lower
-bound. They count in no rate of answers.
+In means and percentiles, the latency of a request that missed its time limit is the time after which the client gave
+up: a lower bound. Rates of answers do not count such a request.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from experiments.store.intervals import Blocks, in_rounds
 
 COLUMNS = ("offered", "goodput", "missed_share", "late_seconds", "growth", "growth_low", "growth_high")
 GROWN, SERVED = 1.25, 0.9
-"""An overloaded cell has at least the first as `growth`, and answers less than the second of what is offered. A queue
-grows a little at the begin of each block below capacity, too; then nearly all of the offered rate is answered."""
+"""An overloaded cell has a `growth` of at least `GROWN`, and answers less than the share `SERVED` of the offered rate.
+Below capacity, too, a queue grows a little at the begin of each block, but then nearly all of the offered rate is
+answered."""
 
 
 def described(cell: Cell, group: pd.DataFrame, goodput: float) -> dict[str, float]:
-    """The `COLUMNS` of a cell but those of growth; NaN in a closed loop. `goodput` is in answers per second.
+    """The `COLUMNS` of a cell except those of growth; NaN in a closed loop. `goodput` is in answers per second.
 
     `offered` is requests per second, over the time of each block until its last intended start.
     """
@@ -55,10 +56,10 @@ def thirds(group: pd.DataFrame) -> tuple[Blocks, Blocks]:
 
 
 def overloaded(row: Mapping[str, Any]) -> bool:
-    """Whether more requests arrive than are answered. `row` is one of a summary.
+    """Whether more requests arrive than are answered. `row` is a row of a summary.
 
-    Latency grows with the arrival number within blocks, beyond noise where there are enough blocks for an interval, and
-    the rate of answers is below the offered one; or most requests missed the time limit, at which latency ends.
+    This is so if latency grows within blocks (beyond noise, if there are enough blocks for an interval) and the rate of
+    answers is below the offered rate; or if most requests missed the time limit, beyond which latency cannot grow.
     """
     names = ("growth", "growth_low", "missed_share", "goodput", "offered")
     growth, low, missed, goodput, offered = (row.get(name, math.nan) for name in names)  # older summaries lack them

@@ -1,7 +1,7 @@
-"""nodes.csv: what each node used during each block of requests.
+"""nodes.csv: the resources that each node used during each block of requests.
 
-Columns (units in brackets): `cell`, `block` as in samples.csv; `node`, `host`; `requests` in the block, with those that
-do not count; `cpu_seconds` [s] of all its threads; `peak_bytes` [B], its largest resident memory until the end of the
+Columns (units in brackets): `cell`, `block` as in samples.csv; `node`, `host`; `requests` in the block, also uncounted
+ones; `cpu_seconds` [s] of all threads; `peak_bytes` [B], the node's largest resident memory until the end of the
 block; `received_bytes` and `sent_bytes` [B] of tensors, to and from other processes; `host_joules` [J], the energy of
 all processors of its host during the block, whichever program used it: nodes on one host have the same, so it must not
 be summed over them. It is empty where the kernel does not count it (`cluster.energy`), and in older files.
@@ -63,7 +63,7 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def by_node(used: pd.DataFrame) -> pd.DataFrame:
-    """A row for each cell, node and host: sums over the blocks by request, and the peak of its memory."""
+    """A row for each cell, node and host: sums over the blocks per request, and the peak of the node's memory."""
     groups = used.groupby(["cell", "node", "host"], sort=False)
     found = groups[list(SUMS)].sum(min_count=1)
     per_request = found.drop(columns="requests").div(found["requests"], axis=0)

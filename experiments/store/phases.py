@@ -1,6 +1,7 @@
 """phases.csv: where the time of each traced request went, at each hop.
 
-A row for each timed request of a cell with `--trace`, and each hop: the client, and the servers that worked on it.
+A row for each timed request of a cell with `--trace` and each hop: the client, and the servers that worked on the
+request.
 
 Columns (units in brackets): `cell`, `run`, `block` as in samples.csv; `hop`: `client` or `server-N`. Then seconds [s]:
   `queue`     a message waited for a worker, for its turn in the flow `forward`, for a free core; under a load, a
@@ -11,16 +12,16 @@ Columns (units in brackets): `cell`, `run`, `block` as in samples.csv; `hop`: `c
   `connect`   a connection was made
   `lookup`    the registry was asked
   `route`     the client, or a server around its stages: it read a request's fields, kept inputs, found the next hop
-  `wake`      the outputs were there, and the client's thread had not yet gone on (flow `forward`)
+  `wake`      the outputs had arrived, and the client's thread had not yet resumed (flow `forward`)
   `send`      nobody worked on the request: its message, or an answer, was on its way to this hop
   `other`     what is left: the transport's server, between bytes and the handler
-  `wait`      inputs of a stage were there, and others were not yet; other hops work meanwhile, so it overlaps
+  `wait`      some inputs of a stage had arrived, and others had not; other hops work meanwhile, so it overlaps
 Each moment of a request counts once, for the first of these phases that goes on at any hop: compute, decode or encode,
 connect or lookup, queue, route or other, send, wake. So the sum over all hops and phases but `wait` is the request's
 `seconds`.
-`clock_offset` [s]: by how much the clock of the hop was ahead of the client's, and `clock_uncertainty` [s]: by how much
-that may be wrong; 0 on the client's machine. Only the border between `send` and other phases depends on them.
-`dropped`: spans of this hop that were not kept in this block; where there are some, phases are missing.
+`clock_offset` [s]: by how much the clock of the hop was ahead of the client's; `clock_uncertainty` [s]: the largest
+error of this offset; both are 0 on the client's machine. Only the border between `send` and other phases depends on
+them. `dropped`: the number of spans of this hop that were not kept in this block; above 0, phases are incomplete.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class HopPhases:
     block: int
     hop: str
     seconds: Mapping[str, float]
-    """Phase -> seconds; those that are missing are 0."""
+    """Phase -> seconds; a missing phase counts as 0."""
     clock_offset: float
     clock_uncertainty: float
     dropped: int

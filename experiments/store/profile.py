@@ -6,14 +6,14 @@ operations.csv   a row for each operation on each host: `host`, `position` (in t
                  `tensors` and `bytes` [B, at the batch]
 profile.csv      a row for each fused run of operations: `host`, `engine`, `batch`, `first`, `last` (the run ends before
                  it), `seconds` [s, the median], `low` and `high` [s, the 95 % interval of the median], `runs`
-messages.csv     a row for each transport and position: `transport`, `position` (what crosses a cut there is the
-                 content; 0: the model's input; empty: one value, or the input repeated to a megabyte), `bytes` [B],
-                 `wire_bytes` [B, the least of everything that crossed: other programs only add to it; empty: unknown],
+messages.csv     a row for each transport and position: `transport`, `position` (the content is what crosses a cut
+                 there; 0: the model's input; empty: one value, or the input repeated to a megabyte), `bytes` [B],
+                 `wire_bytes` [B, all bytes that crossed: the minimum, as other programs only add; empty: unknown],
                  `seconds` [s, the median of a message to a node and its small answer, there and back, without the work
                  of the stage], `low`, `high`, `runs`
 hosts.csv        a row for each host: `host`, `base_bytes` [B, a process without a model], `built_bytes` [B, with the
                  whole model under the engine]
-environment.json what ran where; its `experiment` is that of a run, with `kind`: profile
+environment.json what ran where; its `experiment` has the form of a run's, with `kind`: profile
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ MESSAGES = ("transport", "position", "bytes", "wire_bytes", "seconds", "low", "h
 HOSTS = ("host", "base_bytes", "built_bytes")
 WHOLE, TIME = Number(whole=True), Number()
 MISFIT = 0.25
-"""Median relative distance of a line from the intervals of the messages, above which it hardly predicts them."""
+"""If the median relative distance of the fitted line from the messages' intervals is larger, the line predicts
+poorly."""
 LEAST, SMALLER = 4096, 0.98
-"""Bytes of a message from which on its density is known, and the density below which a transport compresses."""
+"""The density (bytes on the wire for each byte) is known for messages of more than `LEAST` bytes. Below `SMALLER`, the
+transport compresses."""
 HINT = "make one with: splitbench profile --model MODEL --out FOLDER"
 
 Floats = npt.NDArray[np.float64]
@@ -67,7 +69,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile as its folder has it."""
+    """A profile, as read from its folder."""
 
     folder: Path
     experiment: Experiment
@@ -191,8 +193,8 @@ def median(seconds: Floats) -> tuple[float, float, float]:
 def line(sizes: Floats, seconds: Floats) -> tuple[Estimate, Estimate]:
     """(seconds of an empty message, seconds for each byte): least squares of the relative errors.
 
-    With their 95 % intervals, from the residuals. Where that has no positive solution, an empty message takes as long
-    as the fastest one, and a byte the median of what the others take longer.
+    The 95 % intervals are from the residuals. If least squares has no positive solution, an empty message takes as long
+    as the fastest message, and a byte takes the median of the slopes from the fastest message to each other message.
     """
     if len(sizes) == 1:
         return Estimate(float(seconds[0])), Estimate(0.0)
@@ -211,7 +213,8 @@ def line(sizes: Floats, seconds: Floats) -> tuple[Estimate, Estimate]:
 
 
 def density_of(messages: pd.DataFrame) -> dict[int, float]:
-    """Position -> bytes on the wire for each byte of the content, where the transport makes them fewer."""
+    """Position -> bytes on the wire for each byte of the content, for positions whose content the transport
+    compresses."""
     messages = messages[messages["position"].notna()]
     kept = messages[(messages["bytes"] > LEAST) & (messages["wire_bytes"] < SMALLER * messages["bytes"])]
     pairs = zip(kept["position"], kept["wire_bytes"] / kept["bytes"], strict=True)

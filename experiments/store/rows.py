@@ -1,4 +1,5 @@
-"""CSV files of measured rows: written one row at a time, so that a killed writer loses none, and checked when read."""
+"""CSV files of measured rows, which are written one at a time, so that a killed writer loses none, and checked when
+read."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ log = logging.getLogger("splitbench.experiments")
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """The text of a CSV file that is derived, and so is written in one piece."""
+    """The text of a CSV file. A derived file is written in one piece from it."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -103,7 +104,7 @@ def _field(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Number:
-    """What a column of numbers holds: finite numbers of at least zero."""
+    """The numbers that a column may hold; all are finite and at least zero."""
 
     positive: bool = False
     """Above zero."""

@@ -11,10 +11,11 @@ Columns, in this order (units in brackets):
   integer or boolean outputs that differ from the local model's because the scores that decide them are almost equal)
   and, under an open-loop load, `late_seconds` [s, from the intended to the actual start] and `missed` (1: not answered
   within the time limit, or refused by a full server; `seconds` is then at least the time limit, a lower bound).
-  There `start` is the intended one, and `seconds` count from it. With a `wire`: `pack_seconds` and `unpack_seconds` [s,
-  of all processes], `raw_bytes` and `packed_bytes` [B, of the tensors that were to be packed, and of what crossed in
-  their place] and, where that is lossy, `cosine` (of the answer and the local model's, the smallest of all outputs and
-  items; 0 if negative) and `top1` (share of the items with the local model's largest value at the same place).
+  Under such a load `start` is the intended start, and `seconds` count from it. With a `wire`: `pack_seconds` and
+  `unpack_seconds` [s, of all processes], `raw_bytes` and `packed_bytes` [B, the tensors before packing, and the bytes
+  that crossed in their place] and, if packing is lossy, `cosine` (cosine similarity of the answer and the local model's
+  answer, the smallest of all outputs and items; 0 if negative) and `top1` (share of the items whose largest value is at
+  the same place as in the local model's answer).
 A value that was not measured is an empty field, read as NaN. A runtime gives no figures from inside a request.
 """
 
@@ -42,9 +43,9 @@ INTEGERS = (
 )
 """Columns of whole numbers."""
 COUNTS = ("messages", "payload_bytes", "lookups", "connects")
-"""Those of them that may be empty."""
+"""The columns of `INTEGERS` that may be empty."""
 PACKING = ("pack_seconds", "unpack_seconds", "raw_bytes", "packed_bytes", "cosine", "top1")
-"""What is measured of packing, and of the answers where it is lossy."""
+"""Figures of packing and, if it is lossy, of the answers."""
 MEASURED = ("start", "compute_seconds", "wire_bytes", "deviation", "queue_seconds", "round", "late_seconds", *PACKING)
 MAY_BE_EMPTY = (*MEASURED, *COUNTS)
 NUMBERS = ("seconds", *MEASURED)
@@ -164,7 +165,7 @@ def read(folder: Path) -> pd.DataFrame:
 def cell_of(row: Mapping[str, Any]) -> Cell:
     """The cell of a row of a samples or summary table, in which pandas may have read an empty text as NaN.
 
-    Tables of earlier versions lack some of its fields.
+    Tables of earlier versions lack some fields of a cell.
     """
     known = {name: row.get(name, LATER.get(name)) for name in CELL_FIELDS}
     texts = {name: "" if value != value else str(value) for name, value in known.items()}

@@ -36,17 +36,17 @@ COLUMNS = (
 
 
 def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """A row per cell with `COLUMNS`; seconds for mean, std, median and percentiles. A value that cannot be had is NaN.
+    """A row per cell with `COLUMNS`; mean, std, median and percentiles are in seconds. An unknown value is NaN.
 
     `std` is the sample standard deviation (ddof=1). Percentiles interpolate linearly. `messages`, `payload_bytes`,
     `lookups`, `connects` and `queue_seconds` are means per request. `wire_bytes` is the median, since traffic of other
     programs is in some samples. `compute_share` is compute seconds over seconds. `outside_seconds` is the mean of
-    seconds less compute seconds: the time of partition and transport. It and `ratio_to_none` are NaN for a local model,
-    which has no partition. `deviation` is the largest. `throughput` is requests per second, over the time from the
-    first start to the last end of each block. Under an open-loop load a request that missed its time limit is no part
-    of it, and a block begins a mean gap before its first start; `loaded` describes its further columns. `growth` is the
-    mean of the last third of each block's requests over that of the first third. Figures of packing are means, except
-    for `cosine`, the smallest.
+    seconds less compute seconds: the time of partition and transport. `outside_seconds` and `ratio_to_none` are NaN for
+    a local model, which has no partition. `deviation` is the largest of all requests. `throughput` is requests per
+    second, over the time from the first start to the last end of each block. Under an open-loop load it does not count
+    requests that missed their time limit, and a block begins a mean gap before its first start; `loaded` describes the
+    further columns of such a load. `growth` is the mean of the last third of each block's requests over the mean of the
+    first third. Figures of packing are means, except for `cosine`, which is the smallest.
     """
     groups = groups_of(samples)
     rows = [_row(cell, groups, seed) for cell in sorted(groups, key=_order)]
@@ -56,7 +56,8 @@ def summarise(samples: pd.DataFrame, seed: int) -> pd.DataFrame:
 def none_of(cell: Cell) -> Cell:
     """The same cell without a transport: direct calls instead of messages to nodes and to model servers.
 
-    `none` has one codec, since it writes no bytes, no repeats, since it loses no server, and neither hosts nor links.
+    A cell over `none` has the default codec, since it writes no bytes, no repeats, since it loses no server, and
+    neither hosts nor links.
     """
     if cell.mode == "whole":
         return local_of(cell)
@@ -71,7 +72,7 @@ def chain_of(cell: Cell) -> Cell:
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:
-    """Sort key: local models first, then the order of the specification's values; values that it lacks come last."""
+    """Sort key: local models first, then the order of the specification's values; unknown values come last."""
     places = ((MODES, cell.mode), (tuple(ENGINES), cell.engine), (tuple(TRANSPORTS), cell.transport))
     mode, engine, transport = (valid.index(value) if value in valid else len(valid) for valid, value in places)
     return (cell != local_of(cell), mode, engine, cell.batch, cell.servers, transport, cell.codec, cell.name)
@@ -150,7 +151,7 @@ def twins(samples: pd.DataFrame, seed: int) -> list[tuple[Cell, Cell, tuple[floa
 
 
 def drifts(samples: pd.DataFrame) -> dict[Cell, float]:
-    """By how much the last third of a local model's blocks took longer than the first third, over the first third.
+    """Local model -> how much longer the last third of its blocks took than the first third, over the first third.
 
     Local models with fewer than six blocks are left out.
     """

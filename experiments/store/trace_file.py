@@ -7,9 +7,10 @@ after each block of requests. Times are microseconds on the run's clock, that of
 
 `pid`: 1 is the client, others are nodes; events with the name `process_name` name them. `tid`: a lane on which spans
 nest. `args`: `trace`, `span` and `parent` are hexadecimal ids of W3C Trace Context; the span of a request has an empty
-parent, its `cell` and its `run`; `server` is the portion (-1: none). If a process was lost with its spans, the request
-stands in for a parent among them. The first event, `splitbench`, has `requests`, of each cell at most, and `epoch`,
-seconds since 1970 at time 0. The last, `ended`, says whether the run is `complete`; without it the run was killed.
+parent, its `cell` and its `run`; `server` is the portion (-1: none). If the span of a parent was lost with its process,
+the request's span replaces it as the parent. The first event, `splitbench`, has `requests`, the largest number of them
+for a cell, and `epoch`, seconds since 1970 at time 0. The last, `ended`, says whether the run is `complete`; without it
+the run was killed.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ from transports.errors import UsageError
 
 Event = Mapping[str, Any]
 REQUESTS = 10
-"""Requests of each cell whose spans are kept; phases.csv has all. A cell of 40 stages takes about 1.5 MB."""
+"""How many requests of each cell have their spans kept; phases.csv covers all requests. A cell of 40 stages takes about
+1.5 MB."""
 END = b"\n]\n"
 
 
 class Writer:
-    """Creates the file in `folder`, and appends events. A context manager, which says how the run ended.
+    """Creates the file in `folder`, and appends events. A context manager: on exit it records how the run ended.
 
-    Raises `UsageError` if the file exists, and `WriteError` if it cannot be written; what it had then stays readable.
+    Raises `UsageError` if the file exists, and `WriteError` if it cannot be written; earlier events stay readable.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,7 +65,7 @@ class Writer:
             self.append([{"name": "ended", "ph": "M", "pid": 1, "args": {"complete": kind is None}}])
 
     def _write(self, data: bytes) -> None:
-        """Replace the end of the file by `data` and the end."""
+        """Overwrite the closing bracket of the file with `data` and a new closing bracket."""
         try:
             self._file.seek(self._size)
             for part in (data, END):
@@ -84,7 +86,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a trace.json holds."""
+    """The content of a trace.json."""
 
     spans: tuple[Event, ...]
     """The events with a time."""
@@ -97,7 +99,7 @@ class Trace:
 
 
 def read(folder: Path) -> Trace:
-    """The trace of a run, also of one that was killed while it wrote. Raises `UsageError` without a trace."""
+    """The trace of a run, even if the run was killed while it wrote. Raises `UsageError` without a trace."""
     path = folder / files.TRACE
     try:
         lines = path.read_bytes().splitlines()

@@ -1,1 +1,1 @@
-"""How many workers nested calls need: `python -m experiments.threads`."""
+"""Shows how many workers nested calls need: `python -m experiments.threads`."""

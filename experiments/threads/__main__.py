@@ -39,7 +39,7 @@ exit status: 0 the prediction holds; 1 it does not, or the run failed; 2 a value
 
 REMOTE = tuple(name for name in transports.NAMES if name != "none")
 DEEPEST = 100
-"""Most layers of a chain; with one server, as many workers wait for each other."""
+"""Most layers of a chain. With one server, that many workers wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class ThreadsOptions(Chain):
-    """What the demonstration takes."""
+    """The options of the demonstration."""
 
     out: Annotated[str, option("where results go", metavar="FOLDER", shown="they are only printed", min_length=1)] = ""
     report: Annotated[str, option("derive the report of earlier results again", metavar="FOLDER", min_length=1)] = ""

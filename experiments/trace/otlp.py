@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 PATH = "/v1/traces"
-"""Where collectors take spans."""
+"""The path at which collectors take spans."""
 BATCH = 512
 TIMEOUT = 5.0
 """Seconds in which the collector has to take a batch."""
@@ -50,7 +50,7 @@ def send(folder: Path, url: str) -> int:
 def _installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # not even the package around it
+    except ModuleNotFoundError:  # the package around the module is not installed either
         return False
 
 
@@ -74,7 +74,7 @@ def _export(spans: Sequence[ReadableSpan], endpoint: str) -> None:
 
 
 class _Heard(logging.Handler):
-    """Keeps the first reason that the library gives, and prints none: the later ones say that it has tried again."""
+    """Keeps the first reason that the library logs, and prints none: later ones only say that it has tried again."""
 
     reason = ""
 
@@ -90,7 +90,7 @@ def _spans(trace: Trace) -> Iterator[ReadableSpan]:
     from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
     kinds = {"call": SpanKind.CLIENT, "serve": SpanKind.SERVER}
-    # Without `Resource.create`, which adds what it finds on this machine.
+    # `Resource.create` is not used, since it adds facts about this machine.
     homes = {
         pid: Resource({"service.namespace": "splitbench", "service.name": n}) for pid, n in trace.processes.items()
     }

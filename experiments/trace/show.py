@@ -18,7 +18,7 @@ from transports.errors import UsageError
 
 
 def show(folder: Path) -> None:
-    """Print the table, and how to see the spans. Raises `UsageError` for a folder without a trace."""
+    """Print the table of phases, and how to view the spans. Raises `UsageError` for a folder without a trace."""
     record, measured, found = environment.read(folder), samples.read(folder), phases.read(folder)
     if found.empty:
         raise UsageError(f"{folder}: no phases were measured ({files.PHASES}); measure again with --trace")

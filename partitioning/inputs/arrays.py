@@ -23,7 +23,7 @@ MEGABYTE = 1_000_000
 
 
 def is_arrays(path: Path) -> bool:
-    """Whether the path is that of a file with arrays, by its suffix."""
+    """Whether the path names a file with arrays, by its suffix."""
     return path.suffix.lower() in SUFFIXES
 
 
@@ -93,7 +93,7 @@ def _fitted(array: Array, info: TensorInfo) -> Array:
         right = array.dtype.kind in "US"
     else:
         if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize:
-            array = array.view(dtype)  # Files name no dtype that NumPy itself does not define, such as bfloat16.
+            array = array.view(dtype)  # Files do not record dtypes that NumPy does not define, such as bfloat16.
         right = array.dtype.newbyteorder("=") == dtype
     extents = zip(info.shape[1:], array.shape[1:], strict=False)
     if right and array.ndim == len(info.shape) and all(extent in (None, size) for extent, size in extents):

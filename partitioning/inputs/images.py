@@ -28,11 +28,11 @@ DTYPES = frozenset(
 )
 """The dtypes of image inputs: they hold 0..255."""
 LARGEST = 89_478_485
-"""Most pixels that are decoded without a look at the memory: a quarter of 2**30 bytes, in RGB. Pillow's own limit."""
+"""Most pixels that are decoded without a check of the free memory: a quarter of 2**30 bytes, in RGB. Pillow's limit."""
 PIXEL = 4
 """Bytes of a decoded pixel, at most."""
 FACTOR = 4
-"""How many times `LARGEST` are decoded at once, at most."""
+"""Decoding an image may take at most the bytes of this many times `LARGEST` pixels."""
 REDUCED = 8
 """The divisor of width and height with which a JPEG above `LARGEST` is decoded."""
 BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
@@ -49,7 +49,7 @@ def is_image(info: TensorInfo) -> bool:
 
 @dataclass(frozen=True)
 class Images:
-    """The image at a path, or those of a folder, each of which is a sample."""
+    """The image at a path, or the images of a folder. Each image of a folder is a sample."""
 
     paths: tuple[Path, ...]
 
@@ -65,7 +65,7 @@ class Images:
     def batch(self, first: int, size: tuple[int, int], batch: int, channels: int = 3) -> Pixels:
         """Float32 values in 0..255 of shape (batch, height, width, channels), where `size` is (height, width).
 
-        Item k is sample number first + k, cyclically; of a single image, it is the `view` with that number.
+        Item k is sample number first + k, cyclically; with a single image, it is the image's `view` with that number.
         """
         if len(self.paths) == 1:
             image = pixels(self.paths[0], size, channels)
@@ -110,10 +110,10 @@ def decoded(path: Path) -> Image.Image:
     unreadable, truncated, no image, or too large.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of broken EXIF data
+        warnings.simplefilter("ignore")  # warnings about broken EXIF data
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image = _loaded(path)
-        # The pixels are there, so only the EXIF data can fail, and in any way.
+        # The pixels are decoded, so only the EXIF data can fail; it may raise any exception.
         with contextlib.suppress(Exception):
             image = ImageOps.exif_transpose(image)
     if not image.mode.startswith(("I", "F")):
@@ -143,9 +143,9 @@ def _loaded(path: Path) -> Image.Image:
 
 
 def _admitted(image: Image.Image, path: Path) -> int:
-    """The pixels that may be decoded. A large JPEG will be decoded small.
+    """The number of pixels that may be decoded. A large JPEG will be decoded at a reduced size.
 
-    Raises `PartitionError` if that would take too much memory.
+    Raises `PartitionError` if decoding would take too much memory.
     """
     whole = image.width * image.height
     if whole > LARGEST:
@@ -164,7 +164,7 @@ def _too_large(path: Path) -> PartitionError:
 
 @contextlib.contextmanager
 def _limited(pixels: int | None) -> Iterator[None]:
-    """Let Pillow decode images of so many pixels during the block; None: of any size."""
+    """Let Pillow decode images of up to `pixels` pixels during the block; None: of any size."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
     try:
         yield

@@ -20,8 +20,8 @@ WORDS = ("the cat sat", "on the mat", "a dog", "")
 def seeded(info: TensorInfo, batch: int, seed: int, limit: int | None = None) -> NDArray[Any]:
     """Values of the tensor's shape and dtype: standard normal, small integers, fair booleans, or words.
 
-    Integers are below `VOCABULARY`, and below `limit` if that is smaller. With a limit, values of any dtype are such
-    integers. The same seed gives the same values.
+    Integers are below `VOCABULARY`, and below `limit` if that is smaller. With a limit, values of any numeric dtype are
+    such whole numbers. The same seed gives the same values.
     """
     shape = shape_of(info, batch)
     generator = np.random.default_rng([seed, zlib.crc32(info.name.encode())])

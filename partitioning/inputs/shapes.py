@@ -19,7 +19,7 @@ EXTENT = 224
 
 
 def shape_of(info: TensorInfo, batch: int) -> tuple[int, ...]:
-    """The shape at this batch, with `EXTENT` for the open axes of an image, and `OPEN` for those of another input."""
+    """The shape at this batch, with `EXTENT` for open axes of an image, and `OPEN` for open axes of other inputs."""
     free = EXTENT if is_image(info) else OPEN
     return tuple((free if axis else batch) if extent is None else extent for axis, extent in enumerate(info.shape))
 

@@ -34,7 +34,7 @@ VALUE = 8
 
 
 def check_input(settings: InputSettings) -> None:
-    """Raise the `PartitionError` of an input that cannot be read; called before anything costly starts."""
+    """Raise `PartitionError` for an input that cannot be read; called before anything costly starts."""
     path = Path(settings.input)
     if arrays.is_arrays(path):
         arrays.read(path)
@@ -43,7 +43,7 @@ def check_input(settings: InputSettings) -> None:
 
 
 def photographs(settings: InputSettings, size: tuple[int, int], count: int) -> Pixels:
-    """RGB images to calibrate a model with: those of the input, or views of the bundled one if the input is arrays."""
+    """RGB images to calibrate a model with: the input's images, or views of the bundled one if the input is arrays."""
     path = Path(settings.input)
     return Images.at(PHOTOGRAPH if arrays.is_arrays(path) else path).batch(0, size, count)
 
@@ -58,8 +58,8 @@ def variants(
 ) -> list[dict[str, Array]]:
     """Inputs of a model, each with an array of this batch for every name in `client.inputs`.
 
-    Arrays and the images of a folder are samples: a batch takes consecutive ones, cyclically, and there are as many
-    variants as batches differ, up to `most`. Otherwise there are `VARIANTS`: views of one image, and seeded values.
+    Arrays and the images of a folder are samples: a batch takes consecutive samples, cyclically, and there is a variant
+    for each different batch, up to `most`. Otherwise there are `VARIANTS` variants: views of one image, seeded values.
     Image inputs pass `preprocess`, or the scale of `settings`. Raises `PartitionError` for settings that the model
     cannot use, and for a batch that does not fit into memory.
     """
@@ -100,7 +100,7 @@ def _of_arrays(found: Mapping[str, Array], batch: int, most: int) -> list[dict[s
 
 
 def _batches(samples: int, batch: int) -> int:
-    """How many batches differ, of consecutive samples that repeat."""
+    """How many different batches there are if batches take consecutive samples cyclically."""
     return samples // math.gcd(samples, batch)
 
 

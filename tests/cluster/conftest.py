@@ -36,7 +36,7 @@ ONCE: Mapping[str, Callable[[], keras.Model]] = {
     "multi-channel": multi_channel,
     "fixed-batch": fixed_batch,
 }
-"""More models. Each meets every transport and flow in one split, since splits do not depend on these kinds."""
+"""More models. Each is tested with every transport and flow in one split: splits do not depend on these kinds."""
 MODELS = {**SHAPES, **ONCE}
 COMPILED = ("submodel", "contiguous")
 """The only split with the engine `frozen`. The others are `eager`, since engines do not depend on placements."""

@@ -56,9 +56,9 @@ class Gate:
 
 
 class Nodes(contextlib.ExitStack):
-    """A registry for `servers` portions, and nodes, over one transport. Closing it closes all of them.
+    """A registry for `servers` portions, and nodes, over one transport. `close` closes the registry and all nodes.
 
-    `host`, of a node or a dispatcher: its name for emulated links, which tests publish at the registry.
+    The `host` of a node or a dispatcher is its name in emulated links, which tests publish at the registry.
     """
 
     def __init__(

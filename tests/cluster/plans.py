@@ -10,7 +10,7 @@ from partitioning.plan import build_plan
 
 
 def graph(edges: Mapping[str, tuple[str, ...]], outputs: tuple[str, ...]) -> Graph:
-    """`edges`: operation -> the tensors that it takes. Its output has its name. The graph's input is `x`."""
+    """`edges`: operation -> the tensors that it takes. Its output has the same name. The graph's input is `x`."""
     operations = tuple(Operation(name, "Op", inputs, (name,)) for name, inputs in edges.items())
     tensors = {name: TensorInfo(name, (None, 2), "float32") for name in ("x", *edges)}
     return Graph(operations, tensors, ("x",), outputs)
@@ -22,7 +22,7 @@ def chain(length: int) -> Graph:
 
 
 def fork() -> Graph:
-    """`x -> a`, which `b`, `c` and `join` await; `join` takes all three."""
+    """`x -> a`; `b`, `c` and `join` take `a`; `join` also takes `b` and `c`."""
     return graph({"a": ("x",), "b": ("a",), "c": ("a",), "join": ("a", "b", "c")}, ("join",))
 
 

@@ -81,7 +81,7 @@ COMBINED = [
     )
     if sum(places) % 2 == 0
 ]
-"""A turn, a transport, a shape, a split and a flow: half of all combinations, among them every triple."""
+"""Turn, transport, shape, split and flow: half of all combinations, among them every combination of three values."""
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ COMBINED = [
 def test_equals_the_local_model(
     rig: Rig, turn: int, transport: str, model: str, split: tuple[str, str], flow: str
 ) -> None:
-    """The switches take turns, so that every transport, shape, flow and split is tested with each of them."""
+    """The switches take turns, so that every transport, shape, flow and split is tested with each switch."""
     codec = transports.load(transport).codecs[0]
     switches = list(SWITCHES.values())[turn % len(SWITCHES)]
 

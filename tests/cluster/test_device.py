@@ -1,4 +1,4 @@
-"""Cards: which process sees which, in the environment of real processes, and the refusal without one."""
+"""Cards: which card each process sees, by the environment of real processes, and the refusal without a card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transports.errors import UsageError
 
 
 class Recording(LocalLauncher):
-    """The launcher, which also keeps what it was told to start."""
+    """A launcher that also keeps the orders that it was given, by name."""
 
     def __enter__(self) -> Recording:
         self.orders: dict[str, Order] = {}
@@ -41,7 +41,7 @@ def launcher() -> Iterator[Recording]:
 
 @pytest.fixture
 def no_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a machine without a card, whatever this one has."""
+    """Make this machine look like one without a card."""
     monkeypatch.setenv(VISIBLE, device.HIDDEN)
     cards.cache_clear()
     yield
@@ -53,7 +53,7 @@ SEEN = {
     "card": (Device(("GPU-1b", "0")), "GPU-1b,true,0"),
     "TF32": (Device(("3",), tf32=True), "3,true,"),
 }
-"""The device of an experiment -> the variables of its first process."""
+"""Case -> the device of an experiment, and the variables of its first process."""
 PROGRAM = "echo $CUDA_VISIBLE_DEVICES,$TF_FORCE_GPU_ALLOW_GROWTH,$NVIDIA_TF32_OVERRIDE >&2\nexit 3\n"
 
 
@@ -75,7 +75,7 @@ def test_a_program_that_a_process_starts_sees_the_cards_of_its_document(
 
 
 def test_nodes_take_the_cards_in_turn_and_the_registry_none(launcher: Recording, tmp_path: Path) -> None:
-    """Here no node holds a stage, so that none uses its card."""
+    """Here no node holds a stage, so no node uses its card."""
     settings = Settings(("grpc",), 3, tmp_path, 4, device=Device(("0", "1")))
     with Cluster(settings, launcher):
         pass

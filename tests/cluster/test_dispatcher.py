@@ -1,4 +1,4 @@
-"""Replicas: the client chooses one for a request, and all servers send there, whatever they have cached."""
+"""Replicas: the client chooses one for each request, and all servers send to it, whatever they have cached."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_replicas_of_a_failed_request_are_avoided(dispatchers: list[Dispatcher])
     for turn in range(4):
         pinned, _ = dispatchers[0].pinned(request(turn), PARTITION)
         assert pinned.pins[1] != lost.pins[1]
-        assert pinned.pins[0] == lost.pins[0]  # it is the only one
+        assert pinned.pins[0] == lost.pins[0]  # portion 0 has only one holder
 
 
 def test_an_answer_without_a_holder_is_not_cached(leases: Leases, dispatchers: list[Dispatcher]) -> None:
@@ -110,7 +110,7 @@ def test_an_answer_that_lacks_a_portion_is_not_cached(leases: Leases, dispatcher
 
 
 def test_the_registries_of_two_transports_may_differ_in_replicas(leases: Leases) -> None:
-    """As with `--transport none,grpc --replicas 2`. Here the registry over `grpc` has no replicas."""
+    """In a run with `--transport none,grpc --replicas 2`, only one of both has replicas. Here it is `none`."""
     single = Leases(2, ttl=math.inf)
     for claim in (0, 1):
         _join(single, 7 + claim, claim, "grpc")

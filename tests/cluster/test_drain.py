@@ -73,7 +73,7 @@ def test_an_idle_node_ends_at_once() -> None:
 
 
 def test_a_client_is_notified_of_the_end_even_if_another_client_does_not_answer() -> None:
-    """Its request waits behind those of a stopped client, some of which are being executed."""
+    """The client's request waits behind requests of a stopped client, some of which are being executed."""
     partition, gate = placed(chain(1), [0]), Gate()
     with Nodes(1, {"a0": gate}, partition) as nodes, silent() as nowhere, ThreadPoolExecutor(1) as threads:
         node, dispatcher, receiver = nodes.start(), nodes.dispatcher(), nodes.receiver()

@@ -1,4 +1,4 @@
-"""Energy: counters of packages in a folder as the kernel shows them, and those of this machine where it has some."""
+"""Energy: counters of packages in a folder like the kernel's, and the counters of this machine, if it has any."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def zone(root: Path, directory: str, name: str, energy: int) -> Path:
 
 @pytest.fixture
 def two(tmp_path: Path) -> Mapping[str, Path]:
-    """Two packages, the cores of the first, the first by another way, and the whole platform."""
+    """Counters of two packages, the cores of the first, the first by another interface, and the whole platform."""
     zones = {
         "intel-rapl:0": "package-0",
         "intel-rapl:1": "package-1",
@@ -67,7 +67,7 @@ def test_a_kernel_without_counters_says_nothing(tmp_path: Path) -> None:
 
 
 def test_a_package_that_may_not_be_read_is_left_out(two: Mapping[str, Path], tmp_path: Path) -> None:
-    """As for root, who may read everything: a folder in place of the file."""
+    """A folder replaces the file, since root may read every file."""
     (two["intel-rapl:0"] / "energy_uj").unlink()
     (two["intel-rapl:0"] / "energy_uj").mkdir()
     (two["intel-rapl-mmio:0"] / "energy_uj").unlink()

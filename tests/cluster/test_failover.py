@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 SERVERS = 2
 LEASE, STEADY = 2.0, 3.0
-"""Seconds of a lease: short for tests in which nodes lose theirs, longer for tests in which they keep theirs."""
+"""Seconds of a lease: short for tests in which nodes lose their leases, longer for tests in which nodes keep them."""
 RECOVERY = 60.0
 """Seconds within which a new node has to be ready, on slow machines."""
 
@@ -151,7 +151,7 @@ def test_no_request_fails_if_one_of_two_holders_of_a_portion_dies(
 
 
 def test_replicas_take_turns(double: ClusterUnderTest) -> None:
-    """Each has spent processor time after many requests of a new client, which avoids no replica."""
+    """After many requests of a new client, which avoids no replica, each replica has spent processor time."""
     double.cluster.wait_ready()
     first, second = (process_of(double.launcher, name) for name in ("node-0", "node-2"))
     before = [sum(process.cpu_times()[:2]) for process in (first, second)]

@@ -27,7 +27,7 @@ client = true
 
 
 def hosts(*texts: str) -> list[Host]:
-    """`name=label:servers`, such as `a=edge:0,1`."""
+    """Hosts from texts `name=label:servers`, such as `a=edge:0,1`."""
     found = []
     for text in texts:
         name, _, rest = text.partition("=")

@@ -1,4 +1,4 @@
-"""The proof of an experiment's processes, by real handshakes of TLS."""
+"""How the processes of an experiment prove their identity, tested by real TLS handshakes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from transports.errors import ConnectError
 
 
 def test_a_cluster_that_cannot_load_its_stages_serves_nothing() -> None:
-    """The program is that of another model, so no node can be made."""
+    """The program belongs to another model, so no node can be made."""
     transport = transports.make("none")
     cluster = InProcessCluster([placed(chain(2), [0, 1])], read(MODELS["sequential"]()), transport)
     with pytest.raises(PartitionError, match="which this program has not"), cluster:

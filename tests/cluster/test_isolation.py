@@ -19,7 +19,7 @@ FAR = replace(placed(chain(2), [0, 1]), name="far")
 INPUTS = {"x": np.ones((1, 2), np.float32)}
 STAGES = {name: lambda inputs, _: [inputs[0] + 1] for name in ("a0", "a1")}
 PATIENT, BRIEF = 40.0, 10.0
-"""Seconds of the requests that the silent peer does not answer, and of a request that must be answered meanwhile."""
+"""Deadlines in seconds: of requests that the silent peer does not answer, and of one that is answered meanwhile."""
 
 
 def stopped_client(nodes: Nodes, address: Address) -> None:

@@ -24,8 +24,8 @@ from transports.base import Message, Scalar, Server, Transport
 from transports.errors import MalformedMessage, WireError
 
 LEASE = 0.4
-"""Seconds, which determine the heartbeats of the lease clients. The registry's clock stands still until a test moves
-it, so that no lease runs out early on a slow machine."""
+"""Seconds of a lease, which determine when lease clients send heartbeats. The registry's clock stands still until a
+test moves it, so that no lease runs out early on a slow machine."""
 PATIENCE = 60.0
 HERE, EPHEMERAL = Address("127.0.0.1", 7), Address("127.0.0.1", 0)
 
@@ -98,7 +98,7 @@ def test_heartbeats_keep_a_lease_for_longer_than_it_lasts(registry: RegistryHost
 
 
 def test_several_heartbeats_are_sent_within_the_life_of_a_lease(registry: RegistryHost) -> None:
-    """At least three of them once; a machine that stalls delays others."""
+    """At least once, three heartbeats fall within a lease; a machine that stalls delays other heartbeats."""
     registry.client()
     eventually(lambda: len(registry.answers["renew"]) > 10)
     beats = registry.answers["renew"]

@@ -1,4 +1,4 @@
-"""What is compared between machines: versions, and the ways before and after a run."""
+"""The comparison of versions between machines, and of the links between hosts before and after a run."""
 
 from __future__ import annotations
 

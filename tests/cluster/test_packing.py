@@ -1,4 +1,4 @@
-"""Packed tensors over every transport and flow: what comes back, what is counted, and what is refused."""
+"""Packed tensors over every transport and flow: the outputs, the statistics, and what is refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_lossless_wire_gives_the_same_bits(
     running: Running, partition: Partition, case: Case, transport: str, flow: str, wire: str
 ) -> None:
     plain, packed = (route_to(partition, transport, flow=flow, wire=kind) for kind in (packing.OFF, wire))
-    inputs = {name: np.repeat(array, 32, axis=0) for name, array in case.inputs[0].items()}  # which shrinks
+    inputs = {name: np.repeat(array, 32, axis=0) for name, array in case.inputs[0].items()}  # these shrink
     right = running.client.infer(partition, plain, inputs, timeout=20.0)
     found = running.client.infer(partition, packed, inputs, timeout=20.0)
     assert {name: array.tobytes() for name, array in found.outputs.items()} == {

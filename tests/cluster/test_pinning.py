@@ -43,7 +43,7 @@ def test_every_thread_is_pinned_and_released_again() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_node_executes_a_stage_for_each_of_its_cores(count: int) -> None:
-    """The cores at the time of the request count."""
+    """The node counts the cores that it may use at the time of a request."""
     if usable() < count:
         pytest.skip(f"this process may use only {usable()} cores")
     gate = Gate()

@@ -16,7 +16,7 @@ WAIT = 20.0
 
 
 class Log:
-    """The tasks that ran, in order, and those that were refused, each with its error."""
+    """The tasks that ran, in order, and the refused tasks, each with its error."""
 
     def __init__(self) -> None:
         self.done: list[str] = []

@@ -84,7 +84,7 @@ def test_malformed_fields_are_refused_with_the_name_of_the_method(method: str, f
     registry = Registry(Leases(1))
     with pytest.raises(MalformedMessage, match=f"'{method}'"):
         registry.handle(Message(method, fields))
-    assert registry.handle(Message("register", {"transport.grpc": str(A)})).fields["server"] == 0  # nothing was taken
+    assert registry.handle(Message("register", {"transport.grpc": str(A)})).fields["server"] == 0  # none was taken
 
 
 @pytest.mark.parametrize("text", ["0", "0=", "x=7@a:1", "0=soon@a:1", "0=7@a", "0=7@a:0", "0=7@a:99999", "0=7@a:1,"])
@@ -98,7 +98,7 @@ def test_each_host_has_its_own_relays() -> None:
     question = Message("links", {"host": "edge"})
     assert parse_links(str(handle(question).fields["links"])) == {}
     six = Address("::1", 7003)
-    for host, relay in (("edge", A), ("cloud", B), ("edge", six)):  # the last one counts
+    for host, relay in (("edge", A), ("cloud", B), ("edge", six)):  # the last relay of a host counts
         fields = {"host": host, "address": str(B), "relay": str(relay)}
         assert handle(Message("link", fields)).method == "ok"
     handle(Message("link", {"host": "edge", "address": str(six), "relay": str(A)}))

@@ -30,12 +30,12 @@ FORKING = (
     + f"group.join()\n{REPORT}sys.stdin.read()\n"
     + "if os.getppid() != maker:\n    group.leave()\n"
 )
-"""A maker and its child, as the fork server starts one. The child ends at the end of the input."""
+"""A process that makes a group, and a child, as the fork server starts it. The child ends with its standard input."""
 
 
 @pytest.fixture
 def groups() -> Iterator[Callable[[int], set[str]]]:
-    """The names of the groups that a process has made and that exist. At the end there are none of this process."""
+    """The names of the existing groups that a process has made. At the end, no group of this process may exist."""
 
     def look(maker: int) -> set[str]:
         return {path.name for path in Path("/sys/fs/cgroup").rglob(f"splitbench-{maker}-*") if path.is_dir()}
@@ -54,7 +54,7 @@ def python(text: str, *words: str) -> subprocess.Popen[str]:
 
 
 def in_group(group: Group, text: str) -> tuple[int, str]:
-    """Run `text` in a process that is put into the group before; (its exit status, its standard output)."""
+    """Run `text` in a process that was put into `group` before: (its exit status, its standard output)."""
     with python("import sys, time\nsys.stdin.read(1)\n" + text) as process:
         group.join(process.pid)
         out, _ = process.communicate("x", timeout=60)
@@ -98,7 +98,7 @@ def test_a_child_sees_its_limits_and_no_group_is_left(killed: bool, groups: Call
             maker.wait()
             sweep()
             assert groups(maker.pid) == {name}  # a process is in it
-        _, err = maker.communicate(timeout=60)  # until both have closed their ends
+        _, err = maker.communicate(timeout=60)  # until maker and child have closed their ends
         assert not err
     deadline = time.monotonic() + 10
     while groups(maker.pid) and time.monotonic() < deadline:
@@ -119,7 +119,7 @@ def test_the_group_of_a_killed_maker_is_swept(groups: Callable[[int], set[str]])
 
 
 def test_processes_that_are_killed_with_their_children_hold_no_group(groups: Callable[[int], set[str]]) -> None:
-    """Only the child of this process has been reaped when the group is removed."""
+    """When the group is removed, the child of this process has been reaped, but not the child's own children."""
     group = make(Limits(cpu=0.5, memory=256 * MB), "family")
     fork = "for _ in range(5): os.fork()\nprint(flush=True)\n"
     script = f"import os, sys\nos.setsid()\nsys.stdin.read(1)\n{fork}sys.stdin.read()"

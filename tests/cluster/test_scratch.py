@@ -1,4 +1,4 @@
-"""Temporary folders: a killed process's are deleted by the next one, a living one's never."""
+"""Temporary folders: the next process deletes the folders of a killed process, but never those of a living one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ sys.stdin.read()
 
 @contextmanager
 def holder(root: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process with a folder below `root`, in which a library has left another; and the path of its folder."""
+    """A process with a folder below `root`, in which a library has made another; and the path of the outer folder."""
     command, pipe = [sys.executable, "-c", HOLDER], subprocess.PIPE
     env = {**os.environ, "TMPDIR": str(root)}
     with subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, text=True) as process:

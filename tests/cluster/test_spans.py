@@ -1,4 +1,4 @@
-"""The spans of nodes: of steps that are deferred, of inputs that wait, and the message that fetches them."""
+"""The spans of nodes: spans of deferred steps and of waiting inputs, and the message that fetches spans."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def recorded() -> list[Span]:
 
 @pytest.fixture
 def infer() -> Iterator[Callable[[str, Context | None], Mapping[str, Array]]]:
-    """Sends a request through three nodes over plain sockets, by its flow and context; outputs by name.
+    """A function that sends a request through three nodes over plain sockets, by its flow and context; outputs by name.
 
-    It returns when the nodes have done their last step, which may be after the client has its outputs.
+    It returns once the nodes have done their last step, which may be after the client has received the outputs.
     """
     with contextlib.ExitStack() as stack:
         tcp = {"tcp": transports.make("tcp")}
@@ -109,7 +109,7 @@ def test_every_hop_continues_the_trace_of_the_client(
 def test_the_input_of_a_join_waits_for_the_others(
     flow: str, infer: Callable[[str, Context | None], Mapping[str, Array]]
 ) -> None:
-    """`join` has `a`, or a `b` that overtakes it, before the rest; it waits for no stage of its own server."""
+    """`join` gets `a`, or a `b` that overtakes `a`, before the rest; it waits for no stage on its own server."""
     infer(flow, HERE)
     found = recorded()
     (wait,) = (span for span in found if span.name == "wait")
@@ -177,7 +177,7 @@ def recorder(count: int, bound: int = 10**6) -> Recorder:
 
 
 def test_all_spans_are_fetched_however_many_there_are() -> None:
-    """As a transport carries them: arrays are read-only."""
+    """The arrays are read-only, as a transport delivers them."""
     made = recorder(2 * spans.MOST + 1, bound=2 * spans.MOST)
     asked: list[Message] = []
 
@@ -204,7 +204,7 @@ def test_a_busy_node_is_asked_again_but_not_for_ever() -> None:
 
 
 def test_the_clock_of_another_machine_is_read_from_the_fastest_answers() -> None:
-    """A clock 100 s ahead, and answers that take longer on their way back."""
+    """The node has a clock 100 s ahead, and its answers take longer than the questions."""
 
     def ask(message: Message) -> Message:
         reply = answer(recorder(0), 0)

@@ -1,4 +1,4 @@
-"""What a node has used: counted by threads, carried in a message, and read from one."""
+"""The usage of a node: counted by threads, carried in a message, and read from a message."""
 
 from __future__ import annotations
 

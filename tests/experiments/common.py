@@ -41,7 +41,10 @@ EXPERIMENTS = st.builds(
 
 
 def frame(folder: Path, seconds: dict[Cell, Sequence[float]], block: int = 10, rounds: bool = False) -> pd.DataFrame:
-    """`rounds`: with a round for each block; otherwise as an earlier version wrote them."""
+    """Samples with these seconds, written to `folder` and read back.
+
+    `rounds`: each block is a round; otherwise samples have no round, as in an earlier version.
+    """
     with Writer(folder) as writer:
         for place, (cell, values) in enumerate(seconds.items()):
             for run, value in enumerate(values):

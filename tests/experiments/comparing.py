@@ -48,9 +48,9 @@ class Noisy:
         settings: Mapping[str, Any] = {},
         **record: Any,
     ) -> Path:
-        """`levels`: mean seconds of each cell. Without `numbered` as by an earlier version, which had no rounds.
+        """`levels`: mean seconds of each cell. `numbered`: samples have a round; those of an earlier version have none.
 
-        `settings` and `record`: entries of the experiment's and of the environment's record.
+        `settings`: entries of the experiment's record. `record`: entries of environment.json.
         """
         folder = self.make(levels, name, runs=5 * rounds, **record)
         (folder / files.SAMPLES).unlink()

@@ -44,7 +44,7 @@ def seconds_of(cell: Cell, run: int) -> float:
 
 
 def sample_of(cell: Cell, run: int, block: int, number: float) -> Sample:
-    """`number`: the round, NaN for samples of an earlier version."""
+    """`number`: the sample's round; NaN, as in an earlier version, for none."""
     hops = 0 if cell.transport == "none" else {"whole": 1, "layer": 41, "submodel": 8}[cell.mode]
     seconds = seconds_of(cell, run)
     costs = {"messages": hops, "payload_bytes": hops * 150_528, "lookups": 0, "connects": 0, "round": number}
@@ -69,7 +69,11 @@ class Maker:
         rounds: bool = True,
         **record: Any,
     ) -> Path:
-        """A folder with `runs` requests of each cell, in blocks of `block`; without `rounds` by an earlier version."""
+        """A folder with `runs` requests of each cell, in blocks of `block` requests.
+
+        `rounds`: each block is a round; otherwise samples have no round, as in an earlier version. `record`: entries of
+        environment.json.
+        """
         experiment = Experiment(tuple(cells), runs=runs, kill=kill).with_locals()
         folder = self.root / name
         folder.mkdir(parents=True)

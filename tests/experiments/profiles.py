@@ -1,4 +1,4 @@
-"""A profile as `splitbench profile` writes one, with invented figures, of a chain of operations."""
+"""A profile of a chain of operations, with invented figures, in a folder as `splitbench profile` writes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CALL, BYTE = {"tcp": 1e-3, "grpc": 2e-3}, 1e-8
 
 
 def write(folder: Path, machines: Sequence[Host] = HOSTS, **record: Any) -> Path:
-    """Write the profile. `record`: entries of environment.json that differ."""
+    """Write the profile into `folder`, and return the folder. `record`: replaced entries of environment.json."""
     folder.mkdir(parents=True)
     names = [host.name for host in machines] or ["here"]
     cells = tuple(Cell(transport=name, mode="whole", engine="frozen", servers=1) for name in CALL)

@@ -1,4 +1,4 @@
-"""Shared by the tests of the simulation: small systems whose behaviour theory knows, and runs with known parts."""
+"""Shared by the tests of the simulation: small systems with exact results in theory, and runs with known parts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster.links.link import Link
-from experiments.simulate.draws import Constant, Draws, Exponential
+from experiments.simulate.draws import Draws, Floats
 from experiments.simulate.engine import Clients, simulate
 from experiments.simulate.outcome import Outcome, outcome_of
 from experiments.simulate.state import Trace
@@ -25,7 +27,7 @@ from partitioning.plan import Plan, build_plan
 
 FLOWS = ("nested", "hub", "forward")
 FREE = Work(0)
-"""A step that takes nothing: column 0 of all draws here."""
+"""A step that takes no time: in all draws here, column 0 is 0."""
 CALL = Call(FREE, FREE, FREE, FREE)
 
 
@@ -39,7 +41,7 @@ def chain(
     call: Call = CALL,
     replicas: int = 1,
 ) -> System:
-    """Servers in a row, each on hosts of its own. The stages of server i take what is in column i + 1."""
+    """Servers in a row, each on hosts of its own. Column i + 1 of `draws` has the seconds of the stages of server i."""
     last = stages - 1
     visits = tuple(
         Visit(
@@ -58,6 +60,27 @@ def chain(
     return System(hosts, servers, flow, visits, tuple(range(stages)) if flow == "hub" else (0,), draws)
 
 
+@dataclass(frozen=True)
+class Constant:
+    """Every request takes the same seconds."""
+
+    seconds: tuple[float, ...]
+
+    def draw(self, rng: np.random.Generator, requests: int) -> Floats:
+        return np.tile(np.array(self.seconds, dtype=np.float64), (requests, 1))
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """The seconds are exponentially distributed and independent, with these means."""
+
+    means: tuple[float, ...]
+
+    def draw(self, rng: np.random.Generator, requests: int) -> Floats:
+        means = np.array(self.means, dtype=np.float64)
+        return rng.exponential(1.0, (requests, len(means))) * means
+
+
 def constant(*seconds: float) -> Constant:
     return Constant((0.0, *seconds))
 
@@ -67,7 +90,7 @@ def exponential(*means: float) -> Exponential:
 
 
 def linked(system: System, delay: float, bandwidth: float, nbytes: int) -> System:
-    """The same with a link to every server, and messages of `nbytes`."""
+    """`system` with a link from the client to every server, and messages of `nbytes`."""
     links = {
         ("client", server.hosts[0]): Link("client", server.hosts[0], False, delay, 0.0, bandwidth)
         for server in system.servers
@@ -85,7 +108,7 @@ def trace(system: System, clients: Clients, requests: int, seed: int = 1) -> Tra
 
 
 def mean_value_analysis(demands: Sequence[float], clients: int) -> tuple[float, float]:
-    """(requests per second, seconds of one) of a closed network of exponential stations with one server each.
+    """(requests per second, seconds of a request) of a closed network of exponential stations with one server each.
 
     Source: M. Reiser and S. S. Lavenberg, "Mean-Value Analysis of Closed Multichain Queuing Networks", JACM 27,
     1980.
@@ -102,31 +125,31 @@ def mean_value_analysis(demands: Sequence[float], clients: int) -> tuple[float, 
 
 @dataclass(frozen=True)
 class Invented:
-    """A run of two servers in a row whose every part is known, in seconds. The requests differ by a factor."""
+    """A run of two servers in a row, with known seconds for every part. A factor differs from request to request."""
 
     computed: tuple[float, float] = (0.010, 0.030)
     work: Mapping[int, float] = field(default_factory=lambda: {-1: 0.001, 0: 0.002, 1: 0.003})
-    """Process (-1: the client) -> what it does for one message or answer."""
+    """Process (-1: the client) -> its seconds of work for each message or answer that it handles."""
     transit: Mapping[int, float] = field(default_factory=lambda: {-1: 0.0005, 0: 0.00025, 1: 0.00075})
-    """Process -> the time in which a message to it travels."""
+    """Process -> the seconds that a message or answer to it travels."""
     busy: float = 0.4
-    """The share of this time in which a node uses a core."""
+    """The share of `transit` in which the receiving node uses a core."""
     between: float = 0.0015
     flow: str = "nested"
     slowed: float = 1.0
-    """How much longer a request takes in a closed loop of several clients."""
+    """The factor by which a request takes longer in a closed loop of several clients."""
     uneven: float = 1.0
-    """How much longer every fourth of these takes than the others."""
+    """The factor by which every fourth request of such a loop takes longer than its other requests."""
 
     @property
     def counts(self) -> Mapping[int, tuple[int, int]]:
-        """Process -> (messages and answers that it handles, those of them that it receives) while a request waits."""
+        """Process -> (messages and answers that it handles, number that it receives of these) while a request waits."""
         nested = {-1: (2, 1), 0: (4, 2), 1: (2, 1)}
         return nested if self.flow == "nested" else {-1: (2, 1), 0: (2, 1), 1: (2, 1)}
 
     @property
     def seconds(self) -> float:
-        """Of a request."""
+        """Seconds of a request whose factor is 1."""
         parts = (self.work[name] * all_ + self.transit[name] * came for name, (all_, came) in self.counts.items())
         return sum(self.computed) + sum(parts)
 
@@ -170,7 +193,7 @@ class Invented:
 
     def _cpu(self, server: int) -> float:
         handled, came = self.counts[server]
-        handled *= 2 if self.flow == "forward" else 1  # the answers, for which nobody waits
+        handled *= 2 if self.flow == "forward" else 1  # the acknowledgements too, for which no request waits
         return self.computed[server] + self.work[server] * handled + self.busy * self.transit[server] * came
 
     def _sample(self, cell: Cell, run: int, factor: float, start: float) -> Sample:

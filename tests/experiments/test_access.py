@@ -24,7 +24,7 @@ SECURED = [name for name in transports.NAMES if transports.kind(name).secure == 
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The three flags, with files whose certificate names 127.0.0.1."""
+    """The three TLS flags and their files; the certificate names 127.0.0.1."""
     files = Authority(tmp_path_factory.mktemp("authority")).issue("127.0.0.1")
     return [word for name in TLS_FILES for word in (f"--{name.replace('_', '-')}", files[name])]
 

@@ -1,4 +1,4 @@
-"""From spans to seconds by hop and phase: each moment counts once, in every flow, by hand."""
+"""From spans to seconds by hop and phase: each moment counts once, in every flow. Expected figures are by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def span(name: str, begin: float, end: float, parent: str = "root", own: str = "
 
 
 def found(client: Sequence[Span], *nodes: Sequence[Span], ahead: float = 0.0) -> dict[int, dict[str, float]]:
-    """The seconds of `ROOT`; `nodes`: the spans of each server, whose clocks are `ahead`."""
+    """Hop -> phase -> seconds of `ROOT`. `nodes`: the spans of each server, whose clock is `ahead` seconds ahead."""
     recorded = {"client": Recorded(list(client))}
     recorded |= {
         f"node-{server}": Recorded(list(spans), clock=Clock(ahead, 0.001), server=server)
@@ -33,7 +33,7 @@ def found(client: Sequence[Span], *nodes: Sequence[Span], ahead: float = 0.0) ->
 
 
 def call(begin: float, end: float, own: str, parent: str = "root", lasts: float = 0.25) -> list[Span]:
-    """A call: a moment of its own, encode, exchange and decode, each of `lasts` but the exchange."""
+    """The spans of a call: `lasts` seconds of its own, `lasts` of encode, the exchange, and `lasts` of decode."""
     first, second, last = begin + lasts, begin + 2 * lasts, end - lasts
     return [
         span("call", begin, end, parent, own),
@@ -44,7 +44,7 @@ def call(begin: float, end: float, own: str, parent: str = "root", lasts: float 
 
 
 def serve(begin: float, end: float, caller: str) -> list[Span]:
-    """A message at a server: a quarter of a second each for decode, what is around the handler, and encode."""
+    """The spans of a message at a server: decode, a pause before the handler, and encode take 0.25 s each."""
     return [
         span("serve", begin, end, caller),
         span("decode", begin, begin + 0.25, caller),
@@ -58,7 +58,7 @@ def test_a_request_without_spans_is_the_clients() -> None:
 
 
 def test_nested_calls() -> None:
-    """The client calls server 0 from 1 to 9; that computes from 3 to 4 and calls server 1 from 4 to 7."""
+    """The client calls server 0 from 1 to 9. Server 0 computes from 3 to 4 and calls server 1 from 4 to 7."""
     seconds = found(
         call(1, 9, "first"),
         [
@@ -100,10 +100,10 @@ def test_work_after_an_acknowledgement_and_the_way_to_the_client() -> None:
         ],
     )
     assert seconds[0] == {
-        "decode": 0.5,  # 2 to 2.25, and its acknowledgement from 8.75 on
+        "decode": 0.5,  # the message from 2 to 2.25, and the acknowledgement of the result from 8.75 on
         "other": 0.25,
         "encode": 0.5,
-        "queue": 1.0,  # not while the acknowledgement is encoded here, and decoded at the client
+        "queue": 1.0,  # 2.5 to 4, less 0.25 s to encode the acknowledgement here and 0.25 s to decode it at the client
         "route": 0.75,
         "compute": 1.5,
         "send": 0.5,
@@ -119,7 +119,7 @@ def test_work_after_an_acknowledgement_and_the_way_to_the_client() -> None:
 
 
 def test_nodes_in_the_clients_process_are_hops() -> None:
-    """Transport `none`: no server of a transport, and all spans in one process."""
+    """Transport `none` has no server, and all spans are in one process."""
     seconds = found(
         [
             *call(1, 9, "first", lasts=0.0),

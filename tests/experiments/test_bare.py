@@ -1,4 +1,4 @@
-"""Echoes of libraries alone, and their place beside this project's transports."""
+"""Bare echoes, which use a library alone, and the comparison of this project's transports with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transports.errors import ConnectionLost
 
 @pytest.fixture(scope="module")
 def addresses() -> Iterator[Mapping[str, Address]]:
-    """One process that serves every bare echo: the addresses by name."""
+    """Name -> address of every bare echo. One process serves them all."""
     with echo.process(*BARE) as (found, _):
         yield found
 

@@ -1,4 +1,4 @@
-"""The command `splitbench`: its list, its help, and what every command refuses."""
+"""The command `splitbench`: its list of commands, its help, and what every command refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAVY = {"tensorflow", "keras", "numpy", "pandas", "rich", "matplotlib", "grpc",
 
 
 def splitbench(*words: str) -> subprocess.CompletedProcess[str]:
-    """A real process; its last line of standard error names the modules that it loaded."""
+    """Run the command in a process. The last line of its standard error names the modules that it loaded."""
     code = "import atexit, sys, experiments.cli as cli; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
     command = [sys.executable, "-c", f"{code}; sys.exit(cli.main(sys.argv[1:]))", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Two runs beside each other: verdicts, their order, false positives, and the statistics behind them."""
+"""The comparison of two runs: verdicts, their order, false positives, and the statistics behind the verdicts."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_older_folders_without_rounds_are_compared_by_blocks(write: Noisy) -> No
 
 
 def a_run(rng: np.random.Generator, rounds: int, cells: int) -> list[Blocks]:
-    """A local model and `cells` cells in rounds of a drifting machine."""
+    """The blocks of a local model and of `cells` cells, in rounds on a machine whose speed drifts."""
     state, count = np.array(levels_of(rng, rounds)), np.full(rounds, 5.0)
     numbers = np.arange(rounds, dtype=np.float64)
     return [
@@ -113,7 +113,7 @@ def test_one_comparison_in_twenty_finds_a_difference_where_there_is_none(
         families += min(holm(tests)) < 0.05
         uncorrected += min(tests) < 0.05
     assert families < 20
-    assert uncorrected > 25  # what the correction is for
+    assert uncorrected > 25  # false alarms without the correction
 
 
 def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:

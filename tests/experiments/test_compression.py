@@ -1,4 +1,4 @@
-"""The section about packed tensors: break-even bandwidths, the tables, and cells without a twin."""
+"""The section about packed tensors: break-even bandwidths, the tables, and cells without an unpacked twin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLOW, FAST = ("edge<->cloud rtt:5ms,bandwidth:5Mbit", "edge<->cloud rtt:5ms,band
 def written(
     folder: Path, seconds: Mapping[tuple[str, str], float], packed: Mapping[str, float]
 ) -> tuple[Experiment, pd.DataFrame]:
-    """Five rounds of each cell. Its payload is 1 MB; packing and unpacking take 4 and 6 ms, with 1 % of noise."""
+    """Five rounds of each cell. The payload is 1 MB; packing takes 4 ms and unpacking 6 ms, with 1 % of noise."""
     with Writer(folder) as writer:
         for place, ((wire, link), mean) in enumerate(seconds.items()):
             cell = replace(CELL, wire=wire, link=link)

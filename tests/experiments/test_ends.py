@@ -1,4 +1,4 @@
-"""Commands that end early: by a signal, by a closed terminal, by an output that nobody reads."""
+"""Commands that end early: by a signal, by a closed terminal, by an output without a reader."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ FOREVER: Mapping[str, tuple[tuple[str, ...], str, str]] = {
         files.THREADS,
     ),
 }
-"""Command -> arguments with which it runs for long, what it prints once something is measured, and the file of that."""
+"""Command -> arguments that make it run for long, a text that it prints once it has measured, and the measured file."""
 
 
 def assert_kept(out: Path, file: str) -> None:
-    """The record, the measured file and the report of an interrupted command."""
+    """An interrupted command has left its record, the measured file and the report."""
     assert environment.read(out)["complete"] is False
     assert len((out / file).read_text().splitlines()) > 1
     assert "**INCOMPLETE**: it was interrupted" in (out / files.REPORT).read_text()
@@ -47,7 +47,7 @@ def assert_kept(out: Path, file: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", FOREVER)
 def test_a_hangup_ends_a_command_in_order(command: str, model: Path, tmp_path: Path) -> None:
-    """Several signals come, as from a shell that is closed; the later ones must not cut the clean-up short."""
+    """A shell that is closed sends several signals; the later signals must not cut the clean-up short."""
     words, text, file = FOREVER[command]
     (temporary := tmp_path / "tmp").mkdir()
     given = [str(model) if word == "MODEL" else word for word in words]
@@ -81,7 +81,7 @@ sys.exit(exit_status(work))
 
 
 def test_a_signal_that_another_thread_gets_wakes_the_main_thread() -> None:
-    """Of several signals at once, the kernel gives some to other threads."""
+    """If several signals arrive at once, the kernel gives some of them to threads other than the main one."""
     command = [sys.executable, "-c", BLOCKED]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -130,7 +130,7 @@ def ignore_hangups() -> None:
 
 
 def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
-    """As under nohup; the echo process ignores it, too."""
+    """nohup starts commands in this way. The echo process ignores hangups, too."""
     words = ("--transport", "tcp", "--sizes", "0.01", "--repeats", "1000", "--out", tmp_path / "out")
     with Run(*words, module="experiments.sizes", preexec_fn=ignore_hangups) as going:
         going.wait_for("requests")

@@ -181,7 +181,7 @@ def test_recoveries_by_hand(make_results: Maker) -> None:
 
 
 def test_a_report_of_a_kill_compares_no_means(make_results: Maker) -> None:
-    """The seconds of a repeated request include the outage; those of a request that began again do not."""
+    """If a client repeats a request, its seconds include the outage; if the request begins again, they do not."""
     folder = make_results([CELL, Cell("grpc", "submodel", repeats=8)], kill="node-1@20")
     with faults.writer(folder) as log:
         log.append(faults.Fault(CELL, 20, 2.0, 0.0, "kill", "node-1"))
@@ -194,7 +194,7 @@ def test_a_report_of_a_kill_compares_no_means(make_results: Maker) -> None:
 
 
 def test_a_failed_request_counts_as_disturbed_until_its_answer(make_results: Maker) -> None:
-    """Not only until its last failed attempt."""
+    """Its last failed attempt does not end the disturbance."""
     folder = make_results([CELL], runs=0)
     (folder / files.SAMPLES).unlink()
     with samples.Writer(folder) as writer:
@@ -217,7 +217,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_node_is_killed_and_replaced_during_an_experiment(model: Path, tmp_path: Path) -> None:
-    """Without repeats its requests fail until another node has its portion; with repeats none fails."""
+    """Without repeats, requests fail until another node has the killed node's portion; with repeats none fails."""
     flags = ["--model", model, "--mode", "submodel", "--servers", 2, "--flow", "nested,forward"]
     flags += ["--runs", 12, "--kill", "node-1@4", "--lease", 1, "--repeats", "0,20", "--out", tmp_path / "out"]
     assert run.main([*map(str, flags)]) == 0

@@ -25,13 +25,13 @@ TRUE = {"speed edge": 1.3, "speed cloud": 0.8, "call tcp": 1.5, "byte tcp": 1.2,
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, CostModel]]:
-    """The model over each link."""
+    """Each link, with the cost model over that link."""
     found = store.read(profiles.write(tmp_path_factory.mktemp("fit") / "profile"))
     return [(link, model_of(found, Asked(found.experiment, link))) for link in LINKS]
 
 
 def cells(models: list[tuple[str, CostModel]], factors: dict[str, float], noise: float = 0.0) -> list[Measured]:
-    """Every way over every link; its requests take what the model with these factors says."""
+    """Every placed cut over every link. Its seconds are the prediction of the model with these factors, with noise."""
     rng, made = np.random.default_rng(0), []
     for link, model in models:
         true = Factors(factors, {}, {}).on(model)
@@ -81,7 +81,9 @@ def test_a_disturbed_cell_does_not_decide(models: list[tuple[str, CostModel]]) -
 
 
 def test_right_predictions_have_no_regret(models: list[tuple[str, CostModel]], tmp_path: Path) -> None:
-    found = regret.regrets(cells(models, {}), 0)
+    measured = cells(models, {})
+    predicted = [item.predicted for item in measured]
+    found = [regret.regret_of(link, measured, predicted, 0) for link in regret.links_of(measured)]
     assert [item.link for item in found] == LINKS
     assert all(item.value == 0 for item in found)
     assert all(item.equal >= 0 for item in found)
@@ -99,7 +101,7 @@ def test_a_wrong_prediction_costs_what_the_fastest_saves(models: list[tuple[str,
 
 
 def test_ways_at_the_client_alone_are_one(models: list[tuple[str, CostModel]]) -> None:
-    """Nothing crosses there, so that the transport is no choice, and noise between them no regret."""
+    """No tensor crosses a link there, so transports are no choice, and noise between their cells is no regret."""
     measured = [item for item in cells(models, {}, noise=0.3) if item.cell.link in ("", LINKS[0])]
     alone = [item.placed.hosts == (item.model.client,) for item in measured]
     assert sum(alone) > 1

@@ -1,4 +1,4 @@
-"""The correctness gate: a broken partition is found, and answers beside a wrong one are kept."""
+"""The correctness gate: it finds a broken partition, and a wrong answer does not discard the answers beside it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_another_shape_dtype_or_decision_is_said_as_such(case: str) -> None:
 
 
 def _decided(decide: Callable[[Any], Any]) -> tuple[Array, Right]:
-    """A model that decides about its input, with its answer: the rows have a clear winner, a near tie and a tie."""
+    """The answer of a model that decides about three rows, and its `Right`. Rows: a clear winner, a near tie, a tie."""
     x = keras.Input((3,), name="x")
     program = read(keras.Model(x, decide(layers.Activation("linear", name="scores")(x))))
     inputs = {"x": np.array([[1, 9, 2], [5, 1, 5.0001], [7, 7, 2]], "float32")}

@@ -1,4 +1,4 @@
-"""Hosts that are parts of this machine: threads, cores, shares of a core and memory are in force in their nodes."""
+"""Hosts that are parts of this machine: their nodes keep to the threads, cores, share of a core and memory given."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SHARE = 0.25
 
 
 def groups(launcher: int) -> list[Path]:
-    """The groups that the launcher with this process id has made."""
+    """The control groups that the launcher with this process id has made."""
     return [path for path in Path("/sys/fs/cgroup").rglob(f"splitbench-{launcher}-*") if path.is_dir()]
 
 
 @pytest.fixture(autouse=True)
 def possible() -> None:
-    """Skips where no group can be made."""
+    """Skip the test where no control group can be made."""
     try:
         check(Limits(cpu=SHARE, memory=2**28))
     except UsageError as error:
@@ -75,12 +75,12 @@ def test_a_host_has_its_share_its_cores_and_its_threads(tmp_path: Path) -> None:
     row = used[(used["node"] == "node-0") & used["cell"].str.contains("on=small")].iloc[0]
     frame = samples.read(out)
     times = frame[frame["on"] == "small"]
-    # One request before the first timed one belongs to the block, too.
+    # The node's CPU seconds and requests include an untimed request before the first timed one.
     wall = (times["start"] + times["seconds"]).max() - times["start"].min()
     counted = row["cpu_seconds"] * len(times) / row["requests"]
     assert counted <= wall * SHARE * 1.25
     least = frame.groupby("on")["seconds"].min()
-    assert least["small"] > 2 * least["large"]  # it waits three quarters of the time
+    assert least["small"] > 2 * least["large"]  # the small host waits three quarters of the time
     assert_shown(out, used)
 
 

@@ -19,7 +19,7 @@ TWO = ["--transport", "grpc", "--mode", "submodel", "--servers", "2"]
 
 
 def refused(words: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The line with which a run is refused."""
+    """The error line of a run that is refused."""
     assert run.main([*words, "--out", str(out)]) == 2
     assert not out.exists()
     return capsys.readouterr().err.splitlines()[-1]
@@ -79,7 +79,7 @@ def hosts() -> Iterator[Lab]:
 
 
 def other_config(hosts: Lab, old: str, new: str) -> str:
-    """An ssh client whose configuration has `new` for `old`."""
+    """The command of an ssh client whose configuration has `new` in place of `old`."""
     (path := hosts.folder / "other_config").write_text(hosts.config.read_text().replace(old, new))
     return shlex.join(hosts.net.command(CLIENT, ["ssh", "-F", str(path)]))
 
@@ -115,7 +115,7 @@ CLOUD: dict[str, tuple[Fields, str]] = {
     "a taken port": (lambda hosts: {"port": 2222}, "give an `address` or `bind` that the host has, and a free `port`"),
     "a core": (lambda hosts: {"cores": [9999]}, "a process with its limits ended with status 2: error: cores: "),
 }
-"""What is wrong with the host cloud -> its fields, and a part of the line."""
+"""What is wrong with the host cloud -> the fields of its table, and a part of the error line."""
 
 
 @needs_ssh
@@ -160,7 +160,7 @@ def test_an_ssh_that_does_not_log_in_is_named_with_what_to_do(
 
 @needs_ssh
 def test_a_port_that_a_firewall_swallows_is_found_before_a_run(hosts: Lab, model: Path, tmp_path: Path) -> None:
-    """The second of the ports that its processes would take."""
+    """The firewall blocks the second of the ports that the host's processes would take."""
     with contextlib.ExitStack() as stack:
         hosts.net.block("cloud", 7001)
         flags = hosts.flags(hosts.table("edge", servers=[0]), hosts.table("cloud", servers=[1], port=7000))

@@ -80,7 +80,7 @@ def answer_of(text: str) -> str:
 
 
 def check(text: str) -> Parsed:
-    """The page, if it is well-formed, loads nothing and has no identifier twice."""
+    """The parsed page. Fails unless the page is well-formed, loads nothing and has no identifier twice."""
     page = Parsed(text)
     assert [tag for tag, _ in page.tags[:3]] == ["html", "head", "meta"]
     assert all(link.startswith(("#", "data:")) for name in ("src", "href", "xlink:href") for link in page.all(name))
@@ -157,7 +157,7 @@ def answered(folder: Path, seconds: dict[Cell, Sequence[float]], complete: bool 
 
 
 def steps(mean: float, runs: int = 50, spread: float = 0.01) -> list[float]:
-    """Seconds around `mean`, in the same order in each cell."""
+    """Seconds around `mean`. The pattern of the deviations is the same in each cell."""
     return [mean * (1 + spread * (run // 5 % 5 - 2)) for run in range(runs)]
 
 

@@ -54,4 +54,4 @@ def test_an_installed_wheel_imports_nothing_of_the_folder_in_which_it_runs(model
     done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = environment.read(here / "out")
-    assert (record["complete"], record["commit"]) == (True, None)  # no commit of a checkout around the wheel
+    assert (record["complete"], record["commit"]) == (True, None)  # not the commit of a checkout around the wheel

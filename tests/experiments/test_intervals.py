@@ -72,7 +72,7 @@ def test_an_interval_of_many_blocks_agrees_with_the_delta_method(tmp_path: Path)
 
 
 def _units(rng: np.random.Generator, mean: float, blocks: int, shared: float, apart: bool) -> Blocks:
-    """Ten samples per block, with noise of their own and noise shared by the block.
+    """Ten samples per block. Each sample has noise of its own, and the samples of a block share further noise.
 
     `apart`: each sample counts as a block.
     """
@@ -83,7 +83,7 @@ def _units(rng: np.random.Generator, mean: float, blocks: int, shared: float, ap
 
 
 def _coverage(blocks: int, below: int, shared: float, apart: bool = False, times: int = 150) -> float:
-    """How often the interval of a cell with `blocks` over one with `below` blocks contains the true ratio."""
+    """The share of intervals, of a cell with `blocks` over one with `below` blocks, that contain the true ratio."""
     rng = np.random.default_rng(5)
     hits = 0
     for _ in range(times):
@@ -128,7 +128,7 @@ def test_without_noise_within_a_round_a_paired_interval_has_no_width() -> None:
 
 
 def test_only_common_rounds_are_paired() -> None:
-    """An interrupted run has measured some cells once more than others."""
+    """An interrupted run has measured some cells in one round more than other cells."""
     levels = np.array([1.0, 3.0, 2.0, 5.0, 4.0, 9.0])
     above = Blocks(2 * levels, np.ones(6), np.arange(6.0))
     below = Blocks(levels[:5], np.ones(5), np.arange(5.0))
@@ -138,7 +138,7 @@ def test_only_common_rounds_are_paired() -> None:
 
 
 def recorded() -> list[npt.NDArray[np.float64]]:
-    """The seconds of every cell of the reference results in the order of their start, over their mean."""
+    """For every cell of the reference results, its seconds in the order of their start, divided by their mean."""
     found = []
     for path in sorted(REFERENCE.glob("*/plan-whole.json")):
         if not (path.parent / "faults.csv").exists():

@@ -1,4 +1,4 @@
-"""The knee of a sweep on invented servers, what the report says of it, and of late starts."""
+"""The knee of a sweep on invented servers, and what the report says of the knee and of late starts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Service:
 
 
 def write(folder: Path, service: Service, fractions: Sequence[float], first: int = 0) -> None:
-    """Append the samples of a sweep to a folder whose samples.csv does not exist yet."""
+    """Write the samples of a sweep to a folder that has no samples.csv yet."""
     rng = np.random.default_rng(0)
     with Writer(folder) as writer:
         for place, fraction in enumerate(fractions):
@@ -89,7 +89,7 @@ def fractions_of(found: Sequence[object]) -> list[float]:
 
 
 def test_the_knee_of_mm1_is_at_half_the_capacity(tmp_path: Path) -> None:
-    """Its power is rate x (capacity - rate)."""
+    """The power of M/M/1 is rate x (capacity - rate)."""
     found = sweep_of(tmp_path, Service(), [0.1, 0.3, 0.5, 0.7, 0.9])
     assert fractions_of([found.knee]) == [0.5]
     expected = [4 * fraction * (1 - fraction) for fraction in (0.1, 0.3, 0.5, 0.7, 0.9)]
@@ -121,7 +121,7 @@ def test_the_highest_rate_held_is_below_the_overload(tmp_path: Path) -> None:
 
 
 def test_an_overloaded_rate_is_no_knee(tmp_path: Path) -> None:
-    """A queue that began to grow only just before the end of a block has not cost much yet."""
+    """If a queue grows only shortly before a block ends, the power can still be the highest."""
     found = sweep_of(tmp_path, Service(), [0.1, 0.2, 0.3, 1.2])
     growing = replace(found.cells[-1], power=2 * found.knee.power)
     assert growing.overloaded
@@ -193,7 +193,7 @@ def test_the_report_says_the_knee_in_words_a_table_and_a_picture(make_results: M
     assert "The highest rate held is 800 requests per second." in text
     assert len(re.findall(r"\| knee, held +\|", text)) == 2
     assert len(re.findall(r"\| overloaded +\|", text)) == 2
-    assert "**OVERLOADED**" not in text  # the last rate of a sweep is meant to be
+    assert "**OVERLOADED**" not in text  # the last rate of a sweep is meant to overload
     picture = (folder / LOAD).read_text()
     for words in (">TCP<", ">gRPC<", ">p50<", ">p95<", ">p99<", ">knee<", ">overloaded<", ">500/s<", ">250/s<"):
         assert words in picture
@@ -251,7 +251,7 @@ def test_a_knee_at_an_end_may_lie_outside(make_results: Maker, fractions: list[f
 
 @pytest.mark.parametrize(("late", "warned"), [(0.0005, False), (0.0035, True)])
 def test_how_late_requests_began(make_results: Maker, late: float, warned: bool) -> None:
-    """Told of every cell under a load, also of those in no sweep."""
+    """The report says so for every cell under a load, also for cells in no sweep."""
     text = report.build(folder_of(make_results, {Service(late=late, kind="constant"): [0.2, 0.5]})).read_text()
     begin = f"In all cells, 99 % of the requests began at most {1e3 * late:.2f}".rstrip("0")
     assert begin in text

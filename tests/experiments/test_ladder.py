@@ -1,4 +1,4 @@
-"""The ladder: the bytes of a request, the pieces of its time, a real one, and refusals."""
+"""The ladder: the bytes of a request, the pieces of its time, a ladder over real processes, and refusals."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def steps_of(cell: Cell, seconds: dict[str, float], rounds: int) -> pd.DataFrame
 
 
 def test_pieces_by_hand(tmp_path: Path) -> None:
-    """Rounds that lack a step are left out: here the last one, of an interrupted run."""
+    """Rounds that lack a step are left out: here the last round, of an interrupted run."""
     cell = Cell("grpc", "submodel")
     with Writer(tmp_path) as writer:
         for one, seconds in ((local_of(cell), 10.0), (none_of(cell), 13.0), (chain_of(cell), 14.0), (cell, 20.0)):

@@ -30,11 +30,11 @@ SECONDS = {
     replace(CUT, link=FAR): 0.23,
     EDGE: 0.018,
 }
-"""Cell -> the mean of its requests."""
+"""Cell -> mean seconds of its requests."""
 
 
 def measured(folder: Path, seconds: dict[Cell, float]) -> tuple[Experiment, pd.DataFrame]:
-    """An experiment with five rounds of each cell, whose requests differ by 2 % from round to round."""
+    """An experiment with five rounds of each cell; the seconds of its requests differ by up to 2 % between rounds."""
     values = {cell: [mean * (0.98 + 0.01 * (run // 5)) for run in range(25)] for cell, mean in seconds.items()}
     return Experiment(tuple(seconds), title="Links"), frame(folder, values, block=5, rounds=True)
 
@@ -91,7 +91,7 @@ def test_without_several_links_and_cuts_there_is_no_section(kept: dict[Cell, flo
 
 
 def test_a_row_that_lacks_a_link_is_left_out(tmp_path: Path) -> None:
-    """A run that was interrupted may not have measured it."""
+    """An interrupted run may not have measured a row over every link."""
     experiment, samples = measured(tmp_path, {cell: mean for cell, mean in SECONDS.items() if cell != CUT})
     left = samples[samples["cell"] != replace(CUT, link=FAR).name]
     found = link_map.LinkMap.of(experiment, left)

@@ -1,4 +1,4 @@
-"""Runs whose servers are on hosts with emulated links: what they take, what they count, what they write."""
+"""Runs whose servers are on hosts with emulated links: seconds, bytes, records, reports, and runs that end early."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ name = "cloud"
 servers = [1]
 slowdown = 10
 """
-"""A host that holds no server is allowed. The two texts with links mean the same ones."""
+"""A host that holds no server is allowed. The two texts with links mean the same links."""
 LEAST = {"nested": 0.010 + 0.005 + 0.005 + 0.010, "hub": 0.010 + 0.010 + 0.030, "forward": 0.010 + 0.005 + 0.030}
-"""Flow -> the seconds that a message and what follows from it travel."""
+"""Flow -> the sum of the links' delays, in seconds, for which a request waits."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def frame(ended: Ended) -> pd.DataFrame:
 @pytest.mark.alone
 @pytest.mark.slow
 def test_bytes_on_the_wire_are_counted_once(frame: pd.DataFrame) -> None:
-    """Other programs add to some of the requests. The first test, whose turn the run takes: it is alone."""
+    """Other programs add bytes to some requests. As the first test, this one makes the run, and is marked `alone`."""
     if math.isnan(wire.sent()):
         pytest.skip("no loopback interface has a counter here")
     least = frame[frame["transport"] != "none"].groupby(["transport", "flow", "link"])["wire_bytes"].min().unstack()
@@ -95,19 +95,19 @@ def test_a_request_takes_the_time_of_its_ways(frame: pd.DataFrame) -> None:
     assert (linked["seconds"] >= linked["flow"].map(LEAST) - 1e-3).all()
     least = frame.groupby(["transport", "flow", "link"])["seconds"].min()
     for (_, flow, link), seconds in least.items():
-        assert link or seconds < LEAST[flow]  # the best of several
+        assert link or seconds < LEAST[flow]  # the fastest of several requests
 
 
 @pytest.mark.slow
 def test_stages_on_a_host_with_a_slowdown_take_longer(ended: Ended, frame: pd.DataFrame) -> None:
-    """Over none the nodes are in the process of the run, on no host."""
+    """Over `none` the nodes are in the process of the run, on no host."""
     least = frame.groupby("transport")["compute_seconds"].min()
     assert (least[["tcp", "grpc"]] > 2 * least["none"]).all()
     assert "slowdown 10" in (ended.folder / "report.md").read_text()
 
 
 def bytes_of(plan: Plan, flow: str) -> Mapping[str, tuple[int, int]]:
-    """Node -> bytes that it receives and sends for a request, by the shapes of a plan with two stages."""
+    """Node -> (bytes received, bytes sent) for a request, from the shapes of a plan with two stages."""
     size = {
         name: BATCH * math.prod(edge.shape[1:]) * np.dtype(edge.dtype).itemsize  # type: ignore[type-var]
         for name, edge in plan.edges.items()
@@ -221,7 +221,7 @@ tfserving.binary = "none"
 
 @pytest.mark.slow
 def test_over_none_the_calls_to_model_servers_cross_links(model: Path, tmp_path: Path) -> None:
-    """Those to the linked server, and only in cells with the link."""
+    """Only the calls to the linked server cross the link, and only in cells with the link."""
     (spec := tmp_path / "far.toml").write_text(FAR)
     with Run("--model", model, "--spec", spec, "--out", tmp_path / "out") as run:
         assert run.finish()[0] == 0, run.lines

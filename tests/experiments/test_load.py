@@ -107,7 +107,7 @@ def test_constant_starts_are_exact() -> None:
 
 @pytest.mark.parametrize("rate", [0.5, 50, 5000])
 def test_gaps_of_poisson_follow_the_exponential_law(rate: float) -> None:
-    """The mean of N gaps is within four standard errors, 4 / sqrt(N), of 1 / rate, and so is their deviation."""
+    """Mean and deviation of N gaps are 1 / rate, within four standard errors: 4 / sqrt(N) and 4 sqrt(2 / N) of it."""
     count = 20_000
     gaps = np.diff([0.0, *arrivals(Cell(load=f"poisson:{rate}/s"), block(count), 0)])
     assert (gaps > 0).all()
@@ -140,7 +140,7 @@ def test_requests_in_flight_are_those_of_a_block_within_the_limit() -> None:
 
 
 def test_requests_begin_whether_or_not_earlier_ones_are_answered() -> None:
-    """All are in flight together before the first is answered; results are kept in this thread."""
+    """All requests are in flight together before the first is answered; the main thread keeps the results."""
     together = threading.Barrier(5)
 
     def request(place: int, intended: float) -> tuple[int, bool]:

@@ -136,7 +136,7 @@ LONG = {
     "multi-stream": ("tcp", "--min-duration", "1", "--min-queries", "100", "--samples-per-query", "300"),
     "server": ("grpc", "--min-duration", "1", "--min-queries", "500", "--target-qps", "10"),
 }
-"""Scenario -> transport and flags with which it goes on for long."""
+"""Scenario -> transport and flags with which the scenario takes long."""
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_a_killed_node_ends_the_run(scenario: str, model: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_test_in_which_loadgen_sleeps(model: Path, tmp_path: Path) -> None:
-    """The next query comes in minutes."""
+    """The next query is due only in minutes."""
     (temporary := tmp_path / "tmp").mkdir()
     words = ("--min-duration", "1", "--min-queries", "20", "--target-qps", "0.001")
     env = {**os.environ, "TMPDIR": str(temporary)}

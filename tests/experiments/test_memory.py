@@ -1,4 +1,4 @@
-"""What does not fit into memory is refused with what would."""
+"""An experiment that does not fit into memory is refused, and the error says what would fit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CASES: dict[str, tuple[int, Callable[[], None], str]] = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_what_does_not_fit_is_refused(case: str, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`free` MB are too few and 2 MB more are enough, of the machine or of a control group."""
+    """With `free` MB free, on the machine or in a control group, the check refuses. With 2 MB more it passes."""
     free, check, message = CASES[case]
     _leave(monkeypatch, free * MB, grouped)
     with pytest.raises(PartitionError, match=message):
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_refused(case: str, grouped: bool, monkeypatch: pyt
 
 
 def _leave(monkeypatch: pytest.MonkeyPatch, available: int, grouped: bool = True) -> None:
-    """Let so many bytes be free."""
+    """Let `available` bytes be free, in a control group or on the machine."""
     machine = psutil.virtual_memory()._replace(available=10**12 if grouped else available)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
     monkeypatch.setattr(control_groups, "read", lambda: Grant(free=available if grouped else 10**12))
@@ -85,7 +85,7 @@ STARTED: Mapping[str, tuple[Sequence[str], set[tuple[str, int, tuple[str, ...]]]
         {("client", 1, ("graph",)), ("registry", 1, ()), ("node", 2, ("graph", "graph"))},
     ),
 }
-"""Flags after --transport -> kind, number and engines of the processes."""
+"""Case -> words after --transport, and the kind, number and engines of the processes that they start."""
 
 
 @pytest.fixture(scope="module")

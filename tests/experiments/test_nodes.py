@@ -87,7 +87,7 @@ def test_another_table_is_refused(old: str, new: str, tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / files.NODES
     path.write_text(path.read_text().replace(old, new, 1))
-    if old == "node-0":  # any text is a name
+    if old == "node-0":  # any text is a name, also the empty text
         assert nodes.read(tmp_path)["node"][0] == ""
         return
     with pytest.raises(UsageError, match=files.NODES):

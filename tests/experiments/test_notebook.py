@@ -25,7 +25,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "which-cut": ("cut equal", "no link"),
     "which-transport": ("tcp", "grpc"),
 }
-"""Notebook -> the headings of its table for the run `measured`, among others."""
+"""Notebook -> headings that its table for the run `measured` has, among others."""
 HEADINGS = {heading for headings in NAMES.values() for heading in headings}
 
 
@@ -39,7 +39,7 @@ def execute(name: str, where: Path) -> nbformat.NotebookNode:
 
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
-    """What the notebook shows as `kind`: `text/html`, `image/png`, or `stream`, which is printed text."""
+    """The notebook's outputs of one kind: `text/html`, `image/png`, or `stream`, which is printed text."""
     found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     if kind == "stream":
         return [output.text for output in found if output.output_type == "stream"]

@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Collector(ThreadingHTTPServer):
-    """Answers with `status`, and keeps what it was sent."""
+    """Answers every request with `status`, and keeps the paths and bodies that it received."""
 
     def __init__(self, status: int) -> None:
         super().__init__(("127.0.0.1", 0), Taking)
@@ -70,7 +70,7 @@ class Taking(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *words: object) -> None:
-        """Nothing on standard error."""
+        """Print nothing on standard error."""
 
 
 @contextlib.contextmanager
@@ -117,7 +117,7 @@ def test_spans_arrive_with_their_ids_and_times(
 
 
 def failed(folder: Path, url: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """The line with which the command fails."""
+    """The error line of the command, which fails."""
     assert main([str(folder), "--otlp", url]) == 1
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

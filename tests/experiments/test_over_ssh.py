@@ -1,4 +1,4 @@
-"""Whole runs over ssh on hosts of their own: results, protection, and clean ends whatever ends a run."""
+"""Whole runs over ssh on test hosts: results, protection, and a clean end, whatever ends a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hosts() -> Iterator[Lab]:
 
 
 def started(hosts: Lab, out: Path, model: Path, *words: object, runs: int = 1_000_000) -> Run:
-    """A run on both hosts, started on the client's."""
+    """A run on both hosts, started on the client's host."""
     common = ("--model", model, "--mode", "submodel", "--servers", 2, "--runs", runs, "--out", out)
     given = words if "--hosts" in words else (*hosts.flags(), *words)
     return Run(*given, *common, within=hosts.client)
@@ -76,11 +76,11 @@ def answer(port, wrap):
 wraps = [lambda plain: plain, context(""), *([context(folder)] if folder else [])]
 print(json.dumps([[answer(port, wrap) for wrap in wraps] for port in ports]))
 """
-"""Connects to each port without TLS, with TLS, and with TLS and a certificate; prints what it is answered."""
+"""Connects to each port without TLS, with TLS, and with TLS and a certificate; prints the answers."""
 HTTP2, FRAME = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 9
-"""The beginning of a connection of HTTP/2, and the bytes of the shortest answer."""
+"""The beginning of an HTTP/2 connection, and the number of bytes of the shortest answer."""
 ZMTP, MECHANISM = b"\xff" + bytes(8) + b"\x7f\3", 32
-"""The same of ZeroMQ: the last 20 of these bytes are the name of the mechanism."""
+"""The beginning of a ZeroMQ connection, and the number of bytes of the answer; the last 20 name the mechanism."""
 
 
 def answers(hosts: Lab, name: str, greeting: bytes, enough: int, folder: Path | str = "") -> list[list[bytes]]:
@@ -100,7 +100,7 @@ def secrets(processes: list[psutil.Process]) -> Path:
 
 
 def cut_for(hosts: Lab, name: str, seconds: float) -> None:
-    """Pull a host's cable until an attempt to connect to it has failed for so long."""
+    """Pull a host's cable, and mend it once an attempt to connect to the host has failed for `seconds`."""
     connect = "import socket, sys; socket.create_connection((sys.argv[1], 22), float(sys.argv[2]))"
     hosts.net.cut(name)
     command = [sys.executable, "-I", "-S", "-c", connect, ADDRESSES[name], str(seconds)]
@@ -118,7 +118,7 @@ class Ended:
 
     out: Path
     answers: dict[str, list[list[bytes]]]
-    """Host -> what its processes answered, by port."""
+    """Host -> for each port, the answers of its process to a stranger."""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def test_results_do_not_say_where_the_machines_are(ended: Ended, hosts: Lab) -> 
 
 
 def test_a_killed_node_ends_the_run_with_its_host(hosts: Lab, model: Path, tmp_path: Path) -> None:
-    """Over ZeroMQ, whose servers speak CURVE with those that they know, and nothing else."""
+    """Over ZeroMQ, whose servers speak only CURVE, and only with clients that they know."""
     with started(hosts, tmp_path / "out", model, "--transport", "zmq") as going:
         processes = measuring(hosts, going)
         for name in SERVERS:
@@ -220,7 +220,7 @@ def test_a_killed_client_leaves_nothing_on_hosts(hosts: Lab, model: Path, tmp_pa
 
 
 def test_ctrl_c_ends_a_run_that_records_another_version(hosts: Lab, model: Path, tmp_path: Path) -> None:
-    """`splitbench` on cloud is said to have version 9.9."""
+    """`splitbench` on cloud reports version 9.9."""
     tables = (hosts.table("edge", servers=[0]), hosts.table("cloud", servers=[1], python=hosts.other_version()))
     words = (*hosts.flags(*tables), "--transport", "grpc", "--versions", "any")
     with started(hosts, tmp_path / "out", model, *words) as going:
@@ -234,7 +234,7 @@ def test_ctrl_c_ends_a_run_that_records_another_version(hosts: Lab, model: Path,
 
 
 def test_a_host_that_loses_power_ends_the_run_with_its_name(hosts: Lab, model: Path, tmp_path: Path) -> None:
-    """The user's own settings of ssh come first: here it notices within 3 s. Its server is gone: this test is last."""
+    """The user's ssh settings come first: with these ssh notices within 3 s. The host is lost, so this test is last."""
     flags = hosts.flags()
     flags[-1] += " -o ServerAliveInterval=1 -o ServerAliveCountMax=2"
     with started(hosts, tmp_path / "out", model, *flags, "--transport", "grpc", "--timeout", 5) as going:

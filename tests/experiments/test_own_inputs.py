@@ -16,7 +16,7 @@ from tests.kinds import optional
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with optional inputs, and three samples for the others."""
+    """A folder with a model that has optional inputs, and three samples for its other inputs."""
     made = tmp_path_factory.mktemp("inputs")
     optional().save(made / "model.keras")
     draw = np.random.default_rng(1)

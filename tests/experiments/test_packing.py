@@ -1,4 +1,4 @@
-"""Cells with packed tensors: what is refused, the gate of lossy ones, a run with several packings, and its report."""
+"""Cells with packed tensors: what is refused, the gate for lossy packings, a run with several packings, its report."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_lossy_answer_is_described_and_not_refused() -> None:
     assert judged(right, right) == gate.Verdict(0.0, cosine=1.0, top1=1.0)
     found = judged(np.array([[4.0, 3.0, 0.0], [2.0, 0.0, 0.0]], np.float32), right)
     assert (found.deviation, found.top1) == (0.25, 0.5)
-    assert found.cosine == pytest.approx(24 / 25)  # of the first item; the second has the right direction
+    assert found.cosine == pytest.approx(24 / 25)  # of the first item; the second item has the right direction
     opposite = judged(-right, right)
     assert (opposite.deviation, opposite.cosine) == (2.0, 0.0)
 
@@ -247,7 +247,7 @@ def test_each_packing_saves_what_it_must(ended: Ended) -> None:
 
 @pytest.mark.slow
 def test_with_links_only_what_crosses_one_is_packed(ended: Ended) -> None:
-    """In each flow these are the tensor of the cut and the model's output."""
+    """In each flow, the tensor of the cut and the model's output cross a link."""
     linked = ended.samples[(ended.samples["link"] != "") & (ended.samples["wire"] == "f16")]
     assert set(linked["flow"]) == {"nested", "hub", "forward"}
     assert linked["raw_bytes"].nunique() == 1

@@ -77,7 +77,7 @@ def test_when_throughput_says_more_than_latency(cells: list[Cell], expected: boo
 
 
 def measured(make_results: Maker) -> tuple[Path, list[Cell]]:
-    """Three cells with batches; the second answers fewer samples than the first, and later."""
+    """Three cells with different batches. The second has a lower throughput than the first, and a longer latency."""
     cells = [Cell("tcp"), Cell("grpc", batch=2), Cell("grpc", batch=8)]
     folder = make_results(cells, runs=0)
     (folder / "samples.csv").unlink()

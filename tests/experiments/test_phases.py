@@ -26,7 +26,7 @@ HUB = replace(TRACED, flow="hub")
 
 
 def write(folder: Path, cell: Cell, hops: Mapping[str, Mapping[str, float]], runs: int = 2, dropped: int = 0) -> None:
-    """Each request of `cell` with the same seconds; a second cell is appended."""
+    """Write phases.csv, in which each request of `cell` has the same seconds. A second cell's rows are appended."""
     path = folder / files.PHASES
     before = path.read_text() if path.exists() else ""
     path.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def test_the_report_shows_where_the_time_goes(make_results: Maker) -> None:
 
 
 def test_spans_that_were_dropped_are_told(make_results: Maker) -> None:
-    """Ten requests in two blocks of two hops, each of which dropped seven."""
+    """Ten requests in two blocks over two hops. Each hop dropped seven spans in each block."""
     folder = make_results([TRACED], runs=10)
     write(folder, TRACED, {"client": {"route": 0.1}, "server-0": {"send": 0.1}}, runs=10, dropped=7)
     assert "> **WARNING**: 28 spans were dropped" in report.build(folder).read_text()

@@ -1,4 +1,4 @@
-"""The pictures of distributions and of bytes over the model's depth, and folders that lack what they show."""
+"""The pictures of distributions and of bytes over the model's depth, and folders that lack the data for a picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYER = [Cell(name) for name in ("none", "rpyc", "grpc")]
 
 
 def skipping() -> Plan:
-    """Three stages of four operations; the first stage's output x goes to both others."""
+    """Three stages with four operations in all. The output x of the first stage goes to both other stages."""
     edges = (
         Edge("in", (None, 3), "float32", None, ("a",)),
         Edge("x", (None, 10), "float32", "a", ("b", "c")),

@@ -1,4 +1,4 @@
-"""Which servers hold what, and which links a cell has: everything that is known before a process starts."""
+"""Which servers and links a cell has, and on which hosts: everything that is known before a process starts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_cell_without_hosts_uses_the_first_servers() -> None:
     ],
 )
 def test_nodes_run_on_the_hosts_that_the_cells_say(words: tuple[str, ...]) -> None:
-    """As many nodes start as the cells use, however many hosts there are."""
+    """The number of nodes that start is the number that the cells use, however many hosts there are."""
     found = experiment(*words)
     used = [server for cell in found.cells for server in machines.servers(found, cell)]
     settings = Settings(("tcp",), max(used) + 1, Path(), 1, hosts=machines.placed(found, found.machines), replicas=2)
@@ -199,7 +199,7 @@ LIMITED: Mapping[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
 @pytest.mark.parametrize("case", LIMITED)
 def test_limits_that_would_not_hold_are_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host, words, hint = LIMITED[case]
-    monkeypatch.setattr(resource_limits, "check", lambda limits: None)  # whatever this machine can limit
+    monkeypatch.setattr(resource_limits, "check", lambda limits: None)  # independent of what this machine can limit
     (tmp_path / "hosts.toml").write_text(
         '[[host]]\nname = "a"\n' + "".join(f"{name} = {value}\n" for name, value in host.items())
     )

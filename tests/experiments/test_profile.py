@@ -1,4 +1,4 @@
-"""`splitbench profile` with real processes, and what is made of it: advice that is measured, fitted and run."""
+"""`splitbench profile` with real processes, and the advice from its profile, which is measured, fitted and run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The committed results: their columns, and that their derived files are the ones derived today."""
+"""The committed results: their columns, and that this version derives the same files from their samples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADDED = (
     *("label", "queue_seconds", "round", "near_ties", "on", "link", "load", "late_seconds", "missed"),
     *("trace", "wire", "pack_seconds", "unpack_seconds", "raw_bytes", "packed_bytes", "cosine", "top1"),
 )
-"""Columns that results measured before them lack."""
+"""Columns that were added later, so older results lack them."""
 
 
 def header(folder: Path) -> tuple[str, ...]:
@@ -59,13 +59,13 @@ def test_derived_files_are_derived_from_the_samples(folder: Path, tmp_path: Path
 
 
 def without_charts(page: Path) -> str:
-    """The page without what another version of matplotlib draws in another way."""
+    """The page without its charts, which another version of matplotlib draws differently."""
     return re.sub(r"<figure.*?</figure>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.mark.slow
 def test_the_simulation_is_derived_from_its_runs(tmp_path: Path) -> None:
-    """The page, and of the predictions the first ones: all of them take a minute."""
+    """The page, and the first two predictions: to derive all predictions would take a minute."""
     folder = REFERENCE / "simulation"
     for name in (CHECK, ENVIRONMENT):
         shutil.copy(folder / name, tmp_path / name)

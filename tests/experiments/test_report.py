@@ -133,7 +133,7 @@ def test_which_cells_have_published_figures(cell: Cell, group: Cell, mean: float
 
 
 def _with_wire(folder: Path, wire: dict[str, int]) -> Path:
-    """The same samples with the wire bytes of some transports."""
+    """The folder; its samples now have the wire bytes of some transports."""
     path = folder / "samples.csv"
     frame = pd.read_csv(path)
     frame.assign(wire_bytes=frame["transport"].map(wire).astype("Int64")).to_csv(path, index=False)

@@ -23,7 +23,7 @@ REPORTS = ("summary.csv", "report.md", "cells.md", "report.html")
 
 
 def _older(folder: Path) -> None:
-    """As version 0.1 wrote it: without the later columns, and without later entries of the record."""
+    """Change the folder to that of version 0.1: without the later columns, and without later entries of the record."""
     path = folder / "samples.csv"
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     frame.drop(columns=[name for name in samples.LATER if name in frame]).to_csv(path, index=False)
@@ -34,7 +34,7 @@ def _older(folder: Path) -> None:
 
 
 def _half(folder: Path) -> None:
-    """As a killed run leaves it: a torn line, no end, and half a plan."""
+    """Change the folder to that of a killed run: a torn line, no end, and half a plan."""
     path = folder / "samples.csv"
     path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
     environment.update(folder, complete=False, failure=environment.UNFINISHED, ended=None)
@@ -42,7 +42,7 @@ def _half(folder: Path) -> None:
 
 
 def _newer(folder: Path) -> None:
-    """With a column and an entry that this version does not know."""
+    """Add a column and an entry of the record that this version does not know."""
     path = folder / "samples.csv"
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     frame.assign(photons="7").to_csv(path, index=False)

@@ -167,7 +167,7 @@ def test_a_node_that_dies_ends_the_run_with_the_cause(
 @pytest.mark.alone
 @pytest.mark.slow
 def test_a_killed_run_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
-    """No process, and no file in TMPDIR or /dev/shm: the last process to end deletes the folder of all."""
+    """No process, and no file in TMPDIR or /dev/shm: the last process to end deletes the folder that all share."""
     out = tmp_path / "out"
     (temporary := tmp_path / "tmp").mkdir()
     shared = {path.name for path in Path("/dev/shm").iterdir()}

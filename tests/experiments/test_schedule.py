@@ -42,7 +42,7 @@ def test_blocks_are_short_and_start_with_requests_that_do_not_count() -> None:
     concurrency=st.lists(st.integers(1, 6), min_size=1, max_size=6), runs=st.integers(1, 400), seed=st.integers(0, 99)
 )
 def test_each_cell_has_one_block_per_round(concurrency: list[int], runs: int, seed: int) -> None:
-    """So drift affects all cells alike. The blocks of all cells have nearly the same number of requests."""
+    """Drift then affects all cells alike. The blocks of all cells have nearly the same number of requests."""
     made = list(blocks(concurrency, runs, "shuffled", seed))
     cells = list(range(len(concurrency)))
     for number in range(made[-1].round + 1):
@@ -57,7 +57,7 @@ def test_each_cell_has_one_block_per_round(concurrency: list[int], runs: int, se
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_uncounted_requests_reach_each_replica(order: str) -> None:
-    """Replicas take turns: each has as many uncounted requests."""
+    """Replicas take turns, so each replica gets the same number of uncounted requests."""
     assert {(block.cell, block.lead) for block in blocks([1, 3], 60, order, 0, replicas=2)} == {(0, 2), (1, 6)}
     assert next(blocks([3], 1, order, 0)).numbers == [-3, -2, -1, 0]
 
@@ -82,7 +82,7 @@ def test_a_last_block_may_be_shorter(order: str) -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
 def test_every_cell_of_a_comparison_has_the_blocks_of_an_interval(spec: Path) -> None:
-    """Experiments with a kill compare no means."""
+    """Experiments with a kill are exempt, since they compare no means."""
     experiment, _ = parse(["--spec", str(spec)])
     concurrency = [cell.concurrency for cell in experiment.with_locals().cells]
     order = concurrency, experiment.runs, experiment.turns, 0

@@ -50,7 +50,7 @@ class Going:
 
 @pytest.fixture(scope="module")
 def runs(model: Path, program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Going]]:
-    """Two runs side by side: over this project's model server, and over the stand-in of the real one."""
+    """Two runs side by side: over this project's model server, and over the stand-in for `tensorflow_model_server`."""
     ours, real = (tmp_path_factory.mktemp(name) / "out" for name in ("ours", "real"))
     flags: dict[str, tuple[object, ...]] = {
         "ours": (

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The only line on standard error; the command is refused."""
+    """The error line of a command that is refused, which is the only line on standard error."""
     assert main(["simulate", *map(str, words)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -176,13 +176,13 @@ def test_the_fewest_replicas_that_hold_a_load() -> None:
 
 @pytest.mark.slow
 def test_the_check_measures_simulates_and_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Over real processes. How close the predictions are depends on the machine, and is no matter of a test."""
+    """Over real processes. No test checks how close the predictions are, since that depends on the machine."""
     model, out = tmp_path / "residual.keras", tmp_path / "out"
     residual().save(model)
     words = ["--model", str(model), "--transport", "tcp", "--servers", "2", "--batch", "1", "--requests", "20"]
     assert check.main([*words, "--flow", "nested", "--concurrency", "2,3,4", "--out", str(out)]) == 0
     frame = pd.read_csv(out / files.CHECK)
-    assert sorted(frame["concurrency"]) == [0, 0, 3]  # 2 and 4 are fitted to
+    assert sorted(frame["concurrency"]) == [0, 0, 3]  # the measurements at 2 and 4 serve the fit
     assert frame["load"].notna().sum() == 2
     assert list(frame["error_p50"]) == pytest.approx(list(frame["predicted_p50"] / frame["measured_p50"] - 1), rel=1e-3)
     assert (frame[["predicted_p50", "measured_p50", "predicted_p99", "measured_p99"]] > 0).all().all()

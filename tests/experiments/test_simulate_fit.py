@@ -1,4 +1,4 @@
-"""From results folders to systems: what was put into invented runs is found again, and real runs add up."""
+"""From results folders to systems: the fit recovers the parts of invented runs, and the parts of real runs add up."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_without_a_trace_servers_share_the_seconds_as_their_cpu_seconds(tmp_path
 
 
 def test_cores_of_a_stage_are_its_cpu_seconds_over_its_seconds(tmp_path: Path) -> None:
-    """Two threads of TensorFlow: the nodes use twice the seconds of the stages."""
+    """With two threads of TensorFlow, nodes use twice as many CPU seconds as their stages take."""
     known = Invented(transit=dict.fromkeys((-1, 0, 1), 0.0))
     folder = known.write(tmp_path / "run", traced=True)
     run = read(folder)
@@ -119,7 +119,7 @@ def test_emulated_links_are_simulated_and_no_part_of_the_fit(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("flow", ["nested", "forward"])
 def test_closed_loops_give_the_speed_of_cores_that_steps_share_and_its_spread(flow: str, tmp_path: Path) -> None:
-    """Nothing of this is in the seconds of requests that are alone."""
+    """Requests that are alone show neither the speed nor its spread."""
     known = Invented(flow=flow, slowed=2.0, uneven=1.4)
     beside = [replace(known.cell, concurrency=2, trace="off"), replace(known.cell, load="poisson:5/s")]
     run = read(known.write(tmp_path / "run", traced=True, beside=beside), known.cell.name)
@@ -203,7 +203,7 @@ def real(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("flow", ["nested", "forward"])
 def test_a_real_run_adds_up(flow: str, real: Path) -> None:
-    """One request at a time is simulated as it was measured, whatever the machine did meanwhile."""
+    """One simulated request at a time takes as long as measured, whatever else the machine did during the run."""
     results = Results.read(real)
     cell = next(cell for cell in results.fitting if cell.flow == flow)
     run = results.run(cell)

@@ -1,4 +1,4 @@
-"""What waits for what in each flow: systems with constant steps, whose times can be added up by hand."""
+"""Which step waits for which in each flow: systems with constant steps, whose times can be added up by hand."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from dataclasses import replace
 import pytest
 
 from cluster.links.link import Link
-from experiments.simulate.draws import Constant
 from experiments.simulate.engine import simulate
 from experiments.simulate.system import Call, Server, System, Visit, Work
 from experiments.spec.load import Load
-from tests.experiments.simulating import CALL, FLOWS, FREE, chain, constant, trace
+from tests.experiments.simulating import CALL, FLOWS, FREE, Constant, chain, constant, trace
 
 MESSAGE = Call(Work(1), Work(2), Work(3), Work(4))
-"""Send, receive, reply, accept."""
+"""The steps of a message: send, receive, reply, accept."""
 
 
 def seconds_of(system: System, clients: Load | int, requests: int = 1) -> Sequence[float]:
@@ -24,7 +23,7 @@ def seconds_of(system: System, clients: Load | int, requests: int = 1) -> Sequen
 
 
 def two(flow: str, *, hosts: Sequence[str] = ("a", "b"), result: Call = CALL, cores: int = 2) -> System:
-    """Two servers; stages of 10 s and 20 s; a message is sent in 1 s, received in 2 s, answered in 3 s and 4 s."""
+    """Two servers; stages of 10 s and 20 s; for each message, send takes 1 s, receive 2 s, reply 3 s and accept 4 s."""
     first, last = (1,) if flow != "hub" else (), (0, 1) if flow == "hub" else (0,)
     visits = (
         Visit(0, MESSAGE, Work(5), sends=first),
@@ -53,7 +52,7 @@ def test_a_result_is_a_message_to_the_client() -> None:
 
 @pytest.mark.parametrize(("flow", "ways"), [("nested", 4), ("hub", 4), ("forward", 3)])
 def test_links_delay_messages_and_answers(flow: str, ways: int) -> None:
-    """Half a second on every way that a request waits for; in `forward`, two messages and a result."""
+    """Half a second for each message and answer that a request waits for: in `forward`, two messages and a result."""
     system = chain(constant(0.3, 0.4), 2, flow)
     hosts = list(system.hosts)
     links = {(a, b): Link(a, b, False, 0.5) for a in hosts for b in hosts if a != b}
@@ -76,7 +75,7 @@ def test_requests_beyond_the_time_limit_are_missed_and_not_computed(flow: str) -
     found = simulate(replace(system, timeout=25.0), 5, 5, 0)
     assert list(found.missed) == [False, False, True, True, True]
     assert whole.whole["cores of host-0-0"] == 50
-    assert found.whole["cores of host-0-0"] == 30  # the third began in time
+    assert found.whole["cores of host-0-0"] == 30  # the third request began in time
 
 
 def test_a_pipeline_overlaps_requests() -> None:
@@ -89,7 +88,7 @@ def test_a_pipeline_overlaps_requests() -> None:
 
 
 def test_processes_of_a_host_share_its_cores() -> None:
-    """Two requests on two servers of one core each, and on one core together."""
+    """Two requests on two servers, with a core for each server, and with one core for both."""
     apart, together = two("nested", cores=1), two("nested", hosts=("a", "a"), cores=1)
     shared = replace(together, hosts={"a": 1}, client="a")
     assert seconds_of(apart, 1) == seconds_of(shared, 1)
@@ -108,13 +107,13 @@ def test_slots_bound_the_stages_of_a_process() -> None:
 
 
 def test_a_process_handles_one_message_at_a_time() -> None:
-    """On any number of cores, because of the interpreter's lock."""
+    """This holds on any number of cores, because of the interpreter's lock."""
     call = replace(CALL, receive=Work(1))
     assert seconds_of(chain(constant(3.0), 1, cores=8, call=call), 3, 3) == [6.0, 9.0, 12.0]
 
 
 def test_idle_seconds_of_a_message_take_no_core() -> None:
-    """Half of each message is on its way: two of them overlap there."""
+    """A message of 4 s uses a core for half of its time; in the other half, two messages overlap."""
     call = replace(CALL, receive=Work(2, 0.5))
     system = chain(Constant((0.0, 0.0, 4.0)), 1, call=call)
     assert seconds_of(system, 2, 2) == [4.0, 6.0]
@@ -122,7 +121,7 @@ def test_idle_seconds_of_a_message_take_no_core() -> None:
 
 
 def test_forward_has_one_sender_for_each_destination() -> None:
-    """A slow answer of the second server holds the next message to it up, and nothing else."""
+    """A slow answer of the second server delays only the next message to that server."""
     slow = replace(CALL, reply=Work(1, 0.0))
     visits = (Visit(0, CALL, Work(2), sends=(1,)), Visit(1, slow, result=CALL))
     servers = (Server(("a",), 4), Server(("b",), 4))
@@ -166,7 +165,7 @@ def test_work_between_requests_slows_clients_but_no_request() -> None:
 
 
 def test_a_client_has_a_bounded_number_of_requests_in_flight() -> None:
-    """Those that wait for a thread are late: their seconds count from the intended start."""
+    """Requests that wait for a thread start late: their seconds count from the intended start."""
     system = replace(chain(constant(10.0), 1, cores=4), threads=1)
     found = simulate(system, Load("constant", 1.0), 3, 0)
     assert list(found.starts) == [1.0, 2.0, 3.0]

@@ -17,7 +17,7 @@ from tests.experiments import profiles
 from tests.experiments.profiles import BYTE, CALL, SECONDS, SIZES
 
 BYTES = [4 * size for size in (1, *SIZES)]
-"""Bytes that cross a cut before each operation, and of the model's output."""
+"""Bytes that cross a cut before each operation; last, the bytes of the model's output."""
 
 
 def alone(folder: Path, asked: Asked) -> float:
@@ -43,7 +43,7 @@ def test_a_request_takes_the_sum_of_stages_and_messages(transport: str, cuts: tu
 
 @pytest.mark.parametrize(("flow", "parts"), [("hub", 1.0), ("forward", 0.5)])
 def test_other_flows_wait_for_other_messages(flow: str, parts: float, tmp_path: Path) -> None:
-    """In `forward` nobody waits for the acknowledgements, which hardly slow the stages; the result is a message."""
+    """In `forward` no request waits for acknowledgements, which hardly slow the stages; the result is a message."""
     folder = profiles.write(tmp_path / "profile", ())
     found = alone(folder, Asked("tcp", names(folder)[2], flow))
     there = [BYTES[0], BYTES[2], *([BYTES[-1]] if flow == "forward" else [])]
@@ -65,7 +65,7 @@ def test_the_command_simulates_a_profile(tmp_path: Path, capsys: pytest.CaptureF
     assert main([*words, "--flow", "forward", "--hosts", "each", "--replicas", "1,2"]) == 0
     out = capsys.readouterr().out
     assert "From the profile profile: constant seconds" in " ".join(out.split())
-    assert "cores of host-1" in out  # the second half takes 0.07 s of 0.1
+    assert "cores of host-1" in out  # the stages after the cut take 0.07 s of 0.1 s
 
 
 @pytest.mark.parametrize(

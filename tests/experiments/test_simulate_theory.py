@@ -1,7 +1,7 @@
 """The simulation against queueing theory.
 
-Each mean has to be within four standard errors of the exact one. The error comes from the run itself, and has to be
-small enough for a wrong model to fail.
+Each mean has to be within four standard errors of the exact mean. The standard error is estimated from the run itself,
+and has to be so small that a wrong model fails.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.simulate.draws import Constant, Draws
+from experiments.simulate.draws import Draws
 from experiments.simulate.outcome import Outcome
 from experiments.simulate.resources import Contention
 from experiments.spec.load import Load
 from tests.experiments.simulating import (
     FLOWS,
+    Constant,
     chain,
     constant,
     exponential,
@@ -51,7 +52,7 @@ def test_one_core_is_a_queue_with_exponential_service(rate: float) -> None:
 
 
 def test_one_core_is_a_queue_with_constant_service() -> None:
-    """M/D/1: Pollaczek and Khinchine."""
+    """M/D/1: the formula of Pollaczek and Khinchine."""
     agree(run(chain(constant(1.0), 1), Load("poisson", 0.7)), 1 + 0.7 / (2 * 0.3))
 
 
@@ -63,7 +64,7 @@ def test_several_cores_serve_one_queue(cores: int, rate: float) -> None:
 
 
 def test_replicas_in_turn_are_queues_with_erlang_arrivals() -> None:
-    """Every second arrival of a Poisson stream: E2/M/1, whose waiting root solves x = (2 L / (2 L + 1 - x))^2."""
+    """Each gets every second arrival of a Poisson stream: E2/M/1, whose root solves x = (2 L / (2 L + 1 - x))^2."""
     rate, root = 0.7, 0.5
     for _ in range(200):
         root = (2 * rate / (2 * rate + 1 - root)) ** 2
@@ -87,7 +88,7 @@ def test_two_cores_that_slow_each_other() -> None:
 
 
 def test_steps_beside_others_vary_around_the_seconds_that_they_take_alone() -> None:
-    """Lognormal with mean 1: its median is exp(-spread^2 / 2)."""
+    """The factor is lognormal with mean 1, so its median is exp(-spread^2 / 2)."""
     system = replace(chain(constant(1.0), 1, cores=3, slots=3), contention=Contention(spread=0.4))
     found = run(system, 3, 20_000)
     agree(found, 1.0)
@@ -116,7 +117,7 @@ def test_a_closed_loop_is_a_closed_network(flow: str, clients: int) -> None:
 
 
 def test_a_link_is_a_queue_for_its_bandwidth_and_a_delay() -> None:
-    """M/D/1 for the bytes; the delay of a message hinders no other."""
+    """The bandwidth is an M/D/1 queue; the delay of one message does not hold up another message."""
     system = linked(chain(constant(0.0), 1), delay=5.0, bandwidth=1000.0, nbytes=125)  # one second for each message
     found = run(system, Load("poisson", 0.7))
     agree(replace(found, mean=found.mean - 5.0), 1 + 0.7 / (2 * 0.3))

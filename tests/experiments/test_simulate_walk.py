@@ -1,4 +1,4 @@
-"""The messages of a request, from its plan alone: those that were measured."""
+"""The messages of a request, derived from its plan alone, equal the measured ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_steps_are_the_messages_and_bytes_that_were_measured(folder: Path) -
 
 
 def diamond() -> Partition:
-    """x -> a -> (b, c) -> d, whose output is y; and d takes x itself. A server for each."""
+    """x -> a -> (b, c) -> d -> y; d also takes x itself. Each stage is on a server of its own."""
     tensors = {
         name: TensorInfo(name, (None, size), "float32") for name, size in zip("xpqrsy", range(1, 7), strict=True)
     }
@@ -88,7 +88,7 @@ def test_one_message_for_each_tensor() -> None:
 
 
 def test_bytes_that_no_plan_knows_are_those_that_were_measured() -> None:
-    """Extents that a model leaves open, and packed tensors: the parts keep their proportions."""
+    """For extents that a model leaves open, and for packed tensors, the bytes of all steps are scaled in proportion."""
     steps = steps_of(diamond(), "forward", local_calls=True, send="bundle", batch=1)
     assert steps.scaled(steps.payload) is steps
     doubled = steps.scaled(2 * steps.payload)

@@ -26,13 +26,13 @@ from transports.errors import ConnectionLost
 
 REMOTE = [name for name in transports.NAMES if name != "none"]
 PATIENT = ["--longest", "8000"]
-"""No size is left out, even if a busy machine needs a second for four bytes."""
+"""Flags with which no size is left out, even if a busy machine needs a second for four bytes."""
 STREAM, UNARY = Way("grpc", send="stream"), Way("grpc", send="unary")
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every way at three sizes, in two rounds."""
+    """The results folder of every way at three sizes, in two rounds."""
     out = tmp_path_factory.mktemp("sizes") / "out"
     words = ["--sizes", "0.02,0.004,0.000004", "--repeats", "2", *PATIENT, "--out", str(out)]
     assert sizes.main(words) == 0
@@ -250,7 +250,7 @@ def test_summary_by_hand(tmp_path: Path) -> None:
     [
         ({1: 2, 2: 2, 4: 2}, {1: 1, 2: 3, 4: 4}, 2),
         ({1: 1, 2: 4, 4: 2}, {1: 2, 2: 3, 4: 4}, 4),  # faster at the smallest, slower in between
-        ({1: 1, 2: 1}, {1: 2, 2: 2, 4: 9}, 1),  # only one of them was measured at size 4
+        ({1: 1, 2: 1}, {1: 2, 2: 2, 4: 9}, 1),  # only one way was measured at size 4
         ({1: 1, 2: 4}, {1: 2, 2: 3}, None),
         ({1: 2}, {1: 2}, None),
         ({}, {1: 2}, None),

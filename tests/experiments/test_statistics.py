@@ -50,7 +50,7 @@ def test_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_local_model_has_no_partition(tmp_path: Path) -> None:
-    """So it has neither time outside the stages nor a ratio to None; a model in a model server has both."""
+    """It has neither time outside the stages nor a ratio to None; a model in a model server has both."""
     served, remote = Cell("none", "whole", engine="tfserving", servers=1), Cell(mode="whole", servers=1)
     graph = local_of(served)
     found = rows(summarise(frame(tmp_path, {cell: [4.0] for cell in (LOCAL, graph, served, remote)}), 0))
@@ -79,7 +79,7 @@ def test_queue_seconds_are_a_mean_and_unknown_in_older_samples(tmp_path: Path) -
 
 
 def test_wire_bytes_are_a_median(tmp_path: Path) -> None:
-    """Another program disturbed one request, one has no figure, and the local model has none at all."""
+    """Another program disturbed one request, one request has no figure, and the local model has no figures at all."""
     with Writer(tmp_path) as writer:
         for run, wire in enumerate([1000, 1004, 99_000, math.nan, 1002]):
             writer.append(Sample(GRPC, run, 1.0, 0, payload_bytes=900, wire_bytes=wire))
@@ -104,7 +104,7 @@ def test_throughput_counts_the_time_of_blocks_only(tmp_path: Path) -> None:
 
 
 def test_a_throughput_has_an_interval_over_blocks(tmp_path: Path) -> None:
-    """Ten requests in each of six blocks, which took 5 or 10 s; the local model's took 20 s."""
+    """Ten requests in each of six blocks, which took 5 or 10 s; each block of the local model took 20 s."""
     with Writer(tmp_path) as writer:
         for run in range(60):
             turn = run // 10

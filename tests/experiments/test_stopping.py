@@ -29,7 +29,7 @@ LOCAL = local_of(GRPC)
 
 
 def rounds_until_due(experiment: Experiment, noise: float, most: int = 40) -> int:
-    """After how many rounds of three requests per cell the run would stop; `most` if not before."""
+    """The number of rounds, of three requests per cell, after which the run would stop; `most` if not before."""
     rng, stopping = np.random.default_rng(3), Stopping(experiment)
     for number in range(most):
         for cell, level in ((LOCAL, 1.0), (GRPC, 2.0)):

@@ -73,7 +73,7 @@ STRANGE = {
     "NO_COLOR": "1",
     "PATH": os.environ["PATH"],
 }
-"""An ASCII locale, a HOME that cannot be written, and nothing else."""
+"""The whole environment: an ASCII locale, a HOME that cannot be written, no colours."""
 
 
 def test_names_of_files_may_be_any_bytes_in_any_locale(model: Path, tmp_path: Path) -> None:

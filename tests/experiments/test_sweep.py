@@ -98,16 +98,16 @@ def test_how_long_a_sweep_takes_and_whether_it_has_intervals() -> None:
 
 @dataclass
 class Server:
-    """Answers like a server of `cores` equal cores, one request each at a time, `seconds` a request.
+    """Answers like a server of `cores` equal cores. Each core takes one request at a time, for `seconds`.
 
-    Stands for the runner of a calibration: its clock is simulated.
+    Takes the place of a calibration's `CellRunner`, with a simulated clock.
     """
 
     seconds: float
     cores: int
     prepared: Any
     blocks: list[tuple[int, int]] = field(default_factory=list)
-    """Requests in flight and number of requests of each block."""
+    """(requests in flight, number of requests) of each block."""
     warm: int = 0
 
     def warm_up(self, cell: Cell) -> None:
@@ -146,7 +146,7 @@ def test_the_capacity_of_a_simulated_server(cores: int) -> None:
 
 
 def test_requests_in_flight_double_while_they_raise_the_rate() -> None:
-    """Forty at once are answered as soon as one: only with so many in flight is the server full."""
+    """The server answers forty requests at once as soon as one: only with forty in flight are all cores busy."""
     server, found = capacity(40)
     assert [level for level, _ in server.blocks] == [4, 8, 16, 32, 64, 128]
     assert found.in_flight in (64, 128)

@@ -15,7 +15,7 @@ from experiments.threads import report as threads_report
 
 
 def observe(out: Path, when_full: str, timeout: str) -> str:
-    """Run the demonstration with a short chain into the folder `out`; its standard output."""
+    """Run the demonstration with a short chain, with results in `out`. Returns its standard output."""
     words = ["--transport", "grpc", "--depth", "4", "--servers", "2", "--when-full", when_full, "--timeout", timeout]
     text = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
@@ -61,7 +61,7 @@ def test_a_results_folder_has_samples_report_and_environment(
     text = before.decode()
     assert "a chain of 4 layers assigned to 2 servers in turn, over gRPC, with a deadline of 4 s" in text
     assert "predicted 2, observed 2." in text
-    assert len(re.findall(r"\| +completes ", text)) == 8  # padded where another took a digit more to write
+    assert len(re.findall(r"\| +completes ", text)) == 8  # padded if the seconds of another row have a digit more
     assert threads.main(["--out", str(folder)]) == 2
     assert "already holds an experiment" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Runs with `--trace`: over every transport and flow, with a chain and branching plans; that fail; on other hosts."""
+"""Runs with `--trace`: over every transport and flow, with a chain and branches; failed runs; runs on other hosts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.running import Run, assert_gone
 from transports.errors import UsageError
 
 PLANS = ("sequential", "fan-out")
-"""Models in three submodels, each on a server of its own: a chain, and an input that several servers await."""
+"""Models in three submodels, each on a server of its own: a chain, and a model whose input goes to several servers."""
 
 Event = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ class Traced:
     events: tuple[Event, ...]
 
     def traces(self) -> dict[tuple[str, int], list[Event]]:
-        """(name of a cell, run) -> its events."""
+        """(name of a cell, run) -> the events of that request."""
         by_trace: dict[str, list[Event]] = defaultdict(list)
         for event in self.events:
             by_trace[event["args"]["trace"]].append(event)
@@ -51,7 +51,7 @@ class Traced:
 
 
 def interval(event: Event) -> tuple[int, int]:
-    """Begin and end in nanoseconds."""
+    """(begin, end) of an event, in nanoseconds."""
     begin = round(event["ts"] * 1e3)
     return begin, begin + round(event["dur"] * 1e3)
 
@@ -89,7 +89,7 @@ def test_the_phases_of_each_request_sum_to_its_seconds(traced: Traced) -> None:
 
 @pytest.mark.slow
 def test_every_span_has_its_parent_and_lies_within_it(traced: Traced) -> None:
-    """Deferred work may outlive the message that brought it, and an input waits since before its last message."""
+    """Two exceptions: deferred work may end after its message, and a wait for inputs begins before the last message."""
     found = traced.traces()
     assert set(found) == set(traced.phases.set_index(["cell", "run"]).index)
     assert sum(map(len, found.values())) == len(traced.events)
@@ -216,7 +216,7 @@ def hosts() -> Iterator[Lab]:
 @needs_ssh
 @pytest.mark.slow
 def test_clocks_of_other_hosts_are_read_with_their_uncertainty(hosts: Lab, model: Path, tmp_path: Path) -> None:
-    """The hosts share this kernel's clock, so the offset has to be found to be 0."""
+    """The hosts share this kernel's clock, so the estimated offset has to be 0 within its uncertainty."""
     words = (
         "--model",
         model,

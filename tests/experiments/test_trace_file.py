@@ -87,7 +87,7 @@ def test_a_folder_without_a_trace_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_spans_that_overlap_get_lanes_of_their_own() -> None:
-    """A child lies on the lane of its parent; what overlaps without nesting does not."""
+    """A child is on the lane of its parent; spans that overlap without nesting are on different lanes."""
     times = {"a": (0, 10), "a1": (1, 4), "a2": (3, 6), "b": (4, 12), "a3": (7, 8), "c": (12, 13)}
     spans = [
         Placed(Span("t", name, name[:-1], "call", float(begin), float(end)), "client", -1)

@@ -1,4 +1,4 @@
-"""Requests under `--load`: the figures, by hand and of invented servers, the verdict, and runs over real processes."""
+"""Requests under `--load`: figures by hand and of invented servers, the verdict, and runs over real processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONSTANT = Cell(load="constant:20/s")
 
 
 def write(folder: Path, cell: Cell, blocks_: Sequence[Sequence[float]], gap: float) -> dict[str, Any]:
-    """The summary's row of a cell, whose requests start `gap` seconds apart; NaN seconds: missed a limit of 2 s."""
+    """The summary's row of a cell whose requests start `gap` seconds apart. NaN: a request missed its limit of 2 s."""
     with Writer(folder) as writer:
         for number, seconds in enumerate(blocks_):
             for place, value in enumerate(seconds):
@@ -54,7 +54,7 @@ def test_figures_of_a_load_by_hand(tmp_path: Path) -> None:
     assert found["offered"] == 2.0
     assert found["missed_share"] == 1 / 8
     assert found["goodput"] == found["throughput"] == pytest.approx(7 / (2.0 + 3.5))  # to the last start or answer
-    assert found["mean"] == pytest.approx((6 * 0.25 + 2.0 + 1.5) / 8)  # a miss is no fast answer
+    assert found["mean"] == pytest.approx((6 * 0.25 + 2.0 + 1.5) / 8)  # a miss counts as its limit of 2 s
     assert found["p95"] == pytest.approx(np.percentile([0.25] * 6 + [1.5, 2.0], 95))
     assert found["late_seconds"] == pytest.approx(7 * 0.5 / 8)
     assert found["growth"] == pytest.approx(3.5 / 0.5)
@@ -128,7 +128,7 @@ FLAGS = ("--mode", "submodel", "--servers", 2, "--engine", "frozen")
 
 @pytest.mark.slow
 def test_a_rate_that_the_machine_bears(model: Path, tmp_path: Path) -> None:
-    """No request is missed, and each has its place."""
+    """No request is missed, and every request has a sample."""
     out, loads = tmp_path / "out", ",constant:40/s,poisson:40/s"
     with Run("--model", model, *FLAGS, "--transport", "none,tcp", "--load", loads, "--runs", 40, "--out", out) as run:
         assert run.finish()[0] == 0, run.lines
@@ -146,7 +146,7 @@ def test_a_rate_that_the_machine_bears(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_node_that_stalls_shows_in_the_requests_that_were_to_begin_meanwhile(model: Path, tmp_path: Path) -> None:
-    """A closed loop would have one slow request."""
+    """A closed loop would show only one slow request."""
     out = tmp_path / "out"
     words = ("--transport", "tcp", "--load", "constant:40/s", "--runs", 240, "--order", "blocked", "--out", out)
     with Run("--model", model, *FLAGS, *words) as run:

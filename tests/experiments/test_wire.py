@@ -23,11 +23,11 @@ WRITTEN = {"rest": ("json-b64", 4 / 3)}
 
 
 MOST = 300
-"""Most calls until one has the loopback interface to itself; other programs are counted there as well."""
+"""The most calls until one has the loopback interface to itself; the interface counts other programs' bytes, too."""
 
 
 def least(cell: Cell, connection: Connection, message: Message, below: float) -> float:
-    """The fewest bytes of a call, of at least thirty calls and until it is below `below`: other programs only add.
+    """The fewest bytes of a call, out of thirty calls or more, until they are below `below`: other programs only add.
 
     The first call does not count, since it sets up the connection.
     """
@@ -71,7 +71,7 @@ def test_none_has_no_wire_bytes_and_overlapping_requests_no_figure() -> None:
 
 
 def test_messages_over_unix_sockets_are_not_counted() -> None:
-    """The loopback interface does not see them: a figure would be that of other traffic."""
+    """The loopback interface does not see them: it would count only other traffic."""
     assert math.isnan(wire.counting(Cell("unix"))())
 
 

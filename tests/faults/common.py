@@ -18,7 +18,7 @@ from transports.errors import WireError
 DEADLINE = 1.0
 """Deadline in seconds of a request that meets a fault."""
 ALLOWANCE = 0.5
-"""Seconds after the deadline (and a tenth of it) by which the request must have failed."""
+"""A request must have failed this many seconds, and a tenth of its deadline, after the deadline."""
 
 PATIENCE = 20.0
 """Deadline in seconds of a request that must succeed."""
@@ -32,11 +32,11 @@ WIRES: Mapping[str, tuple[str, Mapping[str, str]]] = {name: (name, {}) for name 
 }
 """Name of a case -> a transport and its options."""
 STREAMED = [wire for wire, (name, _) in WIRES.items() if not transports.kind(name).in_memory]
-"""The cases whose tensors cross by the socket alone, however large they are."""
+"""The cases that send tensors of any size over the socket alone."""
 
 
 def at_once(check: Callable[[str], object], wires: Iterable[str] = WIRES) -> None:
-    """Run `check` for all `wires` at the same time, since most of it is waiting. A failure names its wire."""
+    """Run `check` for all `wires` at the same time, since the checks mostly wait. An error names its wire."""
 
     def checked(wire: str) -> None:
         try:
@@ -63,7 +63,7 @@ def frozen(pid: int) -> Iterator[None]:
     """Stop the process `pid` during the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        while not all(map(_is_stopped, Path(f"/proc/{pid}/task").iterdir())):  # a signal takes its time
+        while not all(map(_is_stopped, Path(f"/proc/{pid}/task").iterdir())):  # threads stop a little later
             pass
         yield
     finally:

@@ -82,7 +82,7 @@ def _work(name: str, folder: Path) -> Work:
 
 
 class ProxiedLauncher(LocalLauncher):
-    """Starts a server in front of the registry, which replaces the address of each registering node by a proxy's."""
+    """Starts a server before the registry that replaces the address of each registering node by a proxy's address."""
 
     def __init__(self, transports: Mapping[str, Transport]) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class ProxiedLauncher(LocalLauncher):
         return {transport: self._front(transport, address) for transport, address in found.items()}
 
     def _front(self, name: str, registry: Address) -> Address:
-        """The address of a new server in front of `registry`, on the transport of that name."""
+        """The address of a new server in front of `registry`, over the transport `name`."""
         transport = self._transports[name]
         pool = self._stack.enter_context(Pool(transport))
 
@@ -157,9 +157,9 @@ class Running:
 
 
 def send(dispatcher: Dispatcher, request: Request, partition: Partition, tensors: Mapping[str, Array]) -> list[Message]:
-    """The answers of the servers that await `tensors` to messages as another server would send them.
+    """Send `tensors`, as another server would, to the servers that await them, and return the answers.
 
-    The messages carry the deadline of `request`, which does not bound the sending. Raises a `WireError`.
+    The messages carry the deadline of `request`, but this deadline does not bound the sending. Raises a `WireError`.
     """
     patient = msgspec.structs.replace(request, deadline=time.monotonic() + PATIENCE)
     fields = request.fields() | RequestStats().fields()

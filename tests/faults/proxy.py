@@ -1,7 +1,7 @@
 """A proxy that injects the faults of networks into connections: delay, throttle, swallow, truncate, cut.
 
 The fault may be changed while connections are open: `proxy.fault = Fault(rate=2e6)`, and `proxy.fault = NONE` ends it.
-A connection of which bytes were swallowed stays silent, as one does whose state a firewall has forgotten.
+Once bytes of a connection were swallowed, it stays silent, like a connection whose state a firewall has forgotten.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ PATIENCE = 60.0
 """Seconds within which a connection ends, even on a slow machine."""
 PIECE = 16 * 2**10
 BUFFER = 64 * 2**10
-"""Bytes of the kernel's buffers at the proxy: few, since a throttled link would not be seen behind large ones."""
+"""Bytes of the kernel's buffers at the proxy: few, since large buffers would hide that a link is throttled."""
 HARD = struct.pack("ii", 1, 0)
-"""SO_LINGER of a socket whose closing is a reset."""
+"""The value of SO_LINGER with which closing a socket resets its connection."""
 
 Way = Literal["request", "answer"]
 """From the client to the server, and back."""
@@ -33,14 +33,14 @@ Way = Literal["request", "answer"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to the bytes of each connection, from the moment that it is set."""
+    """What happens to the bytes of each connection, from the moment that the fault is set."""
 
     delay: float = 0.0
-    """Seconds that each piece waits, one after the other."""
+    """Seconds that each piece waits; the pieces wait one after the other."""
     rate: float = 0.0
-    """Bytes a second, each way; 0 is as fast as it goes."""
+    """Bytes per second in each direction; 0 is no limit."""
     end: Literal["nothing", "silence", "close", "reset"] = "nothing"
-    """What follows after `after` bytes of `way`: all bytes are swallowed, or the connection is closed, or reset."""
+    """What happens after `after` bytes of `way`: later bytes are swallowed, or the connection is closed or reset."""
     after: int = 0
     way: Way = "request"
 
@@ -50,7 +50,7 @@ NONE = Fault()
 
 @dataclass(eq=False)
 class _Link:
-    """A client's connection and the server's that belongs to it."""
+    """A client's connection to the proxy, and the proxy's connection to the server for it."""
 
     client: socket.socket
     server: socket.socket
@@ -61,7 +61,7 @@ class _Link:
             with suppress(OSError):
                 if how == "reset":
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, HARD)
-                # Wakes who waits in it. Only a polite end is told to the peer by that.
+                # Wakes threads that wait in the socket. SHUT_RD tells the peer nothing before the reset.
                 sock.shutdown(socket.SHUT_RD if how == "reset" else socket.SHUT_RDWR)
             sock.close()
 
@@ -72,7 +72,7 @@ def bound(addressing: str) -> tuple[socket.socket, Address]:
 
 
 class Proxy:
-    """Listens at `address` and forwards every connection to `target`; both are of the kind `addressing`."""
+    """Listens at `address` and forwards every connection to `target`; both addresses are of the kind `addressing`."""
 
     def __init__(self, target: Address, addressing: str = "host:port") -> None:
         self.target = target
@@ -98,7 +98,7 @@ class Proxy:
 
     @property
     def fault(self) -> Fault:
-        """The present fault. Setting another one ends a delay that is under way."""
+        """The present fault. Setting another fault ends a delay that is under way."""
         return self._fault
 
     @fault.setter
@@ -135,7 +135,7 @@ class Proxy:
         try:
             server.connect(self.target if self._addressing == "host:port" else unix_name(self.target.port))
         except OSError:
-            link.end("reset")  # nobody listens there
+            link.end("reset")  # no server listens at the target
             return
         for sock in (client, server):
             no_delay(sock)
@@ -166,7 +166,7 @@ class Proxy:
     def _pass_on(
         self, link: _Link, piece: bytes, sink: socket.socket, fault: Fault, descriptors: Sequence[int]
     ) -> None:
-        """Send `piece` on, with the `descriptors` that came with it, which are closed."""
+        """Send `piece` on with the `descriptors` that came with it, and close these descriptors."""
         if wait := fault.delay + (len(piece) / fault.rate if fault.rate else 0.0):
             with self._news:
                 self._news.wait_for(lambda: self._closed or self._fault is not fault, wait)
@@ -194,4 +194,4 @@ ENDS: Mapping[str, Callable[[_Link], None]] = {
     "close": lambda link: link.end("close"),
     "reset": lambda link: link.end("reset"),
 }
-"""`Fault.end` -> what becomes of the connection."""
+"""`Fault.end` -> function that does this to the connection."""

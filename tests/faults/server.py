@@ -1,9 +1,10 @@
-"""A process whose handler can be slow and keeps count, and what starts it: the far end of the tests of faults.
+"""The server of the fault tests: a process whose handler can be slow and counts messages, and what starts it.
 
 python -m tests.faults.server grpc rpyc      # READY grpc=127.0.0.1:40001 rpyc=127.0.0.1:40002
 
-A message with a field `wait` is answered after so many seconds, and `hold` once `release` has come; `begun` is answered
-with the count of those that were begun, over any transport, beside such questions.
+A message with a field `wait` is answered after that many seconds. A message `hold` is answered once a message `release`
+has arrived. A message `begun` is answered with the number of other messages that the handler has begun, over any
+transport.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Echo:
-    """A handler that gives every message back."""
+    """A handler that returns every message."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,7 +49,7 @@ class Echo:
 
 @contextmanager
 def echoing(*names: str, options: Mapping[str, str] = {}, port: int = 0) -> Iterator[tuple[dict[str, Address], int]]:
-    """The addresses by transport, and the id, of a process that serves `names`, made with `options`."""
+    """Start a process that serves the transports `names` with `options`; its addresses by transport, and its id."""
     given = [word for key, value in options.items() for word in ("--option", f"{key}={value}")]
     command = [sys.executable, "-m", __name__, *names, *given, "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

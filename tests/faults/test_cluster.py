@@ -61,7 +61,7 @@ def test_a_request_fails_in_time_and_the_next_one_is_answered(
         clients = {way: stack.enter_context(proxied.client()) for way in WAYS}
 
         def fails(way: str) -> None:
-            with failing(DeadlineExceeded, ConnectError):  # the second, if a node had to connect anew
+            with failing(DeadlineExceeded, ConnectError):  # ConnectError if a node had to connect anew
                 work.done_by(clients[way], *WAYS[way], timeout=DEADLINE)
 
         def works_again(way: str) -> None:

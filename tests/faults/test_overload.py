@@ -1,4 +1,4 @@
-"""More clients than a server has room for, over every transport, with both ways of being full."""
+"""More clients than a server has room for, over every transport, with both values of `when_full`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SIZE = 50_000
 BUSY = 0.002
 """Seconds that a message keeps one of the server's four workers."""
 GROWTH = 96 * 2**20
-"""Bytes more that the server may hold after a burst than after one like it: messages of all clients lie elsewhere then,
-and a number in JSON takes 40 bytes for a moment. Half of what all requests of a burst take so."""
+"""Bytes by which the server may grow between two equal bursts: messages of all clients then lie at other addresses, and
+a number in JSON takes 40 bytes for a moment. One message of each client takes 128 MB in this way."""
 HOLD = 120.0
-"""Seconds that a call may take which holds one."""
+"""Seconds that a call may take that holds a worker."""
 BRIEF = 0.5
-"""Seconds that a call may take which finds no worker."""
+"""Seconds that a call may take that finds no worker."""
 
 
 @pytest.mark.parametrize("when_full", ["refuse", "wait"])
@@ -50,7 +50,7 @@ def test_every_answer_is_right_or_refused(name: str, when_full: str) -> None:
             return "right" if reply.fields["n"] == number and np.array_equal(reply.tensors["x"], noise) else "wrong"
 
         def burst() -> int:
-            """What the server holds after it, in bytes."""
+            """Send a burst of messages; the memory of the server afterwards, in bytes."""
             with ThreadPoolExecutor(CLIENTS) as clients:
                 outcomes = Counter(clients.map(ask, range(CLIENTS * ROUNDS)))
             assert set(outcomes) <= ({"right"} if when_full == "wait" else {"right", "refused"})
@@ -63,7 +63,7 @@ def test_every_answer_is_right_or_refused(name: str, when_full: str) -> None:
 
 
 def test_a_call_that_waited_beyond_its_deadline_is_not_begun() -> None:
-    """Calls give up while others hold every worker; then these are released, as somebody says over another wire."""
+    """Calls give up while other calls hold every worker; then a message over another wire releases the workers."""
 
     def check(name: str) -> None:
         other = next(wire for wire in REMOTE if wire != name)
@@ -98,7 +98,7 @@ def given_up(pool: Pool, address: Address) -> str:
 
 
 def connections(pid: int, address: Address) -> int:
-    """How many connections with a peer the process has at that port; for Unix sockets, which do not show it, 0."""
+    """The number of connections that the process has at that port; 0 for Unix sockets, which do not show it."""
     every = [found for found in psutil.Process(pid).net_connections("tcp") if found.laddr.port == address.port]
     return sum(found.status == psutil.CONN_ESTABLISHED for found in every)
 

@@ -39,12 +39,12 @@ MEETING = 300.0
 Sender = TypeVar("Sender")
 WAYS = list(itertools.product(REMOTE, FLOWS))
 LONG = (REMOTE[0], "nested")
-"""The way of nearly all requests. Each other way gets a hundredth as many, but at least `MOMENT`."""
+"""The way of nearly all requests. Each other way gets a hundredth of their number, but at least `MOMENT` requests."""
 MOMENT = 40
 
 HALVES, ROWS, BRIEF = 3000, 1000, 0.2
-"""Requests that never become complete, rows in the batch of each (of some tens of bytes), and seconds until their
-deadlines."""
+"""The number of requests that never become complete, the rows (of some tens of bytes) in the batch of each, and the
+seconds until their deadlines."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Usage:
             return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
 
     def is_flat(self, before: Usage) -> bool:
-        """Whether there is no leak: one connection or thread for every hundredth request. A few depend on timing:
-        those of every client, of the long way to each server, and of each other transport."""
+        """Whether there is no leak, such as a connection or thread for every hundredth request. A few depend on timing:
+        the connections of every client, over the long way to each server, and over each other transport."""
         few = CLIENTS * (SERVERS + len(REMOTE))
         return (
             self.memory - before.memory < MEMORY
@@ -110,7 +110,7 @@ def test_resources_do_not_grow_with_requests(unproxied: Running, works: Mapping[
 
 
 def test_resources_do_not_grow_with_incomplete_joins(unproxied: Running, works: Mapping[str, Work]) -> None:
-    """The tensors of such a request are dropped when a message arrives after its deadline."""
+    """The tensors of an incomplete request are dropped when a message arrives after its deadline."""
     work = works["fork-join"]
     partition = work.partition
     joins = [stage for stage in partition.plan.stages if len(set(stage.inputs)) > 1]

@@ -29,10 +29,10 @@ SMALL = Message("echo", {"n": 1}, {"x": np.arange(6, dtype=np.float32)})
 LARGE = Message("echo", {}, {"x": np.random.default_rng(0).integers(0, 256, 10**6, np.uint8)})
 """Noise, which does not compress."""
 HUGE = Message("echo", {}, {"x": np.zeros(2 * 10**7, np.uint8)})
-"""More than the kernel buffers of a connection that is not read. Zeros, since stock RPyC would compress for seconds."""
+"""More than the kernel buffers for a peer that does not read. Zeros, since stock RPyC would compress for seconds."""
 SLOW = Message("echo", {"wait": 8 * DEADLINE})
 HELD = Message("hold")
-"""Is never answered, since nothing sends `release`."""
+"""A message that is never answered, since nothing sends `release`."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def test_connecting_fails_in_time_and_the_next_one_is_answered(servers: Servers,
 
 
 def test_the_timeout_of_connect_covers_dialling_and_the_first_answer() -> None:
-    """The kernel dials a listener with a full queue again after a second, and the listener then never answers."""
+    """If the queue of a listener is full, the kernel dials again after a second; then the listener never answers."""
 
     def check(wire: str) -> None:
         name, options = WIRES[wire]
@@ -194,7 +194,7 @@ def test_a_request_whose_client_has_given_up_is_not_begun(servers: Servers) -> N
             at_once(give_up)
             for caller in callers.values():
                 caller.proxy.await_hang_up()
-        assert all(caller.works() for caller in callers.values())  # so the requests before these have been dropped
+        assert all(caller.works() for caller in callers.values())  # so the earlier requests have been dropped
         assert counter.begun() - before == len(WIRES)
 
 
@@ -265,7 +265,7 @@ def reserved(addressing: str) -> Iterator[Address]:
 
 
 def test_a_server_that_starts_late() -> None:
-    """Until then nothing listens at its address."""
+    """Until the server starts, nothing listens at its address."""
 
     def check(wire: str) -> None:
         name, options = WIRES[wire]

@@ -1,4 +1,4 @@
-"""Cost models with invented figures over graphs as records."""
+"""Cost models with invented figures, for graphs that are made without Keras."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from partitioning.traffic import Traffic
 
 
 def runs_of(seconds: Sequence[float], joint: float = 0.0) -> Runs:
-    """Every run of operations measured: the sum of `seconds`, and `joint` for each run."""
+    """Measurements of every run of neighbouring operations: the sum of their `seconds`, plus `joint` for each run."""
     count = len(seconds)
     measured = {
         (first, last): Estimate(sum(seconds[first:last]) + joint)

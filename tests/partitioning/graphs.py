@@ -1,4 +1,4 @@
-"""Graphs as records: chains, and random graphs for property tests."""
+"""Graphs that are made without Keras: chains, and random graphs for property tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optional inputs that are left out: which may be, and what becomes of the graph."""
+"""Optional inputs that are left out: which inputs may be absent, and how the graph changes."""
 
 from __future__ import annotations
 

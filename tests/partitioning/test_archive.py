@@ -26,7 +26,7 @@ from tests.partitioning.conftest import run_chained
 
 
 def through_files(program: Program, plan: Plan, folder: Path, engine: str = "eager") -> dict[str, engines.Executable]:
-    """Every stage by name, exported and loaded by itself."""
+    """Name -> stage. Each stage is exported and loaded by itself."""
     stages = {}
     for index, stage in enumerate(plan.stages):
         archive.export(program, stage.operations, folder / str(index))
@@ -197,7 +197,7 @@ def test_any_change_of_a_file_is_harmless_or_refused_on_one_line(tmp_path: Path)
 
 
 def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
-    """The first operation of the earlier one has a vocabulary, which the other lacks."""
+    """The first operation of the earlier export has a vocabulary; the later export has none."""
     x = keras.Input((4,), dtype="int64", name="x")
     earlier = read(keras.Model(x, layers.IntegerLookup(vocabulary=[3, 5], name="lookup")(x)))
     archive.export(earlier, earlier.steps, tmp_path)

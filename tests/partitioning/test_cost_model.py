@@ -81,7 +81,7 @@ def test_seconds_under_a_share_are_those_of_a_simulated_quota(share: float, work
 
 
 def _walk(work: float, quota: float, period: float, left: float) -> float:
-    """Seconds until `work` is done, that begins `left` seconds before the next period."""
+    """Seconds until `work` is done if it begins `left` seconds before the next period."""
     seconds = 0.0
     while True:
         done = min(work, quota, left)

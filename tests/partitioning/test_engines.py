@@ -16,7 +16,7 @@ from tests.models import MODELS, inputs_for
 
 
 def _built(model: keras.Model, engine: str) -> tuple[engines.Executable, weakref.ref[keras.Variable]]:
-    """The whole model as a stage, and a reference to a variable of a copy that nothing else keeps."""
+    """The whole model as a stage, and a weak reference to a variable of the model."""
     program = read(model)
     (stage,) = make_plan(program.graph, "whole").stages
     return engines.build(engine, program, stage), weakref.ref(model.trainable_variables[0])

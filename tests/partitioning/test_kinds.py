@@ -43,7 +43,7 @@ def _client(program: Program) -> ClientSide:
 
 
 def _expected(model: keras.Model, client: ClientSide, inputs: Tensors) -> Tensors:
-    """The model, called as its user would call it."""
+    """The outputs of the model, called as its user would call it."""
     functional = model._functional if isinstance(model, keras.Sequential) else model
     arrays = {id(x): inputs.get(x.name) for x in model.inputs}
     given = keras.tree.map_structure(lambda x: arrays[id(x)], functional._inputs_struct)
@@ -68,7 +68,7 @@ def _assert_right(got: Tensors, expected: Tensors, exact: bool) -> None:
 
 
 WAYS = [("eager", "whole"), ("eager", "layer"), ("eager", "submodel"), ("graph", "layer"), ("frozen", "submodel")]
-"""Every engine, and every mode: a stage that is compiled does not depend on the others."""
+"""Every engine and every mode, but not every pair: a compiled stage does not depend on other stages."""
 
 
 @pytest.mark.parametrize(("engine", "mode"), WAYS)

@@ -1,4 +1,4 @@
-"""Seeded whole numbers stay below what each kind of consumer takes, so that the model itself takes them."""
+"""Seeded integer inputs stay below the limit of each kind of consumer, so that the model accepts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system when it is asked for, though the C library would keep it."""
+"""`trim` returns freed memory to the system; the C library would keep it."""
 
 from __future__ import annotations
 

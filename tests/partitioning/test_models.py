@@ -93,7 +93,7 @@ def test_a_failed_download_names_the_file_to_place(monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("urllib.request._opener", None)  # else it keeps the proxy for all later tests
+    monkeypatch.setattr("urllib.request._opener", None)  # else urllib keeps the proxy for all later tests
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(tmp_path))
     with pytest.raises(PartitionError) as caught:
         models.load("MobileNetV3Small", weights="imagenet")

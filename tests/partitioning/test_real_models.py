@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def test_split_equals_local(name: str, tmp_path: Path) -> None:
     loaded = models.load(name)
     program = read(loaded.model)
-    images = loaded.preprocess(views(None, loaded.input_shapes[0], seed=7))
+    images = loaded.preprocess(views(None, loaded.model.inputs[0].shape, seed=7))
     answers = flat_outputs(loaded.model, [images])[0]
     assert np.abs(answers[0] - answers[1]).sum() > 0.1, "two images have the same answer"
     layers = make_plan(program.graph, "layer")
@@ -37,7 +37,7 @@ def test_split_equals_local(name: str, tmp_path: Path) -> None:
 def test_frozen_groups_equal_the_frozen_whole() -> None:
     loaded = models.load("MobileNetV3Large")
     program = read(loaded.model)
-    images = loaded.preprocess(views(None, loaded.input_shapes[0], seed=7)[:1])
+    images = loaded.preprocess(views(None, loaded.model.inputs[0].shape, seed=7)[:1])
     answers = {}
     for mode, groups in (("whole", 1), ("submodel", 5)):
         plan = make_plan(program.graph, mode, "equal", groups)

@@ -1,4 +1,4 @@
-"""Models that may answer differently when they are asked again, which are named, and models that do not."""
+"""Operations that may answer differently when asked again are named; steady operations are not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _count(layer: Any, x: Any) -> Any:
 
 
 def _rarely(layer: Any, x: Any) -> Any:
-    """Another answer in one of a hundred million calls."""
+    """A different answer in one of a hundred million calls."""
     drawn = keras.random.uniform((), seed=layer.seeds)
     return keras.ops.where(drawn < 1e-8, x + 1.0, x)
 
@@ -80,7 +80,7 @@ SAMPLING: Mapping[str, tuple[Call, layers.Layer | None]] = {
 def test_an_operation_that_may_answer_differently_is_named(
     kind: str, seed: int | None, request: pytest.FixtureRequest
 ) -> None:
-    """Also if this process has a global seed, which nodes have not."""
+    """The operation is also named if this process has a global seed, which nodes do not have."""
     request.addfinalizer(partial(context.set_global_seed, context.global_seed()))
     context.set_global_seed(seed)
     function, inside = SAMPLING[kind]

@@ -38,7 +38,7 @@ class Server:
 
     @property
     def program(self) -> psutil.Process:
-        """The process that serves: that of the launcher, or the program that it has started."""
+        """The process that serves: the launcher's process, or the program that this process has started."""
         process = process_of(self.launcher, "model-server-0")
         return [process, *process.children(recursive=True)][-1]
 
@@ -73,7 +73,7 @@ def client(server: Server) -> Iterator[Client]:
 
 
 class Rest:
-    """A kept connection to the REST interface."""
+    """A connection to the REST interface that stays open."""
 
     def __init__(self, server: Server) -> None:
         self.connection = http.client.HTTPConnection(*server.rest, timeout=20)

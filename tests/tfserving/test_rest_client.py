@@ -110,7 +110,7 @@ class Forgetful(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -143,7 +143,7 @@ class Dripping(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 def test_a_slow_answer_ends_at_the_deadline() -> None:

@@ -42,7 +42,7 @@ def function(call: Callable[..., Mapping[str, Any]], **inputs: tuple[tuple[int |
 
 
 def scale(factor: float) -> Mapping[str, Any]:
-    """A version of the model `scale`: it multiplies by its number; a second signature adds the number."""
+    """A version of the model `scale`: one signature multiplies by `factor`, and a second signature adds it."""
     pairs: Any = ((None, 2), "float32")
     return {
         "serving_default": function(lambda x: {"y": x * factor}, x=pairs),
@@ -66,7 +66,7 @@ def mixed() -> Mapping[str, Any]:
 
 
 def words() -> Mapping[str, Any]:
-    """Strings as text and as bytes, which the name of an output determines."""
+    """Strings as text and as bytes: the name of an output determines which."""
     return {
         "serving_default": function(lambda s: {"text": s, "raw_bytes": s}, s=((None,), "string")),
         "scalar": function(lambda x: {"y": tf.reduce_sum(x)}, x=((None,), "float32")),

@@ -1,4 +1,4 @@
-"""Hosts of our own: their network, what breaks it, SSH, and that nothing stays of them."""
+"""Test hosts on this machine: their network, its failures, SSH, and that nothing of the hosts stays behind."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
     print(time.monotonic() - begun)
 """
 DAEMON = "(setsid sleep 1000 &) ; echo; exec sleep 1000"
-"""A program that prints a line once it has a daemon; two processes."""
+"""A program of two processes: it starts a daemon, then prints a line."""
 STUBBORN = f"trap '' TERM; {DAEMON}"
 """A program that ignores SIGTERM, as its daemon does."""
 
@@ -63,7 +63,7 @@ def net() -> Iterator[Network]:
 
 
 def answer(net: Network, port: int = NO_PORT, seconds: float = 10.0) -> str:
-    """What a connection from edge to a port of cloud meets: ConnectionRefusedError if the host is reached."""
+    """The error of a connection from edge to a port of cloud: ConnectionRefusedError if the host is reached."""
     command = [*PYTHON, CONNECT, net.address("cloud"), str(port), str(seconds)]
     done = net.run("edge", command, capture_output=True, text=True, check=True)
     return str(done.stdout.strip())
@@ -71,7 +71,7 @@ def answer(net: Network, port: int = NO_PORT, seconds: float = 10.0) -> str:
 
 @contextmanager
 def namespaces_of(pids: Iterable[int]) -> Iterator[set[str]]:
-    """The network namespaces of the processes. Until the block is left, no new namespace gets the name of one."""
+    """The network namespaces of the processes. Until the block is left, no new namespace gets one of their names."""
     with ExitStack() as stack:
         for pid in pids:
             stack.callback(os.close, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY))
@@ -79,7 +79,7 @@ def namespaces_of(pids: Iterable[int]) -> Iterator[set[str]]:
 
 
 def start(net: Network, *argv: str) -> tuple[subprocess.Popen[str], str]:
-    """Start a program on cloud; the process, and the first line that it prints."""
+    """Start a program on cloud. Returns the process, and the first line that it prints."""
     process = net.popen("cloud", argv, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()

@@ -1,4 +1,4 @@
-"""An authority that lives as long as a test run, and the certificates that it signs."""
+"""A certificate authority that exists for one test run, and the certificates that it signs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAY = datetime.timedelta(days=1)
 
 
 class Authority:
-    """Writes into `folder`; `path` is its own certificate."""
+    """Writes its files into `folder`; `path` is the file with its own certificate."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

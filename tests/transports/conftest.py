@@ -1,4 +1,4 @@
-"""The transports as cases: whatever is in `transports.NAMES` is tested by being there."""
+"""The transports as test cases: every transport in `transports.NAMES` is tested, without a change to the tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transports.plain_sockets import Unix
 from transports.sockets import Deadline
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {"": {}, "stream": {"send": "stream", "chunk": 50_000}}
-"""Third word of a case -> the options that make it."""
+"""Third word of a case -> the options of the transport."""
 CASES = [f"{name}/{codec}" for name in transports.NAMES for codec in transports.load(name).codecs] + [
     f"{name}/raw/stream" for name in transports.NAMES if hasattr(transports.kind(name).Options, "send")
 ]
@@ -78,7 +78,7 @@ def listening(kind: type[Transport]) -> tuple[socket.socket, Address]:
 
 
 def dialled(kind: type[Transport], address: Address) -> socket.socket:
-    """A bare socket that is connected to `address`, as `kind` understands it."""
+    """A bare socket that is connected to `address`, an address of the transport `kind`."""
     if kind.addressing == "path":
         return Unix().dial(address, Deadline.after(20))
     return socket.create_connection(address, 20)
@@ -87,7 +87,7 @@ def dialled(kind: type[Transport], address: Address) -> socket.socket:
 def peers_that_say(
     said: bytes, kind: type[Transport], server: Server, stack: ExitStack, count: int = 20
 ) -> list[socket.socket]:
-    """Connections on which nothing more comes. The server may drop one before it has sent all of `said`."""
+    """Connections that send `said` and nothing more. The server may drop a connection before all of `said` is sent."""
     peers = [stack.enter_context(dialled(kind, server.address)) for _ in range(count)]
     for peer in peers:
         with suppress(OSError):
@@ -96,7 +96,7 @@ def peers_that_say(
 
 
 def assert_hung_up(peers: Iterable[socket.socket]) -> None:
-    """The other end closes every one; `TimeoutError` after 20 seconds if it does not."""
+    """Wait until the other end has closed every connection; `TimeoutError` if one stays open for 20 seconds."""
     for peer in peers:
         peer.settimeout(20)
         with suppress(ConnectionResetError):
@@ -111,7 +111,7 @@ def ping() -> Message:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """The one that both ends trust."""
+    """The authority that both ends trust."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -123,6 +123,6 @@ def tls(authority: Authority) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def stranger(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A certificate of an authority that nobody trusts, for one that trusts the right one."""
+    """Options of an end that trusts the right authority, but has a certificate of an untrusted one."""
     folder: Path = tmp_path_factory.mktemp("stranger")
     return Authority(folder).issue(HOST) | {"tls_ca": str(authority.path)}

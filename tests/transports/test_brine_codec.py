@@ -71,7 +71,7 @@ def test_a_lie_in_a_tuple_is_refused(lie: str) -> None:
 
 
 class Untouchable:
-    """Stands for RPyC's connection: a reference asks it for whatever is done to the reference."""
+    """Stands in for RPyC's connection, which a remote reference calls for every operation on the reference."""
 
     def __init__(self) -> None:
         self.asked: list[object] = []

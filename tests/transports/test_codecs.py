@@ -31,7 +31,7 @@ scalars = st.one_of(text, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.fl
 
 @st.composite
 def arrays(draw: st.DrawFn) -> Array:
-    """Any bits of any dtype, seen through any stride and order."""
+    """Arrays with any bits, any dtype, any strides and any order of axes."""
     dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]
     shape = draw(st.lists(st.integers(0, 4), max_size=4))
     data = draw(st.binary(min_size=(size := math.prod(shape) * dtype.itemsize), max_size=size))
@@ -64,11 +64,11 @@ def test_a_message_is_read_as_it_was_written(codec: str, message: Message) -> No
 
 
 def described(array: Array) -> tuple[str, tuple[int, ...], bytes]:
-    """All that a tensor is, every bit of a NaN included."""
+    """All that identifies a tensor, every bit of a NaN included."""
     return array.dtype.name, array.shape, array.tobytes()
 
 
-READABLE = sorted(CODECS.keys() - {"brine"})  # brine reads tuples, and RPyC the bytes
+READABLE = sorted(CODECS.keys() - {"brine"})  # the brine codec reads tuples; RPyC reads the bytes
 
 
 @pytest.mark.parametrize("codec", READABLE)

@@ -1,4 +1,4 @@
-"""What is gRPC's own: its status codes, its stubs and its separate connections."""
+"""What only gRPC has: status codes, stubs and separate connections."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_threads_of_a_pool_share_one_channel_unless_each_call_has_its_own(mo
 
 
 def test_a_lost_call_leaves_the_calls_of_other_threads_alone() -> None:
-    """Its thread leaves the shared channel, which closes with the last call on it."""
+    """The thread of the lost call leaves the shared channel, which closes with the last call on it."""
     begun, release = threading.Event(), threading.Event()
 
     def handle(message: Message) -> Message:
@@ -69,7 +69,7 @@ def test_a_lost_call_leaves_the_calls_of_other_threads_alone() -> None:
 
 
 def test_a_chunked_call_ends_only_when_the_server_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its thread is still the call's after the last chunk; a caller who went on at once would find none left."""
+    """The call keeps its thread after the last chunk; a caller that went on at once would find no free thread."""
     sending = Watchdog.sending
 
     def slow_to_end(self: Watchdog, stream: Iterator[bytes], call: Cancellable) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What the HTTP server adds to uvicorn: connections that it does not keep, and how it ends."""
+"""What the HTTP server adds to uvicorn: which connections it closes, and how it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transports.http_server import Head, HttpServer, Reply
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE = bytes(32 * 2**20)
-"""More than the kernel buffers of a connection that is not read."""
+"""More bytes than the kernel buffers for a connection whose peer does not read."""
 
 
 class Large:
@@ -39,7 +39,7 @@ def server() -> Iterator[HttpServer]:
 
 
 def asking(server: HttpServer, stack: ExitStack) -> socket.socket:
-    """A connection with a request, whose answer has begun."""
+    """A connection on which a request was sent and its answer has begun."""
     peer = stack.enter_context(socket.create_connection(server.address, 20))
     peer.sendall(ASK)
     assert peer.recv(15) == b"HTTP/1.1 200 OK"
@@ -54,7 +54,7 @@ def test_a_peer_that_does_not_read_its_answer_is_dropped(server: HttpServer) -> 
 
 
 def test_a_peer_that_reads_slowly_gets_all_of_its_answer(server: HttpServer) -> None:
-    """It takes a piece of the answer within the time for one, and the whole answer in more."""
+    """The peer reads a piece of the answer within the time for a piece, and the whole answer in a longer time."""
     with ExitStack() as stack:
         peer, size = asking(server, stack), 0
         while size < len(LARGE) and (piece := peer.recv(2**20)):

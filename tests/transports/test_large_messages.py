@@ -1,4 +1,4 @@
-"""Messages around gRPC's well-known 4 MB, of 64 MB and of up to 600 MB, and what is refused above a limit."""
+"""Messages around gRPC's well-known limit of 4 MB, of 64 MB and of up to 600 MB, and what is refused above a limit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from transports.errors import MessageTooLarge, UsageError
 MB = 10**6
 SIZES = {"3.9 MB": 3_900_000, "4.1 MB": 4_100_000, "64 MB": 64 * MB}
 MOST = {"json": 5 * MB}
-"""Codec -> bytes above which it is left out. As numbers 64 MB take as long as over all other transports together, and
-cross in the same way as in base64."""
+"""Codec -> bytes above which it is left out. 64 MB as JSON numbers take as long as 64 MB over all other transports
+together, and cross in the same way as in base64."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def case(any_transport: Case, size: int) -> Case:
 
 
 def noise(size: int) -> Array:
-    """Bytes of which zlib leaves less than a tenth: stock RPyC takes the square of what is left."""
+    """Bytes that zlib shrinks to less than a tenth: the time of stock RPyC grows with the square of the shrunk size."""
     x = np.zeros(size, np.uint8)
     x[::16] = np.random.default_rng(0).integers(0, 256, x[::16].size, np.uint8)
     return x
@@ -51,7 +51,7 @@ def test_a_payload_of_exactly_the_limit_comes_back_and_one_byte_more_does_not(ca
 @pytest.mark.parametrize(("here", "there"), [(2, 200), (200, 2)], ids=["client", "server"])
 @pytest.mark.parametrize("size", [SIZES["4.1 MB"]], ids=["4.1 MB"])
 def test_an_answer_above_a_limit_is_refused(case: Case, size: int, here: int, there: int) -> None:
-    """With both figures; that of a frame that zlib has shrunk is what crossed."""
+    """The error says the size and the limit. For a frame that zlib has shrunk, the size is the shrunk size."""
     x = np.zeros(size, np.uint8)
     x[::5] = 1
     server = case.serve(lambda message: Message("x", {}, {"x": x} if message.fields else {}), limit=there * MB)
@@ -73,7 +73,7 @@ LIMIT = 700 * MB
 def test_hundreds_of_megabytes(
     name: str, options: dict[str, str], size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Above the limit that every transport has by default.
+    """Messages above the limit that every transport has by default.
 
     Prints the largest memory that the server held, as a multiple of the payload (`pytest -s` shows it).
     """

@@ -1,4 +1,4 @@
-"""What the servers over our own sockets share: who is let in, and that all of them leave."""
+"""What all servers over our own sockets share: which peers they accept, and that closing ends every conversation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 5
 
 
 def say_again(sock: DeadlineSocket) -> None:
-    """A conversation: what is said comes back, until the peer is gone or says "fail"."""
+    """A conversation that echoes all bytes, until the peer is gone or sends "fail"."""
     while said := sock.recv(100):
         if said == b"fail":
             raise KeyError("a conversation went wrong")
@@ -39,7 +39,7 @@ def dialled(server: Listener, stack: ExitStack) -> socket.socket:
 
 
 def answers(peer: socket.socket, said: bytes) -> bytes:
-    """What comes back; nothing where the connection has been closed."""
+    """Send `said`, and return the answer: empty if the connection has been closed."""
     try:
         peer.sendall(said)
         return peer.recv(100)

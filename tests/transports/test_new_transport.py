@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LINE = '    "none": "transports.direct:Direct",\n'
 SUITES = ("tests/transports", "tests/faults/test_transports.py", "tests/faults/test_overload.py")
-"""Their parameters come from `transports.NAMES`. A test that runs all transports at once runs the new one, too."""
+"""The suites take their cases from `transports.NAMES`. A test that runs all transports at once runs the new one."""
 CHOSEN = "toy or (call_fails_in_time and (swallowed or reset)) or drains or killed"
 
 

@@ -78,7 +78,7 @@ def test_a_peer_that_has_come_back_is_called_at_once(
         pass
     server.close()
     again = any_transport.serve(lambda message: message, port=server.address.port)
-    if any_transport.kind.addressing == "in-process":  # where a connection does not show that its server has closed
+    if any_transport.kind.addressing == "in-process":  # whose connections do not show that the server has closed
         with pytest.raises(ConnectionLost):
             pool.call(again.address, ping, 5)
     assert [pool.call(again.address, ping, 5)[0] for _ in range(3)] == [ping] * 3

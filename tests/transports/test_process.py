@@ -47,7 +47,7 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
 
 
 def test_a_signal_at_any_line_of_waiting_ends_it() -> None:
-    """An event that a handler sets would block here for good: the main thread holds its lock at some lines."""
+    """A handler that sets an event would block here for good: at some lines the main thread holds the event's lock."""
     done = subprocess.run([sys.executable, "-c", EVERY_LINE], cwd=ROOT, capture_output=True, text=True, timeout=WAIT)
     assert done.returncode == 0, done.stderr
     assert all(int(lines) > 3 for lines in done.stdout.split())

@@ -1,4 +1,4 @@
-"""What a client of another make meets at a REST server, and what both ends have set on their sockets."""
+"""How a REST server treats clients that are not ours, and the socket options of both ends."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def said(server: Server, data: bytes) -> bytes:
             if not (piece := peer.recv(10_000)):
                 return answer
             answer += piece
-        peer.shutdown(socket.SHUT_WR)  # no earlier: who hangs up waits for no answer
+        peer.shutdown(socket.SHUT_WR)  # no earlier: a peer that hangs up gets no answer
         return answer + b"".join(iter(lambda: peer.recv(10_000), b""))
 
 
@@ -97,7 +97,7 @@ def test_a_ready_server_names_its_codecs(stranger: http.client.HTTPConnection) -
 def test_what_is_not_there_is_answered_with_what_is(
     stranger: http.client.HTTPConnection, method: str, path: str, body: bytes | None
 ) -> None:
-    for _ in range(2):  # and the connection goes on
+    for _ in range(2):  # the connection stays usable
         status, answer = asked(stranger, method, path, body)
         assert status == 404
         assert f"no {method} {path} (valid: GET {READY}, POST /v1/json, POST /v1/json-b64)" in answer.decode()
@@ -192,7 +192,7 @@ def test_a_peer_that_stalls_inside_a_request_is_dropped(case: Case, ping: Messag
 
 
 def test_a_peer_that_sends_its_head_byte_by_byte_is_dropped(case: Case) -> None:
-    """Each byte comes in time, and the head does not."""
+    """Each byte comes in time, but the whole head does not."""
     server = case.serve(echo, stall=0.5)
     with socket.create_connection(server.address, 5) as peer, suppress(OSError):
         for byte in REQUEST:
@@ -222,7 +222,7 @@ def test_an_announced_length_takes_no_memory_before_its_bytes_have_come(case: Ca
 
 
 def test_another_http_server_is_refused(case: Case) -> None:
-    """It knows no such path, or says something that is no HTTP."""
+    """The other server does not know the path, or does not speak HTTP."""
     for answer in (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b"220 smtp ready\r\n", b""):
         with socket.create_server((HOST, 0)) as listener:
             address = listener.getsockname()
@@ -271,7 +271,7 @@ def test_an_unusable_answer_is_a_wire_error(case: Case, ping: Message, answer: b
         connection = case.connect(Address(*listener.getsockname()))
         with pytest.raises(error):
             connection.call(ping, 5)
-        assert connection.closed == (error is not WireError)  # which says that the body was whole, and no message
+        assert connection.closed == (error is not WireError)  # WireError: the body was whole, but no message
         thread.join(5)
 
 

@@ -1,4 +1,4 @@
-"""What a peer that keeps to no rule can do to a server: end its own connection, and nothing else."""
+"""A peer that breaks the rules of a protocol can end its own connection, and do nothing else to a server."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_peer_that_stalls_inside_a_frame_is_dropped(name: str, ping: Message) 
 
 @pytest.mark.parametrize("path", [*METHODS.values(), *CHUNKED.values(), READY])
 def test_calls_without_a_message_keep_no_thread(path: str, ping: Message) -> None:
-    """Twice as many as there are threads; every one is cancelled, and then others are served."""
+    """Twice as many calls as there are threads; every one is cancelled or refused, and then other calls are served."""
     case, silence = Case("grpc", "raw"), threading.Event()
     with case.stack, ExitStack() as stack:
         server = case.serve(echo, workers=1, stall=0.5)
@@ -234,7 +234,7 @@ def test_a_swarm_of_small_values_is_refused_before_brine_sees_it(kind: type[Rpyc
     swarm = brine.TAG_TUP_L4 + struct.pack("!L", 2**21) + brine.TAG_NONE * 2**21
     with kind().serve(echo, HOST, 0, 2) as server, socket.create_connection(server.address, 5) as sock:
         channel = kind().channel(sock)
-        for _ in range(2):  # and the connection goes on
+        for _ in range(2):  # the connection stays usable
             channel.send(swarm)
             with pytest.raises(MessageTooLarge, match="values or more, above the limit of"):
                 channel.recv()
@@ -242,7 +242,7 @@ def test_a_swarm_of_small_values_is_refused_before_brine_sees_it(kind: type[Rpyc
 
 
 def eventually(action: Callable[[], Result]) -> Result:
-    """What `action` gives once it raises no error, within half a minute."""
+    """Repeat `action` for up to half a minute until it raises no `WireError`, and return its result."""
     end = time.monotonic() + 30
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What the two RPyC rows differ in, read from live connections; and what neither lets a peer do."""
+"""How the two RPyC transports differ, read from live connections; and what neither lets a peer do."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_call_is_one_round_trip(kind: type[RpycStock]) -> None:
 
 @pytest.fixture
 def plain(kind: type[RpycStock]) -> Iterator[rpyc.Connection]:
-    """A connection of RPyC's own, as a peer that does not keep to our rules has it."""
+    """RPyC's own connection, as a peer that does not keep to our rules would use it."""
     with kind().serve(lambda message: message, HOST, 0, 2) as server:
         connection = rpyc.connect(*server.address, config={"sync_request_timeout": 30})
         yield connection
@@ -112,7 +112,7 @@ def test_a_peer_reaches_nothing_but_the_one_method(plain: rpyc.Connection, name:
 def test_a_peer_cannot_pickle(plain: rpyc.Connection) -> None:
     with pytest.raises(ValueError, match="pickling is disabled") as caught:
         plain.sync_request(rpyc.core.consts.HANDLE_PICKLE, plain.root, 2)
-    assert __file__.rpartition("/tests/")[0] not in str(caught.value)  # nor does it see a traceback
+    assert __file__.rpartition("/tests/")[0] not in str(caught.value)  # the peer sees no traceback
 
 
 @pytest.mark.parametrize("sent", [np.zeros(3), [1, 2], {"a": 1}, (b"m", bytearray(8))])
@@ -128,7 +128,7 @@ def test_a_reference_is_refused_without_a_callback(plain: rpyc.Connection, sent:
 
 @contextmanager
 def peer_that(answers: bytes) -> Iterator[transports.Address]:
-    """A peer that accepts one connection, sends `answers` and says no more."""
+    """A peer that accepts one connection, sends `answers` and then nothing more."""
     with socket.create_server((HOST, 0)) as listener, ExitStack() as stack:
 
         def accept() -> None:

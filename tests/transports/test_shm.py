@@ -1,4 +1,4 @@
-"""Shared memory: what is used again, how long views live, and that nothing is left after any death."""
+"""Shared memory: which segments are used again, how long views live, and that nothing is left when an end dies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def large(value: int = 0, size: int = SIZE) -> Message:
 
 
 def segments(connection: Connection) -> int:
-    """The segments that this end has made for its requests."""
+    """The number of segments that this end has made for its requests."""
     assert isinstance(connection, ShmConnection)
     assert isinstance(connection._stream, ShmStream)
     return len(connection._stream._own)

@@ -28,7 +28,7 @@ from transports.spans import (
 )
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-"""The example of the standard."""
+"""The example of the standard (W3C Trace Context)."""
 HERE = Context(f"00-{TRACE}-{SPAN}-01")
 
 
@@ -103,7 +103,7 @@ KINDS = {
     "serve": (("decode", 0, 1), ("encode", 2, 3), ("serve", 0, 3)),
     "work": (("step", 0, 1), ("queue", 1, 2), ("step", 2, 3), ("work", 0, 3)),
 }
-"""Kind -> the names, begins and ends of its spans, from the moments 0 to 3."""
+"""Kind -> the names, begins and ends of the spans that the moments 0, 1, 2 and 3 give."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""The `tensorproto` form is TensorFlow's own, byte for byte. TensorFlow judges; only this test imports it."""
+"""The `tensorproto` form is TensorFlow's own, byte for byte. TensorFlow checks this; only this test imports it."""
 
 from __future__ import annotations
 

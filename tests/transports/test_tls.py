@@ -66,7 +66,7 @@ def test_a_client_without_a_certificate_is_refused(tls_transport: Case, ping: Me
 
 
 def _bare(transport: Any, tls: Options) -> None:
-    """Leave `transport` with the authority, and nothing to show for itself."""
+    """Let `transport` trust the authority, but show no certificate of its own."""
     context = ssl.create_default_context(cafile=tls["tls_ca"])
     context.sslsocket_class = transport._tls.client.sslsocket_class
     transport._tls = replace(transport._tls, cert=None, key=None, client=context)
@@ -92,7 +92,7 @@ def test_a_server_in_plain_text_is_refused_in_time(tls_transport: Case, ping: Me
 
 
 def test_a_slow_reader_makes_progress_under_tls_too(tls: Options) -> None:
-    """What it takes in `patience` is a small part of the whole."""
+    """The bytes that it reads within `patience` are a small part of the whole."""
     own = load(Limits(**tls))
     with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor(1) as threads:
         left = dialled(socket.create_connection(listener.getsockname()), HOST, own)

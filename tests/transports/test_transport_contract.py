@@ -120,7 +120,7 @@ def test_an_error_of_the_handler_arrives_as_its_own_type(any_transport: Case, ki
         raise WireError.kinds[kind]("stage 'a' has no tensor 'è'")
 
     connection = any_transport.connect(any_transport.serve(fail).address)
-    for _ in range(2):  # and the connection goes on
+    for _ in range(2):  # the connection stays usable
         with pytest.raises(WireError.kinds[kind], match="stage 'a' has no tensor 'è'"):
             connection.call(Message("x"), 5)
 
@@ -165,7 +165,7 @@ def test_what_is_too_large_is_refused_with_both_figures(
 def test_frames_far_above_the_limit_leave_the_connection_usable(
     remote_transport: Case, here: int, there: int, bigger: str
 ) -> None:
-    """So far that the library's own limit, and not the payload's, is what refuses them."""
+    """The library's own limit refuses such frames, and not the limit of the payload."""
     noise = np.random.default_rng(0).integers(0, 255, 3 * 2**20, np.uint8)
     tensors = {"x": noise}
     server = remote_transport.serve(lambda message: Message("x", {}, tensors if message.fields else {}), limit=there)
@@ -200,7 +200,7 @@ def test_what_no_codec_may_carry_is_refused_by_name(remote_transport: Case, case
 
 
 def test_a_handler_may_call_on(any_transport: Case) -> None:
-    """A chain of servers, each with one worker: a nested call needs none of its caller's."""
+    """A chain of servers, each with one worker: a nested call needs no worker of its caller."""
     address = any_transport.serve(lambda message: Message("end", {}, message.tensors)).address
     for _ in range(4):
         address = any_transport.serve(_caller_of(any_transport, address), workers=1).address

@@ -46,7 +46,7 @@ def test_a_deadline_holds_against_a_frozen_process(remote_transport: Case, size:
         message = Message("x", {}, {"x": np.random.default_rng(0).random(size // 8 + 1)})
         start = time.monotonic()
         connection.call(message, 20)
-        usual = time.monotonic() - start  # writing it is done before anything can be seen to take too long
+        usual = time.monotonic() - start  # the deadline takes effect only after the message is written
         os.kill(child.pid, signal.SIGSTOP)
         os.waitpid(child.pid, os.WUNTRACED)
         try:
@@ -188,7 +188,7 @@ def test_nothing_is_left_behind(any_transport: Case, ping: Message) -> None:
         for connection in connections:
             connection.close()
 
-    round_trips()  # what a library keeps for good, it has now
+    round_trips()  # from now on, libraries hold all that they keep for good
     threads, descriptors = set(threading.enumerate()), psutil.Process().num_fds()
     round_trips()
     for thread in set(threading.enumerate()) - threads:

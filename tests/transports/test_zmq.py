@@ -1,4 +1,4 @@
-"""ZeroMQ: CURVE, its limits, its threads, and requests that nobody awaits."""
+"""ZeroMQ: CURVE, its limits, its threads, and requests that no client awaits."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_threads_start_when_calls_overlap_and_end_with_the_server(case: Case, pi
 
 
 def test_connections_that_come_and_go_leave_no_descriptor(case: Case, ping: Message) -> None:
-    """Their sockets are closed by a thread of ZeroMQ."""
+    """A thread of ZeroMQ closes their sockets."""
     server = case.serve(echo)
 
     def visit() -> None:
@@ -220,7 +220,7 @@ def test_an_address_that_is_none_is_a_connect_error(case: Case) -> None:
 
 
 def test_a_connection_whose_first_answer_overtakes_the_event_of_its_connection_is_kept() -> None:
-    """The event waits in the monitor until somebody reads it; the connection was taken for one that had ended."""
+    """The event stays in the monitor until it is read; an earlier version took the connection for an ended one."""
     transport = transports.make("zmq")
     with transport.serve(lambda message: message, "127.0.0.1", 0, 2) as server:
         for _ in range(50):

@@ -1,4 +1,4 @@
-"""A whole transport in one file, as somebody would add it: frames over TCP. `test_new_transport` adds it."""
+"""A whole transport in one file, as a contributor would add it: frames over TCP. `test_new_transport` adds it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transports.socket_connection import SocketConnection, dial
 from transports.sockets import Deadline, DeadlineSocket, no_delay, send_all
 
 HEAD = struct.Struct("!QQ")
-"""Bytes of the message's tensors, and of the frame that follows. An empty frame asks for one."""
+"""Bytes of the message's tensors, and of the frame that follows. An empty frame asks for an empty frame."""
 
 
 class Toy(Transport):
@@ -87,7 +87,7 @@ def read(body: bytes) -> Message:
 
 
 def received(sock: DeadlineSocket, limits: Limits) -> bytes:
-    """The next frame. Raises `MessageTooLarge` for one above the limit, once it has been discarded."""
+    """The next frame. Discards a frame above the limit, and then raises `MessageTooLarge`."""
     payload, length = HEAD.unpack(exactly(sock, HEAD.size))
     if payload > limits.max_message or length > limits.max_message + 2 * ENVELOPE:
         while length:

@@ -1,4 +1,4 @@
-"""Hosts of our own to test on: network namespaces on a bridge, without a change to this machine's own network.
+"""Hosts for tests: network namespaces on a bridge, without a change to this machine's own network.
 
     with network({"edge": "10.77.0.2", "cloud": "10.77.0.3"}, rates={"edge": "50mbit"}) as net:
         net.run("edge", ["python", "client.py", net.address("cloud")])

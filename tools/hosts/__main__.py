@@ -1,4 +1,4 @@
-"""`python -m tools.hosts --host NAME=ADDRESS ... -- COMMAND ...` runs a command on hosts that it makes for it."""
+"""`python -m tools.hosts --host NAME=ADDRESS ... -- COMMAND ...` makes hosts, and runs a command on one of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ examples:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the command line asks for."""
+    """The settings of a command line."""
 
     addresses: dict[str, str]
     rates: dict[str, str]
@@ -109,7 +109,7 @@ def _wish(argv: Sequence[str]) -> Wish:
 
 
 def _by_host(flag: str, texts: Sequence[str], hosts: Iterable[str]) -> dict[str, str]:
-    """Host -> its value, of texts such as `50mbit` (all hosts) and `edge=50mbit`."""
+    """Host -> its value, from texts such as `50mbit` (for all hosts) and `edge=50mbit`."""
     everywhere = [text for text in texts if "=" not in text]
     if len(everywhere) > 1:
         raise UsageError(f"{flag}: given twice for all hosts; give it once, or as NAME=VALUE")

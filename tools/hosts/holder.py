@@ -1,9 +1,9 @@
 """Ends the processes of a network namespace. `unshare --net python holder.py` also keeps the namespace until then.
 
 Rules of the program:
-  - It prints `ready` once it is in its namespace, and runs until its standard input closes, which the kernel does
-    however the process at the other end of that pipe ends.
-  - Then it ends every other process of the namespace, among them daemons that have left their session, and itself. The
+  - It prints `ready` once it is in its namespace, and runs until its standard input closes. The kernel closes that pipe
+    when the process at its other end ends, in whatever way.
+  - Then it ends every other process of the namespace, including daemons that have left their session, and itself. The
     kernel deletes a namespace without processes, and its interfaces.
   - It imports the standard library only, since each host starts one.
 """
@@ -35,7 +35,7 @@ def processes(namespace: str) -> frozenset[int]:
     found = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
-            with contextlib.suppress(OSError):  # it has ended, or belongs to another user
+            with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
                 if namespace_of(folder.name) == namespace:
                     found.add(int(folder.name))
     return frozenset(found)
@@ -44,7 +44,7 @@ def processes(namespace: str) -> frozenset[int]:
 def end(namespace: str, keep: Collection[int] = (), grace: float = GRACE) -> None:
     """End all processes of the namespace but `keep`: SIGTERM, `grace` seconds to end (0: none), SIGKILL.
 
-    Raises `TimeoutError` if one has not ended `LIMIT` seconds after SIGKILL.
+    Raises `TimeoutError` if a process has not ended `LIMIT` seconds after SIGKILL.
     """
     if grace and _ended_by(signal.SIGTERM, namespace, keep, grace):
         return
@@ -53,7 +53,7 @@ def end(namespace: str, keep: Collection[int] = (), grace: float = GRACE) -> Non
 
 
 def _ended_by(number: signal.Signals, namespace: str, keep: Collection[int], seconds: float) -> bool:
-    """Send a signal to the processes, and to those that they start meanwhile; whether all end within `seconds`."""
+    """Send a signal to the processes, and to processes that they start meanwhile. Whether all end within `seconds`."""
     limit = time.monotonic() + seconds
     while True:
         with contextlib.ExitStack() as stack:
@@ -75,7 +75,7 @@ def _ended_by(number: signal.Signals, namespace: str, keep: Collection[int], sec
 
 
 def _handles(namespace: str, keep: Collection[int], stack: contextlib.ExitStack) -> Iterator[int]:
-    """Open a descriptor of each process; a process id could belong to another process by the time it is used."""
+    """Open a descriptor of each process, since a process id could belong to another process by the time it is used."""
     for pid in processes(namespace) - {*keep}:
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(pid)

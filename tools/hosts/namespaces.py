@@ -1,8 +1,8 @@
 """Network namespaces that are joined by a bridge, which lies in a namespace of its own.
 
 Rules:
-  - Namespaces have no names. A holder process keeps each (see `tools.hosts.holder`); it ends all processes of its
-    namespace when its standard input closes. So nothing stays when the process that built them is killed.
+  - Namespaces have no names. A holder process keeps each namespace (see `tools.hosts.holder`), and ends all its
+    processes when the holder's standard input closes. So nothing stays when the process that built them is killed.
   - Host number i has the interface `eth0`; the other end of its cable is `port<i>` of the bridge.
   - A user that may not make network namespaces makes them within a user namespace, whose root is this user.
 """
@@ -25,7 +25,7 @@ from tools.hosts import holder
 from transports.errors import SplitbenchError, UsageError
 
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
-"""Where programs are looked for: Debian's PATH of other users than root lacks the folders of `ip`, `tc` and `sshd`."""
+"""Folders in which programs are looked for: on Debian, only root's PATH has the folders of `ip`, `tc` and `sshd`."""
 PACKAGES = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "tc": "iproute2"}
 SSH_PACKAGES = {"ssh": "openssh-client", "ssh-keygen": "openssh-client", "sshd": "openssh-server"}
 """Program -> the Debian package that has it."""
@@ -46,7 +46,7 @@ class Space:
 
     holder: subprocess.Popen[str]
     name: str
-    """As in `holder.namespace_of`."""
+    """The name that `holder.namespace_of` returns."""
     handle: int
     """A descriptor of the namespace. While it is open, no other namespace gets this name."""
     in_user: bool
@@ -58,7 +58,7 @@ class Space:
         return [program("nsenter"), *user, "--net", "--target", str(self.holder.pid), "--", *argv]
 
     def configure(self, tool: str, lines: Sequence[str]) -> None:
-        """Give `lines` to `ip` or `tc`. Raises `SplitbenchError` with what it says if one fails."""
+        """Pass `lines` to `ip` or `tc`. Raises `SplitbenchError` with the tool's message if a line fails."""
         done = subprocess.run(
             self.command([program(tool), "-batch", "-"]), input="\n".join(lines), capture_output=True, text=True
         )
@@ -82,7 +82,7 @@ class Network:
         return self.addresses[name]
 
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
-        """The command that runs `argv` on a host. Its process is that of `argv`, for `nsenter` becomes it."""
+        """The command that runs `argv` on a host. `nsenter` replaces itself by `argv`, so both are one process."""
         return self._space(name).command(argv)
 
     def run(self, name: str, argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
@@ -109,14 +109,14 @@ class Network:
     def block(self, name: str, port: int) -> None:
         """Drop the packets that arrive for a TCP port of a host, without an answer, as a firewall does.
 
-        This concerns open connections too, but none that the host makes to itself.
+        This affects open connections too, but not connections of the host to itself.
         """
         target = f"dst {self.address(name)}/32 proto tcp dport {port}"
-        # A policy of IPsec: each kernel of a distribution has them, and iproute2 suffices.
+        # A policy of IPsec: every distribution's kernel supports these policies, and iproute2 is enough to set one.
         self._space(name).configure("ip", [f"xfrm policy update dir in src 0.0.0.0/0 {target} action block"])
 
     def power_off(self, name: str) -> None:
-        """Cut a host's cable and kill its processes (SIGKILL). `mend` gives an empty host at the same address.
+        """Cut a host's cable and kill its processes (SIGKILL). After `mend`, an empty host has the same address.
 
         Raises `TimeoutError` if a process does not end.
         """
@@ -138,12 +138,12 @@ class Network:
 def network(
     addresses: Mapping[str, str], rates: Mapping[str, str] | None = None, delays: Mapping[str, str] | None = None
 ) -> Iterator[Network]:
-    """Hosts with these IPv4 addresses, all of one /24. On leaving, all their processes are ended.
+    """Hosts with these IPv4 addresses, all of one /24. On exit all processes on the hosts are ended.
 
-    `rates`: host -> what its link carries each way, as `50mbit` (bits per second, in the words of `tc`). `delays`: host
-    -> how long its link takes one way, as `10ms`, where the kernel has netem. Other links have no limit. Raises
-    `UsageError` for values that cannot be used or if `missing()`, and `SplitbenchError` with what `ip` or `tc` says if
-    the kernel refuses something.
+    `rates`: host -> bandwidth of its link in each direction, as `50mbit` (bits per second, in `tc`'s notation).
+    `delays`: host -> one-way delay of its link, as `10ms`, if the kernel has netem. Other links have no limit. Raises
+    `UsageError` for values that cannot be used or if `missing()`, and `SplitbenchError` with the message of `ip` or
+    `tc` if the kernel refuses something.
     """
     rates, delays = rates or {}, delays or {}
     _check(addresses, rates, delays)
@@ -193,7 +193,7 @@ def _space(flags: Sequence[str], others: Sequence[Space]) -> Space:
     """A new namespace, which belongs to the same user namespace as the others."""
     in_user = "--user" in flags
     inside = [program("unshare"), *(("--net",) if others else flags), sys.executable, "-I", "-S", holder.__file__]
-    # A session of its own: Ctrl-C in a terminal must reach the builder only, which then leaves in order.
+    # A session of its own: Ctrl-C in a terminal must reach only the building process, which then ends the hosts.
     process = subprocess.Popen(
         others[0].command(inside) if others and in_user else inside,
         stdin=subprocess.PIPE,

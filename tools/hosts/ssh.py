@@ -16,7 +16,7 @@ from tools.hosts.namespaces import Network, missing, program
 from transports.errors import SplitbenchError, UsageError
 
 PORT = 2222
-"""Each host has its own ports, so that all servers have the same."""
+"""The port of every server: each host has its own network, so the ports do not collide."""
 SEPARATION = Path("/run/sshd")
 """The empty folder that sshd demands when root runs it."""
 SERVER = """\
@@ -51,7 +51,7 @@ Host {name}
 
 @contextmanager
 def sshd(net: Network, names: Iterable[str], folder: Path) -> Iterator[Path]:
-    """Run an SSH server on each host; the path of the ssh_config in which each has its name.
+    """Run an SSH server on each host; yields the path of an ssh_config that has the hosts by name.
 
     `folder` gets the keys, the configuration, and the log of each server as NAME.log. The user that runs this can log
     in from any host: `net.run("edge", ["ssh", "-F", str(config), "cloud", "uname"])`. On leaving, the servers are
@@ -78,7 +78,7 @@ def sshd(net: Network, names: Iterable[str], folder: Path) -> Iterator[Path]:
 
 
 def _key(path: Path) -> str:
-    """Make a key pair; its public key as a line."""
+    """Make a key pair, and return its public key as a line."""
     path.unlink(missing_ok=True)  # ssh-keygen would ask
     subprocess.run(
         [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)],
@@ -94,7 +94,7 @@ def _server(net: Network, name: str, folder: Path) -> Iterator[None]:
     command = [program("sshd"), "-D", "-e", "-f", str(folder / f"{name}.sshd_config")]
     if os.geteuid() == 0:
         SEPARATION.mkdir(mode=0o755, exist_ok=True)
-    else:  # as "root" of a user namespace sshd would change its user, which only its own user can be there
+    else:  # as "root" of a user namespace, sshd would change to another user, and the namespace has no other user
         ids = (f"--map-user={os.geteuid()}", f"--map-group={os.getegid()}")
         command = [program("unshare"), "--user", *ids, *command]
     process = net.popen(name, command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
@@ -105,7 +105,7 @@ def _server(net: Network, name: str, folder: Path) -> Iterator[None]:
         said += line
         if not line:
             raise SplitbenchError(f"sshd on {name} ended with status {process.wait()}: {said.decode().strip()}")
-    # Sessions write there too, and would stop if no process read it.
+    # Sessions write to this pipe too, and would block if no process read it.
     threading.Thread(target=_keep, args=(process.stderr, folder / f"{name}.log"), daemon=True).start()
     try:
         yield
@@ -115,6 +115,6 @@ def _server(net: Network, name: str, folder: Path) -> Iterator[None]:
 
 
 def _keep(source: IO[bytes], path: Path) -> None:
-    """Write to a file what comes, as it comes."""
+    """Copy `source` to a file, each byte as soon as it arrives."""
     with source, path.open("wb", buffering=0) as log:
         shutil.copyfileobj(source, log, 1)

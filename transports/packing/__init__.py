@@ -1,4 +1,4 @@
-"""Packing: tensors in fewer bytes while they cross a wire, whatever the transport.
+"""Packing: encodes tensors in fewer bytes while they cross a wire, with any transport.
 
 A packer is a class and a line in `NAMES`. Its library is imported when it is loaded. `messages` applies it to messages.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transports.packing.base import Packer
 
 OFF = "none"
-"""The wire on which tensors cross as they are."""
+"""The value of `--wire` with which tensors cross unchanged."""
 NAMES: Mapping[str, str] = {
     "f16": "transports.packing.floats:Float16",
     "bf16": "transports.packing.floats:BFloat16",
@@ -34,9 +34,9 @@ SHOWN = "none|f16|bf16|int8|lz4|zstd|blosc2|zfp:TOL|jpeg:QUALITY"
 
 
 def check(wire: str) -> str:
-    """`wire` in its one form: `zfp:1e-3` is `zfp:0.001`.
+    """`wire` in its canonical form: `zfp:1e-3` becomes `zfp:0.001`.
 
-    Raises `UsageError` for a name that is none, and for an argument that is missing, superfluous or unusable. Needs no
+    Raises `UsageError` for an unknown name, and for an argument that is missing, superfluous or unusable. Needs no
     library of a packer.
     """
     if wire == OFF:

@@ -1,10 +1,10 @@
 """The contract of a packer: everything that an implementer must read.
 
 Rules:
-  - A packed tensor is an array of its own: what unpacking needs besides dtype and shape is among its bytes.
-  - `pack` refuses by `ValueError` what would come back as something else than the packer promises.
-  - `unpack` takes memory in proportion to the packed bytes and the declared size alone, whatever the bytes claim. For
-    bytes that `pack` did not write it may raise any exception; `messages` turns it into a `MalformedMessage`.
+  - A packed tensor is one new array: its bytes contain all that unpacking needs besides dtype and shape.
+  - `pack` raises `ValueError` for a tensor that would not come back as exactly as the packer promises.
+  - `unpack` allocates memory in proportion to the packed bytes and the declared size alone, whatever the bytes claim.
+    For bytes that `pack` did not write it may raise any exception; `messages` turns it into a `MalformedMessage`.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ class Packer(ABC):
     lossless: ClassVar[bool] = False
     """Whether a tensor comes back bit for bit."""
     libraries: ClassVar[Mapping[str, str]] = {}
-    """Imported package -> what `pip install` takes for it."""
+    """Imported package -> its name for `pip install`."""
     answers: ClassVar[bool] = True
-    """Whether it packs answers of servers, too."""
+    """Whether the packer also packs the answers of servers."""
 
     @classmethod
     def parse(cls, argument: str | None) -> Self:
-        """The packer with what stands behind the colon; None without a colon. Raises `ValueError`."""
+        """The packer for `argument`, the text after the colon (None: no colon). Raises `ValueError`."""
         if argument is not None:
             raise ValueError(f"takes no argument, and has {argument!r}; give {cls.name}")
         return cls()
 
     @property
     def wire(self) -> str:
-        """Name and argument, as `--wire` has them."""
+        """Name and argument, as in a value of `--wire`."""
         return self.name
 
     @classmethod
     @abstractmethod
     def takes(cls, dtype: str, shape: tuple[int | None, ...]) -> bool:
-        """Whether it packs such tensors; others cross as they are. An open extent of a plan is None."""
+        """Whether the packer packs tensors of this dtype and shape; others cross unchanged. None: an open extent."""
 
     @abstractmethod
     def pack(self, tensor: Array) -> Array:
-        """`tensor`, which is C-contiguous and has elements, in fewer bytes. Raises `ValueError`."""
+        """`tensor`, which is C-contiguous and not empty, in fewer bytes. Raises `ValueError`."""
 
     @abstractmethod
     def unpack(self, packed: Array, dtype: Dtype, shape: Shape) -> Array:
-        """An array with the bytes of the tensor of `dtype` and `shape`, which has elements, from a peer's `packed`."""
+        """An array with the bytes of the tensor that a peer packed as `packed`: of `dtype` and `shape`, not empty."""
 
 
 def byte_view(array: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Packers that write a float in fewer bits: half precision, bfloat16, and integers of 8 bits."""
+"""Packers that write each float in fewer bits: as half precision, bfloat16, or an integer of 8 bits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from transports.packing.base import Dtype, Packer, Shape, check_packed
 
 @dataclass(frozen=True)
 class Narrow(Packer):
-    """Each element becomes one of the dtype `narrow`. NaN and infinities stay what they are."""
+    """Converts each element to the dtype `narrow`. NaN and infinities are kept."""
 
     narrow: ClassVar[str]
     others: ClassVar[str]
-    """Packers for larger values."""
+    """Names of packers for larger values, for an error text."""
 
     @classmethod
     def takes(cls, dtype: str, shape: tuple[int | None, ...]) -> bool:
@@ -55,17 +55,17 @@ class BFloat16(Narrow):
 
 
 class Int8(Packer):
-    """256 levels from the tensor's smallest to its largest value, the same for all of its elements.
+    """Quantises to 256 levels from the tensor's smallest to its largest value.
 
-    Packed: the smallest value and the distance of two levels as float64, then a byte for each element. An element is
-    wrong by half of that distance at most, beside the rounding of its dtype.
+    Packed: the smallest value and the distance between two levels as float64, then one byte for each element. The error
+    of an element is at most half of that distance, plus the rounding error of its dtype.
     """
 
     name = "int8"
     HEAD: ClassVar[struct.Struct] = struct.Struct("<dd")
     LEVELS: ClassVar[int] = 255
     SAFE: ClassVar[tuple[float, float]] = (1e-30, 1e30)
-    """Ranges that float32 can compute with."""
+    """The smallest range and the largest absolute value of a tensor with which float32 can compute."""
 
     @classmethod
     def takes(cls, dtype: str, shape: tuple[int | None, ...]) -> bool:
@@ -107,7 +107,7 @@ class Int8(Packer):
             return values.astype(dtype, copy=False)
 
     def _wide(self, low: float, high: float, dtype: Dtype) -> np.dtype[Any]:
-        """What to compute in: float32, unless its range or the tensor's dtype asks for more."""
+        """The dtype to compute in: float32, unless the range of the values or the tensor's dtype needs float64."""
         least, most = self.SAFE
         small = dtype.itemsize <= 4 and max(-low, high) <= most and high - low >= least
         return np.dtype(np.float32 if small else np.float64)

@@ -1,4 +1,4 @@
-"""JPEG (ITU-T T.81): images that a client sends to a model, as a camera or a phone would send them."""
+"""JPEG (ITU-T T.81) for images that a client sends to a model, as a camera or a phone would send them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from transports.packing.base import Dtype, Packer, Shape, check_packed
 
 @dataclass(frozen=True)
 class Jpeg(Packer):
-    """Tensors [images, height, width, 1 or 3] with pixels from 0 to 255, rounded to whole numbers.
+    """Packs tensors [images, height, width, 1 or 3] with pixels from 0 to 255, which it rounds to whole numbers.
 
-    Packed: the bytes of each image as uint32, then the images.
+    Packed: the size of each JPEG image in bytes as uint32, then the images.
     """
 
     quality: int = 90
@@ -26,10 +26,10 @@ class Jpeg(Packer):
     libraries: ClassVar[Mapping[str, str]] = {"PIL": "'pillow>=11'"}
     answers = False
     COLOURS: ClassVar[dict[int, str]] = {1: "L", 3: "RGB"}
-    """Extent of the last axis -> Pillow's mode."""
+    """Extent of the last axis -> image mode of Pillow."""
     LARGEST: ClassVar[int] = 255
     LONGEST: ClassVar[int] = 65_500
-    """Pixels that Pillow writes in a row or column."""
+    """Most pixels in a row or column that Pillow can write."""
 
     @classmethod
     def parse(cls, argument: str | None) -> Self:
@@ -49,8 +49,8 @@ class Jpeg(Packer):
         return dtype in ("uint8", "float16", "bfloat16", "float32", "float64") and image and sides
 
     def check(self, tensor: Any) -> None:
-        """Raise `ValueError` for a tensor whose values are no pixels."""
-        if not (tensor.min() >= 0 and tensor.max() <= self.LARGEST):  # with NaN neither holds
+        """Raise `ValueError` for a tensor whose values are not pixels."""
+        if not (tensor.min() >= 0 and tensor.max() <= self.LARGEST):  # with NaN, neither comparison holds
             raise ValueError(
                 f"JPEG holds pixels from 0 to {self.LARGEST}, and its values go from {tensor.min()} to {tensor.max()}"
             )
@@ -80,7 +80,7 @@ class Jpeg(Packer):
         pixels = np.empty(shape, np.uint8)
         for number, size in enumerate(sizes):
             with Image.open(io.BytesIO(data[place : place + size]), formats=("JPEG",)) as image:
-                # Before it is decoded. `pack` writes one scan; a progressive image may have thousands.
+                # Checked before decoding: `pack` writes one scan, but a progressive image may have thousands.
                 if (image.size, image.mode) != ((width, height), self.COLOURS[colours]) or "progressive" in image.info:
                     raise ValueError(f"image {number} is {image.mode} of {image.size}")
                 pixels[number] = np.asarray(image).reshape(height, width, colours)

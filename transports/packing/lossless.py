@@ -1,4 +1,4 @@
-"""Packers that give every bit back, for every dtype: the libraries as their users call them, on the caller's thread."""
+"""Lossless packers, for every dtype: the libraries as their users call them, on the caller's thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transports.packing.base import Dtype, Packer, Shape, byte_view, check_packe
 
 @dataclass(frozen=True)
 class Lossless(Packer):
-    """A subclass compresses bytes. `decompress` gets the size that must come out."""
+    """Packs the bytes of a tensor. Subclasses compress them; `decompress` gets the size of the result."""
 
     lossless = True
 
@@ -34,11 +34,11 @@ class Lossless(Packer):
 
     @abstractmethod
     def compress(self, data: memoryview, itemsize: int) -> Any:
-        """The bytes `data` as a buffer of fewer bytes."""
+        """The compressed `data`, as a buffer."""
 
     @abstractmethod
     def decompress(self, data: memoryview, size: int) -> Any:
-        """A buffer of `size` bytes; raises an exception if `data` holds another number of bytes."""
+        """The decompressed `data`, a buffer of `size` bytes. Raises an exception if the size is another one."""
 
 
 class Lz4(Lossless):
@@ -59,7 +59,7 @@ class Lz4(Lossless):
 
 
 class Zstd(Lossless):
-    """Zstandard frames (RFC 8878) of level 3, the library's default."""
+    """Zstandard frames (RFC 8878), compressed with level 3, the library's default."""
 
     name = "zstd"
     libraries: ClassVar[Mapping[str, str]] = {"zstandard": "'zstandard>=0.23'"}
@@ -72,29 +72,29 @@ class Zstd(Lossless):
     def decompress(self, data: memoryview, size: int) -> Any:
         import zstandard
 
-        if zstandard.get_frame_parameters(data).content_size != size:  # the library takes the memory that it claims
+        if zstandard.get_frame_parameters(data).content_size != size:  # the library would allocate the claimed size
             raise ValueError("the frame claims another size")
         return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
 
 
 class Blosc2(Lossless):
-    """Blosc2 chunks: the bytes of all elements shuffled by significance, then Zstandard of level 1.
+    """Blosc2 chunks: the bytes of all elements shuffled by significance, then compressed by Zstandard with level 1.
 
-    The chunk's header may name plug-ins, for which the library starts an interpreter, and memory that is not
-    initialised: a header that `compress` does not write is refused.
+    A chunk's header may name plug-ins, for which the library starts an interpreter, or ask for uninitialised memory. So
+    `decompress` refuses every header that `compress` would not write.
     """
 
     name = "blosc2"
     libraries: ClassVar[Mapping[str, str]] = {"blosc2": "'blosc2>=3'"}
 
     HEADER: ClassVar[int] = 32
-    """Bytes. Layout: c-blosc2, README_CHUNK_FORMAT.rst."""
+    """Size of the header in bytes. Its layout: c-blosc2, README_CHUNK_FORMAT.rst."""
     PIPELINE: ClassVar[bytes] = bytes([1, 0, 0, 0, 0, 0, 5, *[0] * 8])
-    """Bytes 16 to 30: one filter (shuffle), codec Zstandard, and no parameters."""
+    """Bytes 16 to 30 of the header: one filter (shuffle), codec Zstandard, and no parameters."""
     SPECIAL: ClassVar[frozenset[int]] = frozenset({0x00, 0x10, 0x20, 0x30})
-    """Byte 31: data, all zeros, all NaN, or one value repeated."""
+    """Valid values of byte 31: compressed data, all zeros, all NaN, or one value repeated."""
     FORMATS: ClassVar[frozenset[int]] = frozenset({0, 4})
-    """Bits 5 to 7 of byte 2: copied bytes, or Zstandard."""
+    """Valid values of bits 5 to 7 of byte 2: copied bytes, or Zstandard."""
 
     def compress(self, data: memoryview, itemsize: int) -> Any:
         import blosc2

@@ -1,8 +1,8 @@
-"""Packing of messages: the tensors that a packer takes become packed ones of the same names.
+"""Packing of messages: each tensor that a packer accepts is replaced by a packed tensor of the same name.
 
-The field `FIELD` describes them: {tensor: [dtype, shape]} in JSON. A tensor that would not shrink crosses as it is.
-Nothing of a peer's description is trusted: dtype, shape and the size of all tensors together are checked before memory
-is taken, and a packer takes no more than the described size.
+The field `FIELD` describes the packed tensors: {tensor: [dtype, shape]} in JSON. A tensor that would not shrink crosses
+unchanged. Nothing in a peer's description is trusted: dtype, shape and the size of all tensors together are checked
+before memory is allocated, and a packer allocates no more than the described size.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def pack(tensors: Mapping[str, Array], packer: Packer, fields: dict[str, Scalar]) -> Mapping[str, Array]:
-    """`tensors`, packed; their description is added to the message's `fields`.
+    """`tensors`, packed. Adds their description to the message's `fields`.
 
-    Raises `MalformedMessage`, with its name, for a tensor that cannot be packed.
+    Raises `MalformedMessage`, which names the tensor, for a tensor that cannot be packed.
     """
     packed: dict[str, Array] = {}
     described: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -51,9 +51,9 @@ def pack(tensors: Mapping[str, Array], packer: Packer, fields: dict[str, Scalar]
 
 
 def unpack(message: Message, packer: Packer, limit: int) -> Message:
-    """`message` with the tensors that `pack` was given.
+    """`message` with the tensors that were packed, restored.
 
-    Raises `MalformedMessage`, and `MessageTooLarge` if they take more than `limit` bytes.
+    Raises `MalformedMessage`, and `MessageTooLarge` if the restored tensors take more than `limit` bytes.
     """
     if FIELD not in message.fields:
         return message
@@ -65,7 +65,7 @@ def unpack(message: Message, packer: Packer, limit: int) -> Message:
             raise MalformedMessage(f"tensor {name!r}: {packer.wire} packs no {dtype}{list(shape)}")
         try:
             array = packer.unpack(tensors[name], DTYPES[dtype], shape)
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library has exceptions of its own
             text = f"its bytes are none that {packer.wire} has written"
             raise MalformedMessage(f"tensor {name!r}: {text} ({type(error).__name__})") from error
         tensors[name] = incoming(name, dtype, shape, byte_view(array).data.toreadonly())

@@ -1,5 +1,5 @@
 """zfp: blocks of 4^d neighbouring values, transformed and cut off at a bit plane (P. Lindstrom, "Fixed-Rate Compressed
-Floating-Point Arrays", IEEE TVCG 20(12), 2014), in the mode with a bound on the error."""
+Floating-Point Arrays", IEEE TVCG 20(12), 2014), in the mode that bounds the error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transports.packing.base import Dtype, Packer, Shape, check_packed
 
 @dataclass(frozen=True)
 class Zfp(Packer):
-    """Packed: the absolute tolerance as float64, then zfp's stream without a header."""
+    """Packs with zfp. Packed: the absolute tolerance as float64, then zfp's stream without a header."""
 
     tolerance: float = 1e-3
     """Largest error of an element, as a share of the tensor's largest absolute value."""
@@ -26,7 +26,7 @@ class Zfp(Packer):
     libraries: ClassVar[Mapping[str, str]] = {"zfpy": "'zfpy>=1'"}
     HEAD: ClassVar[struct.Struct] = struct.Struct("<d")
     AXES: ClassVar[int] = 4
-    """The most that zfp has."""
+    """Most axes of an array that zfp supports."""
     BLOCK: ClassVar[int] = 4
 
     @classmethod
@@ -53,7 +53,7 @@ class Zfp(Packer):
 
         values: Any = tensor.reshape(_grid(tensor.shape, self.AXES))
         largest = max(-float(values.min()), float(values.max()))
-        if not math.isfinite(largest):  # a NaN is in both
+        if not math.isfinite(largest):  # also catches NaN
             raise ValueError(
                 "it has values that are not finite, which zfp cannot hold; valid: bf16, or a lossless packing"
             )
@@ -71,20 +71,20 @@ class Zfp(Packer):
         if not (math.isfinite(tolerance) and tolerance >= 0):
             raise ValueError(f"{tolerance} is no tolerance")
         grid = _grid(shape, self.AXES)
-        # zfp reads on at the end of a stream that lacks some of its bits: it must find memory there.
+        # zfp reads beyond the end of a truncated stream, so there must be memory behind it.
         stream = np.zeros(self._most(grid, dtype.itemsize) + packed.size, np.uint8)
         stream[: packed.size - self.HEAD.size] = packed[self.HEAD.size :]
         return zfpy._decompress(stream, zfpy.dtype_to_ztype(dtype), grid, tolerance=tolerance)  # type: ignore[no-any-return]
 
     def _most(self, grid: Shape, itemsize: int) -> int:
-        """Bytes of the longest stream: of each block its exponent, and two bits at most for a bit plane of a value."""
+        """Bytes of the longest stream: an exponent for each block, and at most two bits for a bit plane of a value."""
         blocks = math.prod(-(-extent // self.BLOCK) for extent in grid)
         values = math.prod(self.BLOCK for _ in grid)
         return blocks * (values * itemsize * 2 + 16)
 
 
 def _grid(shape: Shape, most: int) -> Shape:
-    """`shape` with at most `most` axes, none of which is shorter than a block if that can be: zfp fills up blocks."""
+    """`shape` with at most `most` axes, if possible none shorter than a block, since zfp pads incomplete blocks."""
     grid: list[int] = []
     for extent in shape:
         if grid and min(extent, grid[-1]) < Zfp.BLOCK:
