@@ -29,6 +29,13 @@ def receive(sock: socket.socket, buffer: bytearray) -> bytearray:
     return buffer
 
 
+def send(sock: socket.socket, array: NDArray[np.generic]) -> None:
+    """Send the length and the bytes of `array` in one piece: a length that leaves first makes TCP twice as slow."""
+    data = array.reshape(-1).view(np.uint8).data
+    sent = sock.sendmsg([LENGTH.pack(array.nbytes), data])
+    sock.sendall(data[sent - LENGTH.size :])
+
+
 @contextlib.contextmanager
 def accepting(listener: socket.socket, converse: Callable[[socket.socket], None]) -> Iterator[None]:
     """Calls `converse` with each accepted connection, in a thread of its own, until the context ends."""
@@ -58,8 +65,7 @@ def _converse(sock: socket.socket) -> None:
         while True:
             head = receive(sock, bytearray(LENGTH.size))
             array = np.frombuffer(receive(sock, bytearray(LENGTH.unpack(head)[0])), np.uint8)
-            sock.sendall(LENGTH.pack(array.nbytes))
-            sock.sendall(array.data)
+            send(sock, array)
 
 
 @contextlib.contextmanager
@@ -107,8 +113,7 @@ def connect_unix(port: int) -> Iterator[Callable[[NDArray[np.generic]], bytearra
 
 def _call(sock: socket.socket) -> Callable[[NDArray[np.generic]], bytearray]:
     def call(array: NDArray[np.generic]) -> bytearray:
-        sock.sendall(LENGTH.pack(array.nbytes))
-        sock.sendall(array.data)
+        send(sock, array)
         return receive(sock, bytearray(LENGTH.unpack(receive(sock, bytearray(LENGTH.size)))[0]))
 
     return call
