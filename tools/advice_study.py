@@ -132,15 +132,15 @@ def rows(folder: Path, model: str) -> Iterator[dict[str, Any]]:
     profile = store.read(folder / "profile")
     cells, seed = measured.read(profile, folder / "run"), profile.experiment.seed
     seconds = np.asarray([item.seconds for item in cells])
-    alone = np.asarray([item.predicted for item in cells]) / seconds - 1
+    alone = np.asarray([item.predicted for item in cells])
     for link in regret.links_of(cells):
         elsewhere = [item for item in cells if item.cell.link != link]
         predicted = fit.predictions(cells, fit.fitted(elsewhere))
         here = np.asarray([item.cell.link == link for item in cells])
-        found = regret.regret_of(link, cells, [item.predicted for item in cells], seed)
+        found = regret.regret_of(link, cells, list(alone), seed)
         corrected = regret.regret_of(link, cells, list(predicted), seed)
         row = {"model": model, "link": link, "cells": int(here.sum())}
-        row |= dict(zip(("profile_median", "profile_within"), _errors(alone[here]), strict=True))
+        row |= dict(zip(("profile_median", "profile_within"), _errors(alone[here] / seconds[here] - 1), strict=True))
         row |= dict(zip(("median", "within"), _errors(predicted[here] / seconds[here] - 1), strict=True))
         row |= {"advised": _where(found.advised), "best": _where(found.best)}
         row |= {"regret": found.value, "low": found.low, "high": found.high, "equal": found.equal}

@@ -31,7 +31,7 @@ from experiments.store.files import replace_file
 from experiments.store.profile import MISFIT, Profile
 from experiments.store.rows import as_csv
 from partitioning.cost_model import CostModel
-from partitioning.part_costs import Estimate, MessageCost, Runs
+from partitioning.part_costs import Estimate, MessageCost
 from transports.errors import UsageError
 
 SCALE = 0.05
@@ -61,7 +61,7 @@ class Factors:
     def on(self, model: CostModel) -> CostModel:
         """The corrected model. Hosts and transports without a factor stay as they are."""
         of = self.values.get
-        runs = {host: _faster(found, of(f"speed {host}", 1.0)) for host, found in model.runs.items()}
+        runs = {host: found.times(of(f"speed {host}", 1.0)) for host, found in model.runs.items()}
         messages = {
             name: MessageCost(
                 *(cost.call.times(of(f"call {name}", 1.0)), cost.byte.times(of(f"byte {name}", 1.0))),
@@ -70,10 +70,6 @@ class Factors:
             for name, cost in model.transports.items()
         }
         return replace(model, runs=runs, transports=messages)
-
-
-def _faster(runs: Runs, factor: float) -> Runs:
-    return Runs({run: seconds.times(factor) for run, seconds in runs.measured.items()}, runs.operations)
 
 
 def fitted(cells: Sequence[Measured]) -> Factors:

@@ -167,8 +167,7 @@ class CellRunner:
         open_loop.send(offsets, lambda place, at: self._loaded(cell, numbers[place], block, at), keep, threads)
 
     def _loaded(self, cell: Cell, number: int, block: Block, intended: float) -> Sample:
-        """Make a request and return its sample. Its time limit counts from its intended start `intended` (on
-        `time.perf_counter`)."""
+        """Make a request and return its sample. `intended`: the start of its time limit, on `time.perf_counter`."""
         timeout, start = self.prepared.experiment.timeout, intended - self.began
         late = time.perf_counter() - intended
         try:
@@ -261,8 +260,7 @@ class CellRunner:
 def cell_runner(
     prepared: Prepared, progress: Progress, machines: Machines, writers: Writers | None = None
 ) -> Iterator[CellRunner]:
-    """Start the processes and handlers of all cells, and a client; on exit all of them end. Without `writers`, nothing
-    is recorded."""
+    """Start the processes and handlers of all cells, and a client; on exit all end. No `writers`: nothing is kept."""
     experiment, launcher = prepared.experiment, machines.launcher
     options = machines.options(prepared.transports) | dict(experiment.options)
     made = {name: transports.make(name, options) for name in prepared.transports}

@@ -12,6 +12,7 @@ fair to each request either: the spread of the steps is fitted to the ratio of t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -121,6 +122,7 @@ def _told(contention: Contention) -> str:
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
     """Where `rising` passes zero, or the nearer end."""
+    rising = functools.cache(rising)  # Brent's method begins with both ends, too
     if rising(low) >= 0:
         return low
     return high if rising(high) <= 0 else float(brentq(rising, low, high, xtol=PRECISION))

@@ -25,8 +25,6 @@ FOLDERS = sorted(
     for path in REFERENCE.rglob(ENVIRONMENT)
     if (path.parent / SAMPLES).exists() or (path.parent / THREADS).exists()
 )
-ALIKE = [folder for folder in FOLDERS if folder.parts[-3] == "advice"][1:]
-"""Further runs of one study, which would test the same derivation again."""
 DERIVED = (SUMMARY, "*.md", REPORT_HTML, "*.svg")
 
 COLUMNS = {"cell": samples.COLUMNS, "way": sizes_measure.COLUMNS, "workers": threads_report.COLUMNS}
@@ -50,11 +48,7 @@ def test_every_column_was_measured(folder: Path) -> None:
     assert found == tuple(name for name in COLUMNS[found[0]] if name not in ADDED or name in found)
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [folder for folder in FOLDERS if folder not in ALIKE],
-    ids=lambda folder: str(folder.relative_to(REFERENCE)),
-)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(REFERENCE)))
 def test_derived_files_are_derived_from_the_samples(folder: Path, tmp_path: Path) -> None:
     made = shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns(*DERIVED))
     assert report.main([str(made)]) == 0
