@@ -68,11 +68,11 @@ class Client:
             turn = number + attempt
             request = Request(name, route, time.monotonic() + share, turn=turn, attempt=attempt, trace=trace)
             try:
-                request, pinning = self._dispatcher.pinned(request, partition)
+                request, pinning = self._dispatcher.directory.pinned(request, partition)
                 outputs, stats = self._attempt(request, partition, inputs)
                 return Answer(outputs, stats + pinning, repeats=attempt)
             except (*UNREACHABLE, NoServer):
-                self._dispatcher.avoid(request)
+                self._dispatcher.directory.avoid(request)
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
                 if attempt == repeats or time.monotonic() + pause > deadline:
                     raise

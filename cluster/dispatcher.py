@@ -1,22 +1,16 @@
-"""Finds the servers that await tensors, and sends the tensors there over a request's route."""
+"""Sends tensors to the servers that await them, over a request's route."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
 
-from msgspec.structs import replace
-
+from cluster.directory import Delivery, Directory
 from cluster.errors import Draining, StaleEpoch
-from cluster.holders import Holders, has, holder_of
-from cluster.leases import Holder
 from cluster.packing import pack, unpack
-from cluster.partition import Partition
-from cluster.registry import fields_read, parse_holders, parse_links, positive, text, whole
+from cluster.registry import fields_read, parse_links, text
 from cluster.request import NO_STATS, Request, RequestStats, Route
 from cluster.usage import Traffic
 from transports.address import Address
@@ -43,34 +37,8 @@ FAILURE_NOTICE_TIMEOUT = 1.0
 """Seconds within which a client must accept the notice that its request failed, even if the request has more time."""
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """The tensors of one message to one server."""
-
-    server: int
-    """The index of the portion whose stages await the tensors."""
-    holder: Holder
-    tensors: Mapping[str, Array]
-
-
-class _Answer(NamedTuple):
-    """A cached answer of the registry, valid for the duration of a lease."""
-
-    holders: Holders
-    until: float
-    """End of validity, on the monotonic clock."""
-
-
-class _Registry(NamedTuple):
-    """The settings of a registry, from its last answer."""
-
-    lease: float
-    """Duration of a lease in seconds."""
-    replicas: int
-
-
 class Dispatcher:
-    """Finds servers and sends tensors, for all threads of a process. Each transport may have a registry of its own."""
+    """Sends tensors, for all threads of a process. `directory` finds the servers that await them."""
 
     def __init__(self, transports: Mapping[str, Transport], registries: Mapping[str, Address], host: str = "") -> None:
         """`transports`: the transports by name. `registries`: the address of the registry on each transport. `host`:
@@ -80,57 +48,10 @@ class Dispatcher:
         self._relays: Mapping[str, Mapping[Address, Address]] = {}
         """Transport -> address -> the relay to that address. Filled by the first request over emulated links."""
         self.transports = transports
-        self._addresses = registries
-        self._registries: dict[str, _Registry] = {}
+        self.directory = Directory(registries, self.call)
         self._pools: dict[tuple[str, str, str], Pool] = {}
-        self._answers: dict[tuple[str, str, str, str], _Answer] = {}
-        self._avoided: dict[int, float] = {}
         self._closed = False
         self._lock = threading.Lock()
-
-    def pinned(self, request: Request, partition: Partition) -> tuple[Request, RequestStats]:
-        """`request` with a replica chosen for each portion of `partition`, and the statistics of the lookup.
-
-        Replicas take turns from request to request; those that `avoid` marked are skipped unless a portion has no
-        other. The request is returned unchanged if there are no replicas, and before the registry's first answer.
-        """
-        registry = self._registries.get(request.route.transport)
-        if registry is None or registry.replicas < 2:
-            return request, NO_STATS
-        held, stats = self._look_up(request, "who", "", range(partition.servers))
-        now = time.monotonic()
-        pins = {}
-        for server, holders in held.items():
-            usable = [holder for holder in holders if self._avoided.get(holder.epoch, 0.0) <= now] or holders
-            pins[server] = usable[request.turn % len(usable)].epoch
-        return replace(request, pins=pins), stats
-
-    def avoid(self, request: Request) -> None:
-        """Skip the replicas to which the failed `request` was pinned, for the duration of a lease."""
-        registry = self._registries.get(request.route.transport)
-        now = time.monotonic()
-        with self._lock:
-            self._avoided = {epoch: until for epoch, until in self._avoided.items() if now < until}
-            if registry:
-                self._avoided |= dict.fromkeys(request.pins.values(), now + registry.lease)
-
-    def deliveries(
-        self, request: Request, partition: Partition, leaving: Mapping[str, Array]
-    ) -> Iterator[tuple[Delivery, RequestStats]]:
-        """The messages that bring each tensor to every server that awaits it, with the statistics of the lookups.
-
-        Raises `NoServer` for a portion without a holder, since a missing successor does not mean the end of the model.
-        """
-        found: dict[str, Holders] = {}
-        for server, names in partition.messages(tuple(leaving), request.route.local_calls, request.route.send):
-            stats = NO_STATS
-            for name in names:
-                if name not in found:
-                    to = partition.destinations(name, request.route.local_calls)
-                    found[name], lookup = self._look_up(request, "where", name, to)
-                    stats += lookup
-                holder = holder_of(request, found[name], server, name, partition)
-            yield Delivery(server, holder, {name: leaving[name] for name in names}), stats
 
     def send(
         self, request: Request, delivery: Delivery, carry: RequestStats | None = None
@@ -140,38 +61,43 @@ class Dispatcher:
         `carry`: statistics to attach to the message, in flows whose answers carry none. Raises a `WireError`, which
         names the server if it cannot be reached.
         """
+        (epoch, address), tensors = delivery.holder, delivery.tensors
         fields = request.fields()
-        fields["epoch"] = delivery.holder.epoch
-        sent, address = payload(delivery.tensors), delivery.holder.address
-        tensors, packing = self._packed(request, address, delivery.tensors, fields)
+        fields["epoch"] = epoch
+        sent, packs, packing = payload(tensors), request.route.wire != OFF, NO_STATS
+        if packs:
+            tensors, packing = self._packed(request, address, tensors, fields)
         if carry is not None:
-            fields.update((carry + packing).fields())
+            fields |= (carry + packing).fields()
         message = Message("infer", fields, tensors)
         if carry is not None:  # count before sending: the client may get its outputs before this call returns
             self.traffic.add(address, sent, 0)
         try:
             reply, made = self.call(request, address, message)
         except UNREACHABLE as error:
-            self._forget(delivery.holder)
+            self.directory.forget(delivery.holder)
             if error.remote or not isinstance(error, (ConnectError, ConnectionLost)):
                 raise
             raise type(error)(f"server {delivery.server}: {error}") from error
-        reply, unpacking = unpack(reply, request.route, self.transports, request.trace)
-        back = reply.payload
+        if packs:
+            reply, unpacking = unpack(reply, request.route, self.transports, request.trace)
+            packing += unpacking
+        back = payload(reply.tensors)
         if carry is None:
             self.traffic.add(address, sent, back)
-        return reply, RequestStats(messages=1, payload=sent + back, connects=made) + packing + unpacking
+        stats = RequestStats(1, sent + back, 0, int(made))
+        return reply, stats + packing if packs else stats
 
     def send_result(self, request: Request, outputs: Mapping[str, Array], stats: RequestStats) -> None:
         """Send model outputs and the statistics so far to the client's result receiver."""
-        fields, address = request.fields(), Address.parse(request.reply_to)
+        address, fields = Address.parse(request.reply_to), {"id": request.id} | request.context()
         tensors, packing = self._packed(request, address, outputs, fields, answer=True)
         self.traffic.add(address, payload(outputs), 0)  # count before the client has the outputs
         self.call(request, address, Message("result", fields | (stats + packing).fields(), tensors))
 
     def send_failure(self, request: Request, error: WireError) -> None:
         """Notify the client's result receiver that the request failed with `error`. If this fails too, log it."""
-        fields = {"request": request.id, "kind": error.kind, "text": str(error)}
+        fields = {"id": request.id, "kind": error.kind, "text": str(error)}
         try:
             address, route = Address.parse(request.reply_to), request.route
             if route.linked:
@@ -188,13 +114,13 @@ class Dispatcher:
         for pool in pools.values():
             pool.close()
 
-    def call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
-        """The answer of the handler at `address`, and how many connections were opened. Raises a `WireError`."""
+    def call(self, request: Request, address: Address, message: Message) -> tuple[Message, bool]:
+        """The answer of the handler at `address`, and whether a connection was opened. Raises a `WireError`."""
         if request.trace is not None:
             return self._traced(request, request.trace, address, message)
         return self._call(request, address, message)
 
-    def _traced(self, request: Request, trace: Context, address: Address, message: Message) -> tuple[Message, int]:
+    def _traced(self, request: Request, trace: Context, address: Address, message: Message) -> tuple[Message, bool]:
         """`call`, recorded as a span whose context the message carries, unless it goes to the registry."""
         begun = time.perf_counter()
         try:
@@ -204,13 +130,14 @@ class Dispatcher:
             name = "call" if own else "lookup"
             RECORDER.add(trace, name, begun, time.perf_counter(), CLIENT, message.method, own)
 
-    def _call(self, request: Request, address: Address, message: Message) -> tuple[Message, int]:
+    def _call(self, request: Request, address: Address, message: Message) -> tuple[Message, bool]:
         if (left := request.remaining) <= 0:
             raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
-        if request.route.linked:
-            address = self._relay(request.route, left).get(address, address)
-        reply, made = self._pool(request.route).call(address, message, left)
-        return reply, int(made)
+        route = request.route
+        if route.linked:
+            address = self._relay(route, left).get(address, address)
+        pool = self._pools.get((route.transport, route.connections, route.codec)) or self._pool(route)
+        return pool.call(address, message, left)
 
     def _packed(
         self,
@@ -231,49 +158,13 @@ class Dispatcher:
     def _relay(self, route: Route, timeout: float) -> Mapping[Address, Address]:
         """Address -> the relay through which this host reaches that address. Relays do not change during a run."""
         if (known := self._relays.get(route.transport)) is None:
-            registry = self._registry(route.transport)
+            registry = self.directory.registry(route.transport)
             question = Message("links", {"host": self._host})
             reply, _ = self._pool(route).call(registry, question, timeout)
             with fields_read(f"the registry at {registry} answered 'links' with"):
                 known = parse_links(text(reply.fields, "links"))
             self._relays = {**self._relays, route.transport: known}
         return known
-
-    def _look_up(
-        self, request: Request, method: str, tensor: str, servers: range | frozenset[int]
-    ) -> tuple[Holders, RequestStats]:
-        """The registry's answer to `method`, and the statistics of the lookup.
-
-        A cached answer is used if the route allows it, unless it has expired or lacks one of `servers` or a pinned
-        replica. Retries bypass the cache.
-        """
-        route = request.route
-        key = (method, route.partition, tensor, route.transport)
-        if route.registry == "cached" and not request.attempt and (cached := self._answers.get(key)):
-            pins = request.pins if method == "where" else {}
-            if time.monotonic() < cached.until and has(cached.holders, servers, pins):
-                return cached.holders, NO_STATS
-        address = self._registry(route.transport)
-        question = Message(method, {"partition": route.partition, "tensor": tensor, "transport": route.transport})
-        reply, made = self.call(request, address, question)
-        with fields_read(f"the registry at {address} answered {method!r} with"):
-            found = parse_holders(text(reply.fields, "servers"))
-            lease, replicas = positive(reply.fields, "ttl"), whole(reply.fields, "replicas")
-        self._registries[route.transport] = _Registry(lease, replicas)
-        self._answers[key] = _Answer(found, time.monotonic() + lease)
-        return found, RequestStats(lookups=1, connects=made)
-
-    def _registry(self, transport: str) -> Address:
-        """The address of the registry over `transport`. Raises `MalformedMessage` if there is none."""
-        if (address := self._addresses.get(transport)) is None:
-            raise MalformedMessage(f"no registry over transport {transport!r}{suggest(transport, self._addresses)}")
-        return address
-
-    def _forget(self, holder: Holder) -> None:
-        """Drop every cached answer that names `holder`."""
-        for key, cached in list(self._answers.items()):
-            if any(holder in holders for holders in cached.holders.values()):
-                self._answers.pop(key, None)
 
     def _pool(self, route: Route) -> Pool:
         """The connection pool for `route`. Raises `MalformedMessage` if this process lacks its transport or codec."""

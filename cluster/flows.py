@@ -13,8 +13,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from cluster.dispatcher import Dispatcher
 from cluster.flow_table import FLOW_NAMES
@@ -32,8 +33,7 @@ Steps = Generator[str, None, None]
 the step sends, or `LOCAL`. An exception thrown in at a yield means that the queue rejected the step."""
 
 
-@dataclass(frozen=True)
-class Produced:
+class Produced(msgspec.Struct, frozen=True):
     """The results of the stages that a message completed at one server."""
 
     outputs: Tensors
@@ -126,7 +126,7 @@ class Forward(Flow):
     ) -> tuple[Tensors, RequestStats]:
         with receiver.expect(request, partition.plan.outputs) as pending:
             total = NO_STATS
-            for delivery, lookups in dispatcher.deliveries(pending.request, partition, inputs):
+            for delivery, lookups in dispatcher.directory.deliveries(pending.request, partition, inputs):
                 _, stats = dispatcher.send(pending.request, delivery, carry=NO_STATS)
                 total += lookups + RequestStats(connects=stats.connects)
             outputs, stats = pending.outputs()
@@ -147,7 +147,7 @@ class Forward(Flow):
             visit.add_carried_stats()
             produced = visit.run()
             visit.add_stats(produced.stats)
-            for delivery, lookups in visit.dispatcher.deliveries(request, visit.partition, produced.leaving):
+            for delivery, lookups in visit.dispatcher.directory.deliveries(request, visit.partition, produced.leaving):
                 visit.add_stats(lookups)
                 yield str(delivery.holder.address)
                 _, sent = visit.dispatcher.send(request, delivery, carry=visit.take_stats())
@@ -167,10 +167,12 @@ def _gather(
     """Send the tensors `leaving`, one message after another, and gather the tensors and statistics of the answers."""
     outputs: dict[str, Array] = {}
     total = NO_STATS
-    for delivery, lookups in dispatcher.deliveries(request, partition, leaving):
+    for delivery, lookups in dispatcher.directory.deliveries(request, partition, leaving):
         reply, stats = dispatcher.send(request, delivery)
         outputs.update(reply.tensors)
-        total += lookups + stats + RequestStats.of(reply)
+        total += stats + RequestStats.of(reply)
+        if lookups is not NO_STATS:
+            total += lookups
     return outputs, total
 
 

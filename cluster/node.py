@@ -24,12 +24,13 @@ from cluster.partition import Partition
 from cluster.pending import Values, cascade
 from cluster.pinning import usable
 from cluster.queues import LOCAL, DestinationQueues
-from cluster.request import Request, RequestStats
+from cluster.request import NO_STATS, Request, RequestStats
 from cluster.request_table import RequestTable
 from cluster.segments import Segment
 from cluster.usage import Usage
 from transports.base import Array, Message
 from transports.errors import DeadlineExceeded, MalformedMessage, ResourceExhausted, WireError
+from transports.packing import OFF
 from transports.spans import RECORDER, child
 
 log = logging.getLogger("splitbench.cluster")
@@ -60,12 +61,8 @@ class Node:
 
         Raises a `WireError`.
         """
-        if message.method == "usage":
-            return Message("used", Usage.of_this_process(self.dispatcher.traffic).fields())
-        if message.method == "spans":
-            return spans.answer(RECORDER, len(self.requests))
         if message.method != "infer":
-            raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer', 'usage' and 'spans'")
+            return self._told(message)
         named, held = message.fields.get("epoch"), self._epoch()
         if named != held:
             raise StaleEpoch(f"the message names epoch {named}, and this server has epoch {held}")
@@ -78,14 +75,23 @@ class Node:
             return self._answer(request, shard, message)
         return RECORDER.timed(request.trace, "handle", self._answer, request, shard, message, server=shard.server)
 
+    def _told(self, message: Message) -> Message:
+        if message.method == "usage":
+            return Message("used", Usage.of_this_process(self.dispatcher.traffic).fields())
+        if message.method == "spans":
+            return spans.answer(RECORDER, len(self.requests))
+        raise MalformedMessage(f"a node has no method {message.method!r}: it has 'infer', 'usage' and 'spans'")
+
     def _answer(self, request: Request, shard: Shard, message: Message) -> Message:
-        message, unpacking = unpack(message, request.route, self.dispatcher.transports, request.trace)
+        packs, unpacking = request.route.wire != OFF, NO_STATS
+        if packs:
+            message, unpacking = unpack(message, request.route, self.dispatcher.transports, request.trace)
         for name, tensor in message.tensors.items():
             shard.check_arrival(name, tensor)
         self.requests.enter(request)
         try:
             answer = FLOWS[request.route.flow].answer(_Visit(self, request, shard, message, unpacking))
-            return pack_answer(answer, request.route, message, request.trace)
+            return pack_answer(answer, request.route, message, request.trace) if packs else answer
         finally:
             self.requests.leave(request)
 
@@ -147,7 +153,8 @@ class _Visit:
         local_calls = request.route.local_calls
         segments, leaving = shard.segments[local_calls], shard.leaving[local_calls]
         trace, server = request.trace, shard.server
-        made: dict[str, Array] = {}
+        outputs: dict[str, Array] = {}
+        away: dict[str, Array] = {}
         compute = queued = 0.0
 
         def execute(segment: Segment, values: Values) -> Values:
@@ -162,10 +169,14 @@ class _Visit:
                     if (left := request.remaining) <= 0:
                         raise DeadlineExceeded(f"request {request.id}: no time left for stage {stage.name!r}")
                     began = time.perf_counter()
-                    for name, value in shard.run(stage, values, left).items():
+                    for name, value in zip(stage.outputs, shard.run(stage, values, left), strict=True):
                         values[name] = value
                         if name in leaving or name in final:
-                            made[name] = shard.to_array(value)
+                            array = shard.to_array(value)
+                            if name in leaving:
+                                away[name] = array
+                            if name in final:
+                                outputs[name] = array
                     ended = time.perf_counter()
                     compute += ended - began
                     if trace is not None:
@@ -179,9 +190,8 @@ class _Visit:
         if trace is not None and segments.joining:
             put = partial(spans.waiting, put, trace, server, time.perf_counter())
         cascade(put, self._message.tensors, execute)
-        away = {name: array for name, array in made.items() if name in leaving}
-        outputs = {name: array for name, array in made.items() if name in final}
-        return Produced(outputs, away, RequestStats(compute=compute, queued=queued) + self._unpacking)
+        stats = RequestStats(0, 0, 0, 0, compute, queued)
+        return Produced(outputs, away, stats if self._unpacking is NO_STATS else stats + self._unpacking)
 
     def defer(self, steps: Steps) -> None:
         if (trace := self.request.trace) is not None:

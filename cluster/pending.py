@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from cluster.segments import Segment, Segments
@@ -21,7 +22,7 @@ Execute = Callable[[Segment, Values], Mapping[str, Any]]
 """A function that executes a segment: (segment, its inputs) -> its outputs."""
 
 
-class Ready(NamedTuple):
+class Ready(msgspec.Struct, frozen=True):
     """A segment with all of its inputs."""
 
     segment: Segment
@@ -78,8 +79,8 @@ def cascade(put: Callable[[Mapping[str, Any]], list[Ready]], tensors: Mapping[st
     """
     ready = deque(put(tensors))
     while ready:
-        segment, inputs, _ = ready.popleft()
-        if outputs := execute(segment, inputs):
+        found = ready.popleft()
+        if outputs := execute(found.segment, found.inputs):
             ready.extend(put(outputs))
 
 

@@ -55,7 +55,7 @@ def _decode(text: str) -> Route:
 _check_address = lru_cache(maxsize=1024)(Address.parse)
 
 
-class RequestStats(msgspec.Struct, frozen=True):
+class RequestStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The costs of a request, summed over the client and all servers."""
 
     messages: int = 0
@@ -98,29 +98,21 @@ class RequestStats(msgspec.Struct, frozen=True):
         )
 
     def fields(self) -> dict[str, Scalar]:
-        """The statistics as fields of a message; the fields of packing only if something was packed."""
-        fields = msgspec.structs.asdict(self)
-        if not (self.raw or self.unpack):
-            del fields["pack"], fields["unpack"], fields["raw"], fields["packed"]
-        return fields
+        """The statistics as a field of a message: a JSON array in the order of the attributes."""
+        return {"stats": _write(self).decode()}
 
     @classmethod
     def of(cls, message: Message) -> RequestStats:
-        """The statistics in the fields of `message`. Raises `MalformedMessage` if one is missing or no number."""
+        """The statistics in the fields of `message`. Raises `MalformedMessage` if they are missing or no numbers."""
         try:
-            values = [message.fields[name] for name in _ALWAYS]
-            if "raw" in message.fields:
-                values += [message.fields[name] for name in _PACKING]
-        except KeyError as missing:
-            raise MalformedMessage(f"{message.method!r} lacks the field {missing}") from None
-        if not all(isinstance(value, int | float) for value in values):
-            raise MalformedMessage(f"{message.method!r} has statistics that are no numbers: {values}")
-        return cls(*values)  # type: ignore[arg-type]
+            return _read_stats(message.fields["stats"])  # type: ignore[arg-type]
+        except (KeyError, TypeError, msgspec.MsgspecError) as error:
+            raise MalformedMessage(f"{message.method!r} has no statistics: {type(error).__name__}: {error}") from None
 
 
-_STATS = RequestStats.__struct_fields__
-_PACKING = ("pack", "unpack", "raw", "packed")
-_ALWAYS = tuple(name for name in _STATS if name not in _PACKING)
+_write = msgspec.json.Encoder().encode
+_read_stats = msgspec.json.Decoder(RequestStats).decode
+_read_request = msgspec.json.Decoder(tuple[str, float, int, int, str, dict[int, int]]).decode
 NO_STATS = RequestStats()
 
 
@@ -149,45 +141,29 @@ class Request(msgspec.Struct, frozen=True):
         return self.deadline - time.monotonic()
 
     def fields(self) -> dict[str, Scalar]:
-        """The request as fields of a message. For a traced request they include a new context: that of the call."""
-        fields: dict[str, Scalar] = {
-            "request": self.id,
-            "route": _encode(self.route),
-            "remaining": self.remaining,
-            "turn": self.turn,
-            "attempt": self.attempt,
-        }
-        if self.reply_to:
-            fields["reply_to"] = self.reply_to
-        if self.pins:
-            fields["pins"] = " ".join(f"{server}={epoch}" for server, epoch in self.pins.items())
-        if self.trace is not None:
-            fields[TRACEPARENT] = child(self.trace)
-        return fields
+        """The request as fields of a message. They include `context`."""
+        sent = (self.id, self.deadline - time.monotonic(), self.turn, self.attempt, self.reply_to, self.pins)
+        fields: dict[str, Scalar] = {"request": _write(sent).decode(), "route": _encode(self.route)}
+        return fields if self.trace is None else fields | self.context()
+
+    def context(self) -> dict[str, Scalar]:
+        """The field that gives a call of a traced request a new context; empty if the request is not traced."""
+        return {} if self.trace is None else {TRACEPARENT: child(self.trace)}
 
     @classmethod
-    def of(cls, fields_: Mapping[str, Scalar]) -> Request:
+    def of(cls, fields: Mapping[str, Scalar]) -> Request:
         """The request in the fields of a message.
 
         Raises `MalformedMessage` for a missing or wrong field, and for a deadline more than a day away.
         """
         try:
-            remaining = float(fields_["remaining"])
-            if reply_to := str(fields_.get("reply_to", "")):
+            name, remaining, turn, attempt, reply_to, pins = _read_request(fields["request"])  # type: ignore[arg-type]
+            if reply_to:
                 _check_address(reply_to)
-            pairs = (pair.split("=") for pair in str(fields_["pins"]).split()) if "pins" in fields_ else ()
-            request = cls(
-                str(fields_["request"]),
-                _decode(str(fields_["route"])),
-                time.monotonic() + remaining,
-                reply_to,
-                int(fields_["turn"]),
-                int(fields_["attempt"]),
-                {int(server): int(epoch) for server, epoch in pairs},
-                context_of(fields_),
-            )
-        except (KeyError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            route = _decode(fields["route"])
+        except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
             raise MalformedMessage(f"these fields describe no request: {type(error).__name__}: {error}") from None
         if not -DAY <= remaining <= DAY:
             raise MalformedMessage(f"a request has {remaining} seconds left; valid: up to {DAY}")
-        return request
+        trace = context_of(fields)
+        return cls(name, route, time.monotonic() + remaining, reply_to, turn, attempt, pins, trace)

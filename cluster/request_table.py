@@ -13,8 +13,9 @@ import heapq
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from cluster.errors import Draining
 from cluster.pending import PendingInputs, Ready
@@ -25,12 +26,11 @@ SLACK = 1024
 """The heap may hold so many deadlines of requests that have left, or one per request in flight if that is more."""
 
 
-@dataclass
-class _InFlight:
+class _InFlight(msgspec.Struct):
     deadline: float
     messages: int = 0
     """Messages that are being handled or queued."""
-    pending: dict[object, PendingInputs] = field(default_factory=dict)
+    pending: dict[object, PendingInputs] = msgspec.field(default_factory=dict)
     """Shard -> its waiting inputs."""
     stats: RequestStats = NO_STATS
     """Statistics to attach to the next outgoing message (flow `forward`)."""
@@ -44,22 +44,24 @@ class RequestTable:
         self._requests: dict[str, _InFlight] = {}
         self._deadlines: list[tuple[float, str]] = []
         self._draining = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def __len__(self) -> int:
-        with self._changed:
+        with self._lock:
             self._evict()
             return len(self._requests)
 
     def __contains__(self, request: str) -> bool:
-        with self._changed:
+        with self._lock:
             self._evict()
             return request in self._requests
 
     def enter(self, request: Request) -> None:
         """Count a message of `request`. Raises `Draining` if the server drains and the request is not in flight."""
-        with self._changed:
-            self._evict()
+        with self._lock:
+            if len(deadlines := self._deadlines) > SLACK or (deadlines and deadlines[0][0] < self._clock()):
+                self._evict()
             entry = self._requests.get(request.id)
             if self._draining and not (entry and (entry.messages or entry.pending)):
                 raise Draining("this server is shutting down and accepts no new request")
@@ -70,7 +72,7 @@ class RequestTable:
 
     def leave(self, request: Request) -> None:
         """Count one message fewer. A request without messages leaves the table, unless one of its inputs waits."""
-        with self._changed:
+        with self._lock:
             entry = self._requests[request.id]
             entry.messages -= 1
             kept = entry.messages or ((entry.pending or entry.stats != NO_STATS) and entry.deadline >= self._clock())
@@ -83,8 +85,10 @@ class RequestTable:
         self, request: Request, shard: object, segments: Segments, tensors: Mapping[str, Any], now: float = 0.0
     ) -> list[Ready]:
         """`PendingInputs.put` for `request` at `shard`. Call it only between `enter` and `leave` of a message."""
-        with self._changed:
+        with self._lock:
             pending = self._requests[request.id].pending
+            if not pending and (alone := segments.alone) and len(tensors) == len(alone.inputs):
+                return [Ready(alone, dict(tensors), now)]
             if (inputs := pending.get(shard)) is None:
                 inputs = pending[shard] = PendingInputs(segments)
             ready = inputs.put(tensors, now)
@@ -94,12 +98,12 @@ class RequestTable:
 
     def add_stats(self, request: Request, stats: RequestStats) -> None:
         """Add to the statistics that the next outgoing message of `request` carries."""
-        with self._changed:
+        with self._lock:
             self._requests[request.id].stats += stats
 
     def take_stats(self, request: Request) -> RequestStats:
         """Remove and return the statistics added so far."""
-        with self._changed:
+        with self._lock:
             entry = self._requests[request.id]
             stats, entry.stats = entry.stats, NO_STATS
             return stats

@@ -106,7 +106,7 @@ class ResultReceiver:
 
     def _store(self, message: Message) -> None:
         with self._lock:
-            pending = self._pending.get(str(message.fields.get("request")))
+            pending = self._pending.get(str(message.fields.get("id")))
         if pending:
             pending.take(*unpack(message, pending.request.route, self._transports, pending.request.trace))
 

@@ -33,6 +33,11 @@ class Segments:
     joining: bool
     """Whether a segment takes several tensors, so that one tensor may wait for another."""
 
+    @property
+    def alone(self) -> Segment | None:
+        """The segment, if there is only one: a message with all of its inputs has nothing to wait for."""
+        return self.all[0] if len(self.all) == 1 else None
+
 
 def segments_of(stages: Sequence[Stage], local_calls: bool) -> Segments:
     """The segments of a server with `stages`, which are in an order in which they can run.

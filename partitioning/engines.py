@@ -1,18 +1,21 @@
 """The local engines: `eager` runs operation by operation, `graph` and `frozen` run a compiled function.
 
-Compiled functions are called flat, with their tensors in order. `ConcreteFunction.__call__` would try a structured
-signature first; if that does not fit (a frozen function has none), it formats every tensor into an error text at each
-call before it falls back.
+Compiled functions are executed as an operation of TensorFlow, with their tensors in order. `ConcreteFunction.__call__`
+would try a structured signature first; if that does not fit (a frozen function has none), it formats every tensor into
+an error text at each call before it falls back. Its flat variant takes 30 microseconds of Python for each call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.python.eager.context import context
+from tensorflow.python.eager.execute import execute
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.framework.ops import EagerTensor
 
@@ -112,29 +115,33 @@ def _frozen(program: Program, stage: Stage) -> Executable:
 
 
 class _Compiled:
-    """Calls the flat function inside a concrete function, without matching a signature or rebuilding a structure.
+    """Executes a concrete function, without matching a signature or rebuilding a structure.
 
-    This saves a third of the time of a small stage. `_program` keeps the variables and tables alive that the function
-    captures. In the first call TensorFlow optimises the function, and copies its constants for this; `_first` returns
-    the freed memory to the system.
+    `_program` keeps the variables and tables alive that the function captures, and `_function` keeps the function
+    registered. In the first call TensorFlow optimises the function, and copies its constants for this; the freed memory
+    is then returned to the system.
     """
 
     def __init__(self, program: Program, stage: Stage, concrete: Any, captured: Sequence[Any]) -> None:
         self._program = program if captured else None
         self._dtypes = _dtypes(program, stage)
-        self._optimized = concrete.inference_fn.call_flat
-        self._flat = self._first
         self._captured = captured
+        self._function = concrete.inference_fn
+        self._name = self._function.name.decode()
+        self._outputs = len(stage.outputs)
+        self._context = context()
+        self._attributes = tuple(chain.from_iterable(self._context.function_call_options.as_attrs().items()))
+        self._called = False
         trim()
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
-        pairs = zip(inputs, self._dtypes, strict=True)
-        return list(self._flat(*[_as_tensor(value, dtype) for value, dtype in pairs], *self._captured))
-
-    def _first(self, *tensors: Any) -> Any:
-        results = self._optimized(*tensors)
-        self._flat = self._optimized
-        trim()
+        tensors = [_as_tensor(value, dtype) for value, dtype in zip(inputs, self._dtypes, strict=True)]
+        if self._captured:
+            tensors += self._captured
+        results: list[Any] = execute(self._name, self._outputs, tensors, self._attributes, self._context)
+        if not self._called:
+            self._called = True
+            trim()
         return results
 
 

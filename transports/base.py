@@ -73,7 +73,10 @@ class Message(msgspec.Struct, frozen=True):
 
 def payload(tensors: Mapping[str, Array]) -> int:
     """Bytes of all `tensors`."""
-    return sum(tensor.nbytes for tensor in tensors.values())
+    size = 0
+    for tensor in tensors.values():
+        size += tensor.nbytes
+    return size
 
 
 Handler = Callable[[Message], Message]

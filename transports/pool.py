@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+
+import msgspec
 
 from transports.address import Address
 from transports.base import Connection, Message, Transport
@@ -20,7 +21,7 @@ IDLE = 60.0
 """Seconds without use after which the pool closes a connection. It looks for such connections when it opens one."""
 
 
-class Idle(NamedTuple):
+class Idle(msgspec.Struct, frozen=True):
     """An idle connection, and the moment (`time.monotonic()`) of its last use."""
 
     connection: Connection
@@ -90,17 +91,17 @@ class Pool:
         self.close()
 
     def _take(self, address: Address) -> Connection | None:
-        while (kept := self._last(address)) and kept.stale():
+        """Remove and return the idle connection to `address` that was used last; closes those whose peer has gone."""
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise ConnectError(f"no connection to {address}: the pool is closed")
+                if not (rest := self._idle.get(address)):
+                    return None
+                kept = rest.pop().connection
+            if not kept.stale():
+                return kept
             kept.close()
-        return kept
-
-    def _last(self, address: Address) -> Connection | None:
-        """Remove and return the idle connection to `address` that was used last."""
-        with self._lock:
-            if self._closed:
-                raise ConnectError(f"no connection to {address}: the pool is closed")
-            rest = self._idle.get(address)
-            return rest.pop().connection if rest else None
 
     def _make(self, address: Address, timeout: float) -> Connection:
         self._sweep()
@@ -128,11 +129,11 @@ class Pool:
 
     def _give_back(self, address: Address, connection: Connection) -> None:
         with self._lock:
-            keep = self.mode == "pooled" and not self._closed and not connection.closed
-            drop = [idle.connection for idle in self._idle.pop(address, [])] if connection.closed else []
-            if keep:
+            if self.mode == "pooled" and not self._closed and not connection.closed:
                 self._idle.setdefault(address, []).append(Idle(connection, time.monotonic()))
-        _close_all(drop if keep else [connection, *drop])
+                return
+            drop = [idle.connection for idle in self._idle.pop(address, [])] if connection.closed else []
+        _close_all([connection, *drop])
 
 
 def _close_all(connections: Iterable[Connection]) -> None:

@@ -167,7 +167,7 @@ def execute(shard: Shard, task: Task, given: Mapping[str, Array], wanted: Sequen
     """The tensors `wanted`, which are in `given` or produced by the stages of `task`. Raises `StageFailed`."""
     values: dict[str, Any] = dict(given)
     for stage in task.stages:
-        values |= shard.run(stage, values, 0.0)
+        values.update(zip(stage.outputs, shard.run(stage, values, 0.0), strict=True))
     return [shard.to_array(values[name]) for name in wanted]
 
 

@@ -116,7 +116,7 @@ class Nodes(contextlib.ExitStack):
 
 def send(dispatcher: Dispatcher, request: Request, partition: Partition, tensors: Mapping[str, Array]) -> list[Message]:
     """The answers of the servers that await `tensors`."""
-    deliveries = dispatcher.deliveries(request, partition, tensors)
+    deliveries = dispatcher.directory.deliveries(request, partition, tensors)
     return [dispatcher.send(request, delivery, carry=RequestStats())[0] for delivery, _ in deliveries]
 
 

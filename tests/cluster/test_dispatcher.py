@@ -59,33 +59,33 @@ def request(turn: int, **more: int) -> Request:
 
 def port_of(dispatcher: Dispatcher, request: Request) -> int:
     """The port to which the dispatcher would send the output of server 0."""
-    ((delivery, _),) = dispatcher.deliveries(request, PARTITION, OUTPUT)
+    ((delivery, _),) = dispatcher.directory.deliveries(request, PARTITION, OUTPUT)
     return delivery.holder.address.port
 
 
 def test_every_sender_uses_the_replica_that_the_client_chose(dispatchers: list[Dispatcher]) -> None:
     for turn in range(6):
-        pinned, _ = dispatchers[0].pinned(request(turn), PARTITION)
+        pinned, _ = dispatchers[0].directory.pinned(request(turn), PARTITION)
         again = Request.of(pinned.fields())
         assert {port_of(dispatcher, again) for dispatcher in dispatchers} == {2 + turn % 2}
 
 
 def test_a_sender_looks_up_a_replica_that_its_cache_lacks(dispatchers: list[Dispatcher], leases: Leases) -> None:
-    pinned, _ = dispatchers[0].pinned(request(1), PARTITION)
+    pinned, _ = dispatchers[0].directory.pinned(request(1), PARTITION)
     leases.leave(pinned.pins[1])
     epoch = _join(leases, 4, 1)
-    fresh, _ = dispatchers[1].pinned(request(1, attempt=1), PARTITION)
+    fresh, _ = dispatchers[1].directory.pinned(request(1, attempt=1), PARTITION)
     assert fresh.pins[1] == epoch
     assert [port_of(dispatcher, fresh) for dispatcher in dispatchers] == [4, 4]
     with pytest.raises(NoServer, match=r"the pinned replica .* no longer holds stage 'a1'"):
-        port_of(dispatchers[1], Request.of({**pinned.fields(), "attempt": 1}))
+        port_of(dispatchers[1], replace(pinned, attempt=1))
 
 
 def test_replicas_of_a_failed_request_are_avoided(dispatchers: list[Dispatcher]) -> None:
-    lost, _ = dispatchers[0].pinned(request(0), PARTITION)
-    dispatchers[0].avoid(lost)
+    lost, _ = dispatchers[0].directory.pinned(request(0), PARTITION)
+    dispatchers[0].directory.avoid(lost)
     for turn in range(4):
-        pinned, _ = dispatchers[0].pinned(request(turn), PARTITION)
+        pinned, _ = dispatchers[0].directory.pinned(request(turn), PARTITION)
         assert pinned.pins[1] != lost.pins[1]
         assert pinned.pins[0] == lost.pins[0]  # portion 0 has only one holder
 
@@ -102,10 +102,10 @@ def test_an_answer_without_a_holder_is_not_cached(leases: Leases, dispatchers: l
 def test_an_answer_that_lacks_a_portion_is_not_cached(leases: Leases, dispatchers: list[Dispatcher]) -> None:
     for epoch, _ in leases.who(PARTITION.name, "none")[1]:
         leases.leave(epoch)
-    partial, _ = dispatchers[0].pinned(request(0), PARTITION)
+    partial, _ = dispatchers[0].directory.pinned(request(0), PARTITION)
     assert set(partial.pins) == {0}
     epoch = _join(leases, 5, 1)
-    pinned, _ = dispatchers[0].pinned(request(1), PARTITION)
+    pinned, _ = dispatchers[0].directory.pinned(request(1), PARTITION)
     assert pinned.pins[1] == epoch
 
 
@@ -125,10 +125,40 @@ def test_the_registries_of_two_transports_may_differ_in_replicas(leases: Leases)
         stack.callback(made.close)
         port_of(made, request(0))
         port_of(made, replace(request(0), route=Route(PARTITION.name, "eager", "grpc")))
-        pinned, _ = made.pinned(request(1), PARTITION)
+        pinned, _ = made.directory.pinned(request(1), PARTITION)
         assert set(pinned.pins) == {0, 1}
-        unpinned, _ = made.pinned(replace(request(1), route=Route(PARTITION.name, "eager", "grpc")), PARTITION)
+        unpinned, _ = made.directory.pinned(
+            replace(request(1), route=Route(PARTITION.name, "eager", "grpc")), PARTITION
+        )
         assert not unpinned.pins
+
+
+def test_where_tensors_go_is_looked_up_once_until_it_is_forgotten() -> None:
+    single, asked = Leases(2, ttl=math.inf), list[str]()
+    for port, claim in ((1, 0), (2, 1)):
+        _join(single, port, claim)
+    transport, registry = transports.make("none"), Registry(single)
+
+    def handle(message: Message) -> Message:
+        asked.append(message.method)
+        return registry.handle(message)
+
+    with (
+        transport.serve(handle, "here", 0, 1) as server,
+        contextlib.closing(Dispatcher({"none": transport}, {"none": server.address})) as dispatcher,
+    ):
+        assert [port_of(dispatcher, request(turn)) for turn in range(3)] == [2, 2, 2]
+        assert asked == ["where"]
+        each = replace(request(0), route=Route(PARTITION.name, "eager", "none", registry="per-hop"))
+        assert (port_of(dispatcher, each), port_of(dispatcher, request(3, attempt=1))) == (2, 2)
+        assert asked == ["where"] * 3
+        ((lost, _),) = dispatcher.directory.deliveries(request(4), PARTITION, OUTPUT)
+        single.leave(lost.holder.epoch)
+        _join(single, 3, 1)
+        assert port_of(dispatcher, request(5)) == 2  # until a call fails
+        dispatcher.directory.forget(lost.holder)
+        assert [port_of(dispatcher, request(turn)) for turn in range(2)] == [3, 3]
+        assert asked == ["where"] * 4
 
 
 WRONG: dict[str, dict[str, Scalar]] = {

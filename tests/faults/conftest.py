@@ -169,7 +169,7 @@ def send(dispatcher: Dispatcher, request: Request, partition: Partition, tensors
             delivery.holder.address,
             Message("infer", fields | {"epoch": delivery.holder.epoch}, delivery.tensors),
         )[0]
-        for delivery, _ in dispatcher.deliveries(patient, partition, tensors)
+        for delivery, _ in dispatcher.directory.deliveries(patient, partition, tensors)
     ]
 
 
