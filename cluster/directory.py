@@ -109,7 +109,8 @@ class Directory:
         alike = route.registry == "cached" and not request.attempt and not request.pins
         if alike and (known := self._targets.get(key)) and time.monotonic() < known.until:
             for server, holder, names in known.messages:
-                yield Delivery(server, holder, {name: leaving[name] for name in names}), NO_STATS
+                tensors = leaving if len(names) == len(leaving) else {name: leaving[name] for name in names}
+                yield Delivery(server, holder, tensors), NO_STATS
             return
         found: dict[str, Holders] = {}
         messages = []

@@ -118,20 +118,21 @@ class ExecutionSlots:
         self._lock = threading.Lock()
         self._freed = threading.Condition(self._lock)
 
-    def acquire(self, seconds: float) -> float:
-        """Take a slot; returns the seconds spent waiting. Raises `DeadlineExceeded` if none is free in `seconds`."""
+    def acquire(self, deadline: float) -> float:
+        """Take a slot; returns the seconds spent waiting. Raises `DeadlineExceeded` if none is free by `deadline`, a
+        moment of the monotonic clock."""
         with self._lock:
             if not self._taken or self._taken < self._capacity():  # there is always one slot
                 self._taken += 1
                 return 0.0
-            began = time.perf_counter()
+            began, seconds = time.perf_counter(), max(0.0, deadline - time.monotonic())
             self._waiting += 1
             try:
-                free = self._freed.wait_for(lambda: self._taken < self._capacity(), max(0.0, seconds))
+                free = self._freed.wait_for(lambda: self._taken < self._capacity(), seconds)
             finally:
                 self._waiting -= 1
             if not free:
-                raise DeadlineExceeded(f"no core was free for a stage within {max(0.0, seconds):.3g} s")
+                raise DeadlineExceeded(f"no core was free for a stage within {seconds:.3g} s")
             self._taken += 1
             return time.perf_counter() - began
 

@@ -159,7 +159,7 @@ class _Visit:
 
         def execute(segment: Segment, values: Values) -> Values:
             nonlocal compute, queued
-            if not shard.remote and (waited := self._node.slots.acquire(request.remaining)):
+            if not shard.remote and (waited := self._node.slots.acquire(request.deadline)):
                 queued += waited
                 if trace is not None:
                     now = time.perf_counter()

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,11 @@ from cluster.manifest import verify
 from cluster.model_servers.client import ModelServerClients
 from cluster.node import Node
 from cluster.partition import Partition, read_partitions
-from partitioning.engine_table import is_remote
+from partitioning.engine_table import EMPTY, is_remote
 from partitioning.errors import PartitionError, one_line
-from partitioning.plan import Stage
+from partitioning.plan import Edge, Stage
 from transports.address import LAST_PORT, Address
-from transports.base import Handler, Server, Transport
+from transports.base import DTYPES, Array, Handler, Server, Transport
 from transports.errors import SplitbenchError, UsageError, WireError
 from transports.process import freeze_garbage
 from transports.sockets import Deadline
@@ -145,13 +145,16 @@ class NodeServer:
 def make_shards(
     partition: Partition, server: int, program: Callable[[], Program], model_clients: ModelServerClients
 ) -> Shards:
-    """The shard of `server` for each engine of `partition`; none if the partition has no such server.
+    """The shard of `server` for each engine of `partition` and for `EMPTY`; none if the partition has no such server.
 
     `program` is called only if an engine executes stages in this process; other engines use `model_clients`.
     """
+    if server >= partition.servers:
+        return {}
     program = cache(program)
-    made: dict[tuple[str, str], Shard] = {}
-    for engine in partition.engines if server < partition.servers else ():
+    empty = {stage.name: _empty(partition, stage) for stage in partition.portion(server)}
+    made: dict[tuple[str, str], Shard] = {(partition.name, EMPTY): Shard(partition, server, empty, np.asarray)}
+    for engine in partition.engines:
         if is_remote(engine):
             stages = model_clients.stages(partition, engine, server)
             made[partition.name, engine] = Shard(partition, server, stages, np.asarray, remote=True)
@@ -169,6 +172,25 @@ def _local_shard(partition: Partition, engine: str, server: int, program: Progra
 
     stages = {stage.name: built(stage) for stage in partition.portion(server)}
     return Shard(partition, server, stages, engines.to_array)
+
+
+def _empty(partition: Partition, stage: Stage) -> Execute:
+    """A function that returns zeros for the outputs of `stage`, the same arrays again for the same batch.
+
+    The batch is the first extent of the stage's first input; other open extents are 1.
+    """
+    edges = [partition.plan.edges[name] for name in stage.outputs]
+
+    def array(edge: Edge, batch: int) -> Array:
+        opened = [batch, *[1] * len(edge.shape)]
+        shape = [opened[place] if extent is None else extent for place, extent in enumerate(edge.shape)]
+        return np.zeros(shape, DTYPES.get(edge.dtype, np.dtype(object)))
+
+    @lru_cache(maxsize=1)
+    def arrays(batch: int) -> list[Any]:
+        return [array(edge, batch) for edge in edges]
+
+    return lambda inputs, seconds: arrays(len(inputs[0]) if inputs and np.ndim(inputs[0]) else 1)
 
 
 def load_shards(folder: Path, files: Mapping[str, str], server: int, model_clients: ModelServerClients) -> Shards:

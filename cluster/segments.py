@@ -32,11 +32,8 @@ class Segments:
     """Tensor -> the segments that take it."""
     joining: bool
     """Whether a segment takes several tensors, so that one tensor may wait for another."""
-
-    @property
-    def alone(self) -> Segment | None:
-        """The segment, if there is only one: a message with all of its inputs has nothing to wait for."""
-        return self.all[0] if len(self.all) == 1 else None
+    alone: Segment | None
+    """The segment, if there is only one: a message with all of its inputs has nothing to wait for."""
 
 
 def segments_of(stages: Sequence[Stage], local_calls: bool) -> Segments:
@@ -50,7 +47,8 @@ def segments_of(stages: Sequence[Stage], local_calls: bool) -> Segments:
     for segment in found:
         for tensor in segment.inputs:
             taking.setdefault(tensor, []).append(segment)
-    return Segments(tuple(found), taking, any(len(segment.inputs) > 1 for segment in found))
+    joining = any(len(segment.inputs) > 1 for segment in found)
+    return Segments(tuple(found), taking, joining, found[0] if len(found) == 1 else None)
 
 
 def _joined(stages: Sequence[Stage]) -> list[Segment]:

@@ -37,16 +37,17 @@ from transports.limits import TLS_FILES
 
 if TYPE_CHECKING:
     from experiments.measure.prepare import Prepared
+    from experiments.measure.runner import CellRunner
 
-    EachRound = Callable[[Prepared, Path], AbstractContextManager[Callable[[int], None]]]
+    EachRound = Callable[[Prepared, Path], AbstractContextManager[Callable[[int, CellRunner], None]]]
 
 
 def execute(experiment: Experiment, folder: Path, argv: Sequence[str], each_round: EachRound | None = None) -> None:
     """Run `experiment`, time all of its cells, and write the results into `folder`.
 
-    `argv` is recorded. `each_round` is entered for the run; the function that it yields is called with the number of
-    each round before the first request of that round. Raises `UsageError`, `PartitionError`, `SplitbenchError` or
-    `OSError`; samples measured until then are kept.
+    `argv` is recorded. `each_round` is entered for the run; the function that it yields is called before the first
+    request of each round, with the round's number and the object that makes the requests. Raises `UsageError`,
+    `PartitionError`, `SplitbenchError` or `OSError`; samples measured until then are kept.
     """
     with begun(experiment, folder, argv, experiment.runs * len(experiment.cells)) as (prepared, progress, on):
         _measure(prepared, folder, progress, on, each_round)

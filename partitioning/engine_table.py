@@ -32,6 +32,11 @@ ENGINES: Mapping[str, Engine] = {
 }
 
 
+EMPTY = "empty"
+"""The engine of stages that compute nothing and return zeros of the right shapes. Every node has it, for the ladder; no
+cell is measured with it, so `ENGINES` does not list it."""
+
+
 def is_remote(name: str) -> bool:
     """Whether model servers execute the stages of that engine. False for an unknown name."""
     return name in ENGINES and ENGINES[name].remote

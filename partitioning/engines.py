@@ -75,13 +75,12 @@ def to_held_array(value: Any) -> npt.NDArray[Any]:
 
 
 def _as_tensor(value: Any, dtype: Any) -> Any:
-    """`value` as a tensor of `dtype`. The checks here are quick; `tf.convert_to_tensor` takes ten microseconds even if
-    `value` is a tensor already."""
-    if type(value) is HeldArray and value.tensor is not None:
-        value = value.tensor
-    if type(value) is EagerTensor and value.dtype is dtype:
-        return value
-    return tf.convert_to_tensor(value, dtype)
+    """`value` as a tensor of `dtype`. A tensor is the output of a stage, whose dtype the plan fixes, and is not
+    converted: `tf.convert_to_tensor` would take ten microseconds."""
+    kind = type(value)
+    if kind is HeldArray and value.tensor is not None:
+        return value.tensor
+    return value if kind is EagerTensor else tf.convert_to_tensor(value, dtype)
 
 
 def _eager(program: Program, stage: Stage) -> Executable:

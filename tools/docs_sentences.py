@@ -10,7 +10,7 @@ from experiments.reports import loads, steadiness
 from experiments.spec import sweep
 from experiments.store import intervals, loaded
 from experiments.store.samples import cell_of
-from tools.docs_sources import LOCAL, crossing, each, echo, ladder, of, rows, step
+from tools.docs_sources import LOCAL, crossing, each, echo, ladder, of, rows, rung, step
 
 X, OUTSIDE, MB, THROUGHPUT = "ratio_to_local", "outside_seconds", "payload_bytes", "throughput_to_local"
 Sentence = tuple[str, Sequence[float]]
@@ -80,7 +80,6 @@ def _ladders() -> list[Sentence]:
     grpc, plain = ("grpc", "grpc-tuned"), ("tcp", "unix")
     share = {name: 100 * one.pieces["not explained"] / one.seconds for name, one in ladder("ladder").items()}
     hop = ladder("hop")
-    pieces = hop["tcp"].pieces
     return [
         ("(*Plain sockets*: {} times local)", [of("ladder", X, "sockets")]),
         ("without a wire add {} to {} ms to the stages in a row", _ends(step("ladder", "nodes", *grpc, *plain))),
@@ -91,7 +90,7 @@ def _ladders() -> list[Sentence]:
         ("{} to {} % over gRPC, whose threads", _ends(share[name] for name in grpc)),
         ("without a wire spend {} ms outside the stages, for five hops", [1e3 * of("hop", OUTSIDE, "none")]),
         ("takes {} (gRPC) to {} times (shared memory)", _ends(one.beside_library for one in hop.values())),
-        ("takes {} times its echoes", [1 + pieces["processes"] / pieces["sockets"]]),
+        ("takes {} times its echoes", [rung("hop", "empty chain") / rung("hop", "sockets")]),
     ]
 
 

@@ -64,6 +64,12 @@ def step(folder: str, piece: str, *transports: str) -> list[float]:
     return [1e3 * ladder(folder)[name].pieces[piece] for name in transports]
 
 
+def rung(folder: str, name: str) -> float:
+    """Mean seconds of a rung, over all cells."""
+    steps = stored_ladder.read(REFERENCE / folder)
+    return float(steps[steps["rung"] == name]["seconds"].mean())
+
+
 @functools.cache
 def medians(folder: str) -> sizes.Medians:
     return sizes.medians(pd.read_csv(REFERENCE / folder / files.SUMMARY))

@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from collections.abc import Sequence
@@ -46,20 +47,28 @@ class Description(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ]
 
 
+TEXTS, PLAIN = frozenset({str}), frozenset({str, int, float, bool})
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Description).decode
 
 
 def describe(message: Message) -> tuple[bytes, list[Array]]:
     """The description of `message`, and its tensors as C-contiguous native arrays. Raises `MalformedMessage`."""
-    fields = [(exact_text("a key", key), exact_scalar(key, value)) for key, value in message.fields.items()]
     described: list[tuple[str, str, tuple[int, ...]]] = []
     arrays: list[Array] = []
     for name, tensor in message.tensors.items():
-        array = outgoing(exact_text("a tensor's name", name), tensor)
+        array = outgoing(name, tensor)
         described.append((name, NAMES[array.dtype], array.shape))
         arrays.append(array)
-    return _encode((exact_text("the method", message.method), fields, described)), arrays
+    words, fields = (message.method, *message.fields, *message.tensors), message.fields
+    if TEXTS.issuperset(map(type, words)) and PLAIN.issuperset(map(type, fields.values())):
+        with contextlib.suppress(UnicodeEncodeError, OverflowError):
+            return _encode((message.method, list(fields.items()), described)), arrays
+    for what, names in (("the method", (message.method,)), ("a key", fields), ("a tensor's name", message.tensors)):
+        for name in names:
+            exact_text(what, name)
+    exact = [(key, exact_scalar(key, value)) for key, value in fields.items()]
+    return _encode((message.method, exact, described)), arrays
 
 
 def buffer_of(array: Array) -> Buffer:
@@ -74,8 +83,8 @@ def parts(message: Message) -> list[Buffer]:
     """
     description, arrays = describe(message)
     buffers, size = padded(arrays)
-    head = HEAD.pack(MAGIC, len(description), size) + description
-    return [head, *buffers] if size > SMALL else [b"".join((head, *buffers))]
+    head = HEAD.pack(MAGIC, len(description), size)
+    return [head + description, *buffers] if size > SMALL else [b"".join((head, description, *buffers))]
 
 
 def padded(arrays: Sequence[Array]) -> tuple[list[Buffer], int]:

@@ -58,9 +58,9 @@ class FrameStream:
         Raises `MessageTooLarge` for a message above the limit, which has been discarded, and `OutOfStep`.
         """
         sock, ahead, start = self._sock, self._ahead, codec.HEAD.size
-        count = self._received(sock.recv_first(ahead))
+        count = sock.recv_first(ahead)
         while count < start:
-            count += self._received(sock.recv_into(ahead[count:]))
+            count += self._received(count and sock.recv_into(ahead[count:]))
         magic, described, size = codec.HEAD.unpack_from(ahead)
         end = start + described
         whole = end + size
@@ -71,23 +71,29 @@ class FrameStream:
         if size > self._limits.max_message + codec.MOST_PADDING:
             self._discard(whole - count)
             raise MessageTooLarge(f"tensors of {size} bytes are above the limit of {self._limits.max_message} bytes")
-        return self._rest(ahead[start:count], described, size)
+        return self._rest(count, end, size)
 
-    def _rest(self, arrived: memoryview, described: int, size: int) -> Frame:
-        """Receive the rest of a message whose first bytes have `arrived`; its tensors get a buffer of their own."""
-        description = memoryview(bytearray(described))
-        first = arrived[:described]
-        description[: len(first)] = first
-        self._fill(description[len(first) :])
+    def _rest(self, count: int, end: int, size: int) -> Frame:
+        """Receive the rest of a message, whose tensors get a buffer of their own. `count` bytes have arrived, and the
+        description ends after `end` bytes."""
+        start, ahead = codec.HEAD.size, self._ahead
+        if count < end:  # the description is long, or arrives slowly
+            whole = memoryview(bytearray(end))
+            whole[:count] = ahead[:count]
+            self._fill(whole[count:])
+            count, ahead = end, whole
         data = np.empty(size, np.uint8).data  # the kernel provides pages only as they are written
-        first = arrived[described:]
-        data[: len(first)] = first
-        self._fill(data[len(first) :])
-        return description, data
+        if came := count - end:
+            data[:came] = ahead[end:count]
+        self._fill(data[came:] if came else data)
+        return ahead[start:end], data
 
     def _fill(self, buffer: memoryview) -> None:
-        while buffer:
-            buffer = buffer[self._received(self._sock.recv_into(buffer, 0, self._sock.wait_all)) :]
+        sock, size = self._sock, len(buffer)
+        while size:
+            count = self._received(sock.recv_into(buffer, 0, sock.wait_all))
+            if size := size - count:
+                buffer = buffer[count:]
 
     def _discard(self, count: int) -> None:
         while count:

@@ -25,6 +25,10 @@ PIECE = 2**18
 TIMEVAL = struct.Struct("ll")
 """The kernel's `struct timeval`: seconds and microseconds."""
 
+UNIX_BUFFER = 2**21
+"""Bytes that a Unix socket may hold for its peer, if the kernel allows so many. With the kernel's own 208 kB, a sender
+of a megabyte waits for its receiver several times, and takes 1.7 times as long."""
+
 SLACK = 0.01
 """An operation may end after its deadline by this share of the time left, or of a second if more is left."""
 
@@ -211,8 +215,10 @@ def keep_alive(sock: socket.socket) -> None:
 
 
 def no_delay(sock: socket.socket) -> None:
-    """Send small messages at once (TCP_NODELAY)."""
-    if sock.family != socket.AF_UNIX:
+    """Send small messages at once (TCP_NODELAY), and large ones over a Unix socket with few waits for the peer."""
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_BUFFER)
+    else:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

@@ -17,9 +17,10 @@ DESCRIPTION = """\
 Measure the steps from a local model to a request over a transport, in the rounds of one experiment.
 
 Beside each cell the run measures: the local model; the stages in a row in one process; the same plan over the
-transport none; the stages in processes of their own behind plain sockets; and, for the bytes of the request's messages
-and answers, plain TCP sockets, the transport's library alone, and the transport in an echo without nodes. The report
-has a table and a picture of the steps, and the part of a request's time that they do not explain.
+transport none; the stages in processes of their own behind plain sockets; the request with stages that compute
+nothing, over the transport, over none and over plain sockets; and, for the bytes of the request's messages and
+answers, plain TCP sockets, the transport's library alone, and the transport in an echo without nodes. The report has
+a table and a picture of the steps, and the part of a request's time that they do not explain.
 
 The flags are those of a run. Not valid here: --kill, --order blocked, several requests in flight, --load, model
 servers, runtimes."""

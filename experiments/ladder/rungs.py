@@ -9,17 +9,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 import transports
 from cluster.partition import Partition
+from cluster.runtimes.base import Infer
 from experiments.measure.local import LocalModel
-from experiments.measure.prepare import Prepared
+from experiments.measure.prepare import Prepared, route_of
+from experiments.measure.runner import CellRunner
 from experiments.sizes import echo
 from experiments.sizes.bare import BARE, BareConnection
 from experiments.sizes.measure import AnyConnection
 from experiments.spec.experiment import Cell
 from experiments.store import ladder, rows
 from experiments.store.ladder import Step
+from experiments.store.statistics import chain_of, none_of
+from partitioning.engine_table import EMPTY
 from transports import Connection, Message
 from transports.base import Array
 
@@ -29,12 +34,14 @@ CLIENT = -1
 """Stands for the client among the numbers of servers."""
 SOCKETS = "bare-tcp"
 
-Steps = Mapping[Cell, Mapping[str, Callable[[], float]]]
-"""Cell -> name of a rung -> function that measures it once and returns seconds."""
+Once = Callable[[CellRunner], float]
+"""Measures a rung once and returns seconds."""
+Steps = Mapping[Cell, Mapping[str, Once]]
+"""Cell -> name of a rung -> function that measures it."""
 
 
 @contextlib.contextmanager
-def measured(prepared: Prepared, folder: Path) -> Iterator[Callable[[int], None]]:
+def measured(prepared: Prepared, folder: Path) -> Iterator[Callable[[int, CellRunner], None]]:
     """Write ladder.csv into `folder`. Yields a function that measures every rung in the round of the given number."""
     cells = [cell for cell in prepared.partitions if cell.transport in transports.NAMES and cell.transport != "none"]
     used = dict.fromkeys(cell.transport for cell in cells)
@@ -47,23 +54,23 @@ def measured(prepared: Prepared, folder: Path) -> Iterator[Callable[[int], None]
         contextlib.ExitStack() as stack,
     ):
         bare = {name: stack.enter_context(BareConnection(name, found[name])) for name in names if name in BARE}
-        steps: dict[Cell, dict[str, Callable[[], float]]] = {}
+        steps: dict[Cell, dict[str, Once]] = {}
         for cell in cells:
             connection = transports.make(cell.transport, options).connect(found[cell.transport], cell.codec)
             stack.callback(connection.close)
-            steps[cell] = _steps(prepared, cell, connection, bare, library)
+            steps[cell] = _steps(prepared, cell, connection, bare, library) | _empty(prepared, cell, stack)
         rng = random.Random(prepared.experiment.seed)
-        yield lambda number: _round(steps, number, rng, writer)
+        yield lambda number, runner: _round(steps, number, runner, rng, writer)
 
 
-def _round(steps: Steps, number: int, rng: random.Random, writer: rows.Writer) -> None:
+def _round(steps: Steps, number: int, runner: CellRunner, rng: random.Random, writer: rows.Writer) -> None:
     pairs = [(cell, rung) for cell, rungs in steps.items() for rung in rungs]
     rng.shuffle(pairs)
     for cell, rung in pairs:
         once = steps[cell][rung]
-        once()
+        once(runner)
         for _ in range(CALLS):
-            writer.append(Step(cell, rung, number, once()))
+            writer.append(Step(cell, rung, number, once(runner)))
 
 
 def _steps(
@@ -72,33 +79,62 @@ def _steps(
     connection: Connection,
     bare: Mapping[str, BareConnection],
     library: Mapping[str, str],
-) -> dict[str, Callable[[], float]]:
+) -> dict[str, Once]:
+    """The rungs without requests."""
     partition, inputs = prepared.partitions[cell], prepared.inputs[cell.batch][0]
     model = LocalModel(cell.engine, prepared.program, partition.plan)
     sizes = {name: array.nbytes for name, array in model.tensors(inputs).items()}
     loads = [np.zeros(size, np.uint8) for trip in trips(partition, cell.flow, sizes) for size in trip]
     timeout = prepared.experiment.timeout
 
-    def in_a_row() -> float:
-        begun = time.perf_counter()
-        model.infer(inputs)
-        return time.perf_counter() - begun
+    def over(connection: AnyConnection) -> Once:
+        return lambda _: sum(_one_way(connection, load, timeout) for load in loads)
 
-    def over(connection: AnyConnection) -> Callable[[], float]:
-        return lambda: sum(_one_way(connection, load, timeout) for load in loads)
-
-    found = {"row": in_a_row, "sockets": over(bare[SOCKETS]), "transport": over(connection)}
+    found: dict[str, Once] = {
+        "row": lambda _: _timed(lambda: model.infer(inputs)),
+        "sockets": over(bare[SOCKETS]),
+        "transport": over(connection),
+    }
     if cell.transport in library:
         found["library"] = over(bare[library[cell.transport]])
     return found
 
 
+def _empty(prepared: Prepared, cell: Cell, stack: contextlib.ExitStack) -> dict[str, Once]:
+    """The rungs of requests whose stages compute nothing; none if the plan does not tell the sizes of all tensors.
+
+    `stack` ends the deployment of plain sockets.
+    """
+    partition, inputs = prepared.partitions[cell], prepared.inputs[cell.batch][0]
+    if any(None in edge.shape[1:] for edge in partition.plan.edges.values()):
+        return {}
+    timeout, deployed = prepared.experiment.timeout, list[Infer]()
+
+    def request(cell: Cell) -> Once:
+        partition = prepared.partitions[cell]
+        route = replace(route_of(cell, partition), engine=EMPTY)
+        return lambda runner: _timed(lambda: runner.client.infer(partition, route, inputs, timeout))
+
+    def chain(runner: CellRunner) -> float:
+        if not deployed:
+            deploy = runner.direct[chain_of(cell)].deploy
+            assert deploy is not None
+            deployed.append(stack.enter_context(deploy(EMPTY)))
+        return _timed(lambda: deployed[0](inputs, timeout))
+
+    return {"empty": request(cell), "empty none": request(none_of(cell)), "empty chain": chain}
+
+
+def _timed(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
 def _one_way(connection: AnyConnection, load: Array, timeout: float) -> float:
     """Half of the seconds of an echo of `load`."""
     message = Message("echo", {}, {"x": load})
-    begun = time.perf_counter()
-    connection.call(message, timeout)
-    return (time.perf_counter() - begun) / 2
+    return _timed(lambda: connection.call(message, timeout)) / 2
 
 
 def trips(partition: Partition, flow: str, sizes: Mapping[str, int]) -> list[tuple[int, int]]:

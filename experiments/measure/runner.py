@@ -57,14 +57,15 @@ def run(
     writers: Writers,
     progress: Progress,
     machines: Machines = NONE,
-    each_round: Callable[[int], None] = lambda number: None,
+    each_round: Callable[[int, CellRunner], None] = lambda number, runner: None,
 ) -> None:
     """Measure every cell of `prepared`: a sample for each timed request.
 
     The sample is written before the next request begins; with several requests in flight, as soon as one is answered,
     or has missed its time limit under an open-loop load.
-    `machines` run the processes; without a launcher only cells over `none` can run. `each_round` is called with the
-    number of each round before its first block. The experiment's `until_stable` and `limit` may end it after a round.
+    `machines` run the processes; without a launcher only cells over `none` can run. `each_round` is called before the
+    first block of each round, with its number and the object that makes the requests. The experiment's `until_stable`
+    and `limit` may end it after a round.
 
     Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a failed
     request. Requests answered until then, or in flight then and answered later, have samples. No process is left
@@ -89,7 +90,7 @@ def run(
             if block.round != last:
                 if last >= 0 and stopping.due():
                     break
-                each_round(block.round)
+                each_round(block.round, runner)
                 last = block.round
             runner.measure(block, keep)
 

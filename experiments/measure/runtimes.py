@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster import runtimes
@@ -31,6 +32,8 @@ class Direct(NamedTuple):
     infer: Callable[[Mapping[str, Array]], Answer]
     awake: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
     """Entered for a block of requests (`cluster.runtimes.base.Runtime.awake`)."""
+    deploy: Callable[[str], AbstractContextManager[Infer]] | None = None
+    """Of a runtime: deploys the partition with another engine (`cluster.runtimes.base.Runtime.deploy`)."""
 
 
 @contextlib.contextmanager
@@ -64,7 +67,9 @@ def started(
                         infer = stack.enter_context(runtime.deploy(partition, cell.engine))
                     except PartitionError as error:
                         raise UsageError(str(error)) from error
-                    deployed[key] = Direct(_answering(infer, timeout), runtime.awake)
+                    deployed[key] = Direct(
+                        _answering(infer, timeout), runtime.awake, partial(runtime.deploy, partition)
+                    )
                     notify(f"{cell.transport} ready with {partition.name}")
                 found[cell] = deployed[key]
         yield found

@@ -21,9 +21,12 @@ PIECES: Mapping[str, str] = {
     "cut": "the stages in a row in one process, less the local model",
     "nodes": "None, less the stages in a row: client, registry and nodes, called directly",
     "sockets": "the bytes of the request's messages and answers over plain TCP sockets",
-    "processes": "the stages in processes of their own behind plain sockets, less the stages in a row and sockets",
     "library": "the same bytes over the transport's library alone, less sockets",
     "transport": "the same bytes over this project's transport, less its library (or sockets, without a library)",
+    "chain": "the request with stages that compute nothing, less the same over None and less its bytes over this "
+    "project's transport",
+    "processes": "the stages in processes of their own behind plain sockets, less the same with stages that compute "
+    "nothing and less the stages in a row",
     "not explained": "the request over the transport, less all of these",
 }
 DRAWN = "The steps of a request in milliseconds, a bar for each cell"
@@ -71,9 +74,10 @@ def ladders(measured: pd.DataFrame, steps: pd.DataFrame) -> list[Ladder]:
             "cut": mean["row"] - mean["local"],
             "nodes": mean["none"] - mean["row"],
             "sockets": mean["sockets"],
-            "processes": mean.get("chain", math.nan) - mean["row"] - mean["sockets"],
             "library": mean.get("library", math.nan) - mean["sockets"],
             "transport": mean["transport"] - lower,
+            "chain": mean.get("empty", math.nan) - mean.get("empty none", math.nan) - mean["transport"],
+            "processes": mean.get("chain", math.nan) - mean.get("empty chain", math.nan) - mean["row"],
         }
         pieces = {name: seconds for name, seconds in pieces.items() if not math.isnan(seconds)}
         found.append(Ladder(cell, pieces | {"not explained": mean["request"] - sum(pieces.values())}))
@@ -99,10 +103,12 @@ def section(folder: Path, measured: pd.DataFrame, steps: pd.DataFrame) -> list[s
         "",
         *(f"- **{name}**: {text}." for name, text in PIECES.items()),
         "",
-        "The bytes cross one after the other in an echo of another process, and half of each echo counts. **Not "
-        "explained** includes messages of a request that overlap, and waits for a core. **Processes** are caches that "
-        "processes take from each other, and the time until one that waits goes on. **Less None, / library** is the "
-        "request less None (local model, cut and nodes), as a multiple of sockets and library.",
+        "The bytes cross one after the other in an echo of another process, and half of each echo counts. **Chain** is "
+        "what a chain of processes adds to such echoes: each process and thread waits until it is woken, and finds the "
+        "caches emptied by the others. **Processes** are stages that run slower in processes of their own, since these "
+        "take caches from each other. **Not explained** includes messages of a request that overlap, and waits for a "
+        "core. **Less None, / library** is the request less None (local model, cut and nodes), as a multiple of "
+        "sockets and library.",
     ]
 
 

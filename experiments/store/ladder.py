@@ -24,6 +24,9 @@ RUNGS: Mapping[str, str] = {
     "sockets": "the bytes of the request's messages and answers over plain TCP sockets, one after the other",
     "library": "the same bytes over the transport's library alone, as its users write it",
     "transport": "the same bytes over the transport, in an echo without nodes",
+    "empty": "the request with stages that compute nothing",
+    "empty none": "the same over the transport none",
+    "empty chain": "the same over plain sockets, without nodes",
 }
 
 

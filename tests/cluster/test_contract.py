@@ -23,6 +23,7 @@ from cluster.partition import Partition
 from cluster.registry import parse_holders
 from cluster.request import Route
 from cluster.result_receiver import ResultReceiver
+from partitioning.engine_table import EMPTY
 from tests.cluster.conftest import ONCE, SPLITS, Case, Running, assert_right, splits_of
 from tests.faults.common import REMOTE
 from tests.models import SHAPES
@@ -205,3 +206,17 @@ def test_random_bytes_on_a_port_stop_no_node(rig: Rig, transport: str) -> None:
             with dialled(transports.kind(transport), address) as peer, contextlib.suppress(ConnectionError):
                 peer.sendall(noise.randbytes(size))
     rig.assert_right(name, lambda partition: Route(name, "eager", transport, transports.load(transport).codecs[0]), 0)
+
+
+@pytest.mark.parametrize("transport", ["none", "tcp"])
+def test_stages_that_compute_nothing_return_zeros_of_the_right_shapes(rig: Rig, transport: str) -> None:
+    """Also from models whose tensors have open extents beside the batch, which are 1 then."""
+    for name, partition in rig.partitions.items():
+        model = name.partition(".")[0]
+        client = rig.direct(model) if transport == "none" else rig.running.client
+        case, edges = rig.cases[model], partition.plan.edges
+        answer = client.infer(partition, Route(name, EMPTY, transport), case.inputs[0], timeout=20.0)
+        for tensor, expected in case.expected[0].items():
+            found, known = answer.outputs[tensor], None not in edges[tensor].shape[1:]
+            assert (found.dtype, found.any(), found.ndim) == (expected.dtype, False, expected.ndim), name
+            assert not known or found.shape == expected.shape, name
