@@ -23,7 +23,7 @@ from cluster.packing import pack_answer, unpack
 from cluster.partition import Partition
 from cluster.pending import Values, cascade
 from cluster.pinning import usable
-from cluster.queues import LOCAL, DestinationQueues
+from cluster.queues import LOCAL, DestinationQueues, Next
 from cluster.request import NO_STATS, Request, RequestStats
 from cluster.request_table import RequestTable
 from cluster.segments import Segment
@@ -100,7 +100,8 @@ class Node:
         if not self._room.acquire(blocking=False):
             raise ResourceExhausted(f"{WAITING} messages already wait at this server")
         self.requests.enter(request)
-        self._advance(request, steps, None)
+        if first := self._advance(request, steps, None):
+            self._queues.put(*first)
 
     def drain(self, seconds: float) -> None:
         """Accept no new request, and wait up to `seconds` until the requests in flight have left this server."""
@@ -109,12 +110,13 @@ class Node:
     def close(self) -> None:
         """Drop the messages whose stages have not run, and notify their clients within `FAILURE_NOTICE_TIMEOUT`."""
         for task in self._queues.take_back(LOCAL):
-            task(Draining("the server ended before it executed this request"))
+            if after := task(Draining("the server ended before it executed this request")):
+                self._queues.put(*after)
         self._queues.close(FAILURE_NOTICE_TIMEOUT)
 
-    def _advance(self, request: Request, steps: Steps, rejected: WireError | None) -> None:
-        """Run the next step, and queue the step after it. `rejected`: the error to throw into `steps` instead, with
-        which a queue rejected the next step."""
+    def _advance(self, request: Request, steps: Steps, rejected: WireError | None) -> Next | None:
+        """Run the next step; returns the step after it. `rejected`: the error to throw into `steps` instead, with which
+        a queue rejected the next step."""
         try:
             queue = next(steps) if rejected is None else steps.throw(rejected)
         except StopIteration:
@@ -124,7 +126,8 @@ class Node:
             self._leave(request)
         else:
             # A full queue must not refuse a failure notice: the client has no other way to learn of the failure.
-            self._queues.put(queue, partial(self._advance, request, steps), refusable=rejected is None)
+            return Next(queue, partial(self._advance, request, steps), refusable=rejected is None)
+        return None
 
     def _leave(self, request: Request) -> None:
         self._room.release()

@@ -6,12 +6,23 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from cluster.errors import Draining
 from transports.errors import ResourceExhausted, WireError
 
-Task = Callable[[WireError | None], None]
-"""Called with None to run, or with the error for which the queue rejects it. Not called if `close` drops the task."""
+Task = Callable[[WireError | None], "Next | None"]
+"""Called with None to run, or with the error for which the queue rejects it; returns the task after it, if there is
+one. Not called if `close` drops the task."""
+
+
+class Next(NamedTuple):
+    """A task, the queue in which it is to run, and whether that queue may refuse it because it is full."""
+
+    queue: str
+    task: Task
+    refusable: bool = True
+
 
 LOCAL = ""
 """The queue of the stages that this server executes."""
@@ -21,7 +32,8 @@ class DestinationQueues:
     """A queue for each destination address, which runs one task at a time, in order; and the queue `LOCAL`.
 
     `LOCAL` runs several tasks at a time and has no bound of its own: the node bounds the messages in all queues
-    together. An empty queue occupies no thread.
+    together. An empty queue occupies no thread. A thread goes on with the task after its task if the queue of that one
+    is idle, since to wake another thread takes longer than most stages' messages.
     """
 
     def __init__(self, local: Callable[[], int], bound: int, threads: int) -> None:
@@ -35,11 +47,12 @@ class DestinationQueues:
         self._open = True
         self._changed = threading.Condition()
 
-    def put(self, queue: str, task: Task, *, refusable: bool = True) -> None:
+    def put(self, queue: str, task: Task, refusable: bool = True) -> None:
         """Run `task` when its turn comes. Calls it with an error at once if the queues are closed, if no thread can be
-        started, or if the task is `refusable` and its queue is full."""
-        if (refusal := self._put(queue, task, refusable)) is not None:
-            task(refusal)
+        started, or if the task is `refusable` and its queue is full; the task after it is put in the same way."""
+        after: Next | None = Next(queue, task, refusable)
+        while after is not None and (refusal := self._put(*after)) is not None:
+            after = after.task(refusal)
 
     def take_back(self, queue: str) -> list[Task]:
         """Remove and return the tasks that wait in `queue`."""
@@ -79,16 +92,45 @@ class DestinationQueues:
             return None
 
     def _run(self, queue: str) -> None:
-        while (task := self._next(queue)) is not None:
-            task(None)
+        task = self._next(queue)
+        while task is not None:
+            after = task(None)
+            if after is not None and self._moved(queue, after.queue):
+                queue, task = after.queue, after.task
+                continue
+            if after is not None:
+                self.put(*after)
+            task = self._next(queue)
+
+    def _moved(self, queue: str, idle: str) -> bool:
+        """Whether the calling thread may run the next task of another queue, which is `idle`, instead of one of
+        `queue`. If tasks wait in `queue`, another thread takes it over."""
+        with self._changed:
+            running = self._running.get(idle, 0)
+            if not self._open or idle == queue or running >= (self._local() if idle == LOCAL else 1):
+                return False
+            if self._waiting[queue]:
+                try:
+                    self._threads.submit(self._run, queue)
+                except RuntimeError:  # the system can start no more threads
+                    return False
+            else:
+                self._end(queue)
+            self._waiting.setdefault(idle, deque())
+            self._running[idle] = running + 1
+            return True
 
     def _next(self, queue: str) -> Task | None:
         """The next task. None if the queue is empty; the calling thread then no longer counts as one that runs it."""
         with self._changed:
             if self._waiting[queue]:
                 return self._waiting[queue].popleft()
-            self._running[queue] -= 1
-            if not self._running[queue]:
-                del self._running[queue], self._waiting[queue]
-            self._changed.notify_all()
+            self._end(queue)
             return None
+
+    def _end(self, queue: str) -> None:
+        """Count one thread fewer that runs `queue`, which is empty. The caller holds the lock."""
+        self._running[queue] -= 1
+        if not self._running[queue]:
+            del self._running[queue], self._waiting[queue]
+        self._changed.notify_all()
