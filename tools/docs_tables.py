@@ -130,8 +130,8 @@ def by_size(folder: str, *sizes: float) -> Lines:
 
 
 def beside_libraries(folder: str) -> Lines:
-    """Each transport's echo as a multiple of its library's own, one row per size."""
-    return [_short(text) for text in sizes_report.beside_libraries(*_medians(folder))]
+    """Each transport's echo as a multiple of its library's own, one row for each transport."""
+    return sizes_report.beside_libraries(sizes_report.read(REFERENCE / folder), _medians(folder)[1])
 
 
 def _medians(folder: str) -> tuple[sizes_report.Medians, Sequence[Way]]:

@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, str] = {name: f"run --spec experiments/specs/{name}.toml"
     "batch": "run --mode submodel --engine frozen --threads 2 --batch 8 --runs 200 --insecure on "
     f"--transport none,tcp,unix,shm,rpyc-tuned,grpc-tuned,sockets,tf-runtime --cut {CHEAP}",
     "sizes": "sizes --max 32 --longest 30 --repeats 3",
-    "sizes-bare": "sizes --bare --sizes 0.0001,0.01,0.2,1,8 --repeats 10",
+    "sizes-bare": "sizes --bare --sizes 0.0001,0.01,0.2,1,8 --repeats 20",
     "sizes-large": "sizes --transport grpc,rpyc-tuned --sizes 64,256,600 --repeats 3 --longest 60",
     "threads": "threads",
 }

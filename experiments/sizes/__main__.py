@@ -56,7 +56,10 @@ class SizesOptions:
     ] = ()
     max: Annotated[float, option("the largest size, after 0.01, 0.03, ...", metavar="MB")] = 64.0
     sizes: Annotated[tuple[float, ...], option("these sizes instead", metavar="MB,...")] = ()
-    repeats: Annotated[int, option("turns of each transport and size", ge=1)] = 5
+    repeats: Annotated[
+        int,
+        option("rounds, each with a new process that echoes; a round has one turn of each transport and size", ge=1),
+    ] = 5
     longest: Annotated[float, option("leave out sizes whose calls take longer", gt=0, unit="seconds")] = 5.0
     seed: Annotated[int, option("seed of the noise and of the order", ge=0)] = 0
     option: Annotated[

@@ -3,6 +3,7 @@
 Rules:
   - One other process echoes over all transports, so that only the transport differs. A sample is one call: the tensor
     goes there and back, from an array in memory to an array in memory.
+  - Each round has a new process, since a process places its memory and its threads once, and all its echoes share that.
   - First each way is tried from the smallest size upwards, and each echo is compared with the tensor that was sent. A
     size at which one call would take longer than `Study.longest`, and all larger sizes, are left out; the report says
     so.
@@ -19,7 +20,7 @@ import random
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,6 +48,9 @@ SENDS: Mapping[tuple[str, str], tuple[str, ...]] = {("grpc", "raw"): ("unary", "
 
 TURN, CALLS, SLOW = 0.5, 10, 1.0
 """Most seconds and most calls of a turn. If a call takes at least `SLOW` seconds, every call counts."""
+WARM_UP, WARM_UP_SECONDS = 200, 0.3
+"""Uncounted calls of each way with a new process, and the seconds after which there are no more. Python executes code
+faster after some dozen calls (PEP 659)."""
 NOTICEABLE = 0.05
 """Only calls that take at least this many seconds predict the time of a call with a larger tensor."""
 COLUMNS = ("way", "transport", "codec", "send", "bytes", "round", "run", "seconds", "wire_bytes")
@@ -86,6 +90,8 @@ class Study:
     option: Mapping[str, str] = field(default_factory=dict)
     malloc: str = MALLOC[0]
     """How both processes treat freed memory, as `--malloc` of a run says."""
+    fresh: bool = True
+    """Whether each round has a new process; False in older records."""
 
     def record(self) -> dict[str, Any]:
         """For environment.json; `from_record` reads it."""
@@ -94,7 +100,10 @@ class Study:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Study:
         values = {name: record[name] for name in ("repeats", "longest", "seed", "option")}
-        values["malloc"] = record.get("malloc", "default")  # older records lack it
+        values |= {
+            "malloc": record.get("malloc", "default"),
+            "fresh": record.get("fresh", False),
+        }  # older ones lack them
         return cls(tuple(Way(**way) for way in record["ways"]), tuple(record["sizes"]), **values)
 
     @property
@@ -148,6 +157,30 @@ def measure(
     `left_out` is called with each way that is not measured at all sizes, and the reason. Raises the `WireError` of a
     failed call, and `SplitbenchError` for an echo that differs from the tensor that was sent.
     """
+    expected: dict[tuple[Way, int], float] = {}
+    with _client(study) as client:
+        for way in study.ways:
+            notify(f"trying {way.name}")
+            expected |= dict(client.attempts(way, left_out))
+    pairs, rng = list(expected), random.Random(study.seed)
+    runs: Counter[tuple[Way, int]] = Counter()
+    total = study.repeats * sum(_calls(seconds) for seconds in expected.values())
+    with Progress(total, [way.name for way in study.ways]) as progress:
+        for number in range(study.repeats):
+            rng.shuffle(pairs)
+            with _client(study) as client:
+                client.warm_up(pairs)
+                for pair in pairs:
+                    for seconds, crossed in client.turn(*pair, expected[pair]):
+                        way, size = pair
+                        writer.append(Sample(way, size, number, runs[pair], seconds, crossed))
+                        runs[pair] += 1
+                        progress.advance(f"{way.name}, {megabytes(size)}", seconds)
+
+
+@contextlib.contextmanager
+def _client(study: Study) -> Iterator[EchoClient]:
+    """A new echo process, and connections to it."""
     names = dict.fromkeys(way.transport for way in study.ways)
     with (
         echo.process(*names, options=study.options, malloc=study.malloc) as (found, child),
@@ -157,27 +190,7 @@ def measure(
         for way in study.ways:
             connections[way] = way.connect(found[way.transport], study.options)
             stack.callback(connections[way].close)
-        client = EchoClient(study, connections, child)
-        expected: dict[tuple[Way, int], float] = {}
-        for way in study.ways:
-            notify(f"trying {way.name}")
-            expected |= dict(client.attempts(way, left_out))
-        _rounds(client, expected, writer)
-
-
-def _rounds(client: EchoClient, expected: Mapping[tuple[Way, int], float], writer: rows.Writer) -> None:
-    pairs, rng = list(expected), random.Random(client.study.seed)
-    runs: Counter[tuple[Way, int]] = Counter()
-    total = client.study.repeats * sum(_calls(seconds) for seconds in expected.values())
-    with Progress(total, [way.name for way in client.study.ways]) as progress:
-        for number in range(client.study.repeats):
-            rng.shuffle(pairs)
-            for pair in pairs:
-                for seconds, crossed in client.turn(*pair, expected[pair]):
-                    way, size = pair
-                    writer.append(Sample(way, size, number, runs[pair], seconds, crossed))
-                    runs[pair] += 1
-                    progress.advance(f"{way.name}, {megabytes(size)}", seconds)
+        yield EchoClient(study, connections, child)
 
 
 def _calls(expected: float) -> int:
@@ -216,6 +229,18 @@ class EchoClient:
                 return
             known.append((size, seconds))
             yield (way, size), seconds
+
+    def warm_up(self, pairs: Iterable[tuple[Way, int]]) -> None:
+        """Uncounted calls of each way with the smallest tensor at which it is measured."""
+        smallest: dict[Way, int] = {}
+        for way, size in pairs:
+            smallest[way] = min(size, smallest.get(way, size))
+        for way, size in smallest.items():
+            until = time.perf_counter() + WARM_UP_SECONDS
+            for _ in range(WARM_UP):
+                self._call(way, size)
+                if time.perf_counter() > until:
+                    break
 
     def turn(self, way: Way, size: int, expected: float) -> Iterator[tuple[float, float]]:
         """(seconds, bytes on the wire) of each counted call."""

@@ -18,6 +18,7 @@ from experiments.reports.markdown import ABSENT, line, number, table
 from experiments.sizes.bare import BARE
 from experiments.sizes.growth import Curve, exponent, fit
 from experiments.sizes.measure import COLUMNS, MB, Study, Way, megabytes
+from experiments.sizes.ratios import ratios
 from experiments.store import environment, files, rows
 from experiments.store.files import replace_file
 from experiments.store.rows import Number
@@ -124,12 +125,12 @@ def _page(
         "left out": ["## Left out", "", *left_out] if left_out else [],
         "growth": _growth(found, ways),
         "curves": _curves(found, ways),
-        "ratios": _ratios("Side by side", found, compared, _crossing(found, compared)),
-        "bare": _ratios("Beside each library alone", found, _bare_pairs(ways), _bare_notes(ways)),
+        "ratios": _ratios("Side by side", samples, compared, _crossing(found, compared)),
+        "bare": _ratios("Beside each library alone", samples, _bare_pairs(ways), _bare_notes(ways)),
         "wire": _wire(summary, ways),
         "notes": [
-            f"Echoes of one float32 tensor by another process on this machine, in {study.repeats} rounds. In a round "
-            "every transport and size has one turn, in shuffled order."
+            f"Echoes of one float32 tensor by another process on this machine, in {study.repeats} rounds"
+            f"{FRESH[study.fresh]}. In a round every transport and size has one turn, in shuffled order."
         ],
         "reading": HOW_TO_READ,
         "environment": sections.machine(record, settings),
@@ -155,6 +156,7 @@ def _extremes(found: Medians, ways: Sequence[Way], size: int) -> str:
     return f"{megabytes(size)}: {fastest}, {title(worst)} the slowest ({milliseconds[1]} ms)."
 
 
+FRESH = {True: ", each with a new process", False: ""}
 MEMORY = {"keep": "the C library keeps freed memory", "default": "the C library's default"}
 
 
@@ -211,19 +213,25 @@ def _exponent(found: Medians, way: Way, sizes: Sequence[int]) -> str:
     return f"{exponent(points):.2f}" if len(points) > 1 else ABSENT
 
 
-def _ratios(heading: str, found: Medians, pairs: Sequence[tuple[Way, Way]], lines: Sequence[str]) -> list[str]:
+def _ratios(heading: str, samples: pd.DataFrame, pairs: Sequence[tuple[Way, Way]], lines: Sequence[str]) -> list[str]:
     """A section with the ratio of each pair by size, and then `lines`; empty without pairs."""
-    return [f"## {heading}", "", *_by_pair(found, pairs), "", *lines] if pairs else []
+    return [f"## {heading}", "", *_by_pair(samples, pairs), "", *lines] if pairs else []
 
 
-def _by_pair(found: Medians, pairs: Sequence[tuple[Way, Way]]) -> list[str]:
-    columns = {f"{title(one)} / {title(other)}": partial(_ratio, found, one, other) for one, other in pairs}
-    return _by_size("Ratio of medians", _sizes(found), columns)
+def _by_pair(samples: pd.DataFrame, pairs: Sequence[tuple[Way, Way]], digits: int = 4) -> list[str]:
+    """A table with a row for each pair, and a column for each size."""
+    sizes = sorted({int(size) for size in samples["bytes"]})
+    body = []
+    for one, other in pairs:
+        known = ratios(samples, one.name, other.name)
+        texts = [known[size].text(digits) if size in known else ABSENT for size in sizes]
+        body.append([f"{title(one)} / {title(other)}", *texts])
+    return table(["Ratio (95 % interval)", *map(megabytes, sizes)], body)
 
 
-def beside_libraries(found: Medians, ways: Sequence[Way]) -> list[str]:
+def beside_libraries(samples: pd.DataFrame, ways: Sequence[Way]) -> list[str]:
     """The table of each transport's time as a multiple of its library's own echo."""
-    return _by_pair(found, _bare_pairs(ways))
+    return _by_pair(samples, _bare_pairs(ways), 3)
 
 
 def _bare_pairs(ways: Sequence[Way]) -> list[tuple[Way, Way]]:
@@ -244,10 +252,6 @@ BARE_JSON = "bare-rest-json sends a list of numbers, and bare-rest-b64 base64 in
 def _bare_notes(ways: Sequence[Way]) -> list[str]:
     json = any(way.transport in ("bare-rest-json", "bare-rest-b64") for way in ways)
     return [f"{BARE_IS} {BARE_JSON}" if json else BARE_IS]
-
-
-def _ratio(found: Medians, one: Way, other: Way, size: int) -> float:
-    return _of(found, one, size) / _of(found, other, size)
 
 
 def _crossing(found: Medians, pairs: Sequence[tuple[Way, Way]]) -> list[str]:
@@ -281,6 +285,8 @@ HOW_TO_READ = [
     "- **Parts of the seconds**: fixed + linear x MB + quadratic x MB squared, each at least zero, fitted to the "
     "medians by least squares of relative errors. A quadratic part shows in the exponents only once it dominates. "
     "Memory that no longer fits a cache bends every curve: compare the figures per MB squared with each other.",
+    "- A **ratio** is the geometric mean of the rounds' ratios of medians. Its interval, Student's t, holds over the "
+    "rounds: processes differ more from each other than the echoes of one process do.",
     "- **Bytes on the wire** is the median of the bytes that the loopback interface counted during a call, in both "
     "directions, with headers and acknowledgements. The payload is the tensor in both directions.",
 ]

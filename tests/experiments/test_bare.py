@@ -61,10 +61,9 @@ def test_each_transport_is_compared_with_its_library_alone(tmp_path: Path) -> No
     assert {*frame["transport"]} == names | {"bare-grpc-stub", "bare-rpyc-tuned", "bare-rest", "bare-rest-b64"}
     text = (tmp_path / "out" / "report.md").read_text()
     section = text.partition("## Beside each library alone")[2]
-    assert "RPyC tuned / bare-rpyc-tuned" in section
-    assert "gRPC unary / bare-grpc-stub" in section
-    assert "REST json-b64 / bare-rest |" in section
-    assert "REST json-b64 / bare-rest-b64 |" in section
+    heads = {row.split("|")[1].strip() for row in section.splitlines() if row.startswith("| ")}
+    pairs = ("RPyC tuned / bare-rpyc-tuned", "gRPC unary / bare-grpc-stub")
+    assert {*pairs, "REST json-b64 / bare-rest", "REST json-b64 / bare-rest-b64"} <= heads
     assert "gRPC stream /" not in section
     before = (tmp_path / "out" / "report.md").read_bytes()
     assert sizes_report.build(tmp_path / "out").read_bytes() == before

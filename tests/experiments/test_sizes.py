@@ -19,6 +19,7 @@ from experiments.sizes import __main__ as sizes
 from experiments.sizes import echo
 from experiments.sizes import report as sizes_report
 from experiments.sizes.measure import COLUMNS, MB, EchoClient, Sample, Study, Way, predicted, ways_of
+from experiments.sizes.ratios import ratios
 from experiments.store import environment
 from experiments.store.rows import Writer
 from tests.running import ROOT
@@ -93,6 +94,25 @@ def test_four_sizes_show_a_quadratic_part(tmp_path: Path) -> None:
     assert shown["quadratic part at the largest size (%)"] == [86, 0]  # 4.096 of 4.736 s
     assert shown["fitted from 1 MB on"] == pytest.approx([1.45, 1.0], abs=0.1)
     assert "Bytes on the wire / payload" not in text
+
+
+def test_a_ratio_is_paired_by_round() -> None:
+    """The rounds' ratios of medians are 1, 2, 4, 2, 1 and 2: their geometric mean is the sixth root of 32."""
+    ones, rows = (1.0, 2.0, 4.0, 2.0, 1.0, 2.0), []
+    for number, ratio in enumerate(ones):
+        slow = 10.0**number  # a slow machine slows both ways down
+        rows += [("a", 100, number, slow * ratio * factor) for factor in (0.5, 1.0, 9.0)]
+        rows += [("b", 100, number, slow)]
+    samples = pd.DataFrame([*rows, ("a", 200, 0, 1.0)], columns=["way", "bytes", "round", "seconds"])
+    found = ratios(samples, "a", "b")
+    assert list(found) == [100]
+    assert found[100].value == pytest.approx(32 ** (1 / 6))
+    half = 2.5706 * np.log(ones).std(ddof=1) / math.sqrt(6)  # Student's t with five degrees of freedom
+    assert math.log(found[100].high / found[100].value) == pytest.approx(half, rel=1e-4)
+    assert math.log(found[100].value / found[100].low) == pytest.approx(half, rel=1e-4)
+    assert found[100].text(3) == "1.78 (1.03 to 3.08)"
+    assert ratios(samples[samples["round"] < 4], "a", "b")[100].text(3) == "2.00"  # too few rounds for an interval
+    assert ratios(samples, "a", "c") == {}
 
 
 def test_the_report_is_reproducible_to_the_byte(measured: Path, capsys: pytest.CaptureFixture[str]) -> None:
