@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from transports.base import DTYPES, Array, Message, Scalar, check_tensor
 from transports.errors import MalformedMessage, MessageTooLarge
 from transports.limits import ENVELOPE, NAME, PARTS, TEXT, Limits
-from transports.wire import exact_scalar, exact_text, incoming, outgoing, unique
+from transports.wire import NAMES, exact_scalar, exact_text, incoming, outgoing, unique
 
 FACTORS: Mapping[str, float] = {"json": 9.0, "json-b64": 1.5}
 """Codec -> the largest size of a body, as a multiple of its tensors' bytes. A float16 grows most: its two bytes can
@@ -117,7 +117,7 @@ def _read_field(pair: object) -> tuple[str, Scalar]:
 
 def _write_tensor(name: str, value: Array, codec: str) -> Mapping[str, Any]:
     tensor = outgoing(exact_text("a tensor's name", name), value)
-    return {"name": name, "dtype": tensor.dtype.name, "shape": tensor.shape, **WRITERS[codec](tensor)}
+    return {"name": name, "dtype": NAMES[tensor.dtype], "shape": tensor.shape, **WRITERS[codec](tensor)}
 
 
 def _read_tensor(value: object) -> tuple[str, Array]:
@@ -141,8 +141,8 @@ def _read_base64(row: Mapping[str, Any]) -> bytes:
 
 
 def _write_numbers(tensor: Array) -> Mapping[str, Any]:
-    flat = tensor.reshape(-1).view(_real(tensor.dtype.name))
-    data = flat.astype(np.float32) if flat.dtype.name in NARROW else flat
+    flat = tensor.reshape(-1).view(_real(NAMES[tensor.dtype]))
+    data = flat.astype(np.float32) if NAMES[flat.dtype] in NARROW else flat
     if data.dtype.kind != "f" or (plain := np.isfinite(data) & (np.abs(data) != UNSTABLE)).all():
         return {"data": data}
     return {"data": np.where(plain, data, data.dtype.type(np.nan)), "bits": _hexadecimal(flat[~plain])}

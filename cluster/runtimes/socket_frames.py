@@ -18,6 +18,7 @@ import numpy as np
 
 from transports.address import Address
 from transports.base import DTYPES, Array
+from transports.wire import NAMES
 
 LENGTH = struct.Struct("<I")
 
@@ -45,7 +46,7 @@ def connected(address: Address, timeout: float) -> socket.socket:
 
 def send(sock: socket.socket, key: str, arrays: Sequence[Array], error: str = "") -> None:
     """Send one frame. Raises `OSError`."""
-    described = [(array.dtype.name, list(array.shape)) for array in arrays]
+    described = [(NAMES[array.dtype], list(array.shape)) for array in arrays]
     description = _encode(Description(key, error, described))
     parts: list[bytes | memoryview] = [LENGTH.pack(len(description)) + description]
     parts += [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays]
