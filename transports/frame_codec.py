@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import math
 import struct
 from collections.abc import Sequence
@@ -27,8 +26,8 @@ from transports.wire import NAMES, exact_scalar, exact_text, incoming, outgoing,
 
 HEAD = struct.Struct("<4sIQ")
 MAGIC = b"spb1"
-ALIGN = 16
-"""Alignment of tensors in bytes; a multiple of the size of every dtype."""
+ALIGN = 64
+"""Alignment of tensors in bytes, a multiple of the size of every dtype. TensorFlow copies tensors with a smaller one."""
 PAD = bytes(ALIGN)
 SMALL = 2**14
 """Largest size in bytes for which a copy costs less than one more buffer."""
@@ -62,8 +61,10 @@ def describe(message: Message) -> tuple[bytes, list[Array]]:
         arrays.append(array)
     words, fields = (message.method, *message.fields, *message.tensors), message.fields
     if TEXTS.issuperset(map(type, words)) and PLAIN.issuperset(map(type, fields.values())):
-        with contextlib.suppress(UnicodeEncodeError, OverflowError):
+        try:
             return _encode((message.method, list(fields.items()), described)), arrays
+        except (UnicodeEncodeError, OverflowError):
+            pass  # one of the checks below names it
     for what, names in (("the method", (message.method,)), ("a key", fields), ("a tensor's name", message.tensors)):
         for name in names:
             exact_text(what, name)

@@ -82,7 +82,7 @@ class FrameStream:
             whole[:count] = ahead[:count]
             self._fill(whole[count:])
             count, ahead = end, whole
-        data = np.empty(size, np.uint8).data  # the kernel provides pages only as they are written
+        data = _aligned(size)
         if came := count - end:
             data[:came] = ahead[end:count]
         self._fill(data[came:] if came else data)
@@ -104,6 +104,14 @@ class FrameStream:
         if not count:
             raise EOFError("the peer has closed the connection")
         return count
+
+
+def _aligned(size: int) -> memoryview:
+    """A buffer of `size` bytes that starts at a multiple of `ALIGN`. The kernel provides its pages only when they are
+    written."""
+    room = np.empty(size + codec.ALIGN, np.uint8)
+    start = -room.__array_interface__["data"][0] % codec.ALIGN
+    return room[start : start + size].data
 
 
 def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket, Stream: type[FrameStream] = FrameStream) -> None:
