@@ -27,7 +27,8 @@ from transports.wire import NAMES, exact_scalar, exact_text, incoming, outgoing,
 HEAD = struct.Struct("<4sIQ")
 MAGIC = b"spb1"
 ALIGN = 64
-"""Alignment of tensors in bytes, a multiple of the size of every dtype. TensorFlow copies tensors with a smaller one."""
+"""Alignment of tensors in bytes, a multiple of the size of every dtype. TensorFlow copies tensors that have a smaller
+one."""
 PAD = bytes(ALIGN)
 SMALL = 2**14
 """Largest size in bytes for which a copy costs less than one more buffer."""
