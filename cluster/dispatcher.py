@@ -136,8 +136,7 @@ class Dispatcher:
         route = request.route
         if route.linked:
             address = self._relay(route, left).get(address, address)
-        pool = self._pools.get((route.transport, route.connections, route.codec)) or self._pool(route)
-        return pool.call(address, message, left)
+        return self._pool(route).call(address, message, left)
 
     def _packed(
         self,
@@ -169,6 +168,8 @@ class Dispatcher:
     def _pool(self, route: Route) -> Pool:
         """The connection pool for `route`. Raises `MalformedMessage` if this process lacks its transport or codec."""
         key = (route.transport, route.connections, route.codec)
+        if pool := self._pools.get(key):  # `close` replaces the dictionary
+            return pool
         with self._lock:
             if self._closed:
                 raise ConnectError("the dispatcher is closed")

@@ -67,14 +67,14 @@ class Shard:
         """Tensor -> shape and dtype of the last one that fitted, since most requests bring the same."""
         return {}
 
-    def check_arrival(self, name: str, tensor: Array) -> None:
-        """Raise `NotAwaited` if no stage awaits the tensor, and `MalformedMessage` for a wrong dtype or shape."""
+    def check_arrival(self, name: str, tensor: Array, local_calls: bool) -> None:
+        """Raise `NotAwaited` if no stage awaits the tensor in a message, and `MalformedMessage` for a wrong dtype or
+        shape."""
+        if name not in self.segments[local_calls].taking:
+            raise NotAwaited(f"no stage on server {self.server} awaits tensor {name!r}")
         if self._fitting.get(name) == (tensor.shape, tensor.dtype):
             return
-        expected = self._expected.get(name)
-        if expected is None:
-            raise NotAwaited(f"no stage on server {self.server} awaits tensor {name!r}")
-        dtype, shape = expected
+        dtype, shape = self._expected[name]
         fits = len(shape) == tensor.ndim and all(map(_extent_fits, shape, tensor.shape))
         if tensor.dtype != dtype or not fits:
             edge, found = self.partition.plan.edges[name], f"{tensor.dtype.name}{list(tensor.shape)}"

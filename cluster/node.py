@@ -87,7 +87,7 @@ class Node:
         if packs:
             message, unpacking = unpack(message, request.route, self.dispatcher.transports, request.trace)
         for name, tensor in message.tensors.items():
-            shard.check_arrival(name, tensor)
+            shard.check_arrival(name, tensor, request.route.local_calls)
         self.requests.enter(request)
         try:
             answer = FLOWS[request.route.flow].answer(_Visit(self, request, shard, message, unpacking))

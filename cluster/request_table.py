@@ -87,7 +87,7 @@ class RequestTable:
         """`PendingInputs.put` for `request` at `shard`. Call it only between `enter` and `leave` of a message."""
         with self._lock:
             pending = self._requests[request.id].pending
-            if not pending and (alone := segments.alone) and len(tensors) == len(alone.inputs):
+            if not pending and (alone := segments.alone) and alone.needs == tensors.keys():
                 return [Ready(alone, dict(tensors), now)]
             if (inputs := pending.get(shard)) is None:
                 inputs = pending[shard] = PendingInputs(segments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from partitioning.plan import Stage
 
@@ -16,6 +17,11 @@ class Segment:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     """Tensors that other segments of the server take without a message."""
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """`inputs` as a set."""
+        return frozenset(self.inputs)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from experiments.reports import loads, steadiness
 from experiments.spec import sweep
 from experiments.store import intervals, loaded
 from experiments.store.samples import cell_of
-from tools.docs_sources import LOCAL, crossing, each, echo, ladder, of, rows, rung, step
+from tools.docs_sources import LOCAL, beside, crossing, each, echo, ladder, of, rows, rung, step
 
 X, OUTSIDE, MB, THROUGHPUT = "ratio_to_local", "outside_seconds", "payload_bytes", "throughput_to_local"
 Sentence = tuple[str, Sequence[float]]
@@ -45,7 +45,6 @@ def _seed() -> list[Sentence]:
     return [
         ("contiguous layers send {} messages", [of("seed-layer", "messages", "grpc", **near)]),
         ("then cost {} (gRPC) and {} (RPyC) times local", [grpc, of("seed-layer", X, "rpyc", **near)]),
-        ("on a machine of this speed ({} s local)", [local]),
         ("RPyC adds {} s here", [rpyc - local]),
         ("{} ms outside the stages here, which is {} times that local", [1e3 * outside, outside / 0.52443]),
         (
@@ -71,7 +70,7 @@ def _rivals() -> list[Sentence]:
     unix, ray, tensorflow, plain = (of("rivals", X, name) for name in ("unix", "ray-graph", "tf-runtime", "sockets"))
     return [
         ("are Unix sockets and TCP: {} times local, and {} times Ray's compiled graph", [unix, unix / ray]),
-        ("which is no Python, is faster: {} times local", [tensorflow]),
+        ("which is no Python, takes {} times local", [tensorflow]),
         ("that a user would write by hand: {} times local", [plain]),
     ]
 
@@ -81,15 +80,18 @@ def _ladders() -> list[Sentence]:
     share = {name: 100 * one.pieces["not explained"] / one.seconds for name, one in ladder("ladder").items()}
     hop = ladder("hop")
     return [
+        ("**Processes** cost {} to {} ms", _ends(step("ladder", "processes", *grpc, *plain))),
         ("(*Plain sockets*: {} times local)", [of("ladder", X, "sockets")]),
         ("without a wire add {} to {} ms to the stages in a row", _ends(step("ladder", "nodes", *grpc, *plain))),
         ("This project adds {} to {} ms to it", _ends(step("ladder", "transport", *grpc))),
         ("and {} ms to plain sockets", [max(step("ladder", "transport", *plain))]),
+        ("adds {} to {} ms over `tcp` and `unix`", _ends(step("ladder", "chain", *plain))),
+        ("and {} to {} ms over gRPC, whose threads", _ends(step("ladder", "chain", *grpc))),
         ("Not explained are {} to {} % over `tcp` and `unix`", _ends(share[name] for name in plain)),
         ("{} % over RPyC tuned", [share["rpyc-tuned"]]),
-        ("{} to {} % over gRPC, whose threads", _ends(share[name] for name in grpc)),
+        ("{} to {} % over gRPC. Once", _ends(share[name] for name in grpc)),
         ("without a wire spend {} ms outside the stages, for five hops", [1e3 * of("hop", OUTSIDE, "none")]),
-        ("takes {} (gRPC) to {} times (shared memory)", _ends(one.beside_library for one in hop.values())),
+        ("takes {} (gRPC tuned) to {} times (Unix sockets)", _ends(one.beside_library for one in hop.values())),
         ("takes {} times its echoes", [rung("hop", "empty chain") / rung("hop", "sockets")]),
     ]
 
@@ -156,8 +158,20 @@ def _pipelines() -> list[Sentence]:
 
 def _sizes() -> list[Sentence]:
     ways = ("shm", "unix", "tcp", "grpc-tuned", "grpc unary")
-    times = [echo("sizes", way, 32) for way in ways]
+    times, small = [echo("sizes", way, 32) for way in ways], 0.0001
+
+    def own(way: str) -> list[float]:
+        return beside(way, f"bare-{way}")
+
     return [
+        ("RPyC and RPyC tuned take {} to {} times as long as", _ends([*own("rpyc"), *own("rpyc-tuned")])),
+        (
+            "takes {} to {} times as long.",
+            _ends([*beside("grpc unary", "bare-grpc-stub"), *beside("grpc-tuned", "bare-grpc")]),
+        ),
+        ("That costs {} ms there and back", [echo("sizes-bare", "tcp", small) - echo("sizes-bare", "bare-tcp", small)]),
+        ("which is {} times the echo", own("tcp")[:1]),
+        ("A megabyte takes {} times as long over this project's Unix sockets", [own("unix")[-2]]),
         ("RPyC's defaults** take {} ms for a megabyte", [echo("sizes", "rpyc", 1)]),
         ("carries 32 MB in {} ms, Unix sockets in {} ms, TCP in {} ms; gRPC takes {} (tuned) to {} ms", times),
     ]

@@ -12,6 +12,7 @@ from experiments.reports import sections
 from experiments.reports.sections import Row
 from experiments.sizes import report as sizes
 from experiments.sizes.measure import MB
+from experiments.sizes.ratios import ratios
 from experiments.spec.experiment import local_of
 from experiments.store import files, samples
 from experiments.store import ladder as stored_ladder
@@ -78,6 +79,12 @@ def medians(folder: str) -> sizes.Medians:
 def echo(folder: str, way: str, megabytes: float) -> float:
     """The median milliseconds of an echo."""
     return 1e3 * medians(folder)[way, int(megabytes * MB)]
+
+
+def beside(way: str, bare: str) -> list[float]:
+    """The seconds of echoes of a way, as a multiple of those of a library alone, sizes ascending."""
+    found = ratios(sizes.read(REFERENCE / "sizes-bare"), way, bare)
+    return [found[size].value for size in sorted(found)]
 
 
 @functools.cache

@@ -134,8 +134,8 @@ class Connection(_Closed):
         deadline = Deadline.after(timeout)
         if TRACEPARENT in message.fields:
             return self._traced(message, deadline)
-        request = self.encode(check_message(message, self.limits))
-        reply = self.decode(self.exchange(request, deadline))
+        # No variable holds what was sent or received, whose memory later steps can use then.
+        reply = self.decode(self.exchange(self.encode(check_message(message, self.limits)), deadline))
         return check_message(raise_error(reply), self.limits)
 
     def _traced(self, message: Message, deadline: Deadline) -> Message:

@@ -22,7 +22,7 @@ import numpy as np
 from transports.base import DTYPES, Array, Message, Scalar
 from transports.errors import MalformedMessage
 from transports.limits import PARTS
-from transports.wire import NAMES, exact_scalar, exact_text, incoming, outgoing, unique
+from transports.wire import NAMES, SCALARS, exact_scalar, exact_text, incoming, outgoing, unique
 
 HEAD = struct.Struct("<4sIQ")
 MAGIC = b"spb1"
@@ -47,7 +47,8 @@ class Description(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ]
 
 
-TEXTS, PLAIN = frozenset({str}), frozenset({str, int, float, bool})
+TEXTS, PLAIN = frozenset({str}), frozenset(SCALARS)
+"""The types of names, and of values of fields, that are written without a further check."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Description).decode
 

@@ -58,9 +58,9 @@ class FrameStream:
         Raises `MessageTooLarge` for a message above the limit, which has been discarded, and `OutOfStep`.
         """
         sock, ahead, start = self._sock, self._ahead, codec.HEAD.size
-        count = sock.recv_first(ahead)
+        count = self._received(sock.recv_first(ahead))
         while count < start:
-            count += self._received(count and sock.recv_into(ahead[count:]))
+            count += self._received(sock.recv_into(ahead[count:]))
         magic, described, size = codec.HEAD.unpack_from(ahead)
         end = start + described
         whole = end + size
@@ -118,13 +118,17 @@ def converse(handler: Guarded, limits: Limits, sock: DeadlineSocket, Stream: typ
     """Answer the messages of one peer. Raises `EOFError` when the peer closes the connection."""
     no_delay(sock)
     stream = Stream(sock, limits, limits.stall)
-    while True:
+
+    def reply() -> list[codec.Buffer]:
+        """The answer to the next message. A function, so that a message's memory is free before the next one comes."""
         try:
             frame = stream.receive()
         except MessageTooLarge as error:
-            stream.send(codec.parts(failure(error)))
-        else:
-            stream.send(respond(handler, frame, codec.read, codec.parts, sock.gone) if frame[0] else READY)
+            return codec.parts(failure(error))
+        return respond(handler, frame, codec.read, codec.parts, sock.gone) if frame[0] else READY
+
+    while True:
+        stream.send(reply())
 
 
 class FrameConnection(SocketConnection):

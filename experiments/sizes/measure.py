@@ -100,10 +100,8 @@ class Study:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Study:
         values = {name: record[name] for name in ("repeats", "longest", "seed", "option")}
-        values |= {
-            "malloc": record.get("malloc", "default"),
-            "fresh": record.get("fresh", False),
-        }  # older ones lack them
+        values["malloc"] = record.get("malloc", "default")  # older records lack it, and the next one
+        values["fresh"] = record.get("fresh", False)
         return cls(tuple(Way(**way) for way in record["ways"]), tuple(record["sizes"]), **values)
 
     @property

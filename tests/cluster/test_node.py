@@ -14,9 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 import transports
 from cluster.dispatcher import Dispatcher
+from cluster.errors import NotAwaited
 from cluster.execution import Shard
 from cluster.node import Node
 from cluster.partition import Partition
@@ -30,14 +32,15 @@ from transports.serving import answer
 
 JOIN = replace(placed(fork(), [1, 0, 1, 0]), name="join")
 NEAR = replace(placed(chain(1), [0]), name="near")
+ROW = replace(placed(chain(2), [0, 0]), name="row")
 TENSOR = np.ones((1, 2), np.float32)
 
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    """A node with the stages `b` and `join` of `JOIN`, and the stage `a0` of `NEAR`."""
-    stages = {name: lambda inputs, _: [inputs[0]] for name in ("a0", "b", "join")}
-    shards = {(partition.name, "eager"): Shard(partition, 0, stages, np.asarray) for partition in (JOIN, NEAR)}
+    """A node with the stages `b` and `join` of `JOIN`, the stage `a0` of `NEAR`, and both stages of `ROW`."""
+    stages = {name: lambda inputs, _: [inputs[0]] for name in ("a0", "a1", "b", "join")}
+    shards = {(partition.name, "eager"): Shard(partition, 0, stages, np.asarray) for partition in (JOIN, NEAR, ROW)}
     with contextlib.closing(Node(shards, Dispatcher({}, {}))) as made:
         yield made
 
@@ -63,6 +66,14 @@ def test_the_inputs_of_an_incomplete_join_are_dropped_after_its_deadline(node: N
     assert "late" not in node.requests
     assert "patient" in node.requests
     assert len(node.requests) == 1
+
+
+def test_a_tensor_that_the_server_makes_itself_is_refused(node: Node) -> None:
+    """Without local calls it arrives in a message, and is awaited."""
+    with pytest.raises(NotAwaited, match="no stage on server 0 awaits tensor 'a0'"):
+        send(node, request_of(ROW, "forged", 20.0), "a0")
+    request = request_of(ROW, "all over the wire", 20.0)
+    send(node, structs.replace(request, route=structs.replace(request.route, local_calls=False)), "a0")
 
 
 @pytest.mark.parametrize(
