@@ -19,8 +19,8 @@ EVERYWHERE = ("95 %",)
 STATED: Mapping[str, Sequence[str]] = {
     "README.md": ("Python 3.11 to 3.13",),
     "results.md": (
-        "A rerun of the document's implementation on a machine of about this speed (0.09 s local) gave 3.1 for gRPC and "
-        "8.5",
+        "A rerun of the document's implementation on a machine of about this speed (0.09 s local) gave 3.1 for gRPC "
+        "and 8.5",
         "An earlier run of this experiment on a slower machine (0.31 s local) gave 2.6 and 4.2, near the document's "
         "2.6 and 4.5 (0.55 s local). RPyC adds {} s here and added 1.0 s there",
         "A rerun of the document's implementation gave 1.4 to 1.6 for gRPC",
