@@ -135,10 +135,11 @@ class Directory:
 
     def forget(self, holder: Holder) -> None:
         """Drop every cached answer that names `holder`."""
-        for key, cached in list(self._answers.items()):
-            if any(holder in holders for holders in cached.holders.values()):
-                self._answers.pop(key, None)
-        self._targets.clear()
+        with self._lock:
+            for key, cached in list(self._answers.items()):
+                if any(holder in holders for holders in cached.holders.values()):
+                    del self._answers[key]
+            self._targets.clear()
 
     def _look_up(
         self, request: Request, method: str, tensor: str, servers: range | frozenset[int]
@@ -160,9 +161,10 @@ class Directory:
         with fields_read(f"the registry at {address} answered {method!r} with"):
             found = parse_holders(text(reply.fields, "servers"))
             lease, replicas = positive(reply.fields, "ttl"), whole(reply.fields, "replicas")
-        self._registries[route.transport] = _Registry(lease, replicas)
-        self._answers[key] = _Answer(found, time.monotonic() + lease)
-        self._targets.clear()
+        with self._lock:
+            self._registries[route.transport] = _Registry(lease, replicas)
+            self._answers[key] = _Answer(found, time.monotonic() + lease)
+            self._targets.clear()
         return found, RequestStats(lookups=1, connects=int(made))
 
     def _remember(
@@ -173,8 +175,10 @@ class Directory:
         found: Mapping[str, Holders],
     ) -> None:
         """Cache where the tensors of `key` go, if there is no choice of holders, and the answers are still cached."""
-        answers = [self._answers.get(("where", route.partition, name, route.transport)) for name in found]
-        alone = all(len(held) == 1 for holders in found.values() for held in holders.values())
-        same = all(answer and answer.holders is found[name] for answer, name in zip(answers, found, strict=True))
-        if alone and same:
-            self._targets[key] = _Targets(messages, min((answer.until for answer in answers if answer), default=0.0))
+        if any(len(held) != 1 for holders in found.values() for held in holders.values()):
+            return
+        with self._lock:
+            answers = [self._answers.get(("where", route.partition, name, route.transport)) for name in found]
+            if all(answer and answer.holders is found[name] for answer, name in zip(answers, found, strict=True)):
+                until = min((answer.until for answer in answers if answer), default=0.0)
+                self._targets[key] = _Targets(messages, until)

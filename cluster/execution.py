@@ -56,6 +56,12 @@ class Shard:
         return {local: frozenset(name for name in made if to(name, local)) for local in (False, True)}
 
     @cached_property
+    def _awaited(self) -> Mapping[bool, frozenset[str]]:
+        """`Route.local_calls` -> the tensors that arrive in messages."""
+        names, to = self.partition.awaited(self.server), self.partition.destinations
+        return {local: frozenset(name for name in names if self.server in to(name, local)) for local in (False, True)}
+
+    @cached_property
     def _expected(self) -> Mapping[str, tuple[np.dtype[Any] | None, tuple[int | None, ...]]]:
         """Tensor -> its dtype (None if no transport carries it) and its shape (None for open extents)."""
         edges = self.partition.plan.edges
@@ -70,7 +76,7 @@ class Shard:
     def check_arrival(self, name: str, tensor: Array, local_calls: bool) -> None:
         """Raise `NotAwaited` if no stage awaits the tensor in a message, and `MalformedMessage` for a wrong dtype or
         shape."""
-        if name not in self.segments[local_calls].taking:
+        if name not in self._awaited[local_calls]:
             raise NotAwaited(f"no stage on server {self.server} awaits tensor {name!r}")
         if self._fitting.get(name) == (tensor.shape, tensor.dtype):
             return

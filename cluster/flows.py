@@ -134,7 +134,9 @@ class Forward(Flow):
 
     def answer(self, visit: Visit) -> Message:
         if not visit.request.reply_to:
-            raise MalformedMessage("a request in the flow 'forward' needs the field 'reply_to': where its outputs go")
+            raise MalformedMessage(
+                "a request in the flow 'forward' needs 'reply_to', the address to which its outputs go"
+            )
         visit.defer(self._steps(visit))
         return Message("accepted", NO_STATS.fields())
 

@@ -184,7 +184,9 @@ def _empty(partition: Partition, stage: Stage) -> Execute:
     def array(edge: Edge, batch: int) -> Array:
         opened = [batch, *[1] * len(edge.shape)]
         shape = [opened[place] if extent is None else extent for place, extent in enumerate(edge.shape)]
-        return np.zeros(shape, DTYPES.get(edge.dtype, np.dtype(object)))
+        zeros = np.zeros(shape, DTYPES.get(edge.dtype, np.dtype(object)))
+        zeros.flags.writeable = False  # all requests share it
+        return zeros
 
     @lru_cache(maxsize=1)
     def arrays(batch: int) -> list[Any]:

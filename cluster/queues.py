@@ -32,8 +32,8 @@ class DestinationQueues:
     """A queue for each destination address, which runs one task at a time, in order; and the queue `LOCAL`.
 
     `LOCAL` runs several tasks at a time and has no bound of its own: the node bounds the messages in all queues
-    together. An empty queue occupies no thread. A thread goes on with the task after its task if the queue of that one
-    is idle, since to wake another thread takes longer than most stages' messages.
+    together. An empty queue occupies no thread. A thread runs the next task of the same request itself if that task's
+    queue is idle, because waking another thread takes longer.
     """
 
     def __init__(self, local: Callable[[], int], bound: int, threads: int) -> None:
@@ -81,17 +81,29 @@ class DestinationQueues:
             running = self._running.get(queue, 0)
             waiting.append(task)
             if running < (self._local() if queue == LOCAL else 1):
-                try:
-                    self._threads.submit(self._run, queue)
-                except RuntimeError as error:  # the system can start no more threads
-                    if not running:
-                        waiting.remove(task)
-                        return ResourceExhausted(f"no thread could be started for {queue or 'a stage'}: {error}")
-                else:
+                error = self._start(queue)
+                if error is None:
                     self._running[queue] = running + 1
+                elif not running:
+                    waiting.remove(task)
+                    return ResourceExhausted(f"no thread could be started for {queue or 'a stage'}: {error}")
             return None
 
-    def _run(self, queue: str) -> None:
+    def _start(self, queue: str) -> RuntimeError | None:
+        """Let another thread run `queue`; returns the error if the system can start no more threads. The caller holds
+        the lock."""
+        withdrawn = threading.Event()
+        try:
+            self._threads.submit(self._run, queue, withdrawn)
+        except RuntimeError as error:
+            withdrawn.set()  # the executor keeps the call, and makes it once it has a thread
+            return error
+        return None
+
+    def _run(self, queue: str, withdrawn: threading.Event) -> None:
+        with self._changed:  # until `_start` has returned
+            if withdrawn.is_set():
+                return
         task = self._next(queue)
         while task is not None:
             after = task(None)
@@ -109,13 +121,10 @@ class DestinationQueues:
             running = self._running.get(idle, 0)
             if not self._open or idle == queue or running >= (self._local() if idle == LOCAL else 1):
                 return False
-            if self._waiting[queue]:
-                try:
-                    self._threads.submit(self._run, queue)
-                except RuntimeError:  # the system can start no more threads
-                    return False
-            else:
+            if not self._waiting[queue]:
                 self._end(queue)
+            elif self._start(queue):
+                return False
             self._waiting.setdefault(idle, deque())
             self._running[idle] = running + 1
             return True

@@ -105,13 +105,13 @@ class RequestStats(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def of(cls, message: Message) -> RequestStats:
         """The statistics in the fields of `message`. Raises `MalformedMessage` if they are missing or no numbers."""
         try:
-            return _read_stats(message.fields["stats"])  # type: ignore[arg-type]
-        except (KeyError, TypeError, msgspec.MsgspecError) as error:
+            return cls(*_read_stats(message.fields["stats"]))  # type: ignore[arg-type]
+        except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
             raise MalformedMessage(f"{message.method!r} has no statistics: {type(error).__name__}: {error}") from None
 
 
 _write = msgspec.json.Encoder().encode
-_read_stats = msgspec.json.Decoder(RequestStats).decode
+_read_stats = msgspec.json.Decoder(tuple[int, int, int, int, float, float, float, float, int, int]).decode
 _read_request = msgspec.json.Decoder(tuple[str, float, int, int, str, dict[int, int]]).decode
 NO_STATS = RequestStats()
 
@@ -141,7 +141,7 @@ class Request(msgspec.Struct, frozen=True):
         return self.deadline - time.monotonic()
 
     def fields(self) -> dict[str, Scalar]:
-        """The request as fields of a message. They include `context`."""
+        """The request as fields of a message, with those of `context`."""
         sent = (self.id, self.deadline - time.monotonic(), self.turn, self.attempt, self.reply_to, self.pins)
         fields: dict[str, Scalar] = {"request": _write(sent).decode(), "route": _encode(self.route)}
         return fields if self.trace is None else fields | self.context()

@@ -44,6 +44,7 @@ def build(engine: str, program: Program, stage: Stage) -> Executable:
     """
     if engine not in ENGINES:
         raise PartitionError(f"no engine {engine!r}{suggest(engine, ENGINES)}; valid: {', '.join(ENGINES)}")
+    _CONTEXT.ensure_initialized()  # nothing else does so for stages without variables, run eagerly
     return ENGINES[engine](program, stage)
 
 
@@ -79,7 +80,7 @@ def to_held_array(value: Any) -> npt.NDArray[Any]:
 
 def _as_tensor(value: Any, dtype: Any) -> Any:
     """`value` as a tensor of `dtype`. A tensor is the output of a stage, whose dtype the plan fixes. An array is
-    wrapped as `tf.convert_to_tensor` does at last, without the copy and the 35 calls before it."""
+    wrapped without the copy and the 35 calls of `tf.convert_to_tensor`."""
     kind = type(value)
     if kind is EagerTensor:
         return value

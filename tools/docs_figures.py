@@ -33,7 +33,7 @@ STATED: Mapping[str, Sequence[str]] = {
         "**Beyond 32 MB** transports grow faster",
         "The C library maps blocks above 32 MB anew",
         "Below 32 MB `--malloc keep` (the default) reuses them; `--malloc default` moves the step to 16 MB",
-        "slower than one message up to 64 MB, and faster by a tenth from 256 MB on",
+        "slower than one message up to 64 MB, and faster from 256 MB on",
     ),
     "where-to-cut.md": (
         "round trips of 1, 20 and 200 ms",

@@ -83,7 +83,7 @@ def _ladders() -> list[Sentence]:
         ("**Processes** cost {} to {} ms", _ends(step("ladder", "processes", *grpc, *plain))),
         ("(*Plain sockets*: {} times local)", [of("ladder", X, "sockets")]),
         ("without a wire add {} to {} ms to the stages in a row", _ends(step("ladder", "nodes", *grpc, *plain))),
-        ("This project adds {} to {} ms to it", _ends(step("ladder", "transport", *grpc))),
+        ("This project adds {} to {} ms to the library", _ends(step("ladder", "transport", *grpc))),
         ("and {} ms to plain sockets", [max(step("ladder", "transport", *plain))]),
         ("adds {} to {} ms over `tcp` and `unix`", _ends(step("ladder", "chain", *plain))),
         ("and {} to {} ms over gRPC, whose threads", _ends(step("ladder", "chain", *grpc))),
@@ -92,7 +92,7 @@ def _ladders() -> list[Sentence]:
         ("{} to {} % over gRPC. Once", _ends(share[name] for name in grpc)),
         ("without a wire spend {} ms outside the stages, for five hops", [1e3 * of("hop", OUTSIDE, "none")]),
         ("takes {} (gRPC tuned) to {} times (Unix sockets)", _ends(one.beside_library for one in hop.values())),
-        ("takes {} times its echoes", [rung("hop", "empty chain") / rung("hop", "sockets")]),
+        ("take {} times as long as the echoes of their bytes", [rung("hop", "empty chain") / rung("hop", "sockets")]),
     ]
 
 
@@ -147,10 +147,11 @@ def _pipelines() -> list[Sentence]:
 
     floors = gain("pipeline-light", "tcp", "shm")
     return [
-        ("Two cores in a row give {} times the throughput", gain("pipeline", "rpyc-tuned")[:1]),
+        ("Two cores in a row give {} to {} times the throughput", _ends(gain("pipeline", "rpyc-tuned", "grpc"))),
         ("local instead of {})", [of("pipeline", "mean", LOCAL)]),
-        ("The light model gains {} over gRPC", gain("pipeline-light", "grpc")[:1]),
-        ("{} over RPyC tuned, and {} to {} over", [gain("pipeline-light", "rpyc-tuned")[0], *_ends(floors)]),
+        ("The light model gains {} to {} over gRPC", _ends(gain("pipeline-light", "grpc"))),
+        ("{} to {} over RPyC tuned, and", _ends(gain("pipeline-light", "rpyc-tuned"))),
+        ("and {} to {} over TCP and shared memory", _ends(floors)),
         ("It moves {} MB per", [of("pipeline-light", MB, "tcp", flow="forward", concurrency=4) / 1e6]),
         ("MB per {} ms of one core", [1e3 * of("pipeline-light", "mean", LOCAL)]),
     ]
@@ -170,7 +171,7 @@ def _sizes() -> list[Sentence]:
             _ends([*beside("grpc unary", "bare-grpc-stub"), *beside("grpc-tuned", "bare-grpc")]),
         ),
         ("That costs {} ms there and back", [echo("sizes-bare", "tcp", small) - echo("sizes-bare", "bare-tcp", small)]),
-        ("which is {} times the echo", own("tcp")[:1]),
+        ("so an echo over TCP takes {} times as long", own("tcp")[:1]),
         ("A megabyte takes {} times as long over this project's Unix sockets", [own("unix")[-2]]),
         ("RPyC's defaults** take {} ms for a megabyte", [echo("sizes", "rpyc", 1)]),
         ("carries 32 MB in {} ms, Unix sockets in {} ms, TCP in {} ms; gRPC takes {} (tuned) to {} ms", times),

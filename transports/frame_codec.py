@@ -22,7 +22,7 @@ import numpy as np
 from transports.base import DTYPES, Array, Message, Scalar
 from transports.errors import MalformedMessage
 from transports.limits import PARTS
-from transports.wire import NAMES, SCALARS, exact_scalar, exact_text, incoming, outgoing, unique
+from transports.wire import NAMES, exact_scalar, exact_text, incoming, outgoing, unique
 
 HEAD = struct.Struct("<4sIQ")
 MAGIC = b"spb1"
@@ -47,8 +47,9 @@ class Description(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ]
 
 
-TEXTS, PLAIN = frozenset({str}), frozenset(SCALARS)
+TEXTS, PLAIN = frozenset({str}), frozenset({str, float, bool})
 """The types of names, and of values of fields, that are written without a further check."""
+INT64 = range(-(2**63), 2**63)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Description).decode
 
@@ -62,10 +63,11 @@ def describe(message: Message) -> tuple[bytes, list[Array]]:
         described.append((name, NAMES[array.dtype], array.shape))
         arrays.append(array)
     words, fields = (message.method, *message.fields, *message.tensors), message.fields
-    if TEXTS.issuperset(map(type, words)) and PLAIN.issuperset(map(type, fields.values())):
+    plain = all(type(value) in PLAIN or (type(value) is int and value in INT64) for value in fields.values())
+    if plain and TEXTS.issuperset(map(type, words)):
         try:
             return _encode((message.method, list(fields.items()), described)), arrays
-        except (UnicodeEncodeError, OverflowError):
+        except UnicodeEncodeError:
             pass  # one of the checks below names it
     for what, names in (("the method", (message.method,)), ("a key", fields), ("a tensor's name", message.tensors)):
         for name in names:

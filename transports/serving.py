@@ -50,7 +50,6 @@ def respond(
     began = time.perf_counter()  # for every request: whether it is traced is known only after reading it
     try:
         message = read(request)
-        del request  # a large one would take the caches from the answer
         if TRACEPARENT in message.fields:
             return _traced(handler, message, write, gone, began)
         return write(_handled(handler, message, gone))

@@ -27,7 +27,7 @@ TIMEVAL = struct.Struct("ll")
 
 UNIX_BUFFER = 2**21
 """Bytes that a Unix socket may hold for its peer, if the kernel allows so many. With the kernel's own 208 kB, a sender
-of a megabyte waits for its receiver several times, and takes 1.7 times as long."""
+of a megabyte waits for its receiver several times."""
 
 SLACK = 0.01
 """An operation may end after its deadline by this share of the time left, or of a second if more is left."""

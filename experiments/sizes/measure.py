@@ -1,8 +1,8 @@
 """Times echoes of one tensor, by its size, over each transport, codec and way of sending.
 
 Rules:
-  - One other process echoes over all transports, so that only the transport differs. A sample is one call: the tensor
-    goes there and back, from an array in memory to an array in memory.
+  - In a round one other process echoes over all transports, so that only the transport differs. A sample is one call:
+    the tensor goes there and back, from an array in memory to an array in memory.
   - Each round has a new process, since a process places its memory and its threads once, and all its echoes share that.
   - First each way is tried from the smallest size upwards, and each echo is compared with the tensor that was sent. A
     size at which one call would take longer than `Study.longest`, and all larger sizes, are left out; the report says
@@ -100,8 +100,8 @@ class Study:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Study:
         values = {name: record[name] for name in ("repeats", "longest", "seed", "option")}
-        values["malloc"] = record.get("malloc", "default")  # older records lack it, and the next one
-        values["fresh"] = record.get("fresh", False)
+        values["malloc"] = record.get("malloc", "default")  # older records lack this value
+        values["fresh"] = record.get("fresh", False)  # and this one
         return cls(tuple(Way(**way) for way in record["ways"]), tuple(record["sizes"]), **values)
 
     @property

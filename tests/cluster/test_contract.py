@@ -219,4 +219,5 @@ def test_stages_that_compute_nothing_return_zeros_of_the_right_shapes(rig: Rig, 
         for tensor, expected in case.expected[0].items():
             found, known = answer.outputs[tensor], None not in edges[tensor].shape[1:]
             assert (found.dtype, found.any(), found.ndim) == (expected.dtype, False, expected.ndim), name
+            assert not found.flags.writeable
             assert not known or found.shape == expected.shape, name

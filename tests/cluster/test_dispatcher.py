@@ -6,12 +6,14 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
 import transports
+from cluster import directory
 from cluster.dispatcher import Dispatcher
 from cluster.errors import NoServer
 from cluster.leases import Leases
@@ -159,6 +161,29 @@ def test_where_tensors_go_is_looked_up_once_until_it_is_forgotten() -> None:
         dispatcher.directory.forget(lost.holder)
         assert [port_of(dispatcher, request(turn)) for turn in range(2)] == [3, 3]
         assert asked == ["where"] * 4
+        with pytest.raises(NoServer, match="the pinned replica"):
+            port_of(dispatcher, replace(request(6), pins={1: lost.holder.epoch}))
+
+
+def test_where_tensors_go_is_looked_up_again_after_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    leases, asked, now = Leases(2, ttl=5.0), list[str](), [1000.0]
+    for port, claim in ((1, 0), (2, 1)):
+        _join(leases, port, claim)
+    transport, registry = transports.make("none"), Registry(leases)
+
+    def handle(message: Message) -> Message:
+        asked.append(message.method)
+        return registry.handle(message)
+
+    monkeypatch.setattr(directory, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with (
+        transport.serve(handle, "here", 0, 1) as server,
+        contextlib.closing(Dispatcher({"none": transport}, {"none": server.address})) as dispatcher,
+    ):
+        for moment, count in ((1000.0, 1), (1004.0, 1), (1005.5, 2), (1010.0, 2)):
+            now[0] = moment
+            assert port_of(dispatcher, request(0)) == 2
+            assert len(asked) == count, moment
 
 
 WRONG: dict[str, dict[str, Scalar]] = {

@@ -28,14 +28,22 @@ def soon(seconds: float) -> float:
 
 
 def test_acquiring_waits_for_a_slot_until_the_deadline() -> None:
-    slots = ExecutionSlots(lambda: 1)
+    waits = threading.Event()
+
+    def capacity() -> int:
+        waits.set()
+        return 1
+
+    slots = ExecutionSlots(capacity)
     assert slots.acquire(soon(10.0)) == 0.0
     with pytest.raises(DeadlineExceeded, match=r"no core was free for a stage within 0\.0"):
         slots.acquire(soon(0.01))
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(slots.acquire, soon(20.0))
+        waits.clear()
+        waiting = threads.submit(slots.acquire, soon(60.0))
+        assert waits.wait(20.0)  # it holds the lock until it waits
         slots.release()
-        assert waiting.result() >= 0.0
+        assert waiting.result(20.0) >= 0.0
 
 
 def test_slots_follow_the_cores_that_the_process_may_use() -> None:

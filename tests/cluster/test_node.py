@@ -70,10 +70,11 @@ def test_the_inputs_of_an_incomplete_join_are_dropped_after_its_deadline(node: N
 
 def test_a_tensor_that_the_server_makes_itself_is_refused(node: Node) -> None:
     """Without local calls it arrives in a message, and is awaited."""
-    with pytest.raises(NotAwaited, match="no stage on server 0 awaits tensor 'a0'"):
-        send(node, request_of(ROW, "forged", 20.0), "a0")
-    request = request_of(ROW, "all over the wire", 20.0)
-    send(node, structs.replace(request, route=structs.replace(request.route, local_calls=False)), "a0")
+    for partition, tensor in ((ROW, "a0"), (JOIN, "b")):
+        with pytest.raises(NotAwaited, match=f"no stage on server 0 awaits tensor '{tensor}'"):
+            send(node, request_of(partition, "forged", 20.0), tensor)
+        request = request_of(partition, "all over the wire", 20.0)
+        send(node, structs.replace(request, route=structs.replace(request.route, local_calls=False)), tensor)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,10 @@ def test_malformed_fields_are_refused_without_a_traceback_in_the_log(
     assert answer(node.handle, Message("infer", GOOD, {"x": TENSOR})).method == "outputs"
 
 
-@pytest.mark.parametrize("fields", [{}, {"stats": 7}, {"stats": "["}, {"stats": "{}"}, {"stats": '["1"]'}])
+MALFORMED = (7, "[", "{}", '["1"]', "[]", str([0] * 11), f"[{'0,' * 10}{'[' * 100_000}", "[\udcff]")
+
+
+@pytest.mark.parametrize("fields", [{}, *({"stats": stats} for stats in MALFORMED)])
 def test_a_result_with_malformed_statistics_is_refused(fields: Mapping[str, Scalar]) -> None:
     receiver = ResultReceiver({})
     reply = answer(receiver.handle, Message("result", {"id": "gone", **fields}, {}))

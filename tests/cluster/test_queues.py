@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.errors import Draining
-from cluster.queues import LOCAL, DestinationQueues, Task
+from cluster.queues import LOCAL, DestinationQueues, Next, Task
 from transports.errors import ResourceExhausted, WireError
 
 AT_A_TIME, BOUND, THREADS = 2, 3, 16
@@ -21,16 +21,19 @@ class Log:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.refused: dict[str, WireError] = {}
+        self.threads: dict[str, int] = {}
         self.begun, self.gate = threading.Semaphore(0), threading.Event()
 
-    def task(self, name: str, *, gated: bool = False) -> Task:
-        def run(error: WireError | None) -> None:
+    def task(self, name: str, *, gated: bool = False, after: Next | None = None) -> Task:
+        def run(error: WireError | None) -> Next | None:
             if error is not None:
                 self.refused[name] = error
-                return
+                return after
             self.begun.release()
             assert not gated or self.gate.wait(WAIT)
             self.done.append(name)
+            self.threads[name] = threading.get_ident()
+            return after
 
         return run
 
@@ -90,6 +93,61 @@ def test_a_full_queue_refuses_a_task_unless_it_is_not_refusable(queues: Destinat
     log.gate.set()
     queues.close(WAIT)
     assert log.done[-1] == "a notice"
+
+
+def test_a_thread_runs_the_next_task_itself_if_its_queue_is_idle(queues: DestinationQueues, log: Log) -> None:
+    queues.put(LOCAL, log.task("stage", after=Next("there", log.task("sent"))))
+    log.await_begun(2)
+    queues.close(WAIT)
+    assert log.done == ["stage", "sent"]
+    assert log.threads["stage"] == log.threads["sent"]
+
+
+def test_a_queue_whose_thread_has_moved_on_goes_on(queues: DestinationQueues, log: Log) -> None:
+    """The thread of `here` moves on to a task that blocks, while a task waits in `here`."""
+    first = threading.Event()
+
+    def stage(error: WireError | None) -> Next:
+        assert first.wait(WAIT)
+        return Next("there", log.task("blocks", gated=True))
+
+    queues.put("here", stage)
+    queues.put("here", log.task("waits"))
+    first.set()
+    log.await_begun(2)
+    assert log.done == ["waits"]
+    log.gate.set()
+    queues.close(WAIT)
+    assert log.threads["waits"] != log.threads["blocks"]
+
+
+def test_a_next_task_waits_for_its_turn_in_a_busy_queue(queues: DestinationQueues, log: Log) -> None:
+    queues.put("there", log.task("first", gated=True))
+    log.await_begun(1)
+    queues.put("there", log.task("second"))
+    queues.put(LOCAL, log.task("stage", after=Next("there", log.task("third"))))
+    log.await_begun(1)
+    assert not log.begun.acquire(timeout=0.1)
+    log.gate.set()
+    log.await_begun(2)
+    queues.close(WAIT)
+    assert log.done == ["stage", "first", "second", "third"]
+
+
+def test_the_next_task_of_a_refused_task_is_put_too(queues: DestinationQueues, log: Log) -> None:
+    queues.put("slow", log.task("first", gated=True))
+    log.await_begun(1)
+    for number in range(BOUND):
+        queues.put("slow", log.task(f"{number}"))
+    queues.put("slow", log.task("refused", after=Next("notices", log.task("notice"))))
+    log.await_begun(1)
+    assert (list(log.refused), log.done) == (["refused"], ["notice"])
+    queues.close(0.0)
+    queues.put("slow", log.task("late", after=Next("notices", log.task("late notice"), refusable=False)))
+    assert {name: type(error) for name, error in log.refused.items() if name != "refused"} == {
+        "late": Draining,
+        "late notice": Draining,
+    }
 
 
 def test_nothing_starts_after_closing(queues: DestinationQueues, log: Log) -> None:

@@ -95,3 +95,19 @@ def assert_read_or_refused(codec: str, data: bytes) -> None:
     except (MalformedMessage, MessageTooLarge):
         return
     assert isinstance(message, Message)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_message_that_no_reader_accepts_is_not_written(codec: str) -> None:
+    write, _ = CODECS[codec]
+    for fields, text in (
+        ({"a": 2**63}, "field 'a' does not fit 64 bits"),
+        ({"a": -(2**63) - 1}, "field 'a' does not fit 64 bits"),
+        ({"a": "\udcff"}, "field 'a' holds characters that UTF-8 cannot"),
+        ({"a": [1]}, "field 'a' must be a str, int, float or bool, and is a list"),
+        ({1: "a"}, "a key must be a str, and is a int"),
+    ):
+        with pytest.raises(MalformedMessage, match=text):
+            write(Message("m", fields))  # type: ignore[arg-type]
+    for fields in ({"a": 2**63 - 1}, {"a": -(2**63)}):
+        write(Message("m", fields))

@@ -8,8 +8,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
+import transports
+from transports import frame_codec
+from transports.base import Message
 from transports.sockets import Deadline, DeadlineSocket, Expired
 
 
@@ -59,3 +63,21 @@ def test_the_first_bytes_of_a_message_must_come_before_the_deadline(ends: tuple[
     with pytest.raises(Expired):
         own.recv_first(memoryview(bytearray(10)))
     assert time.monotonic() >= own.deadline
+
+
+@pytest.mark.parametrize("name", ["tcp", "unix", "shm"])
+def test_tensors_of_a_large_message_are_aligned_for_tensorflow(name: str) -> None:
+    transport, starts = transports.make(name), list[int]()
+
+    def handle(message: Message) -> Message:
+        starts.extend(tensor.ctypes.data % frame_codec.ALIGN for tensor in message.tensors.values())
+        return message
+
+    sent = {"a": np.arange(40_001, dtype=np.uint8), "b": np.arange(30_003, dtype=np.uint16)}
+    with transport.serve(handle, "127.0.0.1", 0, 1) as server, transport.connect(server.address) as connection:
+        for _ in range(3):
+            answer = connection.call(Message("echo", {}, sent), 20.0)
+            for tensor, array in sent.items():
+                np.testing.assert_array_equal(answer.tensors[tensor], array)
+                assert answer.tensors[tensor].ctypes.data % frame_codec.ALIGN == 0
+    assert starts == [0] * 6
