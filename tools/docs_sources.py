@@ -56,7 +56,7 @@ def of(folder: str, column: str, transport: str, **settings: object) -> float:
 @functools.cache
 def ladder(folder: str) -> dict[str, ladders.Ladder]:
     """Transport -> its ladder."""
-    found = ladders.ladders(samples.read(REFERENCE / folder), stored_ladder.read(REFERENCE / folder))
+    found = ladders.ladders(samples.read(REFERENCE / folder), _steps(folder))
     return {one.cell.transport: one for one in found}
 
 
@@ -65,14 +65,26 @@ def step(folder: str, piece: str, *transports: str) -> list[float]:
     return [1e3 * ladder(folder)[name].pieces[piece] for name in transports]
 
 
+@functools.cache
+def _steps(folder: str) -> pd.DataFrame:
+    return stored_ladder.read(REFERENCE / folder)
+
+
 def rung(folder: str, name: str) -> float:
     """Mean seconds of a rung, over all cells."""
-    steps = stored_ladder.read(REFERENCE / folder)
+    steps = _steps(folder)
     return float(steps[steps["rung"] == name]["seconds"].mean())
 
 
 @functools.cache
+def echoes(folder: str) -> pd.DataFrame:
+    """The samples of echoes."""
+    return sizes.read(REFERENCE / folder)
+
+
+@functools.cache
 def medians(folder: str) -> sizes.Medians:
+    """The median seconds of each way and size."""
     return sizes.medians(pd.read_csv(REFERENCE / folder / files.SUMMARY))
 
 
@@ -83,7 +95,7 @@ def echo(folder: str, way: str, megabytes: float) -> float:
 
 def beside(way: str, bare: str) -> list[float]:
     """The seconds of echoes of a way, as a multiple of those of a library alone, sizes ascending."""
-    found = ratios(sizes.read(REFERENCE / "sizes-bare"), way, bare)
+    found = ratios(echoes("sizes-bare"), way, bare)
     return [found[size].value for size in sorted(found)]
 
 

@@ -36,6 +36,7 @@ from experiments.store.statistics import groups_of
 from experiments.threads import report as threads_report
 from tools import docs_figures
 from tools import docs_studies as studies
+from tools.docs_sources import echoes, medians
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -124,20 +125,18 @@ def recoveries(folders: Mapping[str, str]) -> Lines:
 
 def by_size(folder: str, *sizes: float) -> Lines:
     """Median seconds of an echo, one row per size: the given `sizes` in MB, or every size measured."""
-    found, ways = _medians(folder)
+    found = medians(folder)
     kept = {key: value for key, value in found.items() if not sizes or key[1] in {size * MB for size in sizes}}
-    return [_short(text) for text in sizes_report.by_way(kept, ways)]
+    return [_short(text) for text in sizes_report.by_way(kept, _ways(folder))]
 
 
 def beside_libraries(folder: str) -> Lines:
     """Each transport's echo as a multiple of its library's own, one row for each transport."""
-    return sizes_report.beside_libraries(sizes_report.read(REFERENCE / folder), _medians(folder)[1])
+    return sizes_report.beside_libraries(echoes(folder), _ways(folder))
 
 
-def _medians(folder: str) -> tuple[sizes_report.Medians, Sequence[Way]]:
-    """The median seconds of each way and size, and the ways."""
-    found = sizes_report.medians(pd.read_csv(REFERENCE / folder / files.SUMMARY))
-    return found, Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
+def _ways(folder: str) -> Sequence[Way]:
+    return Study.from_record(environment.read(REFERENCE / folder)["experiment"]).ways
 
 
 def ladder_of(folder: str) -> Lines:

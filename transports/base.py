@@ -20,6 +20,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 import ml_dtypes
@@ -73,10 +74,7 @@ class Message(msgspec.Struct, frozen=True):
 
 def payload(tensors: Mapping[str, Array]) -> int:
     """Bytes of all `tensors`."""
-    size = 0
-    for tensor in tensors.values():
-        size += tensor.nbytes
-    return size
+    return sum(map(attrgetter("nbytes"), tensors.values()))
 
 
 Handler = Callable[[Message], Message]

@@ -45,7 +45,6 @@ from transports.sockets import Deadline
 
 Keep = Callable[[Sample], None]
 
-
 ENDED = (ConnectError, ConnectionLost, NoServer)
 """Errors of a request whose server may have ended. Only after these errors is the server's exit status awaited."""
 MISSES = (DeadlineExceeded, ResourceExhausted)

@@ -135,11 +135,12 @@ def test_the_registries_of_two_transports_may_differ_in_replicas(leases: Leases)
         assert not unpinned.pins
 
 
-def test_where_tensors_go_is_looked_up_once_until_it_is_forgotten() -> None:
-    single, asked = Leases(2, ttl=math.inf), list[str]()
-    for port, claim in ((1, 0), (2, 1)):
-        _join(single, port, claim)
-    transport, registry = transports.make("none"), Registry(single)
+@contextlib.contextmanager
+def asking(leases: Leases) -> Iterator[tuple[Dispatcher, list[str]]]:
+    """A dispatcher for two portions, held at ports 1 and 2, and the methods that its registry is asked."""
+    for claim in (0, 1):
+        _join(leases, claim + 1, claim)
+    transport, registry, asked = transports.make("none"), Registry(leases), list[str]()
 
     def handle(message: Message) -> Message:
         asked.append(message.method)
@@ -149,6 +150,12 @@ def test_where_tensors_go_is_looked_up_once_until_it_is_forgotten() -> None:
         transport.serve(handle, "here", 0, 1) as server,
         contextlib.closing(Dispatcher({"none": transport}, {"none": server.address})) as dispatcher,
     ):
+        yield dispatcher, asked
+
+
+def test_where_tensors_go_is_looked_up_once_until_it_is_forgotten() -> None:
+    single = Leases(2, ttl=math.inf)
+    with asking(single) as (dispatcher, asked):
         assert [port_of(dispatcher, request(turn)) for turn in range(3)] == [2, 2, 2]
         assert asked == ["where"]
         each = replace(request(0), route=Route(PARTITION.name, "eager", "none", registry="per-hop"))
@@ -166,20 +173,9 @@ def test_where_tensors_go_is_looked_up_once_until_it_is_forgotten() -> None:
 
 
 def test_where_tensors_go_is_looked_up_again_after_a_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    leases, asked, now = Leases(2, ttl=5.0), list[str](), [1000.0]
-    for port, claim in ((1, 0), (2, 1)):
-        _join(leases, port, claim)
-    transport, registry = transports.make("none"), Registry(leases)
-
-    def handle(message: Message) -> Message:
-        asked.append(message.method)
-        return registry.handle(message)
-
+    now = [1000.0]
     monkeypatch.setattr(directory, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    with (
-        transport.serve(handle, "here", 0, 1) as server,
-        contextlib.closing(Dispatcher({"none": transport}, {"none": server.address})) as dispatcher,
-    ):
+    with asking(Leases(2, ttl=5.0)) as (dispatcher, asked):
         for moment, count in ((1000.0, 1), (1004.0, 1), (1005.5, 2), (1010.0, 2)):
             now[0] = moment
             assert port_of(dispatcher, request(0)) == 2
