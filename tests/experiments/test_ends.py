@@ -131,7 +131,7 @@ def ignore_hangups() -> None:
 
 def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(tmp_path: Path) -> None:
     """nohup starts commands in this way. The echo process ignores hangups, too."""
-    words = ("--transport", "tcp", "--sizes", "0.01", "--repeats", "1000", "--out", tmp_path / "out")
+    words = ("--transport", "tcp", "--sizes", "8,16,32", "--repeats", "4", "--out", tmp_path / "out")
     with Run(*words, module="experiments.sizes", preexec_fn=ignore_hangups) as going:
         going.wait_for("requests")
         for process in (going.process, *psutil.Process(going.process.pid).children()):
