@@ -1,9 +1,9 @@
-"""The cost of each operation under an engine: seconds, measured in this process.
+"""The cost of each operation under an engine, in seconds measured in this process, and plans that balance these costs.
 
 With `eager`, each operation is timed by itself. With a compiled engine, each operation is compiled to a function, and
-the time of an empty function with as many tensors is subtracted. Compiling several operations together saves time. The
-costs do not reflect this, but their shares are accurate enough for balancing. Operations that differ only in names and
-weights are timed once.
+the time of an empty function with as many tensors is subtracted. Operations that differ only in names and weights are
+timed once. Operations that are compiled together take other times than by themselves, so `cut_by_cost` times the stages
+of a plan as well.
 """
 
 from __future__ import annotations
@@ -21,18 +21,24 @@ import tensorflow as tf
 from partitioning import engines
 from partitioning.errors import PartitionError, one_line
 from partitioning.graph import Operation
-from partitioning.plan import Stage
+from partitioning.plan import Plan, Stage
 from partitioning.program import Program
 from partitioning.steps import TensorRef, fill
+from partitioning.strategies import make_plan
+from partitioning.strategy_table import SLACKS
 
 LEAST = 1e-6
 """The least cost of an operation in seconds: smaller differences from an empty function are noise."""
+REPEATS = 10
+"""Timed calls of each operation or stage."""
+ATTEMPTS = 4
+"""Most plans that `cut_by_cost` times."""
 
 Call = Callable[[], object]
 
 
 def measure(
-    program: Program, inputs: Mapping[str, Any] | Sequence[Any], engine: str = "eager", repeats: int = 10
+    program: Program, inputs: Mapping[str, Any] | Sequence[Any], engine: str = "eager", repeats: int = REPEATS
 ) -> dict[str, float]:
     """Operation -> seconds of its fastest call in `repeats` rounds through all of them, at least `LEAST`.
 
@@ -40,11 +46,10 @@ def measure(
     name, or in the order of `program.graph.inputs`; their batch is measured. Raises `PartitionError` for inputs that an
     operation cannot take.
     """
-    named = inputs if isinstance(inputs, Mapping) else dict(zip(program.graph.inputs, inputs, strict=True))
-    values = all_values(program, named)
+    values = all_values(program, inputs)
     keys = {operation.name: _alike(program, operation, engine) for operation in program.graph.operations}
     one_each = {keys[operation.name]: operation for operation in reversed(program.graph.operations)}
-    calls = {key: _call(engine, program, operation, values) for key, operation in one_each.items()}
+    calls = {key: _call(engine, program, _stage(operation), values) for key, operation in one_each.items()}
     counts = set() if engine == "eager" else {len(operation.inputs) for operation in program.graph.operations}
     floors: dict[Hashable, Call] = {("floor", count): _empty_call(count) for count in counts}
     fastest = _rounds({**calls, **floors}, repeats)
@@ -54,9 +59,44 @@ def measure(
     }
 
 
-def all_values(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of every tensor of the program."""
-    values = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
+def cut_by_cost(
+    program: Program,
+    inputs: Mapping[str, Any] | Sequence[Any],
+    engine: str,
+    cut: str,
+    groups: int,
+    costs: Mapping[str, float],
+) -> tuple[Plan, Mapping[str, float]]:
+    """The plan of `cut`, one of `SLACKS`, into `groups`, and the costs on which it rests; `costs` are those of
+    `measure`.
+
+    The stages of a plan are timed. If the slowest exceeds the limit of `cut`, the costs of each stage's operations are
+    scaled to the stage's seconds and the model is cut again. Of at most `ATTEMPTS` plans, the result is the first
+    within the limit, or else the one whose slowest stage is fastest. Raises what `measure` and `make_plan` raise.
+    """
+    values = all_values(program, inputs)
+    found: list[tuple[float, Plan, Mapping[str, float]]] = []
+    for _ in range(ATTEMPTS):
+        plan = make_plan(program.graph, "submodel", cut, groups, costs)
+        if any(plan == earlier for _, earlier, _ in found):
+            break
+        seconds = _rounds({stage: _call(engine, program, stage, values) for stage in plan.stages}, REPEATS)
+        costs = {
+            name: costs[name] * seconds[stage] / sum(costs[each] for each in stage.operations)
+            for stage in plan.stages
+            for name in stage.operations
+        }
+        slowest = max(seconds.values())
+        found.append((slowest, plan, costs))
+        if slowest <= SLACKS[cut] * sum(seconds.values()) / len(seconds):
+            return plan, costs
+    return min(found, key=lambda attempt: attempt[0])[1:]
+
+
+def all_values(program: Program, inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    """The value of every tensor of the program. `inputs`: as in `measure`."""
+    named = inputs if isinstance(inputs, Mapping) else dict(zip(program.graph.inputs, inputs, strict=True))
+    values = {name: tf.convert_to_tensor(array) for name, array in named.items()}
     for operation in program.graph.operations:
         try:
             results = program.function(_stage(operation))([values[name] for name in operation.inputs])
@@ -70,9 +110,9 @@ def _stage(operation: Operation) -> Stage:
     return Stage(operation.name, operation.inputs, operation.outputs, (operation.name,))
 
 
-def _call(engine: str, program: Program, operation: Operation, values: Mapping[str, Any]) -> Call:
-    executable = engines.build(engine, program, _stage(operation))
-    tensors = [values[name] for name in operation.inputs]
+def _call(engine: str, program: Program, stage: Stage, values: Mapping[str, Any]) -> Call:
+    executable = engines.build(engine, program, stage)
+    tensors = [values[name] for name in stage.inputs]
     return lambda: executable(tensors)
 
 

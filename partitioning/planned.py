@@ -83,14 +83,11 @@ def planned(options: PlanOptions) -> Planned:
     costs_of = options.costs or ("eager" if options.cut in SLACKS else "none")
     if options.cut in SLACKS and costs_of == "none":
         raise PartitionError(f"--cut {options.cut} needs costs: give --costs eager, graph or frozen")
-    from partitioning.strategies import make_plan
-
     loaded = _loaded(options)
     program = loaded.read(options.absent)
     inputs = _inputs(options, loaded, program)
-    costs = _measured(program, inputs, costs_of) if costs_of != "none" else None
     servers = 1 if options.mode == "whole" else options.servers
-    plan = make_plan(program.graph, options.mode, options.cut, servers, costs)
+    plan, costs = _cut(options, program, inputs, servers, costs_of)
     if options.cut not in CUTS:  # the named operations determine the number of groups
         servers = min(servers, len(plan.stages))
     if servers > len(plan.stages):
@@ -121,9 +118,19 @@ def _inputs(options: PlanOptions, loaded: LoadedModel, program: Program) -> Mapp
     return variants(options, program.client, fixed_batch(program.client.inputs) or 1, loaded.preprocess)[0]
 
 
-def _measured(program: Program, inputs: Mapping[str, Any], costs_of: str) -> Mapping[str, float]:
-    """Seconds of each operation under the engine `costs_of`."""
+def _cut(
+    options: PlanOptions, program: Program, inputs: Mapping[str, Any], servers: int, engine: str
+) -> tuple[Plan, Mapping[str, float] | None]:
+    """The plan, and seconds of each operation under `engine` unless it is `none`."""
+    from partitioning.strategies import make_plan
+
+    if engine == "none":
+        return make_plan(program.graph, options.mode, options.cut, servers), None
     from partitioning import costs
 
     assert program.client is not None
-    return costs.measure(program, program.client.prepare(inputs), costs_of)
+    prepared = program.client.prepare(inputs)
+    measured = costs.measure(program, prepared, engine)
+    if options.mode == "submodel" and options.cut in SLACKS:
+        return costs.cut_by_cost(program, prepared, engine, options.cut, servers, measured)
+    return make_plan(program.graph, options.mode, options.cut, servers), measured

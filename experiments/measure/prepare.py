@@ -37,6 +37,7 @@ from transports.errors import UsageError
 
 if TYPE_CHECKING:
     from partitioning.models import LoadedModel
+    from partitioning.plan import Plan
     from partitioning.program import Program
 
 Tensors = Mapping[str, Array]
@@ -142,8 +143,8 @@ def route_of(cell: Cell, partition: Partition) -> Route:
 def _partitions(program: Program, sample: Tensors, experiment: Experiment) -> dict[Cell, Partition]:
     """The partition of each cell; cells with equal keys share one.
 
-    Its name is its mode, or its whole key if the mode has several partitions. The costs of operations are measured with
-    the inputs `sample`, once for each engine that needs them.
+    Its name is its mode, or its whole key if the mode has several partitions. The costs of operations and of stages are
+    measured with the inputs `sample`, those of operations once for each engine that needs them.
     """
 
     @functools.cache
@@ -152,15 +153,22 @@ def _partitions(program: Program, sample: Tensors, experiment: Experiment) -> di
 
         return costs.measure(program, sample, engine)
 
+    @functools.cache
+    def measured(engine: str, cut: str, groups: int) -> Plan:
+        from partitioning import costs
+
+        return costs.cut_by_cost(program, sample, engine, cut, groups, costs_of(engine))[0]
+
     keys = {cell: _partition_key(cell) for cell in experiment.cells}
     modes = Counter(key[0] for key in set(keys.values()))
     made: dict[tuple[str, ...], Partition] = {}
     for cell, key in keys.items():
         if key in made:
             continue
-        measured = cell.mode == "submodel" and cell.cut in SLACKS
-        costs = costs_of(local_engine(cell.engine)) if measured else None
-        plan = make_plan(program.graph, cell.mode, cell.cut, cell.servers, costs)
+        if cell.mode == "submodel" and cell.cut in SLACKS:
+            plan = measured(local_engine(cell.engine), cell.cut, cell.servers)
+        else:
+            plan = make_plan(program.graph, cell.mode, cell.cut, cell.servers)
         if cell.servers > len(plan.stages):
             text = f"--servers {cell.servers}: the plan {cell.mode!r} of this model has {len(plan.stages)} stages"
             raise UsageError(f"{text}; give at most as many servers")

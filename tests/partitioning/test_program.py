@@ -250,3 +250,20 @@ def test_costs_cover_every_operation(engine: str) -> None:
     assert sum(seconds.values()) > 0
     named = dict(zip(program.graph.inputs, inputs_for(model, 1), strict=True))
     assert costs.measure(program, named, engine, repeats=1)
+
+
+def test_stages_are_timed_to_correct_a_cut_that_the_costs_of_operations_suggest() -> None:
+    x = keras.Input((1000,), name="x")
+    value = x
+    for name in ("a", "b"):
+        value = layers.Dense(1000, name=name)(value)
+    value = layers.Dense(4, name="c")(value)
+    for name in ("d", "e", "f", "g", "h"):
+        value = layers.Dense(4, name=name)(value)
+    program = read(keras.Model(x, value))
+    alike = dict.fromkeys((operation.name for operation in program.graph.operations), 1.0)
+    inputs = [np.ones((64, 1000), np.float32)]
+    plan, corrected = costs.cut_by_cost(program, inputs, "graph", "balanced", 2, alike)
+    assert [stage.operations[0] for stage in plan.stages] == ["a", "b"]
+    assert sum(corrected[name] for name in "cdefgh") < corrected["b"]
+    assert sum(corrected.values()) < 1
