@@ -48,15 +48,17 @@ def build(engine: str, program: Program, stage: Stage) -> Executable:
     return ENGINES[engine](program, stage)
 
 
+_NUMPY_TYPES = frozenset(tf.as_dtype(np.dtype(code)).as_datatype_enum for code in "?bBhHiIlLefdFD")
+
+
 def to_array(value: Any) -> npt.NDArray[Any]:
     """The tensor's values as a C-contiguous, read-only array that shares its memory.
 
     Values of dtypes that `ml_dtypes` defines and NumPy does not (bfloat16, 8-bit floats) are copied.
     """
-    if isinstance(value, tf.Tensor):
-        dtype = value.dtype.as_numpy_dtype
-        # NumPy reads a tensor through the buffer protocol, which has only NumPy's own types.
-        return np.asarray(value if np.dtype(dtype).kind in "biufc" else value.numpy(), dtype, order="C")
+    # NumPy reads a tensor through the buffer protocol, which has only NumPy's own types.
+    if type(value) is EagerTensor and value._datatype_enum() not in _NUMPY_TYPES:
+        value = value.numpy()
     return np.asarray(value, order="C")
 
 

@@ -90,8 +90,16 @@ def _steps(
     def over(connection: AnyConnection) -> Once:
         return lambda _: sum(_one_way(connection, load, timeout) for load in loads)
 
+    def row(runner: CellRunner) -> float:
+        """The answer is checked as those of requests are, since a check empties caches for the call after it."""
+        begun = time.perf_counter()
+        answer = model.infer(inputs)
+        seconds = time.perf_counter() - begun
+        runner.check(cell, 0, answer)
+        return seconds
+
     found: dict[str, Once] = {
-        "row": lambda _: _timed(lambda: model.infer(inputs)),
+        "row": row,
         "sockets": over(bare[SOCKETS]),
         "transport": over(connection),
     }
