@@ -8,6 +8,7 @@ an error text at each call before it falls back. Its flat variant takes 30 micro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any, Protocol
 
@@ -80,17 +81,27 @@ def to_held_array(value: Any) -> npt.NDArray[Any]:
     return array
 
 
-def _as_tensor(value: Any, dtype: Any) -> Any:
-    """`value` as a tensor of `dtype`. A tensor is the output of a stage, whose dtype the plan fixes. An array is
-    wrapped without the copy and the 35 calls of `tf.convert_to_tensor`."""
+@cache
+def _device() -> str | None:
+    """The device of tensors that are made from arrays: None, the memory of the host, unless there is a card.
+
+    For a name, even an empty one, TensorFlow looks its devices up at each tensor. In a process whose caches a stage has
+    just filled, this takes five times as long as the rest.
+    """
+    return _CONTEXT.device_name if tf.config.list_logical_devices("GPU") else None
+
+
+def _as_tensor(value: Any, dtype: int) -> Any:
+    """`value` as a tensor of `dtype`, a number of TensorFlow's enumeration. A tensor is the output of a stage, whose
+    dtype the plan fixes. An array is wrapped without the copy and the 35 calls of `tf.convert_to_tensor`."""
     kind = type(value)
     if kind is EagerTensor:
         return value
     if kind is HeldArray and value.tensor is not None:
         return value.tensor
     if isinstance(value, np.ndarray) and value.flags.c_contiguous:
-        return EagerTensor(value, _CONTEXT.device_name, dtype.as_datatype_enum)
-    return tf.convert_to_tensor(value, dtype)
+        return EagerTensor(value, _device(), dtype)
+    return tf.convert_to_tensor(value, tf.as_dtype(dtype))
 
 
 def _eager(program: Program, stage: Stage) -> Executable:
@@ -162,8 +173,8 @@ def _traced(program: Program, stage: Stage) -> Any:
         return tf.function(lambda *tensors: function(tensors), input_signature=signature).get_concrete_function()
 
 
-def _dtypes(program: Program, stage: Stage) -> list[Any]:
-    return [tf.as_dtype(program.graph.tensors[name].dtype) for name in stage.inputs]
+def _dtypes(program: Program, stage: Stage) -> list[int]:
+    return [tf.as_dtype(program.graph.tensors[name].dtype).as_datatype_enum for name in stage.inputs]
 
 
 ENGINES: Mapping[str, Callable[[Program, Stage], Executable]] = {"eager": _eager, "graph": _graph, "frozen": _frozen}

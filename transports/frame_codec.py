@@ -78,7 +78,10 @@ def describe(message: Message) -> tuple[bytes, list[Array]]:
 
 def buffer_of(array: Array) -> Buffer:
     """The bytes of the C-contiguous `array`: a copy if it costs less than a view."""
-    return array.tobytes() if array.nbytes <= SMALL else array.reshape(-1).view(np.uint8).data
+    if array.nbytes <= SMALL:
+        return array.tobytes()
+    plain = array if array.dtype.isbuiltin == 1 else array.view(np.uint8)  # Python knows no bfloat16
+    return plain.data.cast("B")
 
 
 def parts(message: Message) -> list[Buffer]:

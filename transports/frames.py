@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import ctypes
 import math
 from typing import ClassVar
 
@@ -110,7 +111,7 @@ def _aligned(size: int) -> memoryview:
     """A buffer of `size` bytes that starts at a multiple of `ALIGN`. The kernel provides its pages only when they are
     written."""
     room = np.empty(size + codec.ALIGN, np.uint8)
-    start = -room.__array_interface__["data"][0] % codec.ALIGN
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(room.data)) % codec.ALIGN
     return room[start : start + size].data
 
 

@@ -19,6 +19,8 @@ from tests.models import MODELS, inputs_for
 from tests.partitioning.conftest import executables
 from tests.running import ROOT
 
+FLOAT32 = tf.float32.as_datatype_enum
+
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_held_array_is_its_tensor_and_a_view_of_it_is_not(engine: str) -> None:
@@ -49,9 +51,9 @@ def test_aligned_arrays_become_tensors_without_a_copy() -> None:
     room = np.zeros(4096 + 64, np.uint8)
     start = -room.ctypes.data % 64
     array = room[start : start + 4096].view(np.float32)
-    assert np.shares_memory(array, to_array(_as_tensor(array, tf.float32)))
+    assert np.shares_memory(array, to_array(_as_tensor(array, FLOAT32)))
     for other in (array[::2], room[start + 4 : start + 4092].view(np.float32)):  # TensorFlow cannot share these
-        np.testing.assert_array_equal(to_array(_as_tensor(other, tf.float32)), other)
+        np.testing.assert_array_equal(to_array(_as_tensor(other, FLOAT32)), other)
 
 
 LOADED = """
