@@ -82,14 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=100, help="timed requests of each cell at most; intervals need 25")
     parser.add_argument("--limit", type=float, default=420.0, help="seconds after which a run starts no further round")
     given = parser.parse_args(argv)
-    found, failed = [], []
+    found, failed = list[dict[str, Any]](), list[str]()
     for model in given.models.split(","):
         try:
             measure(given.out / model, model, given)
         except subprocess.CalledProcessError:  # the command has printed the reason
             failed.append(model)
         else:
-            found += list(rows(given.out / model, model))
+            found += map(_rounded, rows(given.out / model, model))
     if failed:
         print(f"failed: {', '.join(failed)}; delete what is incomplete there, and start again", file=sys.stderr)
     if not found:
@@ -146,6 +146,11 @@ def rows(folder: Path, model: str) -> Iterator[dict[str, Any]]:
         row |= {"regret": found.value, "low": found.low, "high": found.high, "equal": found.equal}
         row |= {"corrected_advised": _where(corrected.advised), "corrected_regret": corrected.value}
         yield row | {"corrected_low": corrected.low, "corrected_high": corrected.high}
+
+
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with six digits of each figure: further digits of a fit depend on the processor."""
+    return {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _errors(errors: Any) -> tuple[float, float]:
