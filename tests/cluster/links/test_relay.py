@@ -12,6 +12,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
@@ -26,6 +27,16 @@ EARLY = 1e-4
 """Seconds by which a message may seem to arrive early: reading two clocks takes time."""
 MISFIT = 1.03
 """Most that the best of some samples may take, in parts of what the arithmetic says."""
+MOST = 20
+"""Most samples."""
+
+
+def attempts(samples: list[float], seconds: float) -> Iterator[int]:
+    """Three attempts, and on a busy machine, which delays messages, further ones until the best of `samples` fits."""
+    for number in range(MOST):
+        if number >= 3 and min(samples) < seconds * MISFIT:
+            return
+        yield number
 
 
 def fits(link: str, size: int, samples: list[float]) -> None:
@@ -44,9 +55,9 @@ def fits(link: str, size: int, samples: list[float]) -> None:
     ],
 )
 def test_a_message_takes_what_the_arithmetic_says(link: str, size: int) -> None:
-    receiver, message, samples = Receiver(size), bytes(size), []
+    receiver, message, samples = Receiver(size), bytes(size), list[float]()
     with relay(link) as through, server(receiver) as address, opened(through, address, receiver) as sock:
-        for _ in range(3):
+        for _ in attempts(samples, arithmetic(Link.parse(link), size)):
             start = time.monotonic()
             sock.sendall(message)
             samples.append(receiver.moments(1)[0] - start)
@@ -56,8 +67,8 @@ def test_a_message_takes_what_the_arithmetic_says(link: str, size: int) -> None:
 def test_messages_overlap_while_they_travel() -> None:
     receiver = Receiver(100)
     with relay("a<->b rtt:200ms") as through, server(receiver) as address, opened(through, address, receiver) as sock:
-        samples = []
-        for _ in range(3):
+        samples = list[float]()
+        for _ in attempts(samples, arithmetic(Link.parse("a<->b rtt:200ms"), 100)):
             start = time.monotonic()
             for _ in range(10):
                 sock.sendall(bytes(100))
@@ -78,10 +89,10 @@ def test_an_answer_takes_a_round_trip() -> None:
 
 
 def test_the_first_bytes_of_a_server_follow_the_handshake() -> None:
-    samples = []
+    samples = list[float]()
     with relay("a<->b rtt:40ms") as through, server(lambda sock: sock.sendall(b"!")) as address:
         reached = through.reach("a", address)
-        for _ in range(3):
+        for _ in attempts(samples, 0.08):
             start = time.monotonic()
             with connect(reached) as sock:
                 assert sock.recv(1) == b"!"
@@ -93,8 +104,8 @@ def test_a_direction_without_a_link_takes_no_time() -> None:
     with relay("b->a delay:40ms") as through, server(echo) as address, connect(through.reach("a", address)) as sock:
         sock.sendall(b"?")
         assert sock.recv(1) == b"?"
-        samples = []
-        for _ in range(3):
+        samples = list[float]()
+        for _ in attempts(samples, 0.04):
             start = time.monotonic()
             sock.sendall(b"?")
             assert sock.recv(1) == b"?"
@@ -104,10 +115,10 @@ def test_a_direction_without_a_link_takes_no_time() -> None:
 
 def test_connections_share_the_bandwidth_of_their_direction_and_take_turns() -> None:
     size, link = 500_000, "a<->b bandwidth:50Mbit"
-    receiver, ends, firsts = Receiver(size), [], []
+    receiver, ends, firsts = Receiver(size), list[float](), []
     with relay(link) as through, server(receiver) as address, contextlib.ExitStack() as stack:
         socks = [stack.enter_context(opened(through, address, receiver)) for _ in range(2)]
-        for _ in range(3):
+        for _ in attempts(ends, arithmetic(Link.parse(link), 2 * size)):
             start = time.monotonic()
             for sock in socks:
                 sock.sendall(bytes(size))
