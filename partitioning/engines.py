@@ -50,6 +50,7 @@ def build(engine: str, program: Program, stage: Stage) -> Executable:
 
 
 _NUMPY_TYPES = frozenset(tf.as_dtype(np.dtype(code)).as_datatype_enum for code in "?bBhHiIlLefdFD")
+"""TensorFlow's numbers of NumPy's own types, the only ones that the buffer protocol has."""
 
 
 def to_array(value: Any) -> npt.NDArray[Any]:
@@ -57,7 +58,6 @@ def to_array(value: Any) -> npt.NDArray[Any]:
 
     Values of dtypes that `ml_dtypes` defines and NumPy does not (bfloat16, 8-bit floats) are copied.
     """
-    # NumPy reads a tensor through the buffer protocol, which has only NumPy's own types.
     if type(value) is EagerTensor and value._datatype_enum() not in _NUMPY_TYPES:
         value = value.numpy()
     return np.asarray(value, order="C")

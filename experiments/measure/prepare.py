@@ -147,16 +147,14 @@ def _partitions(program: Program, sample: Tensors, experiment: Experiment) -> di
     measured with the inputs `sample`, those of operations once for each engine that needs them.
     """
 
+    from partitioning import costs  # TensorFlow
+
     @functools.cache
     def costs_of(engine: str) -> Mapping[str, float]:
-        from partitioning import costs
-
         return costs.measure(program, sample, engine)
 
     @functools.cache
     def measured(engine: str, cut: str, groups: int) -> Plan:
-        from partitioning import costs
-
         return costs.cut_by_cost(program, sample, engine, cut, groups, costs_of(engine))[0]
 
     keys = {cell: _partition_key(cell) for cell in experiment.cells}

@@ -255,11 +255,8 @@ def test_costs_cover_every_operation(engine: str) -> None:
 def test_stages_are_timed_to_correct_a_cut_that_the_costs_of_operations_suggest() -> None:
     x = keras.Input((1000,), name="x")
     value = x
-    for name in ("a", "b"):
-        value = layers.Dense(1000, name=name)(value)
-    value = layers.Dense(4, name="c")(value)
-    for name in ("d", "e", "f", "g", "h"):
-        value = layers.Dense(4, name=name)(value)
+    for name in "abcdefgh":
+        value = layers.Dense(1000 if name in "ab" else 4, name=name)(value)
     program = read(keras.Model(x, value))
     alike = dict.fromkeys((operation.name for operation in program.graph.operations), 1.0)
     inputs = [np.ones((64, 1000), np.float32)]

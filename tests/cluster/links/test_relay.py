@@ -19,7 +19,7 @@ import pytest
 
 from cluster.links.link import Link, arithmetic
 from cluster.links.relay import Relay
-from tests.cluster.links.traffic import PATIENCE, Receiver, connect, drain, echo, opened, receive, relay, server
+from tests.cluster.links.traffic import PATIENCE, Receiver, asked, connect, drain, echo, opened, receive, relay, server
 from transports.address import Address
 from transports.errors import UsageError
 
@@ -78,12 +78,7 @@ def test_messages_overlap_while_they_travel() -> None:
 
 def test_an_answer_takes_a_round_trip() -> None:
     with relay("a<->b rtt:40ms") as through, server(echo) as address, connect(through.reach("a", address)) as sock:
-        samples = []
-        for _ in range(8):
-            start = time.monotonic()
-            sock.sendall(b"?")
-            assert sock.recv(1) == b"?"
-            samples.append(time.monotonic() - start)
+        samples = [asked(sock) for _ in range(8)]
     assert samples[0] > 0.08 - 0.005  # the handshake takes a round trip, of which connect took a part
     assert 0.04 - EARLY < min(samples[1:]) < 0.04 * MISFIT
 
@@ -102,14 +97,10 @@ def test_the_first_bytes_of_a_server_follow_the_handshake() -> None:
 
 def test_a_direction_without_a_link_takes_no_time() -> None:
     with relay("b->a delay:40ms") as through, server(echo) as address, connect(through.reach("a", address)) as sock:
-        sock.sendall(b"?")
-        assert sock.recv(1) == b"?"
+        asked(sock)
         samples = list[float]()
         for _ in attempts(samples, 0.04):
-            start = time.monotonic()
-            sock.sendall(b"?")
-            assert sock.recv(1) == b"?"
-            samples.append(time.monotonic() - start)
+            samples.append(asked(sock))
     assert 0.04 - EARLY < min(samples) < 0.04 * 1.05
 
 
@@ -260,8 +251,7 @@ def test_servers_can_be_reached_while_the_relay_runs_and_until_it_is_closed() ->
     with relay("a<->b rtt:1ms") as through, server(echo) as address:
         for source in ("a", "b", "a"):
             with connect(through.reach(source, address)) as sock:
-                sock.sendall(b"?")
-                assert sock.recv(1) == b"?"
+                asked(sock)
         last = connect(through.reach("a", address))
     with last, pytest.raises(ConnectionResetError):
         last.recv(1)

@@ -71,6 +71,14 @@ def echo(sock: socket.socket) -> None:
         sock.sendall(data)
 
 
+def asked(sock: socket.socket) -> float:
+    """The seconds until `echo` has answered."""
+    start = time.monotonic()
+    sock.sendall(b"?")
+    assert sock.recv(1) == b"?"
+    return time.monotonic() - start
+
+
 class Receiver:
     """A server that notes when each message of `size` bytes has arrived."""
 
