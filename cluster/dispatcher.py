@@ -116,27 +116,15 @@ class Dispatcher:
 
     def call(self, request: Request, address: Address, message: Message) -> tuple[Message, bool]:
         """The answer of the handler at `address`, and whether a connection was opened. Raises a `WireError`."""
-        if request.trace is not None:
-            return self._traced(request, request.trace, address, message)
-        return self._call(request, address, message)
-
-    def _traced(self, request: Request, trace: Context, address: Address, message: Message) -> tuple[Message, bool]:
-        """`call`, recorded as a span whose context the message carries, unless it goes to the registry."""
-        begun = time.perf_counter()
-        try:
-            return self._call(request, address, message)
-        finally:
-            own = str(message.fields.get(TRACEPARENT, ""))
-            name = "call" if own else "lookup"
-            RECORDER.add(trace, name, begun, time.perf_counter(), CLIENT, message.method, own)
-
-    def _call(self, request: Request, address: Address, message: Message) -> tuple[Message, bool]:
-        if (left := request.remaining) <= 0:
+        if (left := request.deadline - time.monotonic()) <= 0:
             raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
         route = request.route
         if route.linked:
             address = self._relay(route, left).get(address, address)
-        return self._pool(route).call(address, message, left)
+        pool = self._pools.get((route.transport, route.connections, route.codec)) or self._pool(route)
+        if request.trace is None:
+            return pool.call(address, message, left)
+        return _traced(request.trace, pool, address, message, left)
 
     def _packed(
         self,
@@ -166,10 +154,9 @@ class Dispatcher:
         return known
 
     def _pool(self, route: Route) -> Pool:
-        """The connection pool for `route`. Raises `MalformedMessage` if this process lacks its transport or codec."""
+        """The connection pool for `route`, made once. Raises `MalformedMessage` if this process lacks its transport or
+        codec."""
         key = (route.transport, route.connections, route.codec)
-        if pool := self._pools.get(key):  # `close` replaces the dictionary
-            return pool
         with self._lock:
             if self._closed:
                 raise ConnectError("the dispatcher is closed")
@@ -182,3 +169,14 @@ class Dispatcher:
                 except UsageError as error:
                     raise MalformedMessage(str(error)) from None
             return self._pools[key]
+
+
+def _traced(trace: Context, pool: Pool, address: Address, message: Message, timeout: float) -> tuple[Message, bool]:
+    """`Pool.call`, recorded as a span whose context the message carries, unless it goes to the registry."""
+    begun = time.perf_counter()
+    try:
+        return pool.call(address, message, timeout)
+    finally:
+        own = str(message.fields.get(TRACEPARENT, ""))
+        name = "call" if own else "lookup"
+        RECORDER.add(trace, name, begun, time.perf_counter(), CLIENT, message.method, own)

@@ -165,5 +165,5 @@ class Request(msgspec.Struct, frozen=True):
             raise MalformedMessage(f"these fields describe no request: {type(error).__name__}: {error}") from None
         if not -DAY <= remaining <= DAY:
             raise MalformedMessage(f"a request has {remaining} seconds left; valid: up to {DAY}")
-        trace = context_of(fields)
+        trace = context_of(fields) if TRACEPARENT in fields else None
         return cls(name, route, time.monotonic() + remaining, reply_to, turn, attempt, pins, trace)

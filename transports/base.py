@@ -129,7 +129,7 @@ class Connection(_Closed):
         """
         if self.closed:
             raise ConnectionLost(f"the connection to {self.address} is closed")
-        deadline = Deadline.after(timeout)
+        deadline = Deadline(time.monotonic() + timeout, timeout)
         if TRACEPARENT in message.fields:
             return self._traced(message, deadline)
         # No variable holds what was sent or received, whose memory later steps can use then.
@@ -252,8 +252,9 @@ def check_message(message: Message, limits: Limits) -> Message:
             raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
         size += tensor.nbytes
     words = [message.method, *message.fields, *message.tensors]
-    if message.fields:
-        words += [value for value in message.fields.values() if isinstance(value, str)]
+    for value in message.fields.values():
+        if isinstance(value, str):
+            words.append(value)
     try:
         short = len("".join(words)) <= NAME and len(words) <= PARTS
     except TypeError:  # a name that is not a string; the codec refuses it later

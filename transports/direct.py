@@ -36,15 +36,8 @@ class Direct(Transport):
 
 class DirectServer(Server):
     def __init__(self, handler: Handler, limits: Limits) -> None:
-        self.handler: Handler | None = handler
+        self.handler: Handler | None = handler  # None once the server is closed
         self.limits = limits
-
-    def handle(self, message: Message) -> Message:
-        """The answer of the handler. Raises `ConnectionLost` once the server is closed."""
-        handler = self.handler
-        if handler is None:
-            raise ConnectionLost(f"the server at {self.address} has closed")
-        return answer(handler, message)
 
     def drain(self, seconds: float) -> None:
         """Do nothing: the caller has its answer when the handler returns."""
@@ -64,10 +57,10 @@ class DirectConnection(Connection):
         return message
 
     def exchange(self, request: Message, deadline: Deadline) -> Message:
-        if self.server.handler is None:
+        if (handler := self.server.handler) is None:
             self.closed = True
             raise ConnectionLost(f"the connection to {self.address} is closed")
-        return self.server.handle(request)
+        return answer(handler, request)
 
     def decode(self, answer: Message) -> Message:
         return answer
