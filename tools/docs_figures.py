@@ -19,15 +19,15 @@ EVERYWHERE = ("95 %",)
 STATED: Mapping[str, Sequence[str]] = {
     "README.md": ("Python 3.11 to 3.13",),
     "results.md": (
-        "A rerun of the document's implementation on a machine of about this speed (0.09 s local) gave 3.1 for gRPC "
-        "and 8.5",
-        "An earlier run of this experiment on a slower machine (0.31 s local) gave 2.6 and 4.2, near the document's "
-        "2.6 and 4.5 (0.55 s local). RPyC adds {} s here and added 1.0 s there",
+        "on which a local model took 0.08 s (eager) and 0.008 s (frozen)",
+        "near the document's, whose local model took 0.55 s. An earlier run of this experiment on a faster machine "
+        "(0.08 s local) gave 3.6 for gRPC and 12 for RPyC, and a rerun of the document's implementation (0.09 s local) "
+        "3.1 and 8.5. RPyC adds {} s here and added 0.8 s there",
         "A rerun of the document's implementation gave 1.4 to 1.6 for gRPC",
         "The document's 1.15 was measured beside a local model of 0.524 s",
         "timed with `python -m tests.cluster.model_servers.bench_stages FOLDER` for an exported plan (median of 100, "
         "fastest in parentheses): 33 ms (20)",
-        "An earlier run on a slower machine (0.28 s local instead of {}) gave 1.7 to 1.8",
+        "An earlier run on a faster machine (0.07 s local instead of {}) gave 1.5 to 1.6",
         "The jump at 0.1 MB",
         "carries 32 MB in",
         "**Beyond 32 MB** transports grow faster",
