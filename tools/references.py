@@ -1,8 +1,8 @@
 """Measures the reference results anew: `python -m tools.references` all of them, `... ladder wire` only some.
 
-It needs a clean checkout and a quiet machine, and takes two hours to five, by the machine. It measures into `results/new`, which git
-ignores, so that every record shows a clean checkout, and replaces the folders at the end. A folder whose measurement
-failed stays as it was. Then run `python -m tools.docs_tables` and `make notebook`.
+It needs a clean checkout and a quiet machine, and takes two hours to five, by the machine. It measures into
+`results/new`, which git ignores, so that every record shows a clean checkout, and replaces the folders at the end. A
+folder whose measurement failed stays as it was. Then run `python -m tools.docs_tables` and `make notebook`.
 """
 
 from __future__ import annotations
