@@ -121,10 +121,9 @@ class Dispatcher:
         route = request.route
         if route.linked:
             address = self._relay(route, left).get(address, address)
-        pool = self._pools.get((route.transport, route.connections, route.codec)) or self._pool(route)
         if request.trace is None:
-            return pool.call(address, message, left)
-        return _traced(request.trace, pool, address, message, left)
+            return self._pool(route).call(address, message, left)
+        return _traced(request.trace, self._pool(route), address, message, left)
 
     def _packed(
         self,
@@ -154,9 +153,10 @@ class Dispatcher:
         return known
 
     def _pool(self, route: Route) -> Pool:
-        """The connection pool for `route`, made once. Raises `MalformedMessage` if this process lacks its transport or
-        codec."""
+        """The connection pool for `route`. Raises `MalformedMessage` if this process lacks its transport or codec."""
         key = (route.transport, route.connections, route.codec)
+        if pool := self._pools.get(key):  # `close` replaces the dictionary
+            return pool
         with self._lock:
             if self._closed:
                 raise ConnectError("the dispatcher is closed")

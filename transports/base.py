@@ -129,7 +129,7 @@ class Connection(_Closed):
         """
         if self.closed:
             raise ConnectionLost(f"the connection to {self.address} is closed")
-        deadline = Deadline(time.monotonic() + timeout, timeout)
+        deadline = Deadline.after(timeout)
         if TRACEPARENT in message.fields:
             return self._traced(message, deadline)
         # No variable holds what was sent or received, whose memory later steps can use then.
