@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Mapping
 
 from cluster.directory import Delivery, Directory
@@ -26,7 +25,7 @@ from transports.errors import (
 )
 from transports.packing import OFF
 from transports.pool import Pool
-from transports.spans import CLIENT, RECORDER, TRACEPARENT, Context
+from transports.spans import RECORDER, TRACEPARENT
 
 log = logging.getLogger("splitbench.cluster")
 
@@ -116,14 +115,18 @@ class Dispatcher:
 
     def call(self, request: Request, address: Address, message: Message) -> tuple[Message, bool]:
         """The answer of the handler at `address`, and whether a connection was opened. Raises a `WireError`."""
-        if (left := request.deadline - time.monotonic()) <= 0:
+        if (left := request.remaining) <= 0:
             raise DeadlineExceeded(f"request {request.id}: no time left to send {message.method!r} to {address}")
         route = request.route
         if route.linked:
             address = self._relay(route, left).get(address, address)
+        call = self._pool(route).call
         if request.trace is None:
-            return self._pool(route).call(address, message, left)
-        return _traced(request.trace, self._pool(route), address, message, left)
+            return call(address, message, left)
+        # The message carries the context of its span, unless it goes to the registry.
+        own = str(message.fields.get(TRACEPARENT, ""))
+        name = "call" if own else "lookup"
+        return RECORDER.timed(request.trace, name, call, address, message, left, what=message.method, own=own)
 
     def _packed(
         self,
@@ -169,14 +172,3 @@ class Dispatcher:
                 except UsageError as error:
                     raise MalformedMessage(str(error)) from None
             return self._pools[key]
-
-
-def _traced(trace: Context, pool: Pool, address: Address, message: Message, timeout: float) -> tuple[Message, bool]:
-    """`Pool.call`, recorded as a span whose context the message carries, unless it goes to the registry."""
-    begun = time.perf_counter()
-    try:
-        return pool.call(address, message, timeout)
-    finally:
-        own = str(message.fields.get(TRACEPARENT, ""))
-        name = "call" if own else "lookup"
-        RECORDER.add(trace, name, begun, time.perf_counter(), CLIENT, message.method, own)

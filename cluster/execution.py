@@ -93,7 +93,7 @@ class Shard:
         Raises `StageFailed`, which names only the type of the stage's exception; the log has the exception's text.
         """
         try:
-            outputs = self.execute[stage.name](list(map(values.__getitem__, stage.inputs)), seconds)
+            outputs = self.execute[stage.name]([values[name] for name in stage.inputs], seconds)
             if len(outputs) != len(stage.outputs):
                 raise ValueError(f"{len(outputs)} outputs, and {len(stage.outputs)} expected")
             return outputs

@@ -169,7 +169,7 @@ class _Visit:
                     RECORDER.add(trace, "queue", now - waited, now, server)
             try:
                 for stage in segment.stages:
-                    if (left := request.deadline - time.monotonic()) <= 0:
+                    if (left := request.remaining) <= 0:
                         raise DeadlineExceeded(f"request {request.id}: no time left for stage {stage.name!r}")
                     began = time.perf_counter()
                     for name, value in zip(stage.outputs, shard.run(stage, values, left), strict=True):
@@ -187,7 +187,7 @@ class _Visit:
             finally:
                 if not shard.remote:
                     self._node.slots.release()
-            return {name: values[name] for name in segment.outputs} if segment.outputs else {}
+            return {name: values[name] for name in segment.outputs}
 
         put = partial(self._node.requests.put, request, shard, segments)
         if trace is not None and segments.joining:

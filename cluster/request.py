@@ -142,7 +142,7 @@ class Request(msgspec.Struct, frozen=True):
 
     def fields(self) -> dict[str, Scalar]:
         """The request as fields of a message, with those of `context`."""
-        sent = (self.id, self.deadline - time.monotonic(), self.turn, self.attempt, self.reply_to, self.pins)
+        sent = (self.id, self.remaining, self.turn, self.attempt, self.reply_to, self.pins)
         fields: dict[str, Scalar] = {"request": _write(sent).decode(), "route": _encode(self.route)}
         return fields if self.trace is None else fields | self.context()
 
@@ -165,5 +165,5 @@ class Request(msgspec.Struct, frozen=True):
             raise MalformedMessage(f"these fields describe no request: {type(error).__name__}: {error}") from None
         if not -DAY <= remaining <= DAY:
             raise MalformedMessage(f"a request has {remaining} seconds left; valid: up to {DAY}")
-        trace = context_of(fields) if TRACEPARENT in fields else None
+        trace = context_of(fields)
         return cls(name, route, time.monotonic() + remaining, reply_to, turn, attempt, pins, trace)

@@ -155,7 +155,7 @@ class _Compiled:
         trim()
 
     def __call__(self, inputs: Sequence[Any], seconds: float = 0.0, /) -> list[Any]:
-        tensors = list(map(_as_tensor, inputs, self._dtypes))
+        tensors = [_as_tensor(value, dtype) for value, dtype in zip(inputs, self._dtypes, strict=True)]
         if self._captured:
             tensors += self._captured
         results: list[Any] = execute(self._name, self._outputs, tensors, self._attributes, _CONTEXT)

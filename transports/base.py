@@ -252,9 +252,8 @@ def check_message(message: Message, limits: Limits) -> Message:
             raise MalformedMessage(f"tensor {name!r} must be a numpy array, and is a {type(tensor).__name__}")
         size += tensor.nbytes
     words = [message.method, *message.fields, *message.tensors]
-    for value in message.fields.values():
-        if isinstance(value, str):
-            words.append(value)
+    if message.fields:
+        words += [value for value in message.fields.values() if isinstance(value, str)]
     try:
         short = len("".join(words)) <= NAME and len(words) <= PARTS
     except TypeError:  # a name that is not a string; the codec refuses it later

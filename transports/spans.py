@@ -207,13 +207,15 @@ class Recorder:
         work: Callable[[*Given], Result],
         *given: *Given,
         server: int = CLIENT,
+        what: str = "",
+        own: str = "",
     ) -> Result:
-        """What `work(*given)` returns or raises. Records its execution as a span."""
+        """What `work(*given)` returns or raises. Records its execution as a span, as `add` does."""
         begin = time.perf_counter()
         try:
             return work(*given)
         finally:
-            self.add(within, name, begin, time.perf_counter(), server)
+            self.add(within, name, begin, time.perf_counter(), server, what, own)
 
     def add_parts(
         self, traceparent: object, kind: str, moments: Sequence[float], server: int = CLIENT, what: str = ""
