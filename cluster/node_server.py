@@ -166,7 +166,11 @@ def make_shards(
 def _local_shard(partition: Partition, engine: str, server: int, program: Program) -> Shard:
     from partitioning import engines
 
-    stages = {stage.name: engines.build(engine, program, stage) for stage in partition.portion(server)}
+    def built(stage: Stage) -> Execute:
+        execute = engines.build(engine, program, stage)
+        return lambda inputs, seconds: execute(inputs)  # ignores the time limit, which is for model servers
+
+    stages = {stage.name: built(stage) for stage in partition.portion(server)}
     return Shard(partition, server, stages, engines.to_array)
 
 

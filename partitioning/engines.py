@@ -29,9 +29,8 @@ from partitioning.program import Program
 class Executable(Protocol):
     """A stage, ready to run."""
 
-    def __call__(self, inputs: Sequence[Any], seconds: float = ..., /) -> list[Any]:
-        """`stage.outputs` from `stage.inputs`, in their orders: TensorFlow tensors from tensors or arrays. `seconds`, a
-        time limit for model servers, has no effect here.
+    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
+        """`stage.outputs` from `stage.inputs`, in their orders: TensorFlow tensors from tensors or arrays.
 
         Arrays may be read-only views. They must not be written to while a result is in use: a tensor shares the memory
         of an array that is aligned for TensorFlow.
@@ -75,7 +74,7 @@ class HeldArray(np.ndarray[Any, Any]):
 
 def to_held_array(value: Any) -> npt.NDArray[Any]:
     """The same as `to_array`, as a `HeldArray` where `value` is a tensor."""
-    if type(value) is not EagerTensor:
+    if not isinstance(value, tf.Tensor):
         return to_array(value)
     array = to_array(value).view(HeldArray)
     array.tensor = value
@@ -108,7 +107,7 @@ def _as_tensor(value: Any, dtype: int) -> Any:
 def _eager(program: Program, stage: Stage) -> Executable:
     function, dtypes = program.function(stage), _dtypes(program, stage)
 
-    def run(inputs: Sequence[Any], seconds: float = 0.0, /) -> list[Any]:
+    def run(inputs: Sequence[Any]) -> list[Any]:
         return function([_as_tensor(value, dtype) for value, dtype in zip(inputs, dtypes, strict=True)])
 
     return run
@@ -154,7 +153,7 @@ class _Compiled:
         self._called = False
         trim()
 
-    def __call__(self, inputs: Sequence[Any], seconds: float = 0.0, /) -> list[Any]:
+    def __call__(self, inputs: Sequence[Any]) -> list[Any]:
         tensors = [_as_tensor(value, dtype) for value, dtype in zip(inputs, self._dtypes, strict=True)]
         if self._captured:
             tensors += self._captured
