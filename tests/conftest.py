@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cluster import scratch
+from cluster.device import HIDDEN, VISIBLE
 
 # No deadline: a busy machine must not fail a test. `steady` draws the same inputs each time, `explore` other ones.
 PROFILES = {"steady": True, "explore": False}
@@ -34,6 +35,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+
+# TensorFlow in this process would take all memory of every card that it sees. Tests on a card show it to others.
+GIVEN = {name: os.environ[name] for name in [VISIBLE] if name in os.environ}
+"""The cards that this process was given, as the environment's variable."""
+os.environ[VISIBLE] = HIDDEN
 
 LOCKS = pytest.StashKey[str]()
 """The folder with the locks of the workers of this run."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cluster.device import VISIBLE, cards
 from experiments.store import environment, samples
+from tests.conftest import GIVEN
 from tests.running import Run, assert_gone
 from transports.errors import UsageError
 
@@ -17,12 +19,22 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
-def card() -> str:
-    """The name of the first card. Skips the tests where there is none."""
-    try:
-        return next(iter(cards()))
-    except UsageError as error:
-        pytest.skip(str(error))
+def card(model: Path) -> Iterator[str]:
+    """The name of the first card, which processes of these tests may use. Skips the tests where there is none.
+
+    `model`: this process has to build the model first, while it sees no card.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if VISIBLE in GIVEN:
+            patch.setenv(VISIBLE, GIVEN[VISIBLE])
+        else:
+            patch.delenv(VISIBLE, raising=False)
+        try:
+            yield next(iter(cards()))
+        except UsageError as error:
+            pytest.skip(str(error))
+        finally:
+            cards.cache_clear()
 
 
 def used() -> int:
