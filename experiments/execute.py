@@ -13,6 +13,7 @@ from rich.console import RenderableType
 
 from cluster import identity, machines, scratch
 from cluster.device import cards
+from cluster.idle import idling
 from cluster.machines import Machines
 from cluster.process import tune
 from cluster.runtimes import is_runtime
@@ -70,6 +71,7 @@ def begun(
     scratch.home()
     names = [cell.name for cell in experiment.cells]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(idling(experiment.idle))
         progress = stack.enter_context(Progress(total, names))
         progress.phase("loading TensorFlow and the model")
         experiment.hardware.share(0).restrict()

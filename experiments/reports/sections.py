@@ -69,7 +69,7 @@ LOADS = 8
 
 GIVEN = (
     *(("Scale of images", "scale"), ("Extents", "extent"), ("Absent inputs", "absent")),
-    *(("Pinned to cores", "pin"), ("Lease (s)", "lease"), ("Kill", "kill")),
+    *(("Pinned to cores", "pin"), ("Idle processors", "idle"), ("Lease (s)", "lease"), ("Kill", "kill")),
     *(("Host", "host"), ("Largest message (B)", "max_message")),
 )
 """Settings that the environment lists if they are not the default."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import transports
+from cluster.idle import IDLE
 from experiments.cli import exit_status
 from experiments.spec.flags import timestamp
 from partitioning.options import SWITCH, Parser, option
@@ -67,6 +68,7 @@ class SizesOptions:
     ] = ()
     bare: Annotated[str, option("time each library's own echo as well, without this project", valid=SWITCH)] = "off"
     malloc: Annotated[str, option("keep freed memory for the next message, or return it", valid=MALLOC)] = MALLOC[0]
+    idle: Annotated[str, option("idle processors sleep as the system decides, or poll (root)", valid=IDLE)] = IDLE[0]
     out: Annotated[
         str, option("where results go", metavar="FOLDER", shown="results/<UTC timestamp>-sizes", min_length=1)
     ] = ""

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import transports
+from cluster.idle import IDLE
 from cluster.launchers import HINDSIGHT
 from experiments.measure import wire
 from experiments.measure.progress import Progress
@@ -90,6 +91,8 @@ class Study:
     option: Mapping[str, str] = field(default_factory=dict)
     malloc: str = MALLOC[0]
     """How both processes treat freed memory, as `--malloc` of a run says."""
+    idle: str = IDLE[0]
+    """What idle processors do, as `--idle` of a run says."""
     fresh: bool = True
     """Whether each round has a new process; False in older records."""
 
@@ -102,6 +105,7 @@ class Study:
         values = {name: record[name] for name in ("repeats", "longest", "seed", "option")}
         values["malloc"] = record.get("malloc", "default")  # older records lack this value
         values["fresh"] = record.get("fresh", False)  # and this one
+        values["idle"] = record.get("idle", IDLE[0])
         return cls(tuple(Way(**way) for way in record["ways"]), tuple(record["sizes"]), **values)
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from cluster.idle import IDLE
 from experiments.reports import charts, sections
 from experiments.reports.html import Page
 from experiments.reports.labels import transport_title
@@ -117,6 +118,8 @@ def _page(
     ways = [way for way in study.ways if way.name in set(summary["way"])]
     compared = [pair for pair in COMPARED if {*pair} <= {*ways}]
     settings = {"Seed": str(study.seed), "Memory": MEMORY[study.malloc], "Options": sections.pairs(study.options)}
+    if study.idle != IDLE[0]:
+        settings["Idle processors"] = study.idle
     left_out = [f"- {line(name)} was left out {line(reason)}." for name, reason in record.get("left_out", {}).items()]
     parts = {
         "banner": sections.banner(record, samples.attrs.get("note", "")),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import transports
 from cluster import scratch
+from cluster.idle import idling
 from experiments.sizes import report
 from experiments.sizes.__main__ import REMOTE, SizesOptions
 from experiments.sizes.bare import BARE
@@ -31,7 +32,11 @@ def study_of(given: SizesOptions) -> Study:
         ways += tuple(Way(name) for name, bare in BARE.items() if any(bare.compares(**vars(way)) for way in ways))
     up_to = [*(size for size in SERIES if size < given.max), given.max]
     sizes = _bytes(given.sizes, "--sizes") if given.sizes else _bytes(up_to, "--max")
-    study = Study(ways, sizes, given.repeats, given.longest, given.seed, _options(given.option, ways), given.malloc)
+    study = Study(
+        ways, sizes, given.repeats, given.longest, given.seed, _options(given.option, ways), given.malloc, given.idle
+    )
+    with idling(study.idle):
+        pass  # so that it is refused before anything starts
     for name in dict.fromkeys(way.transport for way in ways if way.transport not in BARE):
         transports.make(name, study.options)
     return study
@@ -89,6 +94,7 @@ def run(study: Study, folder: Path, argv: Sequence[str]) -> None:
         print(f"{way.name} is left out {reason}", file=sys.stderr)
 
     with (
+        idling(study.idle),
         environment.finishing(folder, lambda: report.build(folder)),
         rows.Writer(folder / files.SAMPLES, COLUMNS) as writer,
     ):

@@ -14,6 +14,7 @@ from cluster import runtimes
 from cluster.device import PROCESSOR, Device, cards
 from cluster.flow_table import FLOW_NAMES
 from cluster.hosts import VERSIONS, Host
+from cluster.idle import IDLE
 from cluster.leases import LEAST_LEASE
 from experiments.spec.groups import (
     ALL,
@@ -221,11 +222,11 @@ class Experiment:
     ] = 0
     malloc: Annotated[str, compute("a process keeps freed memory, or returns it to the kernel", valid=MALLOC)] = "keep"
     device: Annotated[
-        str,
-        compute("what stages are executed on; gpu: each node takes one card, in turn", valid=("cpu", "gpu")),
+        str, compute("what stages are executed on; gpu: each node takes one card, in turn", valid=("cpu", "gpu"))
     ] = "cpu"
     tf32: Annotated[str, compute("multiply float32 in TF32 (with 10 bits of mantissa) on a card", valid=SWITCH)] = "off"
     pin: Annotated[str, compute("pin each node to one core, and the local model to one", valid=SWITCH)] = "off"
+    idle: Annotated[str, compute("idle processors sleep as the system decides, or poll (root)", valid=IDLE)] = IDLE[0]
     replicas: Annotated[int, failure("node processes for each portion of the model, used in turn", ge=1, le=64)] = 1
     lease: Annotated[
         float, failure("time after which the registry drops a silent node", ge=LEAST_LEASE, le=DAY, unit="seconds")

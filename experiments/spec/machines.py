@@ -174,7 +174,7 @@ def _check_linked(experiment: Experiment, cell: Cell) -> None:
 def _check_several(experiment: Experiment) -> None:
     """Raise `UsageError` for settings that work on a single machine only."""
     where = f"--cluster {experiment.cluster}"
-    for name in ("pin", "device"):
+    for name in ("pin", "device", "idle"):
         if getattr(experiment, name) != SETTINGS[name].default:
             raise UsageError(f"{SETTINGS[name].flag}: it concerns this machine alone; leave it or {where} out")
     given = any(getattr(experiment, name) for name in TLS_FILES)

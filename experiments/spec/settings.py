@@ -17,6 +17,7 @@ import msgspec
 import transports
 from cluster import runtimes
 from cluster.hosts import Host
+from cluster.idle import idling
 from cluster.model_servers import selection
 from experiments.spec import machines
 from experiments.spec.experiment import CELL_FIELDS, SETTINGS, Cell, Experiment, local_of
@@ -140,6 +141,8 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     _check_text(experiment)
     if not experiment.hardware.cards and experiment.tf32 == "on":
         raise UsageError("--tf32 on: a processor has no TF32; valid with --device gpu")
+    with idling(experiment.idle):
+        pass  # so that it is refused before anything starts
     served = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
     _check_runtimes(experiment)
     for wire in dict.fromkeys(cell.wire for cell in experiment.cells):
