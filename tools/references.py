@@ -25,14 +25,15 @@ SPECS = (
 )
 COMMANDS: Mapping[str, str] = {name: f"run --spec experiments/specs/{name}.toml" for name in SPECS} | {
     "faults-replicas": "run --spec experiments/specs/faults.toml --replicas 2",
+    "rivals-poll": "run --spec experiments/specs/rivals.toml --idle poll",
     "ladder": "ladder --mode submodel --engine frozen --threads 1 --runs 600 --until-stable 5 --limit 240 "
-    f"--transport grpc,grpc-tuned,rpyc-tuned,tcp,unix --cut {CHEAP}",
+    f"--idle poll --transport grpc,grpc-tuned,rpyc-tuned,tcp,unix --cut {CHEAP}",
     "hop": f"ladder --model {HOP} --mode submodel --engine frozen --threads 1 --runs 2000 --until-stable 5 --limit 300 "
-    "--transport rpyc,rpyc-tuned,grpc,grpc-tuned,rest,zmq,tcp,unix,shm",
+    "--idle poll --transport rpyc,rpyc-tuned,grpc,grpc-tuned,rest,zmq,tcp,unix,shm",
     "batch": "run --mode submodel --engine frozen --threads 2 --batch 8 --runs 800 --until-stable 5 --limit 300 "
-    f"--insecure on --transport none,tcp,unix,shm,rpyc-tuned,grpc-tuned,sockets,tf-runtime --cut {CHEAP}",
+    f"--idle poll --insecure on --transport none,tcp,unix,shm,rpyc-tuned,grpc-tuned,sockets,tf-runtime --cut {CHEAP}",
     "sizes": "sizes --max 32 --longest 30 --repeats 3",
-    "sizes-bare": "sizes --bare --sizes 0.0001,0.01,0.2,1,8 --repeats 16",
+    "sizes-bare": "sizes --bare --idle poll --sizes 0.0001,0.01,0.2,1,8 --repeats 32",
     "sizes-large": "sizes --transport grpc,rpyc-tuned --sizes 64,256,600 --repeats 3 --longest 60",
     "threads": "threads",
 }
