@@ -68,8 +68,10 @@ def _tuned() -> list[Sentence]:
 
 def _rivals() -> list[Sentence]:
     unix, ray, tensorflow, plain = (of("rivals", X, name) for name in ("unix", "ray-graph", "tf-runtime", "sockets"))
+    awake, ray_awake = (of("rivals-poll", X, name) for name in ("unix", "ray-graph"))
     return [
         ("are Unix sockets and TCP: {} times local, and {} times Ray's compiled graph", [unix, unix / ray]),
+        ("Unix sockets take {} times local, and {} times Ray's compiled graph. Hours", [awake, awake / ray_awake]),
         ("which is no Python, takes {} times local", [tensorflow]),
         ("that a user would write by hand: {} times local", [plain]),
     ]
@@ -85,7 +87,7 @@ def _ladders() -> list[Sentence]:
         ("without a wire add {} to {} ms to the stages in a row", _ends(step("ladder", "nodes", *grpc, *plain))),
         ("This project adds {} to {} ms to the library", _ends(step("ladder", "transport", *grpc))),
         ("and {} ms to plain sockets", [max(step("ladder", "transport", *plain))]),
-        ("adds {} to {} ms over `tcp` and `unix`", _ends(step("ladder", "chain", *plain))),
+        ("adds {} ms over `tcp` and `unix`", [max(step("ladder", "chain", *plain))]),
         ("and {} to {} ms over gRPC, whose threads", _ends(step("ladder", "chain", *grpc))),
         ("Not explained are at most {} % of a request", [max(map(abs, share.values()))]),
         ("without a wire spend {} ms outside the stages, for five hops", [1e3 * of("hop", OUTSIDE, "none")]),
@@ -170,7 +172,7 @@ def _sizes() -> list[Sentence]:
         ),
         ("That costs {} ms there and back", [echo("sizes-bare", "tcp", small) - echo("sizes-bare", "bare-tcp", small)]),
         ("so an echo over TCP takes {} times as long", own("tcp")[:1]),
-        ("A megabyte takes {} times as long over this project's Unix sockets", [own("unix")[-2]]),
+        ("8 MB take {} times as long over this project's Unix sockets", [own("unix")[-1]]),
         ("RPyC's defaults** take {} ms for a megabyte", [echo("sizes", "rpyc", 1)]),
         ("carries 32 MB in {} ms, Unix sockets in {} ms, TCP in {} ms; gRPC takes {} (tuned) to {} ms", times),
     ]

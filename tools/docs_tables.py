@@ -220,6 +220,7 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "pipeline-light": partial(by_column, "pipeline-light", *THROUGHPUT, concurrency=4),
     "faults": partial(recoveries, {"faults": "1", "faults-replicas": "2"}),
     "rivals": partial(by_row, "rivals", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
+    "rivals-poll": partial(by_row, "rivals-poll", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
     "batch": partial(by_row, "batch", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
     "edge-cloud": partial(by_link, "edge-cloud"),
     "phases": partial(studies.phases_of, "traced"),
