@@ -1,4 +1,4 @@
-"""Idle processors that poll: the request that the kernel holds, its effect, and the refusals."""
+"""Idle processors that poll: the request that the kernel holds, and the refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,19 +37,11 @@ def longest_wakeup() -> int:
         return int(struct.unpack("i", file.read(4))[0])
 
 
-def polled() -> int:
-    """Microseconds for which the processors have polled. 0 if their driver has no such state."""
-    states = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpuidle/state*")
-    return sum(int((state / "time").read_text()) for state in states if (state / "name").read_text() == "POLL\n")
-
-
 def test_processors_poll_within_the_block_alone(possible: None) -> None:
-    before, began = longest_wakeup(), polled()
+    before = longest_wakeup()
     with idling("poll"):
         assert longest_wakeup() == 0
-        time.sleep(0.2)
     assert longest_wakeup() == before
-    assert polled() > began or not polled()
 
 
 def test_the_system_decides_by_default(possible: None) -> None:
