@@ -37,8 +37,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # TensorFlow in this process would take all memory of every card that it sees. Tests on a card show it to others.
-GIVEN = {name: os.environ[name] for name in [VISIBLE] if name in os.environ}
-"""The cards that this process was given, as the environment's variable."""
+GIVEN = os.environ.get(VISIBLE)
 os.environ[VISIBLE] = HIDDEN
 
 LOCKS = pytest.StashKey[str]()
@@ -65,13 +64,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Give each worker the folder with the locks of this run. It is deleted when the run ends, or by the next run."""
+    """Tell each worker the cards of this run, and the folder with its locks, which is deleted when the run ends, or by
+    the next run. A worker inherits the environment in which the cards are hidden."""
     config: pytest.Config = node.config
+    node.workerinput["cards"] = GIVEN
     if LOCKS not in config.stash:
         stack = contextlib.ExitStack()
         config.stash[LOCKS] = str(stack.enter_context(scratch.folder()))
         config.add_cleanup(stack.close)
     node.workerinput["locks"] = config.stash[LOCKS]
+
+
+@pytest.fixture(scope="session")
+def given_cards(pytestconfig: pytest.Config) -> str | None:
+    """The cards that the run was given, as the environment's variable `VISIBLE`; None if it was not set."""
+    workerinput: dict[str, str | None] = getattr(pytestconfig, "workerinput", {"cards": GIVEN})
+    return workerinput["cards"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,7 +11,6 @@ import pytest
 
 from cluster.device import VISIBLE, cards
 from experiments.store import environment, samples
-from tests.conftest import GIVEN
 from tests.running import Run, assert_gone
 from transports.errors import UsageError
 
@@ -19,16 +18,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
-def card(model: Path) -> Iterator[str]:
+def card(model: Path, given_cards: str | None) -> Iterator[str]:
     """The name of the first card, which processes of these tests may use. Skips the tests where there is none.
 
     `model`: this process has to build the model first, while it sees no card.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if VISIBLE in GIVEN:
-            patch.setenv(VISIBLE, GIVEN[VISIBLE])
+        if given_cards is None:
+            patch.delenv(VISIBLE)
         else:
-            patch.delenv(VISIBLE, raising=False)
+            patch.setenv(VISIBLE, given_cards)
         try:
             yield next(iter(cards()))
         except UsageError as error:
