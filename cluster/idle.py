@@ -41,3 +41,9 @@ def idling(choice: str) -> Iterator[None]:
             raise UsageError("--idle poll: this kernel has no driver for idle processors; valid: system")
         file.write(NO_WAIT)
         yield
+
+
+def check(choice: str) -> None:
+    """Raise `UsageError` as `idling` does, before anything is started."""
+    with idling(choice):
+        pass

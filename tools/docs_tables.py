@@ -48,7 +48,8 @@ Lines = list[str]
 FIGURES: Mapping[str, Writer] = dict(sections.FIGURES) | {
     "Published x / Local": lambda row: number(row["published_ratio"]),
 }
-COMPARED = ("Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "Outside the stages (s)")
+TIMES = ("Mean (s)", "Std Dev (s)", "x / Local", "95 % interval")
+COMPARED = (*TIMES, "Outside the stages (s)")
 SENT = ("Messages", "Payload (MB)")
 
 
@@ -219,9 +220,9 @@ TABLES: Mapping[str, Callable[[], Lines]] = {
     "pipeline": partial(by_column, "pipeline", *THROUGHPUT, concurrency=4),
     "pipeline-light": partial(by_column, "pipeline-light", *THROUGHPUT, concurrency=4),
     "faults": partial(recoveries, {"faults": "1", "faults-replicas": "2"}),
-    "rivals": partial(by_row, "rivals", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
-    "rivals-poll": partial(by_row, "rivals-poll", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
-    "batch": partial(by_row, "batch", "Mean (s)", "Std Dev (s)", "x / Local", "95 % interval", "x / None"),
+    "rivals": partial(by_row, "rivals", *TIMES, "x / None"),
+    "rivals-poll": partial(by_row, "rivals-poll", *TIMES, "x / None"),
+    "batch": partial(by_row, "batch", *TIMES, "x / None"),
     "edge-cloud": partial(by_link, "edge-cloud"),
     "phases": partial(studies.phases_of, "traced"),
     "phases-links": partial(studies.phases_of, "traced-links"),

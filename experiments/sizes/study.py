@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import transports
-from cluster import scratch
-from cluster.idle import idling
+from cluster import idle, scratch
 from experiments.sizes import report
 from experiments.sizes.__main__ import REMOTE, SizesOptions
 from experiments.sizes.bare import BARE
@@ -35,8 +34,7 @@ def study_of(given: SizesOptions) -> Study:
     study = Study(
         ways, sizes, given.repeats, given.longest, given.seed, _options(given.option, ways), given.malloc, given.idle
     )
-    with idling(study.idle):
-        pass  # so that it is refused before anything starts
+    idle.check(study.idle)
     for name in dict.fromkeys(way.transport for way in ways if way.transport not in BARE):
         transports.make(name, study.options)
     return study
@@ -94,7 +92,7 @@ def run(study: Study, folder: Path, argv: Sequence[str]) -> None:
         print(f"{way.name} is left out {reason}", file=sys.stderr)
 
     with (
-        idling(study.idle),
+        idle.idling(study.idle),
         environment.finishing(folder, lambda: report.build(folder)),
         rows.Writer(folder / files.SAMPLES, COLUMNS) as writer,
     ):

@@ -15,9 +15,8 @@ from typing import Any
 import msgspec
 
 import transports
-from cluster import runtimes
+from cluster import idle, runtimes
 from cluster.hosts import Host
-from cluster.idle import idling
 from cluster.model_servers import selection
 from experiments.spec import machines
 from experiments.spec.experiment import CELL_FIELDS, SETTINGS, Cell, Experiment, local_of
@@ -141,8 +140,7 @@ def check(experiment: Experiment, cuts: Sequence[str] = ()) -> Experiment:
     _check_text(experiment)
     if not experiment.hardware.cards and experiment.tf32 == "on":
         raise UsageError("--tf32 on: a processor has no TF32; valid with --device gpu")
-    with idling(experiment.idle):
-        pass  # so that it is refused before anything starts
+    idle.check(experiment.idle)
     served = selection.choose(dict.fromkeys(cell.engine for cell in experiment.cells), experiment.option)
     _check_runtimes(experiment)
     for wire in dict.fromkeys(cell.wire for cell in experiment.cells):
@@ -222,8 +220,8 @@ def _check_kill(experiment: Experiment, remote: Sequence[Cell]) -> None:
     nodes = range(experiment.replicas * most)
     hit = [f"node-{node}" for node in nodes if all(node % most in servers for servers in used.values())]
     if kill.name not in hit:
-        idle = next((cell.name for cell, servers in used.items() if kill.node % most not in servers), "")
-        why = f"{kill.name} holds nothing for cell {idle}" if kill.node in nodes else f"there is no {kill.name}"
+        unused = next((cell.name for cell, servers in used.items() if kill.node % most not in servers), "")
+        why = f"{kill.name} holds nothing for cell {unused}" if kill.node in nodes else f"there is no {kill.name}"
         raise UsageError(f"--kill: {why}; valid: {', '.join(hit) or 'none, since the cells have no node in common'}")
     if kill.request >= experiment.runs:
         raise UsageError(f"--kill: there is no timed request {kill.request}; valid: 0 to {experiment.runs - 1}")
