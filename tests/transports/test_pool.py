@@ -129,7 +129,7 @@ def test_the_timeout_covers_connecting_and_calling(remote_transport: Case) -> No
     address = remote_transport.serve(hold).address
     with pool_of(remote_transport) as pool:
         with pytest.raises(DeadlineExceeded):
-            pool.call(address, Message("x"), 0.2)
+            pool.call(address, Message("x"), 2)
         release.set()
         assert pool.call(address, Message("x"), 5)[0] == Message("x")
 
