@@ -55,7 +55,7 @@ def send(node: Node, request: Request, tensor: str) -> None:
 
 def test_the_inputs_of_an_incomplete_join_are_dropped_after_its_deadline(node: Node) -> None:
     send(node, request_of(JOIN, "patient", 20.0), "c")
-    late = request_of(JOIN, "late", 0.2)
+    late = request_of(JOIN, "late", 1.0)
     send(node, late, "c")
     node.requests.enter(late)
     node.requests.add_stats(late, RequestStats(messages=1))

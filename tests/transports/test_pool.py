@@ -98,7 +98,7 @@ def test_idle_connections_of_a_silent_peer_are_dropped_together(remote_transport
         with pool.connection(server.address) as (idle, _), pool.connection(server.address):
             pass
         with pytest.raises(DeadlineExceeded):
-            pool.call(server.address, Message("x"), 0.5)
+            pool.call(server.address, Message("x"), 2)
         assert begun.is_set()
         assert idle.closed
         over.set()
