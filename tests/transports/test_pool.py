@@ -98,7 +98,7 @@ def test_idle_connections_of_a_silent_peer_are_dropped_together(remote_transport
         with pool.connection(server.address) as (idle, _), pool.connection(server.address):
             pass
         with pytest.raises(DeadlineExceeded):
-            pool.call(server.address, Message("x"), 2)
+            pool.call(server.address, Message("x"), 1)
         assert begun.is_set()
         assert idle.closed
         over.set()
@@ -129,7 +129,7 @@ def test_the_timeout_covers_connecting_and_calling(remote_transport: Case) -> No
     address = remote_transport.serve(hold).address
     with pool_of(remote_transport) as pool:
         with pytest.raises(DeadlineExceeded):
-            pool.call(address, Message("x"), 2)
+            pool.call(address, Message("x"), 1)
         release.set()
         assert pool.call(address, Message("x"), 5)[0] == Message("x")
 
