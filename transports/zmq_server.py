@@ -146,13 +146,15 @@ class ZmqServer(Server):
 
     def _work(self) -> None:
         reply: frames.Parts = []
-        while found := self._next(reply):
-            identity, first, rest = found
-            reply = [identity, *self._reply(first, rest)]
-        with self._lock:
-            self._wake_up()  # so that the next thread ends, too
-            self._threads.remove(threading.current_thread())
-            self._close_descriptors()
+        try:
+            while found := self._next(reply):
+                identity, first, rest = found
+                reply = [identity, *self._reply(first, rest)]
+        finally:
+            with self._lock:
+                self._wake_up()  # so that the next thread ends, too
+                self._threads.remove(threading.current_thread())
+                self._close_descriptors()
 
     def _next(self, reply: frames.Parts) -> Request | None:
         """Send `reply` unless it is empty, and wait for the next message; None once the server accepts no more."""

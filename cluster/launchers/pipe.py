@@ -21,7 +21,7 @@ from cluster.launchers.protocol import MARK, Alive, Answer, Begin, Begun, Event,
 CAPACITY = 2**20
 """Size in bytes of the pipe for orders."""
 END = 15.0
-"""Seconds within which the fork server and its processes have to end after the end of the orders."""
+"""Seconds within which the fork server and its processes have to end after the end of the orders or of the events."""
 LIBRARY = re.compile(r"([IWEF]\d{4} |\d{4}-\d\d-\d\d \d\d:|WARNING: All log messages before)")
 """The beginning of a line of TensorFlow's own log, which may appear between other lines at any time."""
 BEATS = 4
@@ -88,11 +88,7 @@ class Pipe:
 
     def __exit__(self, *exc: object) -> None:
         self.finish()
-        try:
-            self._program.wait(END)
-        except subprocess.TimeoutExpired:
-            self._program.kill()
-            self._program.wait()
+        self._ended()
         for thread in self._threads:
             thread.join()
         self._held.close()
@@ -128,12 +124,20 @@ class Pipe:
 
     def failure(self) -> str:
         """The error text that tells why the connection has ended."""
-        status = self._program.wait()
+        status = self._ended()
         if self._strange:
             return f"{self.way.title}{self._strange}"
         self._log.seek(0)
         log = self._log.read()
         return f"{self.way.title} {ending(status)}{last_line(log)}{self.way.remedy(status, log)}"
+
+    def _ended(self) -> int:
+        """The exit status of the program, which is killed if it does not end in time."""
+        try:
+            return self._program.wait(END)
+        except subprocess.TimeoutExpired:
+            self._program.kill()
+            return self._program.wait()
 
     def _beat(self) -> None:
         while True:  # the first order is sent at once: the connection may fail before TensorFlow is loaded

@@ -64,7 +64,6 @@ def svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
 
     The same drawing gives the same bytes. Raises `ModuleNotFoundError` if matplotlib is not installed.
     """
-    """The picture that `draw` draws into axes. Raises `ModuleNotFoundError` if matplotlib is not installed."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -127,8 +127,10 @@ def _serve_grpc(stub: bool) -> Iterator[int]:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
     port = server.add_insecure_port(f"{HOST}:0")
     server.start()
-    yield port
-    server.stop(None).wait()
+    try:
+        yield port
+    finally:
+        server.stop(None).wait()
 
 
 @contextlib.contextmanager
@@ -175,10 +177,9 @@ def _echo(connection: Any) -> Call:
 def _serve_rpyc() -> Iterator[int]:
     from rpyc.utils.server import ThreadedServer
 
-    server = ThreadedServer(_service(), hostname=HOST, port=0)
-    threading.Thread(target=server.start, daemon=True).start()
-    yield int(server.port)
-    server.close()
+    with contextlib.closing(ThreadedServer(_service(), hostname=HOST, port=0)) as server:
+        threading.Thread(target=server.start, daemon=True).start()
+        yield int(server.port)
 
 
 @contextlib.contextmanager

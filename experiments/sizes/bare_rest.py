@@ -104,9 +104,11 @@ def serve(host: str, form: str) -> Iterator[int]:
         listener.listen()
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
-        yield int(listener.getsockname()[1])
-        server.should_exit = True
-        thread.join()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @contextlib.contextmanager

@@ -49,9 +49,11 @@ def accepting(listener: socket.socket, converse: Callable[[socket.socket], None]
 
     with listener:
         threading.Thread(target=accept, daemon=True).start()
-        yield
-        with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
 
 
 def no_delay(sock: socket.socket) -> None:

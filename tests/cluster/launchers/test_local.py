@@ -15,7 +15,8 @@ import transports
 from cluster import scratch
 from cluster.config import RegistryConfig
 from cluster.errors import ClusterDown
-from cluster.launchers import LocalLauncher, Order
+from cluster.launchers import LocalLauncher, Order, pipe
+from cluster.launchers.piped import PipedLauncher
 from tests.running import assert_gone, process_of
 from transports.base import Message
 
@@ -127,6 +128,14 @@ def test_a_killed_fork_server_is_named() -> None:
             launcher.start(Order("other", REGISTRY))
         assert launcher.running() == frozenset()
         assert_gone([process])
+
+
+def test_a_program_that_closes_its_output_and_stays_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an ssh whose connection hangs."""
+    monkeypatch.setattr(pipe, "END", 0.5)
+    way = pipe.Way(("sh", "-c", "exec >&-; exec sleep 600"), "the way there")
+    with PipedLauncher({"": way}) as launcher, pytest.raises(ClusterDown, match="the way there was ended by SIGKILL"):
+        launcher.check(60)
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "cpu_affinity"), reason="this system pins no process")
