@@ -7,11 +7,13 @@ an error text at each call before it falls back. Its flat variant takes 30 micro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from typing import Any, Protocol
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -119,7 +121,8 @@ def _graph(program: Program, stage: Stage) -> Executable:
 
 
 def _frozen(program: Program, stage: Stage) -> Executable:
-    traced = _traced(program, stage)
+    with _kept_seeds():
+        traced = _traced(program, stage)
     if not traced.captured_inputs:  # There is no variable to freeze.
         return _Compiled(program, stage, traced, ())
     try:
@@ -132,6 +135,18 @@ def _frozen(program: Program, stage: Stage) -> Executable:
     }
     tables = [captured[tensor.name] for tensor in constant.inputs[len(stage.inputs) :]]
     return _Compiled(program, stage, constant, tables)
+
+
+@contextmanager
+def _kept_seeds() -> Iterator[None]:
+    """In the block, a draw leaves its layer's seed as it is, since a frozen graph has no variable to change. Recurrent
+    layers draw dropout masks at inference, too, and do not apply them then; no other layer of a steady model draws."""
+    drawn = keras.random.SeedGenerator.next
+    keras.random.SeedGenerator.next = lambda self, ordered=True: self.state.value * 1
+    try:
+        yield
+    finally:
+        keras.random.SeedGenerator.next = drawn
 
 
 class _Compiled:

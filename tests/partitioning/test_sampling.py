@@ -13,7 +13,9 @@ import tensorflow as tf
 from keras import layers
 from tensorflow.python.eager import context
 
+from partitioning.engines import build
 from partitioning.errors import PartitionError
+from partitioning.plan import Stage
 from partitioning.program import read
 from partitioning.sampling import unsteady
 from tests.kinds import KINDS
@@ -110,6 +112,18 @@ def test_an_operation_that_draws_nothing_it_uses_is_not_named(kind: str) -> None
     x = keras.Input((5, 4), name="x")
     program = read(keras.Model(x, STEADY[kind](x)))
     assert unsteady(program, {"x": np.ones((2, 5, 4), "float32")}) == []
+
+
+@pytest.mark.parametrize("kind", ["dropout of a recurrent layer", "a wrapped recurrent layer"])
+def test_what_draws_without_use_can_be_frozen(kind: str) -> None:
+    x = keras.Input((5, 4), name="x")
+    program = read(keras.Model(x, STEADY[kind](x)))
+    (operation,) = program.graph.operations
+    stage = Stage("all", operation.inputs, operation.outputs, (operation.name,))
+    given = [np.random.default_rng(0).random((2, 5, 4), np.float32)]
+    eager, frozen, again = (build(engine, program, stage)(given)[0] for engine in ("eager", "frozen", "eager"))
+    np.testing.assert_allclose(frozen, eager, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(again, eager)
 
 
 @pytest.mark.parametrize("name", KINDS)
