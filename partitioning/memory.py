@@ -20,7 +20,7 @@ def free_memory() -> int:
 def check_memory(what: str, count: float, each: int, unit: str) -> None:
     """Raise `PartitionError`, with the largest valid count, if `count` times `each` bytes are not free."""
     free = free_memory()
-    require(what, count * each, free, f"give at most {free // each} {unit}")
+    require(what, count * each, free, f"give at most {free // max(1, each)} {unit}")
 
 
 def require(what: str, needed: float, free: int, remedy: str) -> None:

@@ -148,6 +148,10 @@ def test_a_batch_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.Mo
     assert len(made(TensorInfo("fixed", (13, 32, 24, 3), "float32"), batch=13)) == VARIANTS
 
 
+def test_an_input_without_values_needs_no_memory() -> None:
+    assert all(arrays["empty"].shape == (2, 0) for arrays in made(TensorInfo("empty", (None, 0), "float32"), batch=2))
+
+
 def test_an_input_is_checked_before_the_model_is_loaded(tmp_path: Path) -> None:
     check_input(PlanOptions())
     for name in ("missing.npz", "missing.jpg"):
