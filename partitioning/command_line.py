@@ -26,13 +26,17 @@ WAKES = 5
 
 Errors = tuple[type[Exception], ...]
 
+_came: list[int] = []
+"""The signals that have interrupted this process."""
+
 
 def exit_status(work: Callable[[], int], refused: Errors, failed: Errors = (), prefix: str = "error") -> int:
     """The status that `work` returns. If `work` raises an error, print it on a line of standard error and return
     the error's status.
 
     The status is 2 for an error in `refused`, 1 for an error in `failed` and for output that cannot be written, 130 for
-    Ctrl-C, SIGTERM and SIGHUP (unless SIGHUP is ignored, as under nohup). Any other error is raised.
+    Ctrl-C, SIGTERM and SIGHUP (unless SIGHUP is ignored, as under nohup). Any other error is raised, unless such a
+    signal came: a library that is interrupted during its import may raise anything.
     """
     _open_closed()
     _interrupt_by_signals()
@@ -50,6 +54,10 @@ def exit_status(work: Callable[[], int], refused: Errors, failed: Errors = (), p
     except failed as error:
         reason, status = str(error), 1
     except KeyboardInterrupt:
+        reason, status = "interrupted", 130
+    except Exception:
+        if not _came:
+            raise
         reason, status = "interrupted", 130
     finally:
         _drop_unwritten(sys.stdout)
@@ -74,12 +82,19 @@ def _interrupt_by_signals() -> None:
     """Let SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
     last = -CLEAN_UP
 
+    def ctrl_c(number: int, frame: object) -> None:
+        _came.append(number)
+        raise KeyboardInterrupt
+
     def interrupt(number: int, frame: object) -> None:
         nonlocal last
         if time.monotonic() - last >= CLEAN_UP:
             last = time.monotonic()
-            raise KeyboardInterrupt
+            ctrl_c(number, frame)
 
+    _came.clear()
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, ctrl_c)
     signal.signal(signal.SIGTERM, interrupt)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, interrupt)

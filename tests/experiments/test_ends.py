@@ -93,6 +93,29 @@ def test_a_signal_that_another_thread_gets_wakes_the_main_thread() -> None:
             process.kill()
 
 
+IMPORTING = """
+import os, signal, sys
+from experiments.cli import exit_status
+
+def work():
+    try:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    except KeyboardInterrupt:
+        raise ImportError("numpy._core.umath failed to import") from None
+
+sys.exit(exit_status(work))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_library_that_turns_the_interrupt_into_its_own_error_hides_nothing(name: str) -> None:
+    """As numpy does when a signal arrives while it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, name], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 def take_terminal() -> None:
     """Make standard error the controlling terminal of this process, which leads its session."""
     fcntl.ioctl(2, termios.TIOCSCTTY, 0)
