@@ -253,6 +253,10 @@ def from_record(record: Mapping[str, Any]) -> Experiment:
         several = [name for name, item in SETTINGS.items() if item.several and name not in CELL_FIELDS]
         listed = {name: tuple(record.get(name, ())) for name in several}
         machines = tuple(msgspec.convert(host, Host) for host in record.get("machines", ()))
+        for name, value in record.items():
+            if isinstance(found := getattr(Experiment, name, None), str | int | float):
+                msgspec.convert(value, str if isinstance(found, str) else float)
+        msgspec.convert(record.get("option", {}), dict[str, str])
         return Experiment(**{**record, **bundled, **listed, "cells": cells, "machines": machines})
     except (TypeError, KeyError, AttributeError, msgspec.ValidationError) as error:
         raise UsageError(f"this is no record of an experiment: {error}") from error

@@ -30,6 +30,8 @@ UNCOUNTED = frozenset(name for name in transports.NAMES if name != "none" and no
 """Transports between processes whose messages do not cross the loopback interface."""
 log = logging.getLogger("splitbench.experiments")
 
+PARTS = ("versions", "system", "processor", "commit", "threads", "variables", "control_group", "keras", "gate", "cards")
+"""The entries that hold entries themselves."""
 UNFINISHED = "the run did not finish: it is still going on, or it was killed before it could record why"
 
 
@@ -96,6 +98,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is no JSON: {error}") from error
     if not isinstance(record, dict) or not {"complete", "failure", "experiment"} <= record.keys():
         raise UsageError(f"{path} is no record of an experiment: it lacks complete, failure or experiment")
+    if wrong := [name for name in PARTS if not isinstance(record.get(name) or {}, dict)]:
+        raise UsageError(f"{path} is no record of an experiment: {wrong[0]} holds no entries")
     return record
 
 

@@ -144,7 +144,10 @@ def _read_texts(path: Path, columns: Sequence[str], later: Mapping[str, str]) ->
         raise UsageError(f"cannot read {path}: {error.strerror}; give a folder that an experiment wrote") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no samples file: it is not text") from error
-    header, *body = csv.reader(io.StringIO(whole)) if whole else [[]]
+    try:
+        header, *body = csv.reader(io.StringIO(whole)) if whole else [[]]
+    except csv.Error as error:  # a stray quote begins a field that never ends
+        raise UsageError(f"{path} is damaged: {error}") from error
     _check_header(header, columns, later, path)
     for number, row in enumerate(body, 2):
         if len(row) != len(header):

@@ -124,6 +124,7 @@ def test_collected_entries() -> None:
         ("{}", "is no record"),
         ("[" * 10**5, "is no JSON"),
         ('{"a": 1}', "lacks"),
+        ('{"complete": true, "failure": "", "experiment": {}, "versions": 3}', "versions holds no entries"),
     ],
 )
 def test_a_foreign_record_is_refused(tmp_path: Path, text: str, message: str) -> None:

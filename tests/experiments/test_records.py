@@ -40,7 +40,15 @@ def test_no_option_in_a_record_has_a_path_of_the_machine(tmp_path: Path) -> None
     assert Study((Way("grpc"),), (4,), option=option).record()["option"] == kept
 
 
-@pytest.mark.parametrize("record", [{}, {"cells": 3}, {"cells": [{"wheels": 4}]}, {"cells": [], "colour": "red"}])
+UNUSABLE: list[dict[str, object]] = [
+    {},
+    {"cells": 3},
+    {"cells": [{"wheels": 4}]},
+    *({"cells": [{}]} | more for more in ({"colour": "red"}, {"model": {}}, {"runs": "many"}, {"option": []})),
+]
+
+
+@pytest.mark.parametrize("record", UNUSABLE, ids=str)
 def test_an_unusable_record_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="no record of an experiment"):
         from_record(record)

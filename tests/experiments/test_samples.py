@@ -153,6 +153,14 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_a_stray_quote_is_an_error_with_the_name_of_the_file(tmp_path: Path) -> None:
+    """It begins a field that takes in the rest of the file, and a field may have 131,072 characters."""
+    path = write(tmp_path, Sample(Cell(), 0, 0.5, 0))
+    path.write_text(path.read_text() + '"' + "x,y\n" * 2**16)
+    with pytest.raises(UsageError, match=r"samples\.csv is damaged: field larger than"):
+        read(tmp_path)
+
+
 KILLED = """
 import sys
 from pathlib import Path
