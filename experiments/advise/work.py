@@ -36,6 +36,8 @@ def run(given: AdviseOptions, argv: Sequence[str]) -> None:
     out = Path(given.out) if given.out else None
     if out:
         samples.refuse_taken(out)
+        if (out / files.ADVICE).exists():
+            raise UsageError(f"--out {out}: already holds an advice ({files.ADVICE}); give another")
     profile = models.read(given)
     if given.verify != VERIFY[0] and profile.experiment.several_machines and not given.hosts:
         raise UsageError("--verify: a profile does not record where its machines are; give them: --hosts FILE")

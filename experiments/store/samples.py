@@ -21,7 +21,6 @@ A value that was not measured is an empty field, read as NaN. A runtime gives no
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -114,25 +113,26 @@ def claim(folder: Path, title: str = "") -> Path:
 
     Raises `UsageError` if it already holds an experiment, is a file, or cannot be written to.
     """
+    refuse_taken(folder, title)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"--out {folder}: not a folder; give one that is new or empty") from error
     except OSError as error:
         raise UsageError(f"--out {folder}: cannot be written to ({error.strerror}); give another folder") from error
-    refuse_taken(folder, title)
     return folder
 
 
 def refuse_taken(folder: Path, title: str = "") -> None:
-    """Raise `UsageError` if `folder` holds an experiment, is a file, or cannot be written. Creates nothing."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder}: not a folder; give one that is new or empty")
+    """Raise `UsageError` if `folder` holds an experiment, is a file, or cannot be written to. Leaves nothing there."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not os.access(nearest, os.W_OK):
-        raise UsageError(f"--out {folder}: {nearest} cannot be written to; give another folder")
+    if not nearest.is_dir():
+        raise UsageError(f"--out {folder}: not a folder; give one that is new or empty")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"--out {folder}: {nearest} cannot be written to ({error.strerror}); give another folder"
+        ) from error
     found = sorted(path.name for pattern in files.RESULTS for path in folder.glob(pattern))
     if found:
         needs = f"; {title!r} needs another" if title else "; give another"

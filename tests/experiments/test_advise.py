@@ -125,6 +125,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "too many operations": (["--keep-first", "9"], "9 operations stay, and the model has 4"),
     "nowhere to verify": (["--verify"], "Give --out FOLDER"),
     "a run of no results": (["--fit", "nowhere"], "cannot read nowhere"),
+    "a folder that even root cannot write to": (
+        ["--out", "/proc/advice"],
+        "--out /proc/advice: /proc cannot be written",
+    ),
 }
 
 
@@ -134,6 +138,16 @@ def test_what_cannot_be_answered_is_refused(case: str, profile: Path, capsys: py
     assert advise(profile, *words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert text in line
+
+
+def test_an_earlier_advice_is_not_overwritten(
+    profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = rows_of(profile, tmp_path, "--link", LINK)
+    assert advise(profile, "--out", str(tmp_path)) == 2
+    assert "already holds an advice (advice.csv); give another" in capsys.readouterr().err
+    with (tmp_path / files.ADVICE).open() as file:
+        assert list(csv.DictReader(file)) == first
 
 
 def test_operations_can_only_stay_where_the_client_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

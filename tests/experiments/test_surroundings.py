@@ -110,5 +110,6 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(t
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 2:
         pytest.skip(f"no disk can be mounted here: {done.stderr}")
-    expected = f"error: --out {tmp_path}/results: {tmp_path} cannot be written to; give another folder\n"
+    why = "(Read-only file system); give another folder"
+    expected = f"error: --out {tmp_path}/results: {tmp_path} cannot be written to {why}\n"
     assert done.stderr == expected
