@@ -34,7 +34,7 @@ from experiments.measure.progress import Progress
 from experiments.measure.stopping import Stopping
 from experiments.measure.writers import Writers
 from experiments.spec.experiment import Cell, local_of
-from experiments.spec.load import arrivals, in_flight, rates
+from experiments.spec.load import arrivals, in_flight, rates, untimed_limit
 from experiments.spec.schedule import Block, blocks, warm_ups
 from experiments.store.samples import Sample
 from transports import packing
@@ -115,7 +115,7 @@ class CellRunner:
         with self.in_turn(cell):
             for number in range(warm_ups(self.prepared.experiment.warmup)):
                 with self._explained(cell):
-                    self._request(cell, number, self.prepared.experiment.timeout)
+                    self._request(cell, number, untimed_limit(cell, self.prepared.experiment))
 
     def measure(self, block: Block, keep: Keep) -> None:
         """Make the requests of a block as the cell sends them: one by one, overlapping, or in an open loop. `keep` is

@@ -109,7 +109,7 @@ def _described(group: pd.DataFrame) -> dict[str, Any]:
         "wire_bytes": group["wire_bytes"].median(),
         "compute_share": group["compute_seconds"].sum(skipna=False) / seconds.sum(),
         "deviation": group["deviation"].max(),
-        "queue_seconds": group["queue_seconds"].mean(skipna=False),
+        "queue_seconds": group.loc[group["missed"] == 0, "queue_seconds"].mean(skipna=False),
         **{name: group[name].mean() for name in PACKING},
         "cosine": group["cosine"].min(),
     }
