@@ -54,6 +54,9 @@ def complete(experiment: Experiment) -> Experiment:
         "--load": any(cell.load for cell in experiment.cells),
         "an engine that calls model servers": any(is_remote(cell.engine) for cell in experiment.cells),
         "a runtime, which sends no messages to nodes": any(map(runtimes.is_runtime, names)),
+        "--mode whole, which has no steps": any(
+            cell.mode == "whole" and cell.transport != "none" for cell in experiment.cells
+        ),
         "the transport none alone": names == {"none"},
     }
     for what, given in wrong.items():

@@ -87,7 +87,7 @@ class SimulateOptions:
             metavar="run|each|N",
         ),
     ] = RUN
-    cores: Annotated[int, option("cores of each host", ge=0, le=4096, shown="those of the machine of the run")] = 0
+    cores: Annotated[int, option("cores of each host; 0: as many as the machine of the run has", ge=0, le=4096)] = 0
     link: Annotated[
         str,
         option(
@@ -99,17 +99,14 @@ class SimulateOptions:
     p99: Annotated[
         float,
         option(
-            "a load is held if the 99th percentile is within this time",
+            "a load is held if the 99th percentile is within this time; 0: twice that of one request at a time",
             *("", "report"),
             ge=0,
             le=DAY,
             unit="seconds",
-            shown="twice that of one request at a time",
         ),
     ] = 0.0
-    timeout: Annotated[
-        float, option("time limit of a request", ge=0, le=DAY, unit="seconds", shown="that of the run")
-    ] = 0.0
+    timeout: Annotated[float, option("time limit of a request; 0: that of the run", ge=0, le=DAY, unit="seconds")] = 0.0
     requests: Annotated[int, option("requests for each row; a tenth does not count", ge=100, le=10**6)] = 10_000
     seed: Annotated[int, option("seed of arrivals, and of which measured requests are drawn", ge=0, le=2**32 - 1)] = 0
     out: Annotated[str, option("where results go", metavar="FOLDER", shown="they are only printed", min_length=1)] = ""

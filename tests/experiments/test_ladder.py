@@ -138,6 +138,7 @@ def test_a_real_ladder(model: Path, tmp_path: Path) -> None:
         (["--concurrency", "1,2"], "--concurrency above 1"),
         (["--order", "blocked"], "--order blocked"),
         (["--kill", "node-1@3"], "--kill"),
+        (["--mode", "whole", "--transport", "tcp"], "--mode whole"),
         (["--transport", "none"], "the transport none alone"),
         (["--transport", "grpc,ray", "--mode", "submodel", "--engine", "frozen"], "a runtime"),
         (["--engine", "tfserving", "--option", "tfserving.binary=none"], "an engine that calls model servers"),
