@@ -55,7 +55,7 @@ def heat_map(
 
     Raises `ModuleNotFoundError` if matplotlib is not installed.
     """
-    inches = (2.6 + 1.3 * len(columns), 1.9 + 0.5 * len(rows))
+    inches = (max(2.6, 1.2 + 0.07 * max(map(len, rows))) + 1.3 * len(columns), 1.9 + 0.5 * len(rows))
     return svg(inches, lambda axes: _draw_heat_map(axes, seconds, names, rows, columns, title))
 
 
@@ -73,6 +73,16 @@ def svg(inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "\n".join(text.rstrip() for text in buffer.getvalue().splitlines()) + "\n"
+
+
+def logarithmic(axis: Any) -> None:
+    """Make `axis` logarithmic, with ticks at 1, 2 and 5 times the powers of ten."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 def _draw_growth(axes: Any, summary: pd.DataFrame) -> None:
@@ -142,15 +152,14 @@ def _draw_steps(axes: Any, rows: Sequence[Mapping[str, float]], labels: Sequence
 
 
 def _draw(axes: Any, drawn: pd.DataFrame, title: str) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     places = list(range(len(drawn)))
     ratio, published = drawn["ratio_to_local"], drawn["published_ratio"]
     transports = list(dict.fromkeys(drawn["transport"]))
     colours = [COLOURS[transports.index(name) % len(COLOURS)] for name in drawn["transport"]]
     axes.axvline(1, color="0.6", linewidth=1, label="local model")
     axes.hlines(places, drawn["ratio_low"], drawn["ratio_high"], colors=colours, linewidth=2)
-    axes.scatter(ratio, places, color=colours, s=28, zorder=3, label="measured, 95 % interval")
+    measured = "measured, 95 % interval" if drawn["ratio_low"].notna().any() else "measured"
+    axes.scatter(ratio, places, color=colours, s=28, zorder=3, label=measured)
     if published.notna().any():
         axes.scatter(published, places, marker="D", s=28, facecolors="none", edgecolors="0.2", label="source document")
     axes.set_yticks(places, list(drawn["label"]))
@@ -158,10 +167,7 @@ def _draw(axes: Any, drawn: pd.DataFrame, title: str) -> None:
     ratios = pd.concat([ratio, published.dropna()])
     wide = ratios.max() >= 4 * ratios.min()
     if wide:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter("{x:g}")
+        logarithmic(axes.xaxis)
     axes.set_xlabel("time of a request / that of the local model" + (" (logarithmic)" if wide else ""))
     axes.grid(axis="x", color="0.9")
     axes.figure.suptitle(title, x=0.01, ha="left", fontsize=9)

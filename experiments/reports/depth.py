@@ -81,8 +81,7 @@ def _draw(axes: Any, plans: Sequence[Plan]) -> None:
             side = {"ha": "right", "rotation": 0} if each.before > 0.85 * many else {"rotation": 25}
             named = each.operation if each.before else "the model's input"
             axes.annotate(named, (each.before, each.nbytes / 1e3), (3, 6), "data", "offset points", fontsize=7, **side)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
+    charts.logarithmic(axes.yaxis)
     axes.margins(y=0.25)
     axes.set_xlim(-0.03 * many, 1.03 * many)
     axes.set_title(f"{TITLE}: what crosses each cut, and the operation behind it", loc="left", fontsize=9)

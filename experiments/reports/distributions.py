@@ -72,15 +72,11 @@ def density(values: Floats, edges: Floats) -> Floats:
 
 
 def _label(axes: Any, labels: Sequence[str], logarithmic: bool) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    if logarithmic:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
+    if logarithmic:
+        charts.logarithmic(axes.xaxis)
     axes.set_title(
         f"{TITLE}: density, quartiles (bar), median (line) and 99th percentile (dot)", loc="left", fontsize=9
     )

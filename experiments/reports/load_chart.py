@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.reports.charts import COLOURS, svg
+from experiments.reports.charts import COLOURS, logarithmic, svg
 from experiments.store.knees import Sweep
 
 PERCENTILES = {"median": ("p50", "-"), "p95": ("p95", "--"), "p99": ("p99", ":")}
@@ -21,8 +21,6 @@ def draw(sweeps: Sequence[Sweep], labels: Sequence[str]) -> str:
 
 
 def _draw(axes: Any, sweeps: Sequence[Sweep], labels: Sequence[str]) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     for place, (sweep, label) in enumerate(zip(sweeps, labels, strict=True)):
         colour = COLOURS[place % len(COLOURS)]
         _draw_sweep(axes, sweep, colour)
@@ -32,10 +30,7 @@ def _draw(axes: Any, sweeps: Sequence[Sweep], labels: Sequence[str]) -> None:
     axes.plot([], [], color="0.3", linestyle="", marker="*", markersize=11, label="knee")
     hollow = {"marker": "o", "markerfacecolor": "white", "markersize": 4.5}
     axes.plot([], [], color="0.3", linestyle="", label="overloaded", **hollow)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
+    logarithmic(axes.yaxis)
     axes.set_xlim(left=0)
     axes.set_xlabel("requests per second that begin")
     axes.set_ylabel("milliseconds from the intended start to the answer (logarithmic)")

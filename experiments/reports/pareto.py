@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.reports import sections
-from experiments.reports.charts import COLOURS, svg
+from experiments.reports.charts import COLOURS, logarithmic, svg
 from experiments.reports.labels import Settings
 from experiments.reports.markdown import line, number, table
 from experiments.reports.sections import Row, records
@@ -124,12 +124,11 @@ def _draw(axes: Any, points: Sequence[Point], best: Sequence[Point], settings: S
     axes.step(x, y, where="pre", color=COLOURS[0], linewidth=1)
     kinds = axes.get_legend_handles_labels()
     _label(axes, best, settings)
-    for name, scale in (("throughput", axes.set_xscale), ("median", axes.set_yscale)):
+    for name, axis in (("throughput", axes.xaxis), ("median", axes.yaxis)):
+        axis.set_major_formatter("{x:g}")
         values = [float(getattr(point, name)) for point in points]
         if max(values) >= WIDE * min(values) > 0:
-            scale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
+            logarithmic(axis)
     axes.set_xlabel("samples answered per second")
     axes.set_ylabel("milliseconds of a request: median, and a line to p95")
     axes.grid(color="0.9")

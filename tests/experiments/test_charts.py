@@ -43,6 +43,11 @@ def test_the_chart_is_an_svg_with_every_cell_but_the_local_model(make_results: M
     assert "none/whole" not in text
 
 
+def test_the_legend_names_intervals_only_if_there_are_some(make_results: Maker) -> None:
+    assert ">measured, 95 % interval<" in chart(make_results(LAYER))
+    assert ">measured<" in chart(make_results(LAYER, "short", runs=10))
+
+
 def test_labels_say_what_differs_and_the_title_what_all_cells_share(make_results: Maker) -> None:
     cells = [Cell(name, "submodel", engine="frozen", batch=batch) for name in ("none", "grpc") for batch in (1, 8)]
     text = chart(make_results([*cells, Cell("grpc", "submodel", engine="frozen", codec="tensorproto")]))
