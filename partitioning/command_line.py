@@ -60,11 +60,19 @@ def exit_status(work: Callable[[], int], refused: Errors, failed: Errors = (), p
             raise
         reason, status = "interrupted", 130
     finally:
+        _came.clear()
         _drop_unwritten(sys.stdout)
     with contextlib.suppress(OSError):  # the terminal was closed
         print(f"{prefix}: {reason}", file=sys.stderr)
     _drop_unwritten(sys.stderr)
     return status
+
+
+def check_interrupted() -> None:
+    """Raise `KeyboardInterrupt` if a signal has come whose `KeyboardInterrupt` was dropped, as libraries drop exceptions
+    in finalisers and during imports."""
+    if _came:
+        raise KeyboardInterrupt
 
 
 def console(**settings: Any) -> Console:
@@ -92,7 +100,6 @@ def _interrupt_by_signals() -> None:
             last = time.monotonic()
             ctrl_c(number, frame)
 
-    _came.clear()
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, ctrl_c)
     signal.signal(signal.SIGTERM, interrupt)

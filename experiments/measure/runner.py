@@ -26,6 +26,7 @@ from experiments.measure import gate, lossy_gate, nodes, open_loop, runtimes, wi
 from experiments.measure import links as cell_links
 from experiments.measure.answered import answered, missed
 from experiments.measure.fault_injector import FaultInjector
+from experiments.measure.gate import Verdict
 from experiments.measure.links import CellLinks
 from experiments.measure.local import LocalModel
 from experiments.measure.observed import Observed
@@ -37,6 +38,7 @@ from experiments.spec.experiment import Cell, local_of
 from experiments.spec.load import arrivals, in_flight, rates, untimed_limit
 from experiments.spec.schedule import Block, blocks, warm_ups
 from experiments.store.samples import Sample
+from partitioning.command_line import check_interrupted
 from transports import packing
 from transports.address import Address
 from transports.errors import ConnectError, ConnectionLost, DeadlineExceeded, ResourceExhausted, WireError
@@ -67,8 +69,7 @@ def run(
     and `limit` may end it after a round.
 
     Raises `ClusterDown` for a process that ended, `OutputDiffers` for a wrong answer, and the `WireError` of a failed
-    request. Requests answered until then, or in flight then and answered later, have samples. No process is left
-    running.
+    request. Requests answered until then, or in flight then and answered later, have samples. All processes end.
     """
     experiment = prepared.experiment
     with cell_runner(prepared, progress, machines, writers) as runner:
@@ -86,6 +87,7 @@ def run(
         concurrency = [cell.concurrency for cell in experiment.cells]
         order = experiment.runs, experiment.turns, experiment.seed, experiment.replicas
         for block in blocks(concurrency, *order, rates(experiment.cells)):
+            check_interrupted()
             if block.round != last:
                 if last >= 0 and stopping.due():
                     break
@@ -221,9 +223,7 @@ class CellRunner:
             self.machines.launcher.check(patience.left())
         raise type(error)(f"cell {cell.name}: {error}") from error
 
-    def _request(
-        self, cell: Cell, number: int, timeout: float, late: float = 0.0
-    ) -> tuple[float, Answer, gate.Verdict]:
+    def _request(self, cell: Cell, number: int, timeout: float, late: float = 0.0) -> tuple[float, Answer, Verdict]:
         """`infer`, followed by `check`."""
         seconds, answer = self.infer(cell, number, timeout, late)
         return seconds, answer, self.check(cell, number, answer)
@@ -249,7 +249,7 @@ class CellRunner:
         self.observed.ended(trace, number, start - late, start, end)
         return end - start, answer
 
-    def check(self, cell: Cell, number: int, answer: Answer) -> gate.Verdict:
+    def check(self, cell: Cell, number: int, answer: Answer) -> Verdict:
         """Compare the answer to the request `number` with the right one. Raises `OutputDiffers`."""
         expected = self.prepared.expected[cell.batch]
         check = gate.check if packing.is_lossless(cell.wire) else lossy_gate.check

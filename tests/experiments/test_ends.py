@@ -116,6 +116,32 @@ def test_a_library_that_turns_the_interrupt_into_its_own_error_hides_nothing(nam
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
 
 
+DROPPING = """
+import os, signal, sys
+from experiments.cli import exit_status
+from partitioning.command_line import check_interrupted
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def work():
+    check_interrupted()
+    Dropped()
+    print("still here", flush=True)
+    check_interrupted()
+
+sys.exit(exit_status(work))
+"""
+
+
+def test_an_interrupt_that_a_finaliser_drops_is_noticed_before_the_next_block() -> None:
+    command = [sys.executable, "-c", DROPPING]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, "still here\n")
+    assert done.stderr.endswith("error: interrupted\n")
+
+
 def take_terminal() -> None:
     """Make standard error the controlling terminal of this process, which leads its session."""
     fcntl.ioctl(2, termios.TIOCSCTTY, 0)
