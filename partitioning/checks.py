@@ -15,6 +15,8 @@ def check_model(model: Any) -> None:
     """Raise `PartitionError` unless `model` has a graph: it is functional, or a built Sequential model."""
     if not isinstance(model, keras.Model):
         raise PartitionError(f"{type(model).__name__} is no Keras model")
+    if isinstance(model, keras.Sequential) and not model.layers:
+        raise PartitionError(f"the Sequential model {model.name!r} has no layers")
     if isinstance(model, keras.Sequential) and not model.built:
         raise PartitionError(
             f"the Sequential model {model.name!r} is not built: begin it with keras.Input(shape), or call it once"

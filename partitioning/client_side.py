@@ -108,7 +108,8 @@ def split(
         )
     at_servers = tuple(step for step in steps if step.name not in early | late)
     if not at_servers:
-        raise PartitionError("the model has no operation that a server could run: those on strings run at the client")
+        why = ": those on strings run at the client" if early | late else ""
+        raise PartitionError(f"the model has no operation that a server could run{why}")
     before, after = (tuple(step for step in steps if step.name in names) for names in (early, late))
     return before, at_servers, after
 

@@ -158,11 +158,11 @@ def _from_file(path: Path, imports: tuple[str, ...], trust: bool) -> LoadedModel
     if path.suffix not in MODEL_FILES:
         raise _refused(path, "is no model file; write the model with model.save('name.keras')")
     try:
-        present = path.is_file()
+        present, folder = path.is_file(), path.is_dir()
     except (OSError, ValueError):  # For a name that no file can have.
-        present = False
+        present = folder = False
     if not present:
-        raise _refused(path, "does not exist")
+        raise _refused(path, "is a folder; give the file that model.save wrote" if folder else "does not exist")
     try:
         with fresh_names():
             model = keras.saving.load_model(path, compile=False, safe_mode=not trust)

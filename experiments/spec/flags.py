@@ -227,7 +227,8 @@ def _from_table(table: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ..
     for key, raw in table.items():
         name = WORDS.get(key, key.replace("-", "_"))
         if name not in SETTINGS:
-            raise UsageError(f"{where}: no setting {key!r}{transports.suggest(name, [*SETTINGS, 'matrix', 'option'])}")
+            valid = [known for known in (*SETTINGS, "matrix", "option") if known != name]
+            raise UsageError(f"{where}: no setting {key!r}{transports.suggest(name, valid)}")
         if name in values:
             raise UsageError(f"{where}: {name}: given twice, with underscore and with dash")
         values[name] = SETTINGS[name].values(raw, f"{where}: {name}")

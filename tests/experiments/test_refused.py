@@ -100,6 +100,7 @@ TOML_REFUSED = [
     ("x = " + "[" * 5000, "mine.toml is no TOML"),
     ("trnsport = 'grpc'", "mine.toml: no setting 'trnsport'; did you mean 'transport'?"),
     ("out = 'x'", "mine.toml: no setting 'out'"),
+    ("[[matrix]]\n[[matrix.matrix]]", "mine.toml: [[matrix]] 1: no setting 'matrix'; valid: "),
     ("runs = '5'\nmode = 7", "mine.toml: mode: 7 is no text; write it in quotes"),
     ("runs = true", "mine.toml: runs: True is no whole number"),
     ("runs = [1, 2]", "mine.toml: runs: [1, 2] is no whole number"),

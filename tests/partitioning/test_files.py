@@ -153,6 +153,7 @@ def _operations_in_hdf5(path: Path) -> None:
 
 FILES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("gone.keras", lambda path: None, "gone.keras does not exist"),
+    "folder": ("mine.keras", lambda path: path.mkdir(), "mine.keras is a folder; give the file that model.save wrote"),
     "garbage": ("text.keras", lambda path: path.write_text("hello"), "text.keras is not in the .keras format"),
     "garbage in HDF5": ("old.h5", lambda path: path.write_text("hello"), "old.h5 is not in the HDF5 format of a whole"),
     "weights alone": (

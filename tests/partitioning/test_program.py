@@ -172,6 +172,11 @@ def _overridden() -> keras.Model:
     return Own()
 
 
+def _empty() -> keras.Model:
+    x = keras.Input((4,))
+    return keras.Model(x, x)
+
+
 def _strings() -> keras.Model:
     x = keras.Input((1,), dtype="string", name="text")
     return keras.Model(x, layers.StringLookup(vocabulary=["a", "b"])(x))
@@ -189,6 +194,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: keras.Sequential([layers.Dense(2)], name="seq"),
         "'seq' is not built: begin it with keras.Input",
     ),
+    "no layers": (lambda: keras.Sequential([keras.Input((4,))], name="seq"), "'seq' has no layers"),
+    "no operation": (_empty, "the model has no operation that a server could run"),
     "strings": (_strings, "no operation that a server could run: those on strings run at the client"),
     "sparse": (_sparse, "input 'x' is sparse or ragged"),
     "no model": (lambda: layers.Dense(2), "Dense is no Keras model"),
@@ -201,6 +208,7 @@ def test_models_that_cannot_be_cut_are_refused(case: str) -> None:
     with pytest.raises(PartitionError) as caught:
         read(build())
     assert reason in str(caught.value)
+    assert ("strings" in str(caught.value)) == (case == "strings")
 
 
 def test_a_stage_that_the_program_cannot_run_is_refused() -> None:
