@@ -69,8 +69,8 @@ def exit_status(work: Callable[[], int], refused: Errors, failed: Errors = (), p
 
 
 def check_interrupted() -> None:
-    """Raise `KeyboardInterrupt` if a signal has come whose `KeyboardInterrupt` was dropped, as libraries drop exceptions
-    in finalisers and during imports."""
+    """Raise `KeyboardInterrupt` if a signal has come whose `KeyboardInterrupt` was dropped. Exceptions are dropped in
+    finalisers, and by libraries during imports."""
     if _came:
         raise KeyboardInterrupt
 
