@@ -114,7 +114,7 @@ def test_a_call_fails_in_time_and_the_next_one_is_answered(servers: Servers, fau
     def check(caller: Caller) -> None:
         assert caller.works()
         caller.proxy.fault = happens
-        with failing(error, within=timeout):
+        with failing(error):
             caller.call(message, timeout)
         caller.proxy.fault = NONE
         assert caller.works(LARGE)
