@@ -14,6 +14,7 @@ from experiments.measure.progress import Progress
 from experiments.measure.runner import CellRunner, cell_runner
 from experiments.spec import sweep
 from experiments.spec.experiment import Cell, Experiment
+from experiments.spec.load import patient_limit
 from experiments.spec.schedule import Block
 from experiments.spec.sweep import Capacity
 from experiments.store.samples import Sample
@@ -100,7 +101,7 @@ def _closed(prepared: Prepared) -> Prepared:
         for cell in sweep.asked(experiment)
         for level in sweep.levels(cell, experiment.replicas)
     }
-    asked = replace(experiment, cells=tuple(partitions), timeout=max(experiment.timeout, Experiment.timeout))
+    asked = replace(experiment, cells=tuple(partitions), timeout=patient_limit(experiment))
     return replace(prepared, experiment=asked, partitions=partitions)
 
 

@@ -86,10 +86,15 @@ def rates(cells: Sequence[Cell]) -> list[float]:
     return [Load.parse(cell.load).rate for cell in cells if cell.load and cell.load not in AUTO]
 
 
+def patient_limit(experiment: Experiment) -> float:
+    """The time limit of requests, in seconds, but at least the default one."""
+    return max(experiment.timeout, Experiment.timeout)
+
+
 def untimed_limit(cell: Cell, experiment: Experiment) -> float:
     """Seconds that an untimed request of `cell` may take. The first one takes longer than the later ones, so the time
     limit of a load, which a request may miss, does not hold for it."""
-    return max(experiment.timeout, Experiment.timeout) if cell.load else experiment.timeout
+    return patient_limit(experiment) if cell.load else experiment.timeout
 
 
 def in_flight(cell: Cell, experiment: Experiment) -> int:
